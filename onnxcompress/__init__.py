@@ -1,0 +1,44 @@
+"""Make exported ONNX models small and fast: prune, quantize, distil, validate, on the graph itself."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .contract import Pass as Pass
+    from .errors import OnnxCompressError as OnnxCompressError
+    from .graph.load import load as load
+    from .graph.save import save as save
+    from .graph.surgeon import surgeon as surgeon
+    from .inspection import inspect as inspect
+    from .pipeline import apply as apply
+    from .recipe import read_recipe as read_recipe
+    from .runtime.bench import bench as bench
+    from .runtime.compare import compare as compare
+
+_WHERE = {
+    "OnnxCompressError": "errors",
+    "Pass": "contract",
+    "apply": "pipeline",
+    "bench": "runtime.bench",
+    "compare": "runtime.compare",
+    "inspect": "inspection",
+    "load": "graph.load",
+    "read_recipe": "recipe",
+    "save": "graph.save",
+    "surgeon": "graph.surgeon",
+}
+"""Public name → module; imported at first use, so that importing the package costs nothing."""
+
+__all__ = list(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'onnxcompress' has no attribute '{name}'")
+    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

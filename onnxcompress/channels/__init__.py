@@ -1,0 +1,14 @@
+"""The group engine: which positions of which tensors must be pruned together, and how to remove them.
+
+Every axis of every tensor carries *labels*. A label is what can be removed: one output channel of a convolution and
+everything that hangs on it. Position p of an axis goes when any of its labels goes, so an axis is a sum (positions)
+of products (the labels of one position) of atoms (labels that always appear together):
+
+    W: Conv weight (64, 3, 3, 3)        axis 0 carries labels c0 … c63
+    x = Conv(image, W)                  axis 1 carries the same labels
+    y = Flatten(x)        (N, 64·8·8)   position p carries c[p // 64]
+    q = Reshape(MatMul(x, Wq), heads)   d becomes {head, e}: two labels at each position of d, everywhere at once
+
+The whole analysis is three files: `labels` (union-find and factoring), `movement` (one rule for all operators that
+move data: run the operator on coordinates), `rules` (one small rule for each operator that computes).
+"""

@@ -1,0 +1,282 @@
+"""Which channels have the same value for every input: constant propagation, one number per position of an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..graph import edit
+from ..graph.shapes import run_node
+from .engine import Engine
+from .movement import MOVES, run_on
+from .rules import RULES, elementwise
+
+Channel: TypeAlias = npt.NDArray[np.float64]
+"""One number per position of an axis: what the whole slice at that position is, NaN where it depends on the input."""
+
+
+class Constants:
+    """The constant slices of every tensor.
+
+    Zero times anything counts as zero, so an input that reaches Inf or NaN is not provided for, as everywhere in
+    pruning.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._found: dict[tuple[ir.Value, int], Channel] = {}
+        for node in engine.model.graph:
+            if all(v in engine.known.values for v in node.outputs):
+                continue
+            op = edit.op_of(node)
+            rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)
+            if rule is not None:
+                rule(self, node)
+
+    def along(self, value: ir.Value | None, axis: int) -> Channel:
+        """Return the constant slices of a tensor along an axis."""
+        if value is None:
+            return np.zeros(0)
+        shape = self.engine.shape(value)
+        key = (value, axis % max(len(shape), 1))
+        if key not in self._found:
+            tensor = edit.constant(value)
+            if tensor is not None and tensor.dtype.is_floating_point() and shape:
+                others = tuple(d for d in range(len(shape)) if d != key[1])
+                array = tensor.numpy().astype(np.float64, copy=False)
+                low, high = array.min(axis=others), array.max(axis=others)
+                self._found[key] = np.where(low == high, low, np.nan)
+            else:
+                return np.full(shape[axis] if shape else 0, np.nan)
+        return self._found[key]
+
+    def set(self, value: ir.Value, axis: int, channel: Channel) -> None:
+        """Note the constant slices of a node's output, where there are any."""
+        if not np.isnan(channel).all():
+            self._found[value, axis] = channel
+
+    def axes(self, value: ir.Value | None) -> list[int]:
+        """Return the axes of a tensor along which some slice is known."""
+        if value is None:
+            return []
+        if edit.constant(value) is not None:
+            return list(range(len(self.engine.shape(value))))
+        return [axis for axis in range(len(self.engine.shape(value))) if (value, axis) in self._found]
+
+
+def _move(constants: Constants, node: ir.Node) -> None:
+    """Move the values as the operator does."""
+    engine, rule = constants.engine, MOVES[edit.op_of(node)]
+    sources = [v for v in (node.inputs if rule.data is None else node.inputs[:1]) if v is not None]
+    axes = sorted({axis for source in sources for axis in constants.axes(source)})
+    if rule.unchanged:
+        for axis in axes:
+            constants.set(node.outputs[0], axis, constants.along(sources[0], axis))
+        return
+    if all(edit.constant(s) is not None for s in sources):
+        return
+    labelled = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
+    for axis in axes:
+        if axis not in labelled:
+            continue
+        arrays = [
+            np.broadcast_to(_on_axis(constants.along(s, axis), axis, len(engine.shape(s))), engine.shape(s))
+            for s in sources
+        ]
+        for value, moved in zip(node.outputs, run_on(engine, node, list(arrays)) or [], strict=False):
+            for out, rows in enumerate(engine.axes(value)):
+                if rows is not None:
+                    others = tuple(d for d in range(moved.ndim) if d != out)
+                    low, high = moved.min(axis=others), moved.max(axis=others)  # NaN wherever one is NaN
+                    constants.set(value, out, np.where(low == high, low, np.nan))
+
+
+def _on_axis(channel: Channel, axis: int, rank: int) -> Channel:
+    return channel.reshape([-1 if d == axis else 1 for d in range(rank)])
+
+
+def _elementwise(constants: Constants, node: ir.Node) -> None:
+    """Run the operator on the constants; unknown where any operand is, but for zero times anything."""
+    engine, out = constants.engine, node.outputs[0]
+    shape = engine.shape(out)
+    for axis, rows in enumerate(engine.axes(out)):
+        if rows is None:
+            continue
+        operands = [_operand(constants, v, axis - len(shape), shape[axis]) for v in node.inputs]
+        known = ~np.isnan(np.stack([o for o in operands if o is not None])).any(0)
+        result = np.full(shape[axis], np.nan)
+        if known.any():
+            arrays = [None if o is None else o[known] for o in operands]
+            ran = run_node(node, arrays, engine.opset)
+            if ran is not None and ran[0].shape == (int(known.sum()),):
+                result[known] = ran[0]
+        if node.op_type == "Mul":
+            result[np.any([o == 0 for o in operands if o is not None], axis=0)] = 0
+        constants.set(out, axis, result)
+
+
+def _operand(constants: Constants, value: ir.Value | None, axis: int, extent: int) -> Channel | None:
+    """Return an operand's constants along an axis, counted from the end as broadcasting does."""
+    if value is None:
+        return None
+    shape = constants.engine.shape(value)
+    if len(shape) >= -axis and shape[axis] == extent:
+        return constants.along(value, axis)
+    known = constants.engine.known.values.get(value)
+    if known is not None and known.size == 1 and known.dtype.kind in "fiu":
+        return np.full(extent, float(known.ravel()[0]))
+    return np.full(extent, np.nan)
+
+
+def _weighted(constants: Constants, node: ir.Node) -> None:
+    """Conv, ConvTranspose, Gemm, MatMul: an output is constant when all that it really reads is."""
+    layout = layout_of(constants.engine, node)
+    if layout is None:
+        return
+    data, axis, matrix, bias, out_axis = layout
+    channel = constants.along(data, axis)
+    if padded(node):
+        channel = np.where(channel == 0, channel, np.nan)
+    uses = matrix.any
+    known = (~np.isnan(channel)) | ~uses
+    total = np.where(np.isnan(channel) | ~uses, 0, channel * matrix.sum).sum(1)
+    result = np.where(known.all(1), total, np.nan)
+    constants.set(node.outputs[0], out_axis, result if bias is None else result + bias)
+
+
+class Matrix:
+    """A weight seen as a matrix (outputs, inputs): what each input adds to each output if it is constant.
+
+    Attributes
+    ----------
+    sum : (outputs, inputs) float array
+        The weights of each pair added up over the kernel.
+    any : (outputs, inputs) bool array
+        Whether any weight of the pair is not zero (NaN counts as not zero).
+    """
+
+    def __init__(self, total: npt.NDArray[np.float64], nonzero: npt.NDArray[np.bool_]) -> None:
+        self.sum, self.any = total, nonzero
+
+
+Layout: TypeAlias = tuple[ir.Value, int, Matrix, "Channel | None", int]
+
+
+def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
+    """Return (data, data axis, weight matrix, bias or None, output axis) of a node with a constant weight."""
+    data, weight = node.inputs[0], node.inputs[1]
+    tensor = edit.constant(weight)
+    if data is None or tensor is None or not tensor.dtype.is_floating_point():
+        return None
+    array = tensor.numpy()
+    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if node.op_type == "MatMul":
+        if array.ndim != 2 or len(engine.shape(data)) < 2:
+            return None
+        rank = len(engine.shape(data))
+        return data, rank - 1, _matrix(array.T, ()), None, rank - 1
+    if node.op_type == "Gemm":
+        if edit.int_attribute(node, "transA", 0):
+            return None
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
+        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        matrix = _matrix(alpha * (array if edit.int_attribute(node, "transB", 0) else array.T), ())
+        return data, 1, matrix, _gemm_bias(node, bias, len(matrix.sum), beta), 1
+    groups = edit.int_attribute(node, "group", 1)
+    axes = tuple(range(2, array.ndim))
+    matrix = _conv_matrix(array, groups, axes, transposed=node.op_type == "ConvTranspose")
+    return data, 1, matrix, None if bias is None else bias.numpy().astype(np.float64), 1
+
+
+def _gemm_bias(node: ir.Node, bias: ir.TensorProtocol | None, outputs: int, beta: float) -> Channel | None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    if bias is None or (bias.size not in (1, outputs)) or len(bias.shape) > 1:
+        return np.full(outputs, np.nan)
+    return np.broadcast_to(beta * bias.numpy().astype(np.float64), (outputs,))
+
+
+def _matrix(array: npt.NDArray[np.floating], axes: tuple[int, ...]) -> Matrix:
+    return Matrix(array.sum(axis=axes, dtype=np.float64), (array != 0).any(axis=axes) if axes else array != 0)
+
+
+def _conv_matrix(array: npt.NDArray[np.floating], groups: int, axes: tuple[int, ...], *, transposed: bool) -> Matrix:
+    blocks = _matrix(array, axes)
+    if groups == 1:
+        return Matrix(blocks.sum.T, blocks.any.T) if transposed else blocks
+    rows, columns = blocks.sum.shape
+    shape = (columns * groups, rows) if transposed else (rows, columns * groups)
+    total, nonzero = np.zeros(shape), np.zeros(shape, bool)
+    for g in range(groups):
+        outs = slice(g * shape[0] // groups, (g + 1) * shape[0] // groups)
+        ins = slice(g * shape[1] // groups, (g + 1) * shape[1] // groups)
+        part = slice(ins.start, ins.stop) if transposed else slice(outs.start, outs.stop)
+        total[outs, ins] = blocks.sum[part].T if transposed else blocks.sum[part]
+        nonzero[outs, ins] = blocks.any[part].T if transposed else blocks.any[part]
+    return Matrix(total, nonzero)
+
+
+def padded(node: ir.Node) -> bool:
+    """Tell whether borders see something else than the constant: padding, or any ConvTranspose."""
+    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    pads = edit.ints_attribute(node, "pads") or ()
+    return node.op_type == "ConvTranspose" or auto.startswith("SAME") or any(pads)
+
+
+def _batch_norm(constants: Constants, node: ir.Node) -> None:
+    scale, shift, mean, variance = (_vector(v) for v in node.inputs[1:5])
+    if scale is None or shift is None or mean is None or variance is None:
+        return
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    factor = scale / np.sqrt(variance + epsilon)
+    channel = constants.along(node.inputs[0], 1)
+    constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
+
+
+def _vector(value: ir.Value | None) -> Channel | None:
+    tensor = edit.constant(value)
+    return None if tensor is None else tensor.numpy().astype(np.float64)
+
+
+def _spatial(constants: Constants, node: ir.Node) -> None:
+    """Pooling, resizing: a constant channel stays what it is; where borders mix in padding, only zero does."""
+    exact = node.op_type in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
+    for axis in (0, 1):
+        if axis in constants.axes(node.inputs[0]):
+            channel = constants.along(node.inputs[0], axis)
+            constants.set(node.outputs[0], axis, channel if exact else np.where(channel == 0, 0, np.nan))
+
+
+def _reduction(constants: Constants, node: ir.Node) -> None:
+    """Reductions over other axes: zero stays zero, and a mean, maximum or minimum stays what it is."""
+    data, out = node.inputs[0], node.outputs[0]
+    before, after = constants.engine.axes(data) if data is not None else [], constants.engine.axes(out)
+    exact = node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin")
+    kept = [axis for axis, rows in enumerate(before) if rows is not None]
+    into = [axis for axis, rows in enumerate(after) if rows is not None]
+    if len(kept) == len(into):
+        for axis, target in zip(kept, into, strict=True):
+            channel = constants.along(data, axis)
+            constants.set(out, target, channel if exact else np.where(channel == 0, 0, np.nan))
+
+
+PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
+    "AveragePool": _spatial,
+    "BatchNormalization": _batch_norm,
+    "Conv": _weighted,
+    "ConvTranspose": _weighted,
+    "Gemm": _weighted,
+    "GlobalAveragePool": _spatial,
+    "GlobalMaxPool": _spatial,
+    "MatMul": _weighted,
+    "MaxPool": _spatial,
+    "ReduceMax": _reduction,
+    "ReduceMean": _reduction,
+    "ReduceMin": _reduction,
+    "ReduceSum": _reduction,
+    "Resize": _spatial,
+}

@@ -1,0 +1,155 @@
+"""Walks the graph once, in order, and lets each operator's rule say which axes lose positions together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph import edit, shapes
+from .labels import Labels, Rows
+
+Axes = list[Rows | None]
+"""The label rows of each axis; None for an axis whose positions nothing may remove one by one."""
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A place where channels are used up: summed over, with weights or without.
+
+    Attributes
+    ----------
+    node : onnx_ir.Node
+        The operator that sums over the axis.
+    data, axis :
+        The operand and the axis that is summed over.
+    weight : onnx_ir.Value or None
+        The other operand; None when the operator just adds positions up (ReduceSum).
+    in_axis, out_axis : int
+        Axes of `weight`: the one summed over, and the one that becomes the output's channels.
+    groups : int
+        How many groups the data axis is cut into (grouped convolution).
+    rows : Rows
+        The labels used up at each position of the data axis.
+    """
+
+    node: ir.Node
+    data: ir.Value
+    axis: int
+    weight: ir.Value | None
+    in_axis: int
+    out_axis: int
+    groups: int
+    rows: Rows
+
+
+class Engine:
+    """What a rule may ask and say. Rules are functions of an engine and a node, in a table by operator."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.known = shapes.concrete(model)
+        self.labels = Labels()
+        self.sinks: list[Sink] = []
+        self.opset = model.opset_imports.get("", 1)
+        self._axes: dict[ir.Value, Axes] = {}
+        self._fixed: dict[ir.Value, str] = {}
+
+    def run(self) -> None:
+        """Analyse the main graph; inner graphs freeze what they read."""
+        from .rules import rule_of
+
+        for value in self.model.graph.inputs:
+            if value.const_value is None:
+                self._fixed[value] = f"it meets graph input '{value.name}'"
+        captured = _captured(self.model.graph)
+        for node in self.model.graph:
+            if not self._is_shape_arithmetic(node):
+                rule_of(node)(self, node)
+        for value in captured:
+            self.freeze_all(value, f"an inner graph reads '{value.name}'")
+        for value in self.model.graph.outputs:
+            self.freeze_all(value, f"it reaches graph output '{value.name}'")
+        self._freeze_whole_axes()
+
+    def _freeze_whole_axes(self) -> None:
+        """Freeze labels that stand at every position of an axis: without them nothing would be left."""
+        for value, axes in self._axes.items():
+            for rows in axes:
+                if rows is not None:
+                    names, counts = np.unique(self.labels.resolve(rows), return_counts=True)
+                    whole = names[(counts == rows.shape[1]) & (names > 0)]
+                    if whole.size:
+                        self.labels.freeze(whole[None], f"'{value.name}' would have nothing left")
+
+    def _is_shape_arithmetic(self, node: ir.Node) -> bool:
+        """Integers that are known already carry sizes and indices, never channels."""
+        return all(v in self.known.values and self.known.values[v].dtype.kind in "iub" for v in node.outputs)
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Return the concrete shape, or () when it is unknown."""
+        return self.known.shapes.get(value, ())
+
+    def axes(self, value: ir.Value) -> Axes:
+        """Return the label rows of each axis; a constant gets fresh ones when it is first met."""
+        if value not in self._axes:
+            shape = self.shape(value)
+            tensor = edit.constant(value)
+            movable = tensor is not None and tensor.dtype in shapes.FLOATS | QUANTIZED
+            self._axes[value] = [self.labels.fresh(n) if movable and n > 1 else None for n in shape]
+        return self._axes[value]
+
+    def set(self, value: ir.Value, axes: Sequence[Rows | None]) -> None:
+        """Give a node's output its label rows."""
+        self._axes[value] = list(axes)
+
+    def known_axes(self) -> Iterable[tuple[ir.Value, Axes]]:
+        """Every value met so far, with its label rows."""
+        return self._axes.items()
+
+    def join(self, node: ir.Node, a: Rows | None, b: Rows | None) -> Rows | None:
+        """Let two axes lose the same positions. Against an axis that is fixed, the other freezes."""
+        if a is not None and b is not None and a.shape[1] == b.shape[1]:
+            self.labels.join(a, b, f"{edit.label(node)}: it meets positions that stay")
+            return a
+        for rows in (a, b):
+            if rows is not None:
+                self.labels.freeze(rows, self._why_fixed(node))
+        return a if a is not None else b
+
+    def freeze_all(self, value: ir.Value, reason: str) -> None:
+        """Freeze every label of a value."""
+        self.freeze_axes(value, range(len(self.axes(value))), reason)
+
+    def freeze_axes(self, value: ir.Value | None, axes: Iterable[int], reason: str) -> None:
+        """Freeze the labels of some axes of a value (negative axes count from the end)."""
+        if value is None:
+            return
+        known = self.axes(value)
+        for axis in axes:
+            rows = known[axis] if -len(known) <= axis < len(known) else None
+            if rows is not None:
+                self.labels.freeze(rows, reason)
+
+    def _why_fixed(self, node: ir.Node) -> str:
+        reasons = [self._fixed[v] for v in node.inputs if v is not None and v in self._fixed]
+        return f"{edit.label(node)}: {reasons[0] if reasons else 'it meets an axis that is fixed'}"
+
+
+QUANTIZED = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32}
+
+
+def _captured(graph: ir.Graph) -> list[ir.Value]:
+    """Values of the main graph that inner graphs read."""
+    found: dict[ir.Value, None] = {}
+    for inner in graph.subgraphs():
+        for node in inner:
+            for value in node.inputs:
+                if value is not None and value.graph is graph:
+                    found[value] = None
+        for value in inner.outputs:
+            if value.graph is graph:
+                found[value] = None
+    return list(found)

@@ -1,0 +1,226 @@
+"""Groups: the labels of an analysed graph gathered into atoms, with what each one touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..graph import edit
+from .engine import Axes, Engine, Sink
+from .labels import Rows
+
+
+@dataclass(frozen=True)
+class Member:
+    """An axis of a tensor that a group runs along.
+
+    Attributes
+    ----------
+    value, axis :
+        The tensor and the axis.
+    index : (n,) int array
+        For each position of the axis, which channel of the group it belongs to; -1 for none.
+    role : str
+        "out" for a weight's output axis, "in" for its input axis, "parameter" for any other constant,
+        "activation" for what a node computes.
+    """
+
+    value: ir.Value
+    axis: int
+    index: npt.NDArray[np.int64]
+    role: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can be removed one by one, each with everything that must go with it.
+
+    The smallest example, ``x = Conv(image, W1, b1); y = Relu(x); z = Conv(y, W2)``, has one group of W1's output
+    channels. Its members are W1 axis 0, b1 axis 0, x axis 1, y axis 1 and W2 axis 1.
+
+    Attributes
+    ----------
+    name : str
+        The first weight whose output channels these are; ``#2``, … where several groups share one.
+    labels : (size,) int array
+        The engine's label of each channel, in the order of the channels.
+    members : tuple of Member
+    frozen : str
+        Why nothing of it can be removed; empty when it can.
+    """
+
+    name: str
+    labels: npt.NDArray[np.int64]
+    members: tuple[Member, ...]
+    frozen: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many channels."""
+        return len(self.labels)
+
+    def constants(self) -> list[Member]:
+        """The members that are weights, biases or other constants."""
+        return [m for m in self.members if m.role != "activation"]
+
+
+@dataclass
+class Groups:
+    """All groups of a model.
+
+    Attributes
+    ----------
+    prunable, frozen : list of Group
+        Groups that can lose channels, and those that cannot, with the reason.
+    sinks : list of Sink
+        Every place where channels are summed over.
+    """
+
+    engine: Engine
+    prunable: list[Group] = field(default_factory=list)
+    frozen: list[Group] = field(default_factory=list)
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Every place where channels are summed over."""
+        return self.engine.sinks
+
+    @cached_property
+    def axes(self) -> dict[ir.Value, Axes]:
+        """The resolved label rows of every value."""
+        resolve = self.engine.labels.resolve
+        return {v: [None if r is None else resolve(r) for r in axes] for v, axes in self.engine.known_axes()}
+
+    def removed(self, rows: Rows, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Tell for each position of an axis whether it goes when the labels in `gone` (a lookup table) go."""
+        hit: npt.NDArray[np.bool_] = gone[self.engine.labels.resolve(rows)].any(0)
+        return hit
+
+    def table(self, labels: Iterable[int]) -> npt.NDArray[np.bool_]:
+        """Turn labels into a lookup table for `removed`."""
+        gone = np.zeros(self.engine.labels.count, bool)
+        gone[list(labels)] = True
+        return gone
+
+
+def find_groups(model: ir.Model) -> Groups:
+    """Analyse a model; linear in the size of the graph.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+
+    Returns
+    -------
+    Groups
+    """
+    engine = Engine(model)
+    engine.run()
+    groups = Groups(engine)
+    reasons = engine.labels.frozen()
+    consumed = _labels_in([engine.labels.resolve(s.rows) for s in engine.sinks], engine.labels.count)
+    owner, slots = _owners(groups, consumed)
+    taken: dict[str, int] = {}
+    for labels in _families(owner, reasons):
+        first = int(labels[0])
+        members = _members(groups, slots[int(owner[first])], labels)
+        frozen = reasons.get(first) or ("" if consumed[labels].any() else NOT_SUMMED)
+        group = Group(_name(members, taken), labels, members, frozen)
+        (groups.frozen if frozen else groups.prunable).append(group)
+    return groups
+
+
+NOT_SUMMED = "nothing sums over it, so nothing shows that a channel can go"
+Slot = tuple[ir.Value, int]
+
+
+def _owners(
+    groups: Groups, consumed: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], dict[int, list[Slot]]]:
+    """Give each label to the first axis that introduces it: a weight's output axis where there is one.
+
+    Channels of one weight stay one group even where a shuffle or a split sends them different ways.
+    """
+    owner = np.zeros(groups.engine.labels.count, np.int64)
+    produced = _output_axes(groups)
+    code = 0
+    for slot in produced:
+        for row in _rows(groups, slot):
+            code += 1
+            owner[row[(owner[row] == 0) & (row > 0)]] = code
+    slots: dict[int, list[Slot]] = {}
+    for value, axes in groups.axes.items():
+        for axis in range(len(axes)):
+            for row in _rows(groups, (value, axis)):
+                code += 1
+                owner[row[(owner[row] == 0) & (row > 0) & consumed[row]]] = code
+                for name in np.unique(owner[row]).tolist():
+                    slots.setdefault(name, []).append((value, axis))
+    return owner, slots
+
+
+def _rows(groups: Groups, slot: Slot) -> Rows:
+    value, axis = slot
+    rows = groups.axes[value][axis] if value in groups.axes else None
+    return rows if rows is not None else np.zeros((0, 0), np.int64)
+
+
+def _families(owner: npt.NDArray[np.int64], reasons: dict[int, str]) -> list[npt.NDArray[np.int64]]:
+    """Cut the labels into groups: same owner, same frozenness; in the order of the owners."""
+    names = np.flatnonzero(owner)
+    families: dict[tuple[int, str], list[int]] = {}
+    for name, code in zip(names.tolist(), owner[names].tolist(), strict=True):
+        families.setdefault((code, reasons.get(name, "")), []).append(name)
+    return [np.array(labels, np.int64) for _, labels in sorted(families.items())]
+
+
+def _labels_in(rows: list[Rows], count: int) -> npt.NDArray[np.bool_]:
+    table = np.zeros(count, bool)
+    for row in rows:
+        table[row] = True
+    table[0] = False
+    return table
+
+
+def _output_axes(groups: Groups) -> list[Slot]:
+    """The output axes of weights, in the order of the graph."""
+    summed = {s.node: (s.weight, s.out_axis) for s in groups.sinks if s.weight is not None}
+    found = []
+    for node in groups.engine.model.graph:
+        slot = summed.get(node)
+        axis = OUT_AXIS.get(edit.op_of(node))
+        if axis is not None and node.inputs[1] is not None:
+            slot = (node.inputs[1], axis)
+        if slot is not None and slot[0] is not None and edit.constant(slot[0]) is not None:
+            found.append((slot[0], slot[1]))
+    return found
+
+
+OUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
+
+
+def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:
+    members = []
+    ins = {(s.weight, s.in_axis) for s in groups.sinks}
+    outs = set(_output_axes(groups))
+    position = np.full(groups.engine.labels.count, -1, np.int64)
+    position[labels] = np.arange(len(labels))
+    for value, axis in dict.fromkeys(slots):
+        index = position[_rows(groups, (value, axis))].max(0)
+        role = "in" if (value, axis) in ins else "out" if (value, axis) in outs else "parameter"
+        if (index >= 0).any():
+            members.append(Member(value, axis, index, role if edit.constant(value) is not None else "activation"))
+    return tuple(members)
+
+
+def _name(members: tuple[Member, ...], taken: dict[str, int]) -> str:
+    outs = [m.value.name for m in members if m.role == "out"]
+    name = str((outs or [m.value.name for m in members] or ["?"])[0])
+    taken[name] = taken.get(name, 0) + 1
+    return name if taken[name] == 1 else f"{name}#{taken[name]}"

@@ -1,0 +1,322 @@
+"""One small rule for each operator that computes, in a table. Whatever has no rule freezes what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph import edit
+from .engine import Axes, Engine, Sink
+from .labels import Rows
+from .movement import MOVES, move
+
+Rule = Callable[[Engine, ir.Node], None]
+
+
+def rule_of(node: ir.Node) -> Rule:
+    """Return the rule for a node."""
+    op = edit.op_of(node)
+    return move if op in MOVES else RULES.get(op, no_rule)
+
+
+def no_rule(engine: Engine, node: ir.Node) -> None:
+    """Freeze everything the node reads: nobody knows what it does with a channel."""
+    inner = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+    what = "it runs an inner graph" if inner else "this operator has no rule"
+    for value in node.inputs:
+        if value is not None:
+            engine.freeze_all(value, f"{edit.label(node)}: {what}")
+
+
+def elementwise(engine: Engine, node: ir.Node) -> None:
+    """Join axes under broadcasting: position p of the output needs position p of every input."""
+    out = node.outputs[0]
+    rank = len(engine.shape(out))
+    result: Axes = []
+    for axis in range(-rank, 0):
+        extent = engine.shape(out)[axis]
+        operands = [v for v in node.inputs if v is not None and -axis <= len(engine.shape(v))]
+        wide = [v for v in operands if engine.shape(v)[axis] == extent > 1]
+        if not wide:
+            result.append(None)
+            continue
+        joined = engine.axes(wide[0])[axis]
+        for value in wide[1:]:
+            joined = engine.join(node, joined, engine.axes(value)[axis])
+        result.append(joined)
+    engine.set(out, result)
+
+
+def conv(engine: Engine, node: ir.Node) -> None:
+    """Sum over input channels; a group is a factor of both channel axes and can go as a whole."""
+    data, weight = node.inputs[0], node.inputs[1]
+    assert data is not None and weight is not None
+    groups = edit.int_attribute(node, "group", 1)
+    out, consumed, into = _channels(engine, node, data, weight, groups, (1, 0))
+    _convolution(engine, node, data, weight, (1, 0), groups, out, consumed, into)
+
+
+def conv_transpose(engine: Engine, node: ir.Node) -> None:
+    """Like Conv, with the weight's axes the other way round: (C_in, C_out / groups, …)."""
+    data, weight = node.inputs[0], node.inputs[1]
+    assert data is not None and weight is not None
+    groups = edit.int_attribute(node, "group", 1)
+    out, consumed, into = _channels(engine, node, data, weight, groups, (0, 1))
+    _convolution(engine, node, data, weight, (0, 1), groups, out, consumed, into)
+
+
+def _channels(
+    engine: Engine, node: ir.Node, data: ir.Value, weight: ir.Value, groups: int, axes: tuple[int, int]
+) -> tuple[Rows | None, Rows | None, Rows | None]:
+    """Return the labels of the output channels, those used up, and those of the data's channels."""
+    in_axis, out_axis = axes
+    into = engine.axes(data)[1]
+    inside, outside = engine.axes(weight)[in_axis], engine.axes(weight)[out_axis]
+    if groups == 1:
+        engine.join(node, into, inside)
+        return outside, inside, into
+    group = engine.labels.fresh(groups)
+    size = engine.shape(data)[1] // groups
+    each_in, each_out = (engine.shape(weight)[axis] for axis in axes)
+    each_in, each_out = (size, each_out // groups) if out_axis == 0 else (each_in // groups, each_out)
+    consumed, grouped = _grouped(engine, node, inside, group, each_in, whole=in_axis == 0)
+    engine.join(node, into, grouped)
+    _, produced = _grouped(engine, node, outside, group, each_out, whole=out_axis == 0)
+    return produced, consumed, into
+
+
+def _grouped(
+    engine: Engine, node: ir.Node, rows: Rows | None, group: Rows, each: int, *, whole: bool
+) -> tuple[Rows | None, Rows]:
+    """Write one channel axis of a grouped convolution as group · position inside the group.
+
+    `whole` says that the weight's axis runs over all groups (and so is joined with the product); else it runs
+    over the positions of one group and is a factor itself.
+    """
+    member = np.tile(engine.labels.fresh(each), len(group[0])) if each > 1 else None
+    product = np.repeat(group, each, axis=1)
+    if member is not None:
+        product = np.concatenate([product, member])
+    if whole:
+        engine.join(node, rows, product)
+    elif rows is not None and member is not None:
+        engine.join(node, rows, member[:, :each])
+    return member, product
+
+
+def _convolution(
+    engine: Engine,
+    node: ir.Node,
+    data: ir.Value,
+    weight: ir.Value,
+    axes: tuple[int, int],
+    groups: int,
+    out: Rows | None,
+    consumed: Rows | None,
+    into: Rows | None,
+) -> None:
+    if into is not None and consumed is not None:
+        engine.sinks.append(Sink(node, data, 1, weight, *axes, groups, consumed))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        engine.join(node, out, engine.axes(bias)[0])
+    for value in (data, weight):
+        engine.freeze_axes(value, range(2, len(engine.shape(value))), f"{edit.label(node)}: a spatial axis")
+    rank = len(engine.shape(node.outputs[0])) or len(engine.shape(data))
+    engine.set(node.outputs[0], [engine.axes(data)[0], out, *[None] * (rank - 2)])
+
+
+def gemm(engine: Engine, node: ir.Node) -> None:
+    """Sum over K of A (M, K) and B (K, N), either of them transposed; C broadcasts."""
+    a, b = node.inputs[0], node.inputs[1]
+    assert a is not None and b is not None
+    a_in = 0 if edit.int_attribute(node, "transA", 0) else 1
+    b_in = 1 if edit.int_attribute(node, "transB", 0) else 0
+    engine.join(node, engine.axes(a)[a_in], engine.axes(b)[b_in])
+    _contract(engine, node, a, a_in, b, b_in, 1 - b_in)
+    out: Axes = [engine.axes(a)[1 - a_in], engine.axes(b)[1 - b_in]]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        for axis in range(-len(engine.shape(bias)), 0):
+            if engine.shape(bias)[axis] > 1:
+                out[axis] = engine.join(node, out[axis], engine.axes(bias)[axis])
+    engine.set(node.outputs[0], out)
+
+
+def matmul(engine: Engine, node: ir.Node) -> None:
+    """Sum over the last axis of A and the last but one of B; leading axes broadcast."""
+    a, b = node.inputs[0], node.inputs[1]
+    assert a is not None and b is not None
+    shape_a, shape_b, shape_out = engine.shape(a), engine.shape(b), engine.shape(node.outputs[0])
+    if len(shape_a) < 2 or len(shape_b) < 2:
+        no_rule(engine, node)
+        return
+    engine.join(node, engine.axes(a)[-1], engine.axes(b)[-2])
+    _contract(engine, node, a, len(shape_a) - 1, b, len(shape_b) - 2, len(shape_b) - 1)
+    out: Axes = [None] * len(shape_out)
+    out[-2], out[-1] = engine.axes(a)[-2], engine.axes(b)[-1]
+    for axis in range(-len(shape_out), -2):
+        wide = [v for v, s in ((a, shape_a), (b, shape_b)) if -axis <= len(s) and s[axis] == shape_out[axis] > 1]
+        rows = [engine.axes(v)[axis] for v in wide]
+        if rows:
+            out[axis] = engine.join(node, rows[0], rows[1]) if len(rows) > 1 else rows[0]
+    engine.set(node.outputs[0], out)
+
+
+def _contract(engine: Engine, node: ir.Node, a: ir.Value, axis: int, b: ir.Value, in_axis: int, out_axis: int) -> None:
+    rows = engine.axes(a)[axis]
+    if rows is not None and engine.axes(b)[in_axis] is not None:
+        engine.sinks.append(Sink(node, a, axis, b, in_axis, out_axis, 1, rows))
+
+
+def per_channel(engine: Engine, node: ir.Node) -> None:
+    """Join axis 1 with one-dimensional parameters: BatchNormalization, InstanceNormalization."""
+    data = node.inputs[0]
+    assert data is not None
+    axes = list(engine.axes(data))
+    for value in node.inputs[1:]:
+        if value is not None and len(axes) > 1 and engine.shape(value) == engine.shape(data)[1:2] != (1,):
+            axes[1] = engine.join(node, axes[1], engine.axes(value)[0])
+    if node.op_type == "InstanceNormalization":
+        _freeze_together(engine, node, data, range(2, len(axes)))
+    engine.set(node.outputs[0], axes)
+
+
+def group_normalization(engine: Engine, node: ir.Node) -> None:
+    """Freeze the positions inside a group, which are normalised together; whole groups stay removable."""
+    data = node.inputs[0]
+    assert data is not None
+    per_channel(engine, node)
+    groups = edit.int_attribute(node, "num_groups", 1)
+    size = engine.shape(data)[1] // groups
+    group, member = engine.labels.fresh(groups), engine.labels.fresh(size)
+    product = np.concatenate([np.repeat(group, size, axis=1), np.tile(member, groups)])
+    engine.join(node, engine.axes(data)[1], product)
+    engine.labels.freeze(member, f"{edit.label(node)} normalises it together with others")
+    if any(v is not None and engine.shape(v) == (groups,) != engine.shape(data)[1:2] for v in node.inputs[1:]):
+        engine.labels.freeze(group, f"{edit.label(node)} has one scale for each group")
+    _freeze_together(engine, node, data, range(2, len(engine.shape(data))))
+
+
+def normalised_from_axis(engine: Engine, node: ir.Node) -> None:
+    """Freeze the axes that LayerNormalization and RMSNormalization take a mean over."""
+    data = node.inputs[0]
+    assert data is not None
+    rank = len(engine.shape(data))
+    elementwise(engine, node)
+    _freeze_together(engine, node, data, range(edit.int_attribute(node, "axis", -1) % max(rank, 1), rank))
+
+
+def normalised_over_axes(engine: Engine, node: ir.Node) -> None:
+    """Freeze the axes that an operator's attribute `axes` or `axis` says it mixes (Softmax, LpNormalization, …)."""
+    data = node.inputs[0]
+    assert data is not None
+    rank = len(engine.shape(data))
+    default = (0, 2, 3) if node.op_type == "MeanVarianceNormalization" else None
+    axis = edit.int_attribute(node, "axis", 1 if node.op_type == "LRN" or engine.opset < 13 else -1) % max(rank, 1)
+    flattened = node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and engine.opset < 13
+    mixed = edit.ints_attribute(node, "axes") or default or tuple(range(axis, rank) if flattened else (axis,))
+    _freeze_together(engine, node, data, mixed)
+    engine.set(node.outputs[0], engine.axes(data))
+
+
+def _freeze_together(engine: Engine, node: ir.Node, data: ir.Value, axes: range | tuple[int, ...]) -> None:
+    engine.freeze_axes(data, axes, f"{edit.label(node)} mixes it with others along the axis")
+
+
+def pooling(engine: Engine, node: ir.Node) -> None:
+    """Keep batch and channels; spatial axes change."""
+    data = node.inputs[0]
+    assert data is not None
+    axes = engine.axes(data)
+    engine.freeze_axes(data, range(2, len(axes)), f"{edit.label(node)}: a spatial axis")
+    for value in node.outputs:
+        engine.set(value, [*axes[:2], *[None] * (len(engine.shape(value)) - 2)])
+
+
+def resize(engine: Engine, node: ir.Node) -> None:
+    """Keep the axes whose extent stays."""
+    data = node.inputs[0]
+    assert data is not None
+    before, after = engine.shape(data), engine.shape(node.outputs[0])
+    same = [a == b for a, b in zip(before, after, strict=True)] if len(before) == len(after) else []
+    engine.freeze_axes(data, [d for d, s in enumerate(same) if not s], f"{edit.label(node)} resizes it")
+    sizes = node.inputs[3] if len(node.inputs) > 3 else None
+    if sizes is not None and engine.known.fixed(sizes) is None:
+        engine.freeze_all(data, f"{edit.label(node)}: its sizes are computed in the graph")
+    engine.set(node.outputs[0], [r if s else None for r, s in zip(engine.axes(data), same, strict=True)])
+
+
+def reduction(engine: Engine, node: ir.Node) -> None:
+    """Drop the reduced axes: a sum uses channels up, any other reduction over labels freezes them."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    axes, rank = engine.axes(data), len(engine.shape(data))
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    known = engine.known.values.get(given) if given is not None else edit.ints_attribute(node, "axes")
+    if given is not None and known is None:
+        no_rule(engine, node)
+        return
+    if known is None or len(known) == 0:
+        known = () if edit.int_attribute(node, "noop_with_empty_axes", 0) else range(rank)
+    reduced = {int(a) % rank for a in known} if rank else set()
+    for axis in reduced:
+        rows = axes[axis]
+        if rows is not None and node.op_type in SUMS:
+            engine.sinks.append(Sink(node, data, axis, None, 0, 0, 1, rows))
+        elif rows is not None:
+            engine.labels.freeze(rows, f"{edit.label(node)} mixes it with others along the axis")
+    keep = edit.int_attribute(node, "keepdims", 1)
+    engine.set(out, [None if d in reduced else r for d, r in enumerate(axes) if keep or d not in reduced])
+
+
+SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+
+
+def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
+    """Keep every axis; scales and zero points along `axis` go with it."""
+    data = node.inputs[0]
+    assert data is not None
+    axes = list(engine.axes(data))
+    axis = edit.int_attribute(node, "axis", 1)
+    for value in node.inputs[1:]:
+        if value is not None and len(engine.shape(value)) == 1 and engine.shape(value)[0] > 1:
+            axes[axis] = engine.join(node, axes[axis], engine.axes(value)[0])
+        elif value is not None and len(engine.shape(value)) > 1:
+            engine.freeze_all(data, f"{edit.label(node)}: it is quantized in blocks")
+    engine.set(node.outputs[0], axes)
+
+
+_ELEMENTWISE = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip Cos Cosh
+    Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less
+    LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin
+    Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+""".split()
+_POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
+_REDUCTIONS = """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+""".split()
+_MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Softmax".split()
+
+RULES: dict[str, Rule] = {
+    "BatchNormalization": per_channel,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "DequantizeLinear": quantize_or_dequantize,
+    "Gemm": gemm,
+    "GroupNormalization": group_normalization,
+    "InstanceNormalization": per_channel,
+    "LayerNormalization": normalised_from_axis,
+    "MatMul": matmul,
+    "QuantizeLinear": quantize_or_dequantize,
+    "RMSNormalization": normalised_from_axis,
+    "Resize": resize,
+    "Upsample": resize,
+    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(_MIXING, normalised_over_axes),
+    **dict.fromkeys(_POOLING, pooling),
+    **dict.fromkeys(_REDUCTIONS, reduction),
+}

@@ -1,0 +1,236 @@
+"""What a pass promises and what it is promised.
+
+A pass is a frozen dataclass: its fields are its options, checked when it is made. `plan` reads the model and asks
+the `Context` for what it needs; `apply` edits a model by a plan alone. So a plan can be printed, saved, edited by
+hand and replayed.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import typing
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import msgspec
+import numpy as np
+
+from .errors import DataError, OptionError, nearest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import onnx_ir as ir
+
+    from .channels.groups import Groups
+    from .runtime.samples import Samples
+    from .runtime.statistics import ChannelMean, Range
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)`` during long work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One thing that a pass did: to which node or tensor, and what."""
+
+    subject: str
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """One thing that a pass left alone: which node or tensor, and why."""
+
+    subject: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What a pass did and what it refused."""
+
+    done: tuple[Change, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a pass needs from its context; checked before the first pass of a recipe runs."""
+
+    samples: bool = False
+    training: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a pass decided, as plain data. Subclasses add fields of plain types and numpy arrays."""
+
+    refused: tuple[Refusal, ...] = ()
+
+    def to_json(self) -> str:
+        """Encode as one JSON object; arrays become ``{"dtype", "shape", "base64"}``."""
+        return msgspec.json.encode(self, enc_hook=_encode_array).decode()
+
+    @classmethod
+    def from_json(cls: type[PlanT], text: str) -> PlanT:
+        """Decode what `to_json` wrote; the same plan on the same model gives the same model."""
+        try:
+            return msgspec.json.decode(text, type=cls, dec_hook=_decode_array)
+        except msgspec.MsgspecError as error:
+            raise OptionError(f"plan: {error}; expected what `{cls.__name__}.to_json` writes") from None
+
+
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        data = base64.b64encode(np.ascontiguousarray(value)).decode()
+        return {"dtype": value.dtype.str, "shape": value.shape, "base64": data}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(type(value))
+
+
+def _decode_array(kind: type, value: Any) -> Any:
+    if typing.get_origin(kind) is np.ndarray or kind is np.ndarray:
+        data = base64.b64decode(value["base64"])
+        return np.frombuffer(data, np.dtype(value["dtype"])).reshape(value["shape"]).copy()
+    raise NotImplementedError(kind)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One named transformation. Subclass as a frozen dataclass, give `plan` and `apply`, register an entry point.
+
+    Attributes
+    ----------
+    needs : Needs
+        What must be there before the pass can run.
+    tolerance : float or None
+        A lossless pass promises the same outputs, to this relative error; the pipeline compares both models and
+        rolls back when they differ by more. None for a pass that changes the outputs.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    tolerance: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, check_option(self.name, field.name, value, hints[field.name]))
+
+    @property
+    def name(self) -> str:
+        """The class name in kebab-case, as recipes and the command line write it."""
+        return pass_name(type(self))
+
+    def options(self) -> dict[str, Any]:
+        """Return the options as plain data."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def plan(self, model: ir.Model, context: Context) -> Plan:
+        """Decide; reads `model`, never changes it."""
+        raise NotImplementedError
+
+    def apply(self, model: ir.Model, plan: Any) -> Changes:
+        """Edit `model` as `plan` says, and nothing else."""
+        raise NotImplementedError
+
+
+def pass_name(kind: type[Pass]) -> str:
+    """Return the kebab-case name of a pass class.
+
+    >>> pass_name(type("PruneChannels", (Pass,), {}))
+    'prune-channels'
+    """
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
+
+
+def check_option(owner: str, field: str, value: Any, hint: Any, *, strict: bool = True) -> Any:
+    """Return `value` as `hint` (a type, perhaps with `msgspec.Meta` bounds) demands it, or raise `OptionError`.
+
+    With ``strict=False`` text is read as the type asks for ("0.5" for a float), as the command line needs.
+    """
+    try:
+        return msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError as error:
+        allowed = [a for a in typing.get_args(hint) if isinstance(a, str)]
+        expected = f"expected one of {', '.join(allowed)}" if allowed else _first_lower(str(error))
+        hint_text = nearest(str(value), allowed)
+        raise OptionError(f"{owner}: {field} = {value!r}: {expected}{hint_text}") from None
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+class Context:
+    """What a pass may ask for. Each answer is computed once and kept while the model stays the same.
+
+    Parameters
+    ----------
+    model : ir.Model
+        The model that the pass is about to change.
+    original : ir.Model
+        The model that the pipeline started from (the teacher).
+    samples : Samples, optional
+        Input samples.
+    seed : int
+        Seeds everything random.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        original: ir.Model | None = None,
+        samples: Samples | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.original = original if original is not None else model
+        self.seed = seed
+        self.progress: Progress = progress or (lambda _what, _done, _total: None)
+        self._samples = samples
+        self._ranges: dict[str, Range] = {}
+        self._channel_means: dict[tuple[str, int], ChannelMean] = {}
+
+    @property
+    def samples(self) -> Samples:
+        """The samples; raises `DataError` when there are none."""
+        if self._samples is None:
+            raise DataError("this needs samples, and there are none; give them with --data (or data=...)")
+        return self._samples
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Which positions of which tensors must be pruned together."""
+        from .channels.groups import find_groups
+
+        return find_groups(self.model)
+
+    def ranges(self, tensors: list[str]) -> Mapping[str, Range]:
+        """Return the smallest and largest value of each named tensor over the samples."""
+        from .runtime.statistics import collect_ranges
+
+        missing = [name for name in tensors if name not in self._ranges]
+        if missing:
+            self._ranges |= collect_ranges(self.model, self.samples, missing, progress=self.progress)
+        return {name: self._ranges[name] for name in tensors}
+
+    def channel_means(self, channels: list[tuple[str, int]]) -> Mapping[tuple[str, int], npt.NDArray[np.float64]]:
+        """Return mean |value| per index of the axis, for each (tensor, axis), over samples and other axes."""
+        from .runtime.statistics import collect_channel_means
+
+        missing = [key for key in channels if key not in self._channel_means]
+        if missing:
+            self._channel_means |= collect_channel_means(self.model, self.samples, missing, progress=self.progress)
+        return {key: self._channel_means[key].mean for key in channels}

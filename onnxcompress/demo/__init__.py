@@ -1,0 +1,1 @@
+"""What the demonstration needs: a data set that comes with a package."""

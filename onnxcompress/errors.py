@@ -1,0 +1,49 @@
+"""Every error that a user can meet: one line that says what, where, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class OnnxCompressError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxCompressError):
+    """The model file is missing, truncated, not ONNX, invalid, or points outside its folder."""
+
+
+class DataError(OnnxCompressError):
+    """The samples do not fit the model, or are empty, or hold NaN."""
+
+
+class OptionError(OnnxCompressError):
+    """A recipe or an option of a pass is wrong: names the field, the value and what is allowed."""
+
+
+class MetricError(OnnxCompressError):
+    """The metric is unknown, needs labels that are not there, or the user's function failed."""
+
+
+class OutputError(OnnxCompressError):
+    """The output cannot be written: it exists, its folder is read-only, or the disk is full."""
+
+
+class PassError(OnnxCompressError):
+    """A pass cannot run on this model at all (what it cannot do in part it refuses instead)."""
+
+
+class VerifyError(OnnxCompressError):
+    """A pass produced a model that does not hold what the pass promised; it was rolled back."""
+
+
+class TrainingError(OnnxCompressError):
+    """The training interpreter cannot start, a node has no gradient, or the worker died."""
+
+
+def nearest(word: str, allowed: list[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest allowed word, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(word, allowed, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,1 @@
+"""Reading and changing a model: load, save, edit, shapes, cost, verify, surgeon."""

@@ -1,0 +1,126 @@
+"""What a model costs: bytes, parameters, multiply-accumulates per node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import onnx_ir as ir
+
+from . import edit, shapes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of the saved model, parameters, multiply-accumulates of one sample."""
+
+    bytes: int
+    parameters: int
+    macs: int
+
+
+def cost(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Cost:
+    """Count bytes, parameters and MACs; `sizes` are input shapes for models with unknown extents."""
+    return Cost(model_bytes(model), sum(parameters(model).values()), sum(macs(model, sizes).values()))
+
+
+def model_bytes(model: ir.Model) -> int:
+    """Return the bytes that the model takes when saved, external data included."""
+    from .save import weights
+
+    external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
+    return ir.to_proto(model).ByteSize() + external
+
+
+def parameters(model: ir.Model) -> dict[str, int]:
+    """Return the elements of each weight tensor: floats of any width, and integers read by DequantizeLinear."""
+    found: dict[str, int] = {}
+    for graph in model.graphs():
+        for value in edit.values(graph):
+            tensor = edit.constant(value)
+            if tensor is not None and value.name and _is_parameter(value, tensor):
+                found[value.name] = tensor.size
+    return found
+
+
+def _is_parameter(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    dequantized = any(node.op_type == "DequantizeLinear" and index == 0 for node, index in value.uses())
+    quantizer = any(node.op_type in ("DequantizeLinear", "QuantizeLinear") and index for node, index in value.uses())
+    return dequantized or (tensor.dtype.is_floating_point() and tensor.size > 1 and not quantizer)
+
+
+def layer_bytes(model: ir.Model) -> dict[str, int]:
+    """Return, for each node that reads constants, the bytes of those it reads, directly or dequantized."""
+    found: dict[str, int] = {}
+    for node in model.graph:
+        if edit.op_of(node) in NOT_LAYERS:
+            continue
+        tensors = {id(t): t for value in node.inputs for t in _constants_behind(value)}
+        size = sum(t.nbytes for t in tensors.values())
+        if size:
+            found[node.name or edit.output_name(node)] = size
+    return found
+
+
+NOT_LAYERS = {"Constant", "DequantizeLinear", "QuantizeLinear"}
+
+
+def _constants_behind(value: ir.Value | None) -> list[ir.TensorProtocol]:
+    tensor = edit.constant(value)
+    if tensor is not None:
+        return [tensor]
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type != "DequantizeLinear":
+        return []
+    found = [edit.constant(v) for v in node.inputs]
+    return [t for t in found if t is not None] if found and found[0] is not None else []
+
+
+def _conv(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return prod(out) * prod(shape(1)[1:])
+
+
+def _conv_transpose(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return prod(shape(0)) * prod(shape(1)[1:])
+
+
+def _matmul(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return prod(out) * shape(0)[-1]
+
+
+def _gemm(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return prod(out) * shape(0)[0 if edit.int_attribute(node, "transA", 0) else -1]
+
+
+def _recurrent(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+    steps_and_batch = prod(shape(0)[:2])
+    return steps_and_batch * (prod(shape(1)) + prod(shape(2)))
+
+
+COUNTERS: dict[str, Callable[[ir.Node, Callable[[int], tuple[int, ...]], tuple[int, ...]], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
+    "MatMul": _matmul,
+    "QLinearConv": _conv,
+    "RNN": _recurrent,
+}
+
+
+def macs(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, int]:
+    """Return multiply-accumulates per node of the main graph, for nodes that multiply and whose shapes are known."""
+    known = shapes.concrete(model, sizes)
+    found: dict[str, int] = {}
+    for node in model.graph:
+        counter = COUNTERS.get(edit.op_of(node))
+        values = [v for v in (*node.inputs[:3], *node.outputs[:1]) if v is not None]
+        if counter is None or any(v not in known.shapes for v in values):
+            continue
+        read = [() if v is None else known.shapes.get(v, ()) for v in node.inputs]
+        found[node.name or node.outputs[0].name or ""] = counter(
+            node, read.__getitem__, known.shapes.get(node.outputs[0], ())
+        )
+    return found

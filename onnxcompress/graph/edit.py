@@ -1,0 +1,179 @@
+"""The one place that changes a graph: resize a constant, insert, replace, remove.
+
+A constant whose `Value.shape` went stale passes the plain checker, so nobody else writes `const_value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of an initializer or of a Constant node's output, else None."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
+    """Give an initializer, or the output of a Constant node, a new array; its shape and type follow.
+
+    Parameters
+    ----------
+    value : onnx_ir.Value
+        An initializer or a Constant node's output.
+    array : numpy.ndarray
+        Any shape; the dtype becomes the value's dtype.
+    """
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=value.name)
+    node = value.producer()
+    if node is not None:
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+    if node is None or value.const_value is not None:
+        value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+    value.type = ir.TensorType(tensor.dtype)
+
+
+def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """Add an initializer under a name that is free in the graph."""
+    name = free_name(graph, name)
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+    value = ir.val(name, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def add_node(
+    graph: ir.Graph,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    *,
+    attributes: dict[str, Any] | None = None,
+    name: str | None = None,
+    before: ir.Node | None = None,
+    after: ir.Node | None = None,
+    dtype: ir.DataType | None = None,
+    shape: ir.Shape | None = None,
+) -> ir.Value:
+    """Add a node with one output; it stands `before` or `after` a node, or at the end. Returns its output."""
+    node = ir.node(op_type, list(inputs), attributes or {}, name=free_node_name(graph, name or op_type))
+    output = node.outputs[0]
+    output.name = free_name(graph, f"{node.name}_output")
+    output.type = ir.TensorType(dtype) if dtype is not None else None
+    output.shape = shape
+    if before is not None:
+        graph.insert_before(before, node)
+    elif after is not None:
+        graph.insert_after(after, node)
+    else:
+        graph.append(node)
+    return output
+
+
+def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] = ()) -> None:
+    """Let every consumer of `old` read `new`, and the graph return it; `except_for` nodes keep `old`.
+
+    A graph output keeps its name: the two values swap names.
+    """
+    spared = set(except_for)
+    for node, index in list(old.uses()):
+        if node not in spared:
+            node.replace_input_with(index, new)
+    if old.is_graph_output():
+        graph = old.graph
+        assert graph is not None
+        name = old.name
+        if new.producer() is not None and not new.is_graph_output():
+            new_name, old.name = new.name, f"{name}_inner"
+            new.name, old.name = name, free_name(graph, new_name or f"{name}_inner")
+        new.shape, new.type = old.shape, old.type
+        for position, output in enumerate(graph.outputs):
+            if output is old:
+                graph.outputs[position] = new
+
+
+def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:
+    """Set an integer or integer-list attribute."""
+    make = ir.AttrInt64 if isinstance(value, int) else ir.AttrInt64s
+    node.attributes[name] = make(name, value)  # type: ignore[operator]
+
+
+def remove_dead(model: ir.Model) -> int:
+    """Remove nodes, initializers and functions that nothing reads; returns how many nodes went."""
+    before = sum(1 for _ in model.graph.all_nodes())
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)
+    return before - sum(1 for _ in model.graph.all_nodes())
+
+
+def free_name(graph: ir.Graph, base: str) -> str:
+    """Return `base`, or `base_1`, `base_2`, … : the first that no value of the graph, inner or outer, has."""
+    return _first_free(base, value_names(graph))
+
+
+def free_node_name(graph: ir.Graph, base: str) -> str:
+    """Like `free_name`, for nodes."""
+    return _first_free(base, {node.name for node in graph.all_nodes() if node.name})
+
+
+def _first_free(base: str, taken: set[str]) -> str:
+    if base not in taken:
+        return base
+    number = 1
+    while f"{base}_{number}" in taken:
+        number += 1
+    return f"{base}_{number}"
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values of the graph and its inner graphs."""
+    return {value.name for value in values(graph) if value.name}
+
+
+def values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Every value of the graph and of its inner graphs."""
+    for inner in (graph, *graph.subgraphs()):
+        yield from inner.inputs
+        yield from inner.initializers.values()
+        for node in inner:
+            yield from node.outputs
+
+
+def op_of(node: ir.Node) -> str:
+    """Return ``OpType``, or ``domain::OpType`` for another domain than ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def output_name(node: ir.Node) -> str:
+    """Return the name of a node's first output, which identifies the node even where it has no name."""
+    return (node.outputs[0].name if node.outputs else None) or ""
+
+
+def label(node: ir.Node) -> str:
+    """Return what messages call a node: its name (or its first output's) and its operator."""
+    return f"{node.name or (node.outputs[0].name if node.outputs else '?')} ({op_of(node)})"
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """Return an integer attribute or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """Return an integer-list attribute, or None when it is not there."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else tuple(attribute.as_ints())

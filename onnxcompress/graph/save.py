@@ -1,0 +1,104 @@
+"""Save a model so that a crash, a full disk or ctrl-C at any moment leaves what was there before."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+from ..errors import OutputError
+
+PROTOBUF_LIMIT = 2**31 - 2**26
+"""Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
+
+
+def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write `model` to `path`: a temporary file beside it, then a rename.
+
+    A model that came with external data, or is too large for one protobuf, is written with a data file beside it.
+    The data file always gets a name that is free, and the rename of the model commits both; the data file of an
+    overwritten model is removed after that.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Stays unchanged and stays usable, even when `path` is the file it was loaded from.
+    path : str or Path
+        The target file.
+    overwrite : bool
+        Replace the target if it exists.
+
+    Raises
+    ------
+    OutputError
+        The target exists and `overwrite` is false, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; give another name, or --overwrite (overwrite=True)")
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        _write(model, path, staging)
+    except (OSError, google.protobuf.message.EncodeError) as error:
+        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(model: ir.Model, path: Path, staging: Path) -> None:
+    replaced = _data_files(path)
+    data = _free_name(path) if needs_external_data(model) else None
+    ir.save(model, staging / path.name, format="protobuf", external_data=data)
+    for file in staging.iterdir():
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+    if data is not None and (staging / data).exists():
+        (staging / data).replace(path.parent / data)
+    try:
+        (staging / path.name).replace(path)
+    except OSError:
+        if data is not None:
+            (path.parent / data).unlink(missing_ok=True)
+        raise
+    for name in replaced:
+        (path.parent / name).unlink(missing_ok=True)
+
+
+def needs_external_data(model: ir.Model) -> bool:
+    """Tell whether the weights are mapped from a data file or too large for one protobuf."""
+    tensors = list(weights(model))
+    return any(isinstance(t, ir.ExternalTensor) for t in tensors) or sum(t.nbytes for t in tensors) > PROTOBUF_LIMIT
+
+
+def weights(model: ir.Model) -> Iterable[ir.TensorProtocol]:
+    """Every initializer's tensor, inner graphs included."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+
+
+def _free_name(path: Path) -> str:
+    names = (f"{path.name}.{'' if n == 0 else f'{n}.'}data" for n in range(1000))
+    return next(name for name in names if not (path.parent / name).exists())
+
+
+def _data_files(path: Path) -> set[str]:
+    """The data files, named after `path` as this module names them, of the model that is there now."""
+    if not path.exists():
+        return set()
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, google.protobuf.message.DecodeError):
+        return set()
+    locations = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return {name for name in locations if name.startswith(f"{path.name}.") and name.endswith("data")}

@@ -1,0 +1,253 @@
+"""Shapes: inferred where the file says nothing, and made concrete for the group engine and the cost count."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from . import edit
+
+SMALL = 4096
+"""Elements up to which an intermediate constant is worth evaluating; shapes, pads and indices are far below."""
+
+FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+
+
+def infer(model: ir.Model) -> None:
+    """Fill in types and shapes where the model says nothing; what the file says is kept."""
+    inferred = _infer_copy(model)
+    for graph, known in zip(model.graphs(), inferred.graphs(), strict=True):
+        mapping = {value.name: value for value in _own_values(known)}
+        for value in _own_values(graph):
+            other = mapping.get(value.name)
+            if other is None or value.is_graph_input():
+                continue
+            if value.type is None:
+                value.type = other.type
+            if value.shape is None:
+                value.shape = other.shape
+            elif other.shape is not None and len(value.shape) == len(other.shape):
+                dims = zip(value.shape, other.shape, strict=True)
+                value.shape = ir.Shape([b if _unknown(a) else a for a, b in dims])
+
+
+def forget(model: ir.Model) -> None:
+    """Drop every inferred intermediate shape, so that `infer` computes it anew after an edit."""
+    for graph in model.graphs():
+        for value in _own_values(graph):
+            if value.producer() is not None and not value.is_graph_output() and value.const_value is None:
+                value.shape = None
+
+
+def _unknown(dim: int | ir.SymbolicDim) -> bool:
+    return not isinstance(dim, int) and dim.value is None
+
+
+def _infer_copy(model: ir.Model) -> ir.Model:
+    """Run onnx's shape inference on a copy that shares the weights; what it cannot infer stays unknown."""
+    copy = model.clone()
+    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # a failure leaves shapes unknown, which callers report by node name
+    try:
+        return common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
+    finally:
+        logger.setLevel(level)
+
+
+def _own_values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+
+
+@dataclass
+class Concrete:
+    """What is known when every input has a concrete size.
+
+    Attributes
+    ----------
+    shapes : dict
+        Main-graph value → shape as integers; values of unknown shape are absent.
+    values : dict
+        Main-graph value → array, for small constants and what is computed from them and from shapes.
+    moving : set
+        The values in `values` that were computed from a tensor's shape: they follow when shapes change.
+    """
+
+    shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    values: dict[ir.Value, npt.NDArray[Any]] = field(default_factory=dict)
+    moving: set[ir.Value] = field(default_factory=set)
+
+    def fixed(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        """Return the array of a value that no shape and no input can change, else None."""
+        if value is None or value in self.moving:
+            return None
+        return self.values.get(value)
+
+
+def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Concrete:
+    """Compute shapes and small constants of the main graph for concrete input sizes.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    sizes : mapping, optional
+        Input name → shape. Without it, a batch is 1, an unknown extent of an image 64, any other 8.
+    """
+    copy = model.clone()
+    _bind_inputs(copy.graph, sizes or {})
+    forget(copy)
+    for value in copy.graph.outputs:
+        value.shape = None
+    inferred = _infer_copy(copy)
+    known = {value.name: value for value in _own_values(inferred.graph)}
+    result = Concrete()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        shape = _static(known[value.name].shape if value.name in known else value.shape)
+        if shape is not None:
+            result.shapes[value] = shape
+        tensor = value.const_value
+        if tensor is not None and tensor.size <= SMALL and tensor.dtype != ir.DataType.STRING:
+            result.values[value] = tensor.numpy()
+    for node in model.graph:
+        _visit(node, result, known, model.opset_imports.get("", 1))
+    return result
+
+
+def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    bound: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.shape is None or value.name in graph.initializers:
+            continue
+        if value.name in sizes and len(sizes[value.name]) == len(value.shape):
+            value.shape = ir.Shape(sizes[value.name])
+            continue
+        dims: list[int] = []
+        for axis, dim in enumerate(value.shape):
+            size = dim if isinstance(dim, int) and dim > 0 else _default_size(axis, len(value.shape))
+            symbol = None if isinstance(dim, int) else dim.value
+            named = symbol is not None and symbol.isidentifier()
+            dims.append(bound.setdefault(symbol, size) if named and symbol is not None else size)
+        value.shape = ir.Shape(dims)
+
+
+def _default_size(axis: int, rank: int) -> int:
+    if axis == 0:
+        return 1
+    return 64 if rank >= 4 else 8
+
+
+def _static(shape: ir.Shape | None) -> tuple[int, ...] | None:
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return None
+    return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]
+
+
+def _visit(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value], opset: int) -> None:
+    """Evaluate a node whose inputs are all known and small, or take over its inferred shapes."""
+    outputs = _evaluate(node, result, opset)
+    if outputs is not None:
+        asks_shape = edit.op_of(node) in ("Shape", "Size") and node.inputs[0] not in result.values
+        moving = asks_shape or any(v in result.moving for v in node.inputs)
+        for value, array in zip(node.outputs, outputs, strict=False):
+            result.values[value], result.shapes[value] = array, array.shape
+            if moving:
+                result.moving.add(value)
+        return
+    if not all(_static(known[v.name].shape) is not None for v in node.outputs if v.name in known):
+        _infer_node(node, result, known)
+    for value in node.outputs:
+        other = known.get(value.name)
+        shape = None if other is None else _static(other.shape)
+        if shape is not None:
+            result.shapes[value] = shape
+
+
+def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[Any]] | None:
+    op = edit.op_of(node)
+    if op == "Constant":
+        tensor = ir.convenience.get_const_tensor(node.outputs[0])
+        if tensor is None or tensor.size > SMALL or tensor.dtype == ir.DataType.STRING:
+            return None
+        return [tensor.numpy()]
+    if op in ("Shape", "Size"):
+        shape = None if node.inputs[0] is None else result.shapes.get(node.inputs[0])
+        if shape is None:
+            return None
+        if op == "Size":
+            return [np.asarray(np.prod(shape, dtype=np.int64))]
+        end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
+        return [np.asarray(shape[edit.int_attribute(node, "start", 0) : end], np.int64)]
+    if "::" in op or not node.inputs or any(v is not None and v not in result.values for v in node.inputs):
+        return None
+    if op.startswith("Random") or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return None
+    if op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad") and _large_output(node, result):
+        return None
+    return run_node(node, [None if v is None else result.values[v] for v in node.inputs], opset)
+
+
+def _large_output(node: ir.Node, result: Concrete) -> bool:
+    """Operators whose output may be far larger than their inputs: look at the request before obeying it."""
+    numbers = [result.values[v] for v in node.inputs if v is not None]
+    wanted = [float(np.prod(np.abs(n.astype(np.float64)) + 1)) for n in numbers if n.dtype.kind in "iuf" and n.size < 64]
+    return max(wanted, default=0.0) * 4 > SMALL * 256
+
+
+def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -> list[npt.NDArray[Any]] | None:
+    """Run one node on arrays with onnx's reference implementation; None where that cannot.
+
+    An input may have any dtype that the operator's numpy implementation takes, also one the graph does not have.
+    """
+    proto = ir.to_proto(node)
+    names = [n for n in proto.input if n]
+    feeds = {name: array for name, array in zip(proto.input, inputs, strict=True) if name and array is not None}
+    graph_inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
+    graph_outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
+    graph = onnx.helper.make_graph([proto], "one", graph_inputs, graph_outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        with np.errstate(all="ignore"):
+            outputs = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    except Exception:  # noqa: BLE001 - the reference raises anything; the value then stays unknown, as documented
+        return None
+    return [np.asarray(o) for o in outputs] if all(isinstance(o, (np.ndarray, np.generic)) for o in outputs) else None
+
+
+def _infer_node(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value]) -> None:
+    """Infer one node with the values that onnx's own data propagation did not carry."""
+    if node.domain not in ("", "ai.onnx") or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return
+    version = (node.graph.opset_imports if node.graph is not None else {}).get("", 1)
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or value.name is None:
+            continue
+        dtype = known[value.name].dtype if value.name in known else value.dtype
+        if dtype is None or value not in result.shapes:
+            return
+        types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), result.shapes[value])
+        if value in result.values:
+            data[value.name] = onnx.numpy_helper.from_array(result.values[value], value.name)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, ir.to_proto(node), types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
+        )
+    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return
+    for value in node.outputs:
+        if value.name in found and value.name in known:
+            proto = found[value.name].tensor_type
+            if proto.HasField("shape") and all(d.HasField("dim_value") for d in proto.shape.dim):
+                known[value.name].shape = ir.Shape([d.dim_value for d in proto.shape.dim])

@@ -1,0 +1,130 @@
+"""The verifier that runs after each pass: a wrong rewrite is an error at once, not a wrong answer later."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ..errors import ModelError, VerifyError
+from .save import needs_external_data
+
+if TYPE_CHECKING:
+    from ..runtime.session import Port, Session
+
+Outputs = dict[str, Any]
+
+
+class Verifier:
+    """Holds what the current model answers to one feed, and checks the next model against it.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        The model that is known to be right.
+    feeds : dict, optional
+        One feed; by default small random values that fit the inputs.
+
+    Raises
+    ------
+    ModelError
+        ONNX Runtime cannot load or run the model.
+    """
+
+    def __init__(self, model: ir.Model, feeds: dict[str, Any] | None = None) -> None:
+        from ..runtime.inputs import example_feed
+
+        self._feeds = example_feed(model) if feeds is None else feeds
+        self._strict = _checker_message(model, full=True) is None
+        self._session = _open(model)
+        self._outputs = self._session.run(self._feeds)
+
+    def check(self, model: ir.Model, *, tolerance: float | None = None) -> None:
+        """Check `model`, and take it as the one that is known to be right.
+
+        Checked: the ONNX checker (with full shape inference if the model passed that before), ONNX Runtime loads it,
+        inputs and outputs have the same names, types and compatible shapes, outputs are finite wherever they were.
+
+        Parameters
+        ----------
+        model : onnx_ir.Model
+        tolerance : float, optional
+            Also compare the outputs: ``max|a − b| ≤ tolerance · max|a|`` for each.
+
+        Raises
+        ------
+        VerifyError
+            With the first thing that does not hold.
+        """
+        message = _checker_message(model, full=self._strict)
+        if message is not None:
+            raise VerifyError(f"the ONNX checker rejects the result: {message}")
+        try:
+            session = _open(model)
+            outputs = session.run(self._feeds)
+        except ModelError as error:
+            raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
+        _same_ports("input", self._session.inputs, session.inputs)
+        _same_ports("output", self._session.outputs, session.outputs)
+        for name, before in self._outputs.items():
+            _check_output(name, before, outputs[name], tolerance)
+        self._session, self._outputs = session, outputs
+
+
+def _open(model: ir.Model) -> Session:
+    from ..runtime.session import open_session
+
+    return open_session(model)
+
+
+def _checker_message(model: ir.Model, *, full: bool) -> str | None:
+    try:
+        if needs_external_data(model):
+            with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+                path = Path(folder, "model.onnx")
+                ir.save(model, path, external_data="model.data")
+                onnx.checker.check_model(str(path), full_check=full)
+        else:
+            onnx.checker.check_model(ir.to_proto(model), full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        return " ".join(str(error).split())[:400]
+    return None
+
+
+def _same_ports(kind: str, before: dict[str, Port], after: dict[str, Port]) -> None:
+    if list(before) != list(after):
+        raise VerifyError(f"the {kind}s changed: {', '.join(before)} before, {', '.join(after)} after")
+    for name, port in before.items():
+        other = after[name]
+        if port.dtype != other.dtype:
+            raise VerifyError(f"{kind} '{name}' changed its type from {port.dtype} to {other.dtype}")
+        if not _compatible(port.shape, other.shape):
+            raise VerifyError(f"{kind} '{name}' changed its shape from {port.shape} to {other.shape}")
+
+
+def _compatible(before: Any, after: Any) -> bool:
+    if before is None or after is None:
+        return True
+    both_known = [(a, b) for a, b in zip(before, after, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(before) == len(after) and all(a == b for a, b in both_known)
+
+
+def _check_output(name: str, before: Any, after: Any, tolerance: float | None) -> None:
+    if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
+        return
+    if before.shape != after.shape:
+        raise VerifyError(f"output '{name}' has shape {after.shape}, and had {before.shape}")
+    if before.dtype.kind != "f":
+        if tolerance is not None and not np.array_equal(before, after):
+            raise VerifyError(f"output '{name}' changed, which a lossless pass must not do")
+        return
+    if np.isfinite(before).all() and not np.isfinite(after).all():
+        raise VerifyError(f"output '{name}' is no longer finite")
+    if tolerance is not None and before.size:
+        error = float(np.abs(before.astype(np.float64) - after).max()) / (float(np.abs(before).max()) or 1.0)
+        if not error <= tolerance and np.isfinite(before).all():
+            raise VerifyError(f"output '{name}' differs by {error:.1e} relative, and at most {tolerance:.0e} is promised")

@@ -1,0 +1,191 @@
+"""Runs passes one after another: plan, copy, apply, verify, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from .contract import Context, Pass, Plan, Progress
+from .errors import DataError, OptionError, OutputError, VerifyError
+from .graph import cost, shapes
+from .graph.kinds import to_ir
+from .graph.save import save
+from .graph.verify import Verifier
+from .report import Report, Stage, Step
+
+if TYPE_CHECKING:
+    from .graph.kinds import AnyModel
+    from .runtime.compare import Reference
+    from .runtime.samples import Samples
+
+TIMED_BYTES = 1 << 28
+"""Models up to this size are all timed side by side; of larger ones only the original and the result."""
+
+
+def apply(
+    model: AnyModel,
+    passes: Sequence[Pass],
+    *,
+    data: Any = None,
+    metric: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+    evaluate_on: Any = None,
+) -> tuple[Any, Report]:
+    """Run passes over a model, verify each, measure, and save.
+
+    Parameters
+    ----------
+    model : str, Path, onnx.ModelProto, onnx_ir.Model or gs.Graph
+        Never changed. The result comes back in the same kind; a path comes back as an `onnx_ir.Model`.
+    passes : sequence of Pass
+    data : optional
+        Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
+        dict of arrays named after the inputs (and ``labels``); see `onnxcompress.runtime.samples`.
+    metric : str, optional
+        top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
+        else agreement.
+    output : str or Path, optional
+        Where to save the result.
+    overwrite : bool
+        Replace `output` if it exists.
+    seed : int
+        Seeds everything random: the same call gives the same bytes.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+    evaluate_on : optional
+        Samples to measure on, in place of `data`: what a pass was fitted to should not judge it.
+
+    Returns
+    -------
+    model, report
+        The compressed model and the `Report`.
+
+    Raises
+    ------
+    OnnxCompressError
+        See `onnxcompress.errors`; nothing is written then.
+    """
+    if output is not None and Path(output).exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; give another name, or --overwrite (overwrite=True)")
+    original, back = to_ir(model)
+    samples = _samples(data, original, seed)
+    _check_needs(passes, samples)
+    run = Run(original, samples, _samples(evaluate_on, original, seed) or samples, metric, seed, progress)
+    for step in passes:
+        run.step(step)
+    report = run.finish()
+    if output is not None:
+        save(run.model, output, overwrite=overwrite)
+    return back(run.model), report
+
+
+def _samples(data: Any, model: ir.Model, seed: int) -> Samples | None:
+    from .runtime.samples import load_samples
+
+    return None if data is None else load_samples(data, model, seed)
+
+
+def _check_needs(passes: Sequence[Pass], samples: Samples | None) -> None:
+    for step in passes:
+        if not isinstance(step, Pass):
+            raise OptionError(f"passes: expected Pass objects, got {type(step).__name__}; see onnxcompress.passes")
+        if step.needs.samples and samples is None:
+            raise DataError(f"{step.name} needs samples; give them with --data (data=...)")
+
+
+class Run:
+    """One run of a pipeline: the model as it is now, and the evidence so far.
+
+    Parameters
+    ----------
+    original : onnx_ir.Model
+        Never changed: work goes on in copies, which share its weights.
+    samples, judges : Samples or None
+        What passes see, and what the model is measured on.
+    """
+
+    def __init__(
+        self,
+        original: ir.Model,
+        samples: Samples | None,
+        judges: Samples | None,
+        metric: str | None,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        self.original, self.samples, self.seed = original, samples, seed
+        self.progress: Progress = progress or (lambda _what, _done, _total: None)
+        self.model = original.clone()
+        shapes.infer(self.model)
+        feeds = None if samples is None else next(iter(samples.head(8).batches()))
+        self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds.items() if a.ndim}
+        self._verifier = Verifier(self.model, feeds)
+        self._metric = metric
+        self._reference = None if judges is None else _reference(original, judges)
+        self._models: list[ir.Model] = []
+        self.report = Report(seed=seed, versions=_versions())
+        if judges is not None:
+            self.report.data, self.report.random = judges.description, judges.random
+        self._measure("original")
+
+    def step(self, step: Pass) -> Plan:
+        """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was."""
+        self.progress(step.name, 0, 1)
+        context = Context(
+            self.model, original=self.original, samples=self.samples, seed=self.seed, progress=self.progress
+        )
+        plan = step.plan(self.model, context)
+        copy = self.model.clone()
+        changes = step.apply(copy, plan)
+        if changes.done:
+            try:
+                self._verifier.check(copy, tolerance=step.tolerance)
+            except VerifyError as error:
+                raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
+            self.model = copy
+        self.report.steps.append(Step(step.name, step.options(), list(changes.done), list(changes.refused)))
+        self._measure(step.name)
+        self.progress(step.name, 1, 1)
+        return plan
+
+    def finish(self) -> Report:
+        """Time the stages side by side, and compare the layers before and after."""
+        from .runtime.timing import time_models
+
+        chosen = range(len(self._models))
+        if len(self._models) > 2 and self.report.stages[0].bytes > TIMED_BYTES:
+            chosen = range(0, len(self._models), len(self._models) - 1)
+        feeds = None if self.samples is None else next(iter(self.samples.head(1).batches()))
+        for index, timing in zip(chosen, time_models([self._models[i] for i in chosen], feeds), strict=True):
+            self.report.stages[index].milliseconds = timing.median_ms
+            self.report.stages[index].ratio = timing.ratio
+        before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
+        self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
+        return self.report
+
+    def _measure(self, name: str) -> None:
+        known = cost.cost(self.model, self._sizes)
+        stage = Stage(name, known.bytes, known.parameters, known.macs)
+        if self._reference is not None:
+            found = self._reference.compare(self.model, self._metric)
+            self.report.metric, self.report.samples = found.metric, found.count
+            stage.metric, stage.agreement = found.value_b, found.agreement
+        self.report.stages.append(stage)
+        self._models.append(self.model)
+
+
+def _reference(model: ir.Model, samples: Samples) -> Reference:
+    from .runtime.compare import Reference
+
+    return Reference(model, samples)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("onnxcompress", "onnx", "onnxruntime", "onnx-ir", "numpy")}

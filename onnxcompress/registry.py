@@ -1,0 +1,55 @@
+"""Finds passes by entry point: those that ship with the project and those of third parties, in the same way."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .contract import Pass, check_option
+from .errors import OptionError, nearest
+
+GROUP = "onnxcompress.passes"
+
+
+@cache
+def names() -> dict[str, EntryPoint]:
+    """Return every registered pass name, sorted, with its entry point; imports none of them."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+
+
+def find(name: str) -> type[Pass]:
+    """Return the pass class called `name`, or raise `OptionError` with the nearest spelling."""
+    known = names()
+    if name not in known:
+        raise OptionError(f"unknown pass '{name}'{nearest(name, list(known))} (passes: {', '.join(known)})")
+    kind = known[name].load()
+    if not (isinstance(kind, type) and issubclass(kind, Pass)):
+        raise OptionError(f"pass '{name}': entry point {known[name].value} is not a Pass subclass")
+    return kind
+
+
+def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
+    """Make the pass `name` with `options`; with ``strict=False`` option values may be text."""
+    kind = find(name)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key in options:
+        if key not in fields:
+            allowed = ", ".join(fields) or "none"
+            raise OptionError(f"{name}: unknown option '{key}'{nearest(key, fields)} (options: {allowed})")
+    if not strict:
+        options = {k: _split(v) if typing.get_origin(hints[k]) is tuple else v for k, v in options.items()}
+    checked = {k: check_option(name, k, v, hints[k], strict=strict) for k, v in options.items()}
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    for key in required:
+        if key not in checked:
+            raise OptionError(f"{name}: option '{key}' is required")
+    return kind(**checked)
+
+
+def _split(text: str) -> list[str]:
+    """Read a list as the command line writes it: ``a,b,c``."""
+    return [part for part in text.split(",") if part]

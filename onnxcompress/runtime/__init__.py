@@ -1,0 +1,1 @@
+"""Running a model: session, samples, statistics, compare, timing."""

@@ -1,0 +1,213 @@
+"""Two models side by side on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import MetricError, ModelError, nearest
+from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
+from .metrics import Metric, Score, find_metric
+from .samples import Batch, Samples
+from .session import Session, open_session
+
+CACHE_BYTES = 1 << 28
+"""How many bytes of the original's outputs are kept, so that it is not run again for every comparison."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models make of the same samples.
+
+    Attributes
+    ----------
+    count : int
+        How many samples were scored, the same for both.
+    dropped : int
+        How many were left out because they do not fill the model's fixed batch.
+    metric : str
+    value_a, value_b : float
+        The metric of the original and of the other.
+    drop : float or None
+        How much was lost (higher is worse); None for a metric that cannot tell.
+    agreement, sqnr, cosine, max_abs : float or None
+        Of the first output; see `OutputFidelity`.
+    outputs : tuple of OutputFidelity
+        Of every output.
+    random : bool
+        The samples were random values, so that the metric says little about the model's job.
+    """
+
+    count: int
+    dropped: int
+    metric: str
+    value_a: float
+    value_b: float
+    drop: float | None
+    agreement: float | None
+    sqnr: float | None
+    cosine: float | None
+    max_abs: float | None
+    outputs: tuple[OutputFidelity, ...]
+    random: bool
+
+    @property
+    def nonfinite(self) -> tuple[int, int]:
+        """How many output values are NaN or infinite: the original's, the other's."""
+        return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
+
+
+class Reference:
+    """A model that others are compared with, on samples that stay the same.
+
+    Its outputs are kept up to `limit_bytes`; what goes beyond is computed again each time.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model, str or Path
+        Must not be changed afterwards.
+    samples : Samples
+    limit_bytes : int
+    threads : int
+        As for `open_session`.
+    """
+
+    def __init__(
+        self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
+    ) -> None:
+        self.samples = samples
+        self._threads = threads
+        self._session = open_session(model, threads=threads)
+        self._cache: list[dict[str, Any]] = []
+        self._room = limit_bytes
+        self._values: dict[str, float] = {}
+
+    def compare(self, model: ir.Model | str | Path, metric: str | None = None) -> Comparison:
+        """Score `model` beside this one, in one pass over the samples.
+
+        Parameters
+        ----------
+        model : onnx_ir.Model, str or Path
+        metric : str, optional
+            A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
+            else (the first output decides nothing) ``cosine``.
+
+        Raises
+        ------
+        ModelError
+            Inputs or outputs differ in name or type, or a model fails on a sample.
+        MetricError
+            The metric is unknown, or cannot score these outputs.
+        DataError
+            A sample does not fit.
+        """
+        session = open_session(model, threads=self._threads)
+        check_same_ports(self._session, session)
+        fidelities = {name: Fidelity(name) for name in session.outputs}
+        runs = self.run()
+        first = next(runs)
+        chosen = self._default(*first) if metric is None else find_metric(metric)
+        _check_labels(chosen, first[0])
+        score_b = chosen.start()
+        score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start()
+        count = 0
+        for batch, outputs_a in chain([first], runs):
+            outputs_b = session.run(batch.feeds)
+            score_b.update(outputs_b, outputs_a, batch.labels)
+            if score_a is not None:
+                score_a.update(outputs_a, outputs_a, batch.labels)
+            for name, fidelity in fidelities.items():
+                fidelity.update(outputs_a[name], outputs_b[name])
+            count += batch.count
+        value_a = self._value(chosen, score_a)
+        return self._comparison(count, chosen, value_a, score_b.value(), [f.result() for f in fidelities.values()])
+
+    def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        """Yield each batch with this model's outputs."""
+        for number, batch in enumerate(self.samples.labelled()):
+            if number < len(self._cache):
+                yield batch, self._cache[number]
+                continue
+            outputs = self._session.run(batch.feeds)
+            size = sum(value.nbytes if isinstance(value, np.ndarray) else 0 for value in outputs.values())
+            if number == len(self._cache) and size <= self._room:
+                self._cache.append(outputs)
+                self._room -= size
+            yield batch, outputs
+
+    def _default(self, batch: Batch, outputs: dict[str, Any]) -> Metric:
+        first = next(iter(outputs.values()))
+        decides = isinstance(first, np.ndarray) and decisions(first) is not None
+        if batch.labels is not None and decides and _fits(first, batch.labels):
+            return find_metric("top1")
+        return find_metric("agreement" if decides else "cosine")
+
+    def _value(self, metric: Metric, score: Score | None) -> float:
+        if metric.needs_reference:
+            return _PERFECT[metric.name]
+        if score is not None:
+            self._values[metric.name] = score.value()
+        return self._values[metric.name]
+
+    def _comparison(
+        self, count: int, metric: Metric, value_a: float, value_b: float, outputs: list[OutputFidelity]
+    ) -> Comparison:
+        first = outputs[0]
+        return Comparison(
+            count=count,
+            dropped=self.samples.dropped,
+            metric=metric.name,
+            value_a=value_a,
+            value_b=value_b,
+            drop=None if metric.loss is None else metric.drop(value_a, value_b),
+            agreement=first.agreement,
+            sqnr=first.sqnr,
+            cosine=first.cosine,
+            max_abs=first.max_abs,
+            outputs=tuple(outputs),
+            random=self.samples.random,
+        )
+
+
+_PERFECT = {"agreement": 1.0, "cosine": 1.0, "max_abs": 0.0, "sqnr": float("inf")}
+"""What the metrics that compare with the original say of the original itself."""
+
+
+def compare_models(
+    a: ir.Model | str | Path, b: ir.Model | str | Path, samples: Samples, metric: str | None = None
+) -> Comparison:
+    """Compare model `b` with the original `a` in one pass over `samples`; see `Reference.compare`."""
+    return Reference(a, samples, limit_bytes=0).compare(b, metric)
+
+
+def check_same_ports(a: Session, b: Session) -> None:
+    """Raise `ModelError` unless both models have the same inputs and outputs, by name and type."""
+    for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
+        for name in ports_a:
+            if name not in ports_b:
+                close = nearest(name, list(ports_b))
+                raise ModelError(f"the models differ: {kind} '{name}' is missing in the second{close}")
+            if a.types[name] != b.types[name]:
+                raise ModelError(f"the models differ: {kind} '{name}' is {a.types[name]} and {b.types[name]}")
+        for name in ports_b:
+            if name not in ports_a:
+                raise ModelError(f"the models differ: {kind} '{name}' is only in the second")
+
+
+def _check_labels(metric: Metric, batch: Batch) -> None:
+    if metric.needs_labels and batch.labels is None:
+        raise MetricError(
+            f"metric '{metric.name}' needs labels, and the samples have none; add an array 'labels', or use agreement"
+        )
+
+
+def _fits(output: Any, labels: Any) -> bool:
+    scores = class_scores(output)
+    decided = output.size if scores is None else scores[..., 0].size
+    return labels.dtype.kind in "iubOSU" and labels.size == decided

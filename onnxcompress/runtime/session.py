@@ -1,0 +1,235 @@
+"""The one place that makes onnxruntime sessions."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Array = npt.NDArray[Any]
+Dims = tuple[int | str | None, ...]
+Optimize = Literal["all", "extended", "basic", "none"]
+
+INLINE_LIMIT = 1_900_000_000
+"""Bytes of weights in memory above which a model cannot be one protobuf (2 GB) and goes through a folder."""
+
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+_FATAL_ONLY = 4
+
+
+class Port(NamedTuple):
+    """An input or output: its dtype (None unless a tensor) and its shape, with names or None for what varies."""
+
+    dtype: np.dtype[Any] | None
+    shape: Dims
+
+
+class Session:
+    """A model ready to run. Made by `open_session`.
+
+    Attributes
+    ----------
+    inputs, outputs : dict of str to Port
+        ``(dtype, shape)`` by name. Inputs that have a default (an initializer) are not among them.
+    types : dict of str to str
+        The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
+    """
+
+    def __init__(self, inner: onnxruntime.InferenceSession, label: str) -> None:
+        self._inner = inner
+        self._label = label
+        self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
+        self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
+        self.types = {arg.name: str(arg.type) for arg in (*inner.get_inputs(), *inner.get_outputs())}
+
+    def run(self, feeds: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Any]:
+        """Run once.
+
+        Parameters
+        ----------
+        feeds : mapping of str to ndarray
+            Exactly the dtypes and ranks of `inputs`.
+        outputs : list of str, optional
+            Which outputs to compute; all by default.
+
+        Returns
+        -------
+        dict of str to ndarray
+            In the order asked. A sequence comes back as a list, a map as a dict, an empty optional as None.
+
+        Raises
+        ------
+        ModelError
+            onnxruntime refuses the feeds or fails while running.
+        """
+        import onnxruntime
+
+        names = list(self.outputs) if outputs is None else outputs
+        quiet = onnxruntime.RunOptions()
+        quiet.log_severity_level = _FATAL_ONLY
+        narrow = any(_is_narrow(self.outputs[name].dtype) for name in names if name in self.outputs)
+        with _as_model_error(self._label):
+            if narrow or any(_is_narrow(array.dtype) for array in feeds.values()):
+                return self._run_narrow(feeds, names, quiet)
+            return dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+
+    def _run_narrow(self, feeds: Mapping[str, Array], names: list[str], options: Any) -> dict[str, Any]:
+        """Run with types that numpy has no dtype of its own for (bfloat16, float8); their bytes are handed over."""
+        import onnxruntime
+
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
+        make_narrow = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = {}
+        for name, array in feeds.items():
+            if _is_narrow(array.dtype):
+                raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+                values[name] = make_narrow(raw, int(ir.DataType.from_numpy(array.dtype)))
+            else:
+                values[name] = make(np.ascontiguousarray(array).reshape(array.shape))
+        found = self._inner.run_with_ort_values(names, values, options)
+        return {name: self._fetch(name, value) for name, value in zip(names, found, strict=True)}
+
+    def _fetch(self, name: str, value: Any) -> Any:
+        dtype = self.outputs[name].dtype
+        if dtype is None or not _is_narrow(dtype):
+            return value.numpy()
+        shape = tuple(value.shape())
+        raw = ctypes.string_at(value.data_ptr(), math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def open_session(
+    model: ir.Model | str | Path,
+    *,
+    optimize: Optimize = "all",
+    threads: int = 0,
+    optimized_path: Path | None = None,
+) -> Session:
+    """Open a model in onnxruntime on the CPU.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model, str or Path
+        A model in memory is not changed. Its external weights are read by onnxruntime from where they lie.
+    optimize : {"all", "extended", "basic", "none"}
+        How far onnxruntime rewrites the graph.
+    threads : int
+        Threads inside one operator; 0 means all cores that this process may use.
+    optimized_path : Path, optional
+        Where onnxruntime writes the graph that it made of the model.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    ModelError
+        onnxruntime cannot load the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimize])
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    # Otherwise the idle threads of one session go on spinning on the cores that another one is running on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
+    with _as_model_error(label), _source(model, options) as source:
+        inner = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return Session(inner, label)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _source(model: ir.Model | str | Path, options: Any) -> Iterator[str | bytes]:
+    """What onnxruntime is to open: a path, or the bytes of a model in memory."""
+    if not isinstance(model, ir.Model):
+        if not Path(model).is_file():
+            raise ModelError(f"{model}: no such file")
+        yield str(model)
+        return
+    folders = set()
+    inline = 0
+    for tensor in _weights(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            folders.add(str(Path(tensor.base_dir or ".").resolve()))
+        else:
+            inline += tensor.nbytes
+    if inline <= INLINE_LIMIT and len(folders) <= 1:
+        for folder in folders:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        yield ir.to_proto(model).SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        yield str(path)
+
+
+def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+
+
+@cache
+def _errors() -> tuple[type[Exception], ...]:
+    """The exceptions of onnxruntime itself, which share no base class, and what its Python layer raises."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*found, RuntimeError, ValueError)
+
+
+@contextmanager
+def _as_model_error(label: str) -> Iterator[None]:
+    try:
+        yield
+    except (ir.serde.SerdeError, OSError) as error:
+        raise ModelError(f"{label}: cannot be written for onnxruntime: {error}") from error
+    except _errors() as error:
+        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+        raise ModelError(f"{label}: onnxruntime: {' '.join(text.split())}") from error
+
+
+def _is_narrow(dtype: np.dtype[Any] | None) -> bool:
+    return dtype is not None and dtype.kind == "V"
+
+
+def _port(arg: Any) -> Port:
+    shape = tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in arg.shape or ())
+    match = re.fullmatch(r"tensor\((\w+)\)", arg.type)
+    name = match.group(1).upper() if match else ""
+    dtype = ir.DataType[name].numpy() if name in ir.DataType.__members__ else None
+    return Port(dtype, shape)

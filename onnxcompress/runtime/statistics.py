@@ -1,0 +1,241 @@
+"""Mergeable summaries of a tensor's values over the samples.
+
+Neither the order of the samples nor how they are split into batches changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..contract import Progress
+from ..errors import DataError, PassError
+from .samples import Samples
+from .taps import Tap, Tapper, find_values, measure_shapes, run_taps
+
+if TYPE_CHECKING:
+    from .session import Array
+
+LIMIT_BYTES = 1 << 30
+"""How many bytes of tensors are tapped at once."""
+
+_LIMB_BITS = 32
+_EXPONENTS = range(96, -129, -_LIMB_BITS)
+"""Sums are kept as whole multiples of 2^96, 2^64, … 2^-128: float32's range, exactly."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The smallest and the largest value; ``(inf, -inf)`` of no values."""
+
+    low: float
+    high: float
+
+    def merge(self, other: Range) -> Range:
+        """Return the range of both."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+_NO_VALUES = Range(math.inf, -math.inf)
+
+
+@dataclass(frozen=True)
+class ChannelMean:
+    """The sum of absolute values for each index of an axis, kept so that adding up is exact in any order.
+
+    Attributes
+    ----------
+    limbs : ndarray of int64, shape (limbs, channels)
+        Each row counts multiples of one power of two; see `of`.
+    count : int
+        How many values each channel's sum is made of.
+    """
+
+    limbs: npt.NDArray[np.int64]
+    count: int
+
+    @classmethod
+    def of(cls, sums: npt.NDArray[np.float64], count: int) -> ChannelMean:
+        """Return the statistic of `sums` (samples, channels), sums of |x| that stand for `count` values a channel.
+
+        Each sum is split into limbs of 32 bits. Adding integers is exact, so that merging is associative; the
+        smallest limb cuts off what is below 2^-128, the same for each sample wherever it stands.
+        """
+        limbs = np.zeros((len(_EXPONENTS), sums.shape[1]), np.int64)
+        rest = sums.astype(np.float64)
+        for row, exponent in enumerate(_EXPONENTS):
+            whole = np.floor(np.ldexp(rest, -exponent))
+            rest = rest - np.ldexp(whole, exponent)
+            limbs[row] = whole.astype(np.int64).sum(axis=0)
+        return cls(limbs, count)
+
+    def merge(self, other: ChannelMean) -> ChannelMean:
+        """Return the statistic of both."""
+        return ChannelMean(self.limbs + other.limbs, self.count + other.count)
+
+    @property
+    def total(self) -> npt.NDArray[np.float64]:
+        """The sum of |x|, float64, shape (channels,)."""
+        columns = zip(*self.limbs.tolist(), strict=True)
+        return np.array([math.fsum(map(math.ldexp, column, _EXPONENTS)) for column in columns], np.float64)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The mean of |x|, float64, shape (channels,); 0 of no values."""
+        return self.total / max(self.count, 1)
+
+
+def collect_ranges(
+    model: ir.Model,
+    samples: Samples,
+    tensors: list[str],
+    *,
+    progress: Progress,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[str, Range]:
+    """Find the smallest and largest value of each tensor over the samples.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    tensors : list of str
+        Names of values of the outer graph: inputs, initializers and what nodes compute, of any numeric type.
+    progress : callable
+        Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
+    limit_bytes : int
+        How many bytes of tensors are tapped at once; each lot takes one pass over the samples.
+
+    Returns
+    -------
+    dict of str to Range
+        ``Range(0, 0)`` for a tensor that never held a value.
+
+    Raises
+    ------
+    PassError
+        A tensor is not in the model, not numeric, or lives inside an inner graph.
+    DataError
+        A tensor holds NaN or infinity.
+    """
+    constants, tapped = find_values(model, tensors)
+    found = {name: _range_of(name, *_extremes(array)) for name, array in constants.items()}
+    if tapped:
+        shapes = measure_shapes(model, samples, tapped)
+        taps = [Tap(name, name, _reduce_extremes) for name in tapped]
+        for name, (low, high, total) in run_taps(
+            model, samples, taps, shapes, what="ranges", progress=progress, limit_bytes=limit_bytes
+        ):
+            new = _range_of(name, float(low), float(high), float(total))
+            found[name] = found.get(name, _NO_VALUES).merge(new)
+    return {name: Range(0.0, 0.0) if found[name] == _NO_VALUES else found[name] for name in tensors}
+
+
+def _reduce_extremes(tapper: Tapper, value: ir.Value) -> list[ir.Value]:
+    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    wide = tapper.cast(value, ir.DataType.FLOAT if value.dtype in floats else ir.DataType.DOUBLE)
+    # ReduceMin and ReduceMax may miss a NaN, depending on where it stands; a sum does not.
+    return [tapper.add(op, wide, keepdims=0) for op in ("ReduceMin", "ReduceMax", "ReduceSum")]
+
+
+def _extremes(array: Array) -> tuple[float, float, float]:
+    if not array.size:
+        return math.inf, -math.inf, 0.0
+    low, high = float(array.min()), float(array.max())
+    return low, high, low + high
+
+
+def _range_of(name: str, low: float, high: float, total: float) -> Range:
+    if low == math.inf and high == -math.inf:
+        return _NO_VALUES
+    if math.isnan(total) or not math.isfinite(low) or not math.isfinite(high):
+        raise DataError(f"tensor '{name}' holds NaN or infinity for some sample")
+    return Range(low, high)
+
+
+def collect_channel_means(
+    model: ir.Model,
+    samples: Samples,
+    channels: list[tuple[str, int]],
+    *,
+    progress: Progress,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[tuple[str, int], ChannelMean]:
+    """Find the mean of |x| for each index of an axis, over the samples and all other axes.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    channels : list of (str, int)
+        Tensor names, as for `collect_ranges`, each with an axis (negative counts from the last).
+    progress : callable
+        Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
+    limit_bytes : int
+        How many bytes of tensors are tapped at once; each lot takes one pass over the samples.
+
+    Returns
+    -------
+    dict of (str, int) to ChannelMean
+        For a constant tensor, of the tensor itself.
+
+    Raises
+    ------
+    PassError
+        As `collect_ranges`, or a tensor has no such axis.
+    DataError
+        A tensor holds NaN or infinity, or the axis has different lengths for different samples.
+    """
+    constants, tapped = find_values(model, [name for name, _ in channels])
+    shapes = measure_shapes(model, samples, tapped) if tapped else {}
+    shapes |= {name: array.shape for name, array in constants.items()}
+    axes = {key: _check_axis(key, len(shapes[key[0]])) for key in channels}
+    found: dict[tuple[str, int], ChannelMean] = {}
+    for key, axis in axes.items():
+        if key[0] in constants:
+            array = np.moveaxis(np.abs(constants[key[0]].astype(np.float64)), axis, 0)
+            sums = array.reshape(len(array), -1).sum(axis=1)
+            found[key] = _mean_of(key, sums, np.array(constants[key[0]].shape), axis)
+    taps = [
+        Tap((name, axis), name, partial(_reduce_sums, axis=axes[name, axis], rank=len(shapes[name])))
+        for name, axis in axes
+        if name not in constants
+    ]
+    for key, (sums, shape) in run_taps(
+        model, samples, taps, shapes, what="channel means", progress=progress, limit_bytes=limit_bytes
+    ):
+        new = _mean_of(key, sums, shape, axes[key])
+        old = found.get(key, new)
+        if old.limbs.shape != new.limbs.shape:
+            lengths = f"{old.limbs.shape[1]} and {new.limbs.shape[1]}"
+            raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
+        found[key] = old.merge(new) if key in found else new
+    return found
+
+
+def _check_axis(key: tuple[str, int], rank: int) -> int:
+    if not -rank <= key[1] < rank:
+        raise PassError(f"tensor '{key[0]}' has {rank} axes; it has no axis {key[1]}")
+    return key[1] % rank
+
+
+def _reduce_sums(tapper: Tapper, value: ir.Value, axis: int, rank: int) -> list[ir.Value]:
+    """Sum |x| in float64 over all axes but `axis` and the samples, so that a sample's sum is the same in any batch."""
+    wide = tapper.add("Abs", tapper.cast(value, ir.DataType.DOUBLE))
+    sums = tapper.reduce_sum(wide, [other for other in range(rank) if other not in (0, axis)])
+    return [sums, tapper.add("Shape", value)]
+
+
+def _mean_of(key: tuple[str, int], sums: Array, shape: Array, axis: int) -> ChannelMean:
+    if not np.isfinite(sums).all():
+        raise DataError(f"tensor '{key[0]}' holds NaN or infinity for some sample")
+    length = int(shape[axis])
+    return ChannelMean.of(sums.reshape(-1, length), math.prod(np.delete(shape, axis).tolist()))

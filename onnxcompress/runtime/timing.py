@@ -1,0 +1,124 @@
+"""How long models take, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..graph.load import load
+from .inputs import example_feed
+from .session import Array, Session, open_session
+
+__all__ = ["Timing", "example_feed", "time_models"]
+
+MIN_RUNS = 5
+MAX_RUNS = 1000
+WARM_UP = 3
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one model takes for one feed, with 95 % intervals (bootstrap of the median).
+
+    Attributes
+    ----------
+    median_ms, low, high : float
+        Milliseconds.
+    ratio, ratio_low, ratio_high : float
+        Median of this model's time over the first model's time in the same round; below 1 is faster.
+    runs : int
+    """
+
+    median_ms: float
+    low: float
+    high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    runs: int
+
+
+def time_models(
+    models: Sequence[ir.Model | str | Path],
+    feeds: dict[str, Array] | None = None,
+    *,
+    seconds: float = 2.0,
+    threads: int = 0,
+) -> list[Timing]:
+    """Time models that take the same feed, interleaved in one process.
+
+    Each round runs every model once, in turning order, so that what disturbs the machine disturbs all of them alike,
+    and a model's ratio to the first is taken within the round.
+
+    Parameters
+    ----------
+    models : sequence of onnx_ir.Model, str or Path
+        The first is what the others are compared with.
+    feeds : dict of str to ndarray, optional
+        By default `example_feed` of the first model.
+    seconds : float
+        How long to measure, all models together; at least 5 rounds are run, and at most 1000.
+    threads : int
+        0 means all cores that this process may use.
+
+    Returns
+    -------
+    list of Timing
+        One for each model, in order.
+
+    Raises
+    ------
+    ModelError
+        A model cannot be loaded, or refuses the feed.
+    """
+    if not models:
+        return []
+    if feeds is None:
+        first = models[0]
+        feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
+    sessions = [open_session(model, threads=threads) for model in models]
+    for session in sessions:
+        for _ in range(WARM_UP):
+            session.run(feeds)
+    return summarise(_measure(sessions, feeds, seconds))
+
+
+def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float) -> npt.NDArray[np.float64]:
+    """Return milliseconds, shape (rounds, models)."""
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < MIN_RUNS or (time.perf_counter() < end and len(rounds) < MAX_RUNS):
+        spent = [0.0] * len(sessions)
+        order = range(len(sessions)) if len(rounds) % 2 == 0 else reversed(range(len(sessions)))
+        for index in order:
+            start = time.perf_counter_ns()
+            sessions[index].run(feeds)
+            spent[index] = (time.perf_counter_ns() - start) / 1e6
+        rounds.append(spent)
+    return np.array(rounds)
+
+
+def summarise(milliseconds: npt.NDArray[np.float64]) -> list[Timing]:
+    """Return medians and intervals of measurements of shape (rounds, models)."""
+    ratios = milliseconds / milliseconds[:, :1]
+    timings = []
+    for index in range(milliseconds.shape[1]):
+        middle, ratio = (float(np.median(values[:, index])) for values in (milliseconds, ratios))
+        low, high = _interval(milliseconds[:, index])
+        ratio_low, ratio_high = _interval(ratios[:, index])
+        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds)))
+    return timings
+
+
+def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the median; seeded, so the same values give the same."""
+    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,13 @@
+"""Gradient steps, in an interpreter of their own.
+
+onnxruntime can train on a CPU in its release 1.19.2 only, which installs over the `onnxruntime` that everything else
+uses. So it never enters the user's environment: `launch.train` writes the graph to train (`objective`), the weights
+and the samples to a folder, and has uv run `worker.py` there in an environment that uv makes and keeps. The weights
+come back in a checkpoint file.
+"""
+
+from .gradients import Trainable
+from .launch import Settings, Trained, train
+from .objective import trainable_weights
+
+__all__ = ["Settings", "Trainable", "Trained", "train", "trainable_weights"]

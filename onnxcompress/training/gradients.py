@@ -1,0 +1,176 @@
+"""Which operators have a gradient in onnxruntime-training 1.19.2 on a CPU, and which weights can be trained.
+
+The table was measured, not copied: `tests/training/test_training.py` differentiates a small model for every operator
+in it in the training interpreter and compares with finite differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+DIFFERENTIABLE = frozenset(
+    """Abs Add AveragePool BatchNormalization Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather
+    GatherElements GatherND Gelu Gemm GlobalAveragePool Identity LayerNormalization LeakyRelu Log LogSoftmax MatMul
+    Max MaxPool Min Mul Neg Pad Pow Reciprocal ReduceL2 ReduceLogSumExp ReduceMean ReduceSum Relu Reshape
+    ScatterElements ScatterND Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze
+    Where""".split()
+)
+"""Operators of the standard domain that gradients flow through."""
+
+NO_GRADIENT_NEEDED = frozenset(
+    """And ArgMax ArgMin ConstantOfShape Equal EyeLike Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero Not
+    OneHot Or Shape Size Xor""".split()
+)
+"""Operators whose result does not vary with their inputs; a path through them trains nothing and stops nothing."""
+
+STOPPED_INPUTS: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}),
+    "Clip": frozenset({1, 2}),
+    "Dropout": frozenset({1, 2}),
+    "Expand": frozenset({1}),
+    "Gather": frozenset({1}),
+    "GatherElements": frozenset({1}),
+    "GatherND": frozenset({1}),
+    "Pad": frozenset({1, 2, 3}),
+    "ReduceL2": frozenset({1}),
+    "ReduceLogSumExp": frozenset({1}),
+    "ReduceMean": frozenset({1}),
+    "ReduceSum": frozenset({1}),
+    "Reshape": frozenset({1}),
+    "ScatterElements": frozenset({1}),
+    "ScatterND": frozenset({1}),
+    "Slice": frozenset({1, 2, 3, 4}),
+    "Split": frozenset({1}),
+    "Squeeze": frozenset({1}),
+    "Tile": frozenset({1}),
+    "Trilu": frozenset({1}),
+    "Unsqueeze": frozenset({1}),
+    "Where": frozenset({0}),
+}
+"""Inputs that no gradient flows back through: shapes, axes, indices, conditions."""
+
+WEIGHT_INPUTS: dict[str, frozenset[int]] = {
+    "Add": frozenset({0, 1}),
+    "BatchNormalization": frozenset({1, 2}),
+    "Conv": frozenset({1, 2}),
+    "Gather": frozenset({0}),
+    "Gemm": frozenset({0, 1, 2}),
+    "LayerNormalization": frozenset({1, 2}),
+    "MatMul": frozenset({0, 1}),
+    "Mul": frozenset({0, 1}),
+}
+"""Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
+deviation that the images are normalised with."""
+
+WEIGHT_MOVERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that may stand between an initializer and the node that it is a weight of."""
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Which weights gradients reach, and what stops the others.
+
+    Attributes
+    ----------
+    free : tuple of str
+        Initializers that can be trained, in the order in which the graph holds them.
+    stopped : dict of str to str
+        Initializers that cannot, with the reason: names the node that stops the gradient and its operator.
+    """
+
+    free: tuple[str, ...]
+    stopped: dict[str, str]
+
+
+def find_trainable(graph: ir.Graph, loss: ir.Value) -> Trainable:
+    """Find the float32 weights of `graph` that gradients of `loss` reach.
+
+    Only nodes between a weight and the loss count: a node without a gradient in the preprocessing stops nothing.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+        The graph, sorted topologically.
+    loss : ir.Value
+        The value to differentiate (the logits do as well as a loss computed from them).
+    """
+    stops = _what_stops(graph, loss)
+    free: list[str] = []
+    stopped: dict[str, str] = {}
+    for name, value in graph.initializers.items():
+        if not _is_weight(value):
+            continue
+        reasons = _onward(graph, value, stops)
+        if not reasons:
+            continue
+        reason = next((r for r in reasons if r), "")
+        if not reason and value.dtype != ir.DataType.FLOAT:
+            reason = f"it is {value.dtype}, and only float32 weights are trained"
+        if reason:
+            stopped[name] = reason
+        else:
+            free.append(name)
+    return Trainable(tuple(free), stopped)
+
+
+def why_no_gradient(node: ir.Node) -> str:
+    """Return why no gradient flows through `node`, or an empty string."""
+    label = f"node '{node.name or node.outputs[0].name}' ({node.op_type})"
+    if node.domain not in ("", "ai.onnx") or node.op_type not in DIFFERENTIABLE:
+        return f"{label} has no gradient"
+    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") != "constant":
+        return f"{label} has a gradient only in constant mode"
+    if node.op_type == "Split" and not all(output.uses() for output in node.outputs):
+        return f"{label} has a gradient only when all its outputs are used"
+    return ""
+
+
+def _what_stops(graph: ir.Graph, loss: ir.Value) -> dict[ir.Node, str]:
+    """For each node that the loss varies with: why no gradient gets from the loss to its inputs, or ''."""
+    stops: dict[ir.Node, str] = {}
+    for node in reversed(graph):
+        if node.op_type in NO_GRADIENT_NEEDED or _casts_to_integers(node):
+            continue
+        ends_in_loss = any(output is loss for output in node.outputs)
+        onward = [reason for output in node.outputs for reason in _onward(graph, output, stops)]
+        if ends_in_loss or onward:
+            stops[node] = next((reason for reason in onward if reason), "") or why_no_gradient(node)
+    return stops
+
+
+def _onward(graph: ir.Graph, value: ir.Value, stops: dict[ir.Node, str]) -> list[str]:
+    """What stops the gradient at each use of `value` that the loss varies with."""
+    reasons = []
+    for node, index in value.uses():
+        if node.graph is not graph:
+            reasons.append(f"node '{node.name}' ({node.op_type}) in an inner graph has no gradient")
+        elif node in stops and _carries(node, index):
+            reasons.append(stops[node])
+    return reasons
+
+
+def _carries(node: ir.Node, index: int) -> bool:
+    return index not in STOPPED_INPUTS.get(node.op_type, ())
+
+
+def _casts_to_integers(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and not ir.DataType(node.attributes.get_int("to", 1)).is_floating_point()
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """A floating-point initializer of more than one element that some node uses as a weight."""
+    array = value.const_value
+    if array is None or not array.dtype.is_floating_point() or array.size < 2:
+        return False
+    return _reaches_weight_input(value)
+
+
+def _reaches_weight_input(value: ir.Value) -> bool:
+    for node, index in value.uses():
+        if index in WEIGHT_INPUTS.get(node.op_type, ()):
+            return True
+        if node.op_type in WEIGHT_MOVERS and index == 0 and _reaches_weight_input(node.outputs[0]):
+            return True
+    return False

@@ -1,0 +1,256 @@
+"""The graph that is trained: a copy of the model up to its logits, with the loss behind it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from ..errors import TrainingError
+from .gradients import Trainable, find_trainable
+
+LABELS = "onnxcompress.labels"
+TEACHER = "onnxcompress.teacher"
+LOSS = "onnxcompress.loss"
+# What onnxruntime-training 1.19.2 reads; BatchNormalization has a training mode from 14 on.
+OLDEST_OPSET, NEWEST_OPSET, NEWEST_IR = 14, 21, 10
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A graph with the loss as its first output; weights are inputs, so that it stays small.
+
+    Attributes
+    ----------
+    proto : onnx.ModelProto
+        Inputs: those of the model, the labels and the teacher's logits if there are any, `weights`, and the keys of
+        `states`. Outputs: the loss, then the values of `states`.
+    inputs : tuple of str
+        The model's own inputs.
+    weights : tuple of str
+        Initializers of the model that are trained.
+    states : dict of str to str
+        Running means and variances of BatchNormalization: initializer to the output that holds its next value.
+    classes : int, optional
+        How many classes the logits have, where the model says so.
+    """
+
+    proto: onnx.ModelProto
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    states: dict[str, str]
+    classes: int | None
+
+
+def trainable_weights(model: ir.Model) -> Trainable:
+    """Return which weights of `model` gradients of a loss on its logits reach, and what stops the others."""
+    copy = _prepared(model)
+    return find_trainable(copy.graph, copy.graph.outputs[0])
+
+
+def build_objective(
+    model: ir.Model, *, temperature: float, hard_weight: float, frozen: Collection[str] = ()
+) -> Objective:
+    """Build the graph whose first output is the loss of a batch.
+
+    ``loss = (1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels, student)``,
+    both means over the batch. A term whose weight is zero is left out, and with it its input.
+    """
+    copy = _prepared(model)
+    graph = copy.graph
+    logits = graph.outputs[0]
+    if logits.shape is not None and len(logits.shape) != 2:
+        raise TrainingError(
+            f"output '{logits.name}' has {len(logits.shape)} dimensions; training needs logits of shape [batch, classes]"
+        )
+    found = find_trainable(graph, logits)
+    stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
+    if stopped:
+        name, reason = next(iter(stopped.items()))
+        raise TrainingError(f"'{name}' cannot be trained: {reason} ({len(stopped)} such weights)")
+    weights = tuple(name for name in found.free if name not in frozen)
+    if not weights:
+        reason = next(iter(found.stopped.values()), "no float32 initializer is a weight of a node that leads to it")
+        raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
+    states = _train_batch_norms(graph)
+    _keep_statistics(graph)
+    loss = _add_loss(graph, logits, temperature, hard_weight)
+    inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
+    graph.outputs[:] = [loss, *states.values()]
+    names = {state: str(value.name) for state, value in states.items()}
+    _initializers_to_inputs(graph, [*weights, *names])
+    classes = logits.shape[1] if logits.shape is not None else None
+    return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
+
+
+def _prepared(model: ir.Model) -> ir.Model:
+    """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained."""
+    copy = model.clone()
+    if copy.functions:
+        common.InlinePass()(copy)
+    copy = up_to_logits(_at_trainable_opset(copy))
+    graph = copy.graph
+    for value in list(graph.inputs):
+        if value.is_initializer():
+            graph.inputs.remove(value)
+    common.TopologicalSortPass()(copy)
+    _free_batch(graph)
+    return copy
+
+
+def up_to_logits(model: ir.Model) -> ir.Model:
+    """Copy a model so that its only output is the logits: its first output, or what the Softmax there reads."""
+    copy = model.clone()
+    graph = copy.graph
+    logits = graph.outputs[0]
+    producer = logits.producer()
+    source = producer.inputs[0] if producer is not None and producer.op_type in ("Softmax", "LogSoftmax") else None
+    if source is not None:
+        source.shape = source.shape if source.shape is not None else logits.shape
+        source.type = source.type or logits.type
+        logits = source
+    graph.outputs[:] = [logits]
+    common.RemoveUnusedNodesPass()(copy)
+    return copy
+
+
+def _at_trainable_opset(model: ir.Model) -> ir.Model:
+    opset = model.opset_imports.get("", NEWEST_OPSET)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        wanted = min(max(opset, 17), NEWEST_OPSET)
+        try:
+            proto = onnx.version_converter.convert_version(ir.to_proto(model), wanted)
+        except (RuntimeError, onnx.version_converter.ConvertError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise TrainingError(
+                f"training reads opset {OLDEST_OPSET} to {NEWEST_OPSET}, this model has {opset} and cannot be "
+                f"converted: {reason}"
+            ) from None
+        model = ir.from_proto(proto)
+    model.ir_version = min(model.ir_version, NEWEST_IR)
+    return model
+
+
+def _free_batch(graph: ir.Graph) -> None:
+    """Make the first dimension of every input symbolic; a Reshape that wrote the old one down keeps its input's."""
+    sizes = {value.shape[0] for value in graph.inputs if value.shape}
+    for value in graph.inputs:
+        if value.shape:
+            value.shape = ir.Shape(["batch", *value.shape[1:]])
+    rank = graph.outputs[0].shape
+    graph.outputs[0].shape = ir.Shape(["batch", *rank[1:]]) if rank else None
+    for node in graph:
+        for output in node.outputs:
+            if output is not graph.outputs[0]:
+                output.shape = None
+    fixed = {size for size in sizes if isinstance(size, int)}
+    for node in list(graph):
+        shape = node.inputs[1] if node.op_type == "Reshape" and fixed else None
+        array = None if shape is None else ir.convenience.get_const_tensor(shape)
+        if shape is None or array is None or array.size == 0 or node.attributes.get_int("allowzero", 0):
+            continue
+        target = array.numpy().copy()
+        if int(target[0]) in fixed:
+            # -1 also serves a Reshape that merges the batch with other dimensions; 0 is the next best.
+            target[0] = 0 if -1 in target[1:] else -1
+            node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}/batch_free_shape", target))
+
+
+def _train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Put every BatchNormalization in training mode; returns the next running statistic of each initializer."""
+    states: dict[str, ir.Value] = {}
+    for node in graph:
+        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", 0):
+            continue
+        node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+        node.resize_outputs(3)
+        for position in (1, 2):
+            running, following = node.inputs[position + 2], node.outputs[position]
+            if running is None or running.const_value is None:
+                raise TrainingError(f"node '{node.name}' (BatchNormalization) has statistics that are no initializer")
+            if str(running.name) in states:
+                raise TrainingError(f"'{running.name}' is a running statistic of more than one BatchNormalization")
+            following.name = f"{running.name}/next"
+            following.type, following.shape = running.type, running.shape
+            states[str(running.name)] = following
+    return states
+
+
+def _keep_statistics(graph: ir.Graph) -> None:
+    """Name all three outputs of each LayerNormalization: its gradient reads the mean and the deviation."""
+    for node in graph:
+        if node.op_type == "LayerNormalization":
+            node.resize_outputs(3)
+            for position, suffix in ((1, "mean"), (2, "inverse_deviation")):
+                node.outputs[position].name = node.outputs[position].name or f"{node.outputs[0].name}/{suffix}"
+
+
+def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
+    for name in names:
+        value = graph.initializers.pop(name)
+        # A node that reads one weight twice would get two gradients of the same name.
+        for node, count in Counter(node for node, _ in value.uses()).items():
+            for position in [i for i, read in enumerate(node.inputs) if read is value][1:count]:
+                alias = ir.node("Identity", [value])
+                alias.outputs[0].name = f"{name}/again_{node.outputs[0].name}_{position}"
+                graph.insert_before(node, alias)
+                node.replace_input_with(position, alias.outputs[0])
+        value.const_value = None
+        graph.inputs.append(value)
+
+
+def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight: float) -> ir.Value:
+    terms = []
+    if hard_weight > 0:
+        labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
+        graph.inputs.append(labels)
+        hard = _append(graph, "SoftmaxCrossEntropyLoss", [logits, labels], reduction="mean")
+        terms.append(_scaled(graph, hard, hard_weight, "hard"))
+    if hard_weight < 1:
+        teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
+        graph.inputs.append(teacher)
+        soft = _soft_loss(graph, logits, teacher, temperature)
+        terms.append(_scaled(graph, soft, (1 - hard_weight) * temperature**2, "soft"))
+    loss = terms[0] if len(terms) == 1 else _append(graph, "Add", terms)
+    loss = _append(graph, "Identity", [loss])
+    loss.name, loss.shape, loss.type = LOSS, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    return loss
+
+
+def _soft_loss(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, temperature: float) -> ir.Value:
+    """KL divergence from the teacher's softened probabilities to the student's, a mean over the batch."""
+    softer = _constant(graph, "onnxcompress.temperature", np.float32(temperature))
+    student = _append(graph, "LogSoftmax", [_append(graph, "Div", [logits, softer])], axis=-1)
+    softened = _append(graph, "Div", [teacher, softer])
+    expected = _append(graph, "Softmax", [softened], axis=-1)
+    surprise = _append(graph, "Sub", [_append(graph, "LogSoftmax", [softened], axis=-1), student])
+    weighted = _append(graph, "Mul", [expected, surprise])
+    axes = _constant(graph, "onnxcompress.classes_axis", np.array([1]))
+    return _mean(graph, _append(graph, "ReduceSum", [weighted, axes], keepdims=0))
+
+
+def _mean(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    return _append(graph, "ReduceMean", [value], keepdims=0)
+
+
+def _scaled(graph: ir.Graph, value: ir.Value, factor: float, name: str) -> ir.Value:
+    return _append(graph, "Mul", [value, _constant(graph, f"onnxcompress.{name}_weight", np.float32(factor))])
+
+
+def _append(graph: ir.Graph, op_type: str, inputs: list[ir.Value], **attributes: int | str) -> ir.Value:
+    node = ir.node(op_type, inputs, attributes)
+    node.outputs[0].name = f"onnxcompress.{op_type}.{len(graph)}"
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray | np.generic) -> ir.Value:  # type: ignore[type-arg]
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

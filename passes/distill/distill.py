@@ -1,0 +1,140 @@
+"""Knowledge distillation: give a pruned model its accuracy back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from msgspec import Meta
+
+from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
+from onnxcompress.errors import TrainingError
+from onnxcompress.graph.edit import set_constant
+from onnxcompress.runtime.samples import Samples
+from onnxcompress.runtime.session import open_session
+from onnxcompress.training import Settings, train, trainable_weights
+from onnxcompress.training.objective import up_to_logits
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsPlan(Plan):
+    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch."""
+
+    weights: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Pass):
+    """Train the model to give the answers of the original model, and the right ones where there are labels.
+
+    The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
+    a mean over the batch; ``T²`` keeps the size of its gradients independent of the temperature. Without labels only
+    the teacher counts. The first output is taken for the logits, or the input of the Softmax that produces it.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the samples.
+    batch_size : int
+        Samples per step.
+    optimizer : {"adamw", "sgd"}
+        SGD has momentum 0.9.
+    learning_rate : float
+        The rate of the first step.
+    schedule : {"constant", "linear", "cosine"}
+        How the rate falls to zero.
+    weight_decay : float
+        Applied to weights of two or more dimensions.
+    temperature : float
+        Softens both distributions, so that the small probabilities count.
+    hard_weight : float
+        Share of the cross-entropy with the labels; 0 imitates the teacher alone.
+    checkpoint : str
+        A folder that gets a checkpoint after each epoch, and from which an interrupted training goes on; empty for
+        none.
+
+    References
+    ----------
+    .. [1] G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+    """
+
+    epochs: Annotated[int, Meta(ge=1)] = 10
+    batch_size: Annotated[int, Meta(ge=1)] = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    temperature: Annotated[float, Meta(gt=0)] = 4.0
+    hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    checkpoint: str = ""
+
+    needs = Needs(samples=True, training=True)
+
+    def plan(self, model: ir.Model, context: Context) -> WeightsPlan:
+        """Run the teacher over the samples, train, and return the weights."""
+        _check_unquantized(model)
+        stopped = trainable_weights(model).stopped
+        samples = context.samples
+        options: dict[str, Any] = self.options()
+        checkpoint = options.pop("checkpoint")
+        labels = samples.labels
+        needs_teacher = labels is None or self.hard_weight < 1
+        trained = train(
+            model,
+            samples.arrays(),
+            labels=labels,
+            teacher=teacher_logits(context.original, samples) if needs_teacher else None,
+            settings=Settings(**options, seed=context.seed),
+            checkpoint=Path(checkpoint) if checkpoint else None,
+            progress=context.progress,
+            frozen=tuple(stopped),
+        )
+        refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
+        return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=refused)
+
+    def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
+        """Write the weights of the plan into the model."""
+        done, refused = [], list(plan.refused)
+        for name, array in plan.weights.items():
+            value = model.graph.initializers.get(name)
+            if value is None or value.const_value is None:
+                refused.append(Refusal(name, "the plan trained it, and the model has no such initializer"))
+            elif tuple(value.const_value.shape) != array.shape:
+                shape = list(value.const_value.shape)
+                refused.append(Refusal(name, f"the plan has shape {list(array.shape)}, the model {shape}"))
+            else:
+                done.append(Change(name, _how_far(value.const_value.numpy(), array)))
+                set_constant(value, array)
+        if done and plan.losses:
+            what = f"{plan.losses[0]:.4g} in the first epoch, {plan.losses[-1]:.4g} in the last of {len(plan.losses)}"
+            done.insert(0, Change("loss", what))
+        return Changes(tuple(done), tuple(refused))
+
+
+def teacher_logits(teacher: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
+    """Return the teacher's logits for all samples."""
+    session = open_session(up_to_logits(teacher))
+    parts = [next(iter(session.run(feeds).values())) for feeds in samples.batches()]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _check_unquantized(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        if node.op_type in QUANTIZED:
+            raise TrainingError(
+                f"node '{node.name or node.outputs[0].name}' ({node.op_type}) has no gradient: "
+                "put distill before quantization in the recipe"
+            )
+
+
+def _how_far(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
+    distance = float(np.linalg.norm(new - old))
+    length = float(np.linalg.norm(old))
+    return f"trained, moved by {100 * distance / length:.3g} %" if length > 0 else f"trained, moved by {distance:.3g}"

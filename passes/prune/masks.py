@@ -1,0 +1,158 @@
+"""Masks: which weights, or which channels of which groups, become zero."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.channels.groups import Group, Groups, find_groups
+from onnxcompress.channels.remove import labels_of
+from onnxcompress.contract import Change, Changes, Plan, Refusal
+from onnxcompress.graph import edit
+
+Keep = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Which elements of a tensor are kept, one bit each.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    bits : uint8 array
+        ``np.packbits`` of the flattened mask, 1 for kept.
+    """
+
+    shape: tuple[int, ...]
+    bits: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, keep: Keep) -> Mask:
+        """Pack a boolean array."""
+        return cls(keep.shape, np.packbits(keep))
+
+    def keep(self) -> Keep:
+        """Unpack to a boolean array."""
+        size = int(np.prod(self.shape))
+        return np.unpackbits(self.bits, count=size).reshape(self.shape).astype(bool)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskPlan(Plan):
+    """Constant's name → mask."""
+
+    masks: dict[str, Mask] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelPlan(Plan):
+    """Group's name → the channels that become zero, numbered as in `Group.labels`."""
+
+    channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
+    """Zero what the masks do not keep."""
+    by_name = {value.name: value for value in edit.values(model.graph)}
+    done = []
+    for name, mask in plan.masks.items():
+        value = by_name[name]
+        tensor = edit.constant(value)
+        assert tensor is not None
+        keep = mask.keep()
+        zeros = int(keep.size - keep.sum())
+        edit.set_constant(value, np.where(keep, tensor.numpy(), np.zeros((), tensor.numpy().dtype)))
+        done.append(Change(name, f"{zeros} of {keep.size} weights zeroed ({zeros / keep.size:.1%})"))
+    return Changes(tuple(done), plan.refused)
+
+
+ZEROED = {
+    ("Add", 0),
+    ("Add", 1),
+    ("BatchNormalization", 1),
+    ("BatchNormalization", 2),
+    ("Conv", 2),
+    ("ConvTranspose", 2),
+    ("Gemm", 2),
+    ("InstanceNormalization", 1),
+    ("InstanceNormalization", 2),
+}
+"""Where a constant that is not a weight makes a channel zero by being zero. (A divisor, say, must not.)"""
+
+
+def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
+    """Zero channels: the filters that make them, their biases, and the weights that read them."""
+    groups = find_groups(model)
+    gone = groups.table(labels_of(groups, plan.channels))
+    for value, axes in groups.axes.items():
+        tensor = edit.constant(value)
+        if tensor is None or not _may_be_zero(groups, value):
+            continue
+        array: npt.NDArray[Any] | None = None
+        for axis, rows in enumerate(axes):
+            if rows is not None and (hit := gone[rows].any(0)).any():
+                array = tensor.numpy().copy() if array is None else array
+                array[(slice(None),) * axis + (hit,)] = 0
+        if array is not None:
+            edit.set_constant(value, array)
+    sizes = {group.name: group.size for group in groups.prunable}
+    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
+    return Changes(tuple(done), plan.refused)
+
+
+def _may_be_zero(groups: Groups, value: ir.Value) -> bool:
+    weights = {sink.weight for sink in groups.sinks}
+    return value in weights or all(
+        (edit.op_of(node), index) in ZEROED or (edit.op_of(node) in ("Conv", "ConvTranspose") and index == 1)
+        for node, index in value.uses()
+    )
+
+
+def lowest(groups: Groups, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float) -> dict[str, list[int]]:
+    """Choose the ``floor(sparsity · size)`` channels of each group that score lowest; at least one stays."""
+    chosen = {}
+    for group in groups.prunable:
+        if group.name in scores:
+            count = min(int(sparsity * group.size), group.size - 1)
+            order = np.argsort(scores[group.name], kind="stable")
+            if count:
+                chosen[group.name] = sorted(order[:count].tolist())
+    return chosen
+
+
+def refusals(groups: Groups) -> list[Refusal]:
+    """Say which groups cannot be pruned, and why."""
+    return [Refusal(group.name, group.frozen) for group in groups.frozen]
+
+
+def independent(groups: Groups) -> tuple[list[Group], list[Refusal]]:
+    """Leave out groups that are factors of channels another group already thins out (a head against its dimensions).
+
+    Pruning half of both would take three quarters of their common channels.
+    """
+    owner = np.full(groups.engine.labels.count, -1, np.int64)
+    for number, group in enumerate(groups.prunable):
+        owner[group.labels] = number
+    partners: dict[int, set[int]] = {}
+    for axes in groups.axes.values():
+        for rows in axes:
+            if rows is not None and len(rows) > 1:
+                for pair in np.unique(owner[rows], axis=1).T.tolist():
+                    for number in pair:
+                        partners.setdefault(number, set()).update(p for p in pair if p not in (number, -1))
+    taken: set[int] = set()
+    refused = []
+    for number, group in enumerate(groups.prunable):
+        clash = sorted(partners.get(number, set()) & taken)
+        if clash:
+            other = groups.prunable[clash[0]].name
+            refused.append(Refusal(group.name, f"its channels are products with those of '{other}', pruned instead"))
+        else:
+            taken.add(number)
+    return [groups.prunable[number] for number in sorted(taken)], refused
