@@ -31,7 +31,7 @@ _WHERE = {
 }
 """Public name → module; imported at first use, so that importing the package costs nothing."""
 
-__all__ = list(_WHERE)  # noqa: PLE0605
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -88,7 +88,7 @@ PlanT = TypeVar("PlanT", bound=Plan)
 
 def _encode_array(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        data = base64.b64encode(np.ascontiguousarray(value)).decode()
+        data = base64.b64encode(value.tobytes()).decode()
         return {"dtype": value.dtype.str, "shape": value.shape, "base64": data}
     if isinstance(value, np.generic):
         return value.item()

@@ -123,6 +123,7 @@ class Run:
         self.original, self.samples, self.seed = original, samples, seed
         self.progress: Progress = progress or (lambda _what, _done, _total: None)
         self.model = original.clone()
+        self.model.ir_version = max(self.model.ir_version or 0, 4)  # before 4, every weight had to be an input too
         shapes.infer(self.model)
         feeds = None if samples is None else next(iter(samples.head(8).batches()))
         self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds.items() if a.ndim}

@@ -108,7 +108,16 @@ class Report:
         from rich.table import Table
 
         table = Table(title="random data: the metric says nothing about the model's job" if self.random else None)
-        for name in ("stage", self.metric or "metric", "agreement", "parameters", "MACs", "bytes", "ms", "latency ratio"):
+        for name in (
+            "stage",
+            self.metric or "metric",
+            "agreement",
+            "parameters",
+            "MACs",
+            "bytes",
+            "ms",
+            "latency ratio",
+        ):
             table.add_column(name, justify="left" if name == "stage" else "right")
         for stage in self.stages:
             table.add_row(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.shapes import run_node
+from ..graph.weights import constant_behind
 from .engine import Engine
 from .movement import MOVES, run_on
 from .rules import RULES, elementwise
@@ -169,10 +170,9 @@ Layout: TypeAlias = tuple[ir.Value, int, Matrix, "Channel | None", int]
 def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
     """Return (data, data axis, weight matrix, bias or None, output axis) of a node with a constant weight."""
     data, weight = node.inputs[0], node.inputs[1]
-    tensor = edit.constant(weight)
-    if data is None or tensor is None or not tensor.dtype.is_floating_point():
+    array = _computed(engine, weight)
+    if data is None or array is None or array.dtype.kind not in "fV":
         return None
-    array = tensor.numpy()
     bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if node.op_type == "MatMul":
         if array.ndim != 2 or len(engine.shape(data)) < 2:
@@ -190,6 +190,19 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
     axes = tuple(range(2, array.ndim))
     matrix = _conv_matrix(array, groups, axes, transposed=node.op_type == "ConvTranspose")
     return data, 1, matrix, None if bias is None else bias.numpy().astype(np.float64), 1
+
+
+def _computed(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
+    """Return the array of a constant, also of one that is moved before use."""
+    tensor = edit.constant(value)
+    if value is None or tensor is not None or constant_behind(value) is None:
+        return None if tensor is None else tensor.numpy()
+    node = value.producer()
+    assert node is not None
+    source = _computed(engine, node.inputs[0])
+    rest = [None if v is None else engine.known.values.get(v) for v in node.inputs[1:]]
+    moved = run_node(node, [source, *rest], engine.opset)
+    return None if moved is None else moved[0]
 
 
 def _gemm_bias(node: ir.Node, bias: ir.TensorProtocol | None, outputs: int, beta: float) -> Channel | None:
@@ -232,7 +245,8 @@ def _batch_norm(constants: Constants, node: ir.Node) -> None:
     if scale is None or shift is None or mean is None or variance is None:
         return
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    factor = scale / np.sqrt(variance + epsilon)
+    with np.errstate(invalid="ignore"):  # a negative variance makes the channel NaN, which here means unknown
+        factor = scale / np.sqrt(variance + epsilon)
     channel = constants.along(node.inputs[0], 1)
     constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.weights import constant_behind
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 
@@ -50,6 +51,9 @@ class Group:
     labels : (size,) int array
         The engine's label of each channel, in the order of the channels.
     members : tuple of Member
+    strata : (size,) int array
+        Channels with the same number touch the same tensors; the two halves of a Split differ. A pruner that takes
+        its share of each stratum thins all tensors out alike. Strata too small to choose from are one.
     frozen : str
         Why nothing of it can be removed; empty when it can.
     """
@@ -57,6 +61,7 @@ class Group:
     name: str
     labels: npt.NDArray[np.int64]
     members: tuple[Member, ...]
+    strata: npt.NDArray[np.int64]
     frozen: str = ""
 
     @property
@@ -98,8 +103,7 @@ class Groups:
 
     def removed(self, rows: Rows, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Tell for each position of an axis whether it goes when the labels in `gone` (a lookup table) go."""
-        hit: npt.NDArray[np.bool_] = gone[self.engine.labels.resolve(rows)].any(0)
-        return hit
+        return np.asarray(gone[self.engine.labels.resolve(rows)].any(0))
 
     def table(self, labels: Iterable[int]) -> npt.NDArray[np.bool_]:
         """Turn labels into a lookup table for `removed`."""
@@ -131,7 +135,7 @@ def find_groups(model: ir.Model) -> Groups:
         first = int(labels[0])
         members = _members(groups, slots[int(owner[first])], labels)
         frozen = reasons.get(first) or ("" if consumed[labels].any() else NOT_SUMMED)
-        group = Group(_name(members, taken), labels, members, frozen)
+        group = Group(_name(members, taken), labels, members, _strata(members, len(labels)), frozen)
         (groups.frozen if frozen else groups.prunable).append(group)
     return groups
 
@@ -140,9 +144,7 @@ NOT_SUMMED = "nothing sums over it, so nothing shows that a channel can go"
 Slot = tuple[ir.Value, int]
 
 
-def _owners(
-    groups: Groups, consumed: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], dict[int, list[Slot]]]:
+def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], dict[int, list[Slot]]]:
     """Give each label to the first axis that introduces it: a weight's output axis where there is one.
 
     Channels of one weight stay one group even where a shuffle or a split sends them different ways.
@@ -188,17 +190,50 @@ def _labels_in(rows: list[Rows], count: int) -> npt.NDArray[np.bool_]:
     return table
 
 
+SMALLEST_STRATUM = 4
+
+
+def _strata(members: tuple[Member, ...], size: int) -> npt.NDArray[np.int64]:
+    """Number the channels by the set of members they appear in."""
+    touched = np.zeros((size, len(members)), bool)
+    for number, member in enumerate(members):
+        touched[member.index[member.index >= 0], number] = True
+    _, strata, counts = np.unique(touched, axis=0, return_inverse=True, return_counts=True)
+    strata = strata.reshape(size).astype(np.int64)
+    strata[counts[strata] < SMALLEST_STRATUM] = len(counts)
+    return strata
+
+
+def _input_axes(groups: Groups) -> set[Slot]:
+    """The axes of weights that operators sum over, also of weights that are moved before use."""
+    found = [_root(groups, s.weight, s.in_axis) for s in groups.sinks if s.weight is not None]
+    return {slot for slot in found if slot is not None}
+
+
+def _root(groups: Groups, value: ir.Value, axis: int) -> Slot | None:
+    """Return the constant, and its axis with the same labels, that an axis of a weight comes from."""
+    constant = constant_behind(value)
+    if constant is None or constant is value:
+        return None if constant is None else (value, axis)
+    labels = np.unique(_rows(groups, (value, axis)))
+    same = [
+        d for d in range(len(groups.axes[constant])) if np.array_equal(np.unique(_rows(groups, (constant, d))), labels)
+    ]
+    return (constant, same[0]) if same else None
+
+
 def _output_axes(groups: Groups) -> list[Slot]:
     """The output axes of weights, in the order of the graph."""
-    summed = {s.node: (s.weight, s.out_axis) for s in groups.sinks if s.weight is not None}
+    summed: dict[ir.Node, Slot] = {s.node: (s.weight, s.out_axis) for s in groups.sinks if s.weight is not None}
     found = []
     for node in groups.engine.model.graph:
         slot = summed.get(node)
         axis = OUT_AXIS.get(edit.op_of(node))
         if axis is not None and node.inputs[1] is not None:
             slot = (node.inputs[1], axis)
-        if slot is not None and slot[0] is not None and edit.constant(slot[0]) is not None:
-            found.append((slot[0], slot[1]))
+        slot = None if slot is None else _root(groups, *slot)
+        if slot is not None:
+            found.append(slot)
     return found
 
 
@@ -207,7 +242,7 @@ OUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
 def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:
     members = []
-    ins = {(s.weight, s.in_axis) for s in groups.sinks}
+    ins = _input_axes(groups)
     outs = set(_output_axes(groups))
     position = np.full(groups.engine.labels.count, -1, np.int64)
     position[labels] = np.arange(len(labels))

@@ -86,9 +86,7 @@ def move(engine: Engine, node: ir.Node) -> None:
         _freeze_what_cannot_be_rewritten(engine, node, rule, value)
 
 
-def _run_shape(
-    shape: tuple[int, ...], axes: Sequence[Rows | None], rule: Move, node: ir.Node
-) -> tuple[int, ...]:
+def _run_shape(shape: tuple[int, ...], axes: Sequence[Rows | None], rule: Move, node: ir.Node) -> tuple[int, ...]:
     if not rule.independent:
         return shape
     axis = edit.int_attribute(node, "axis", 0) % max(len(shape), 1)
@@ -96,9 +94,7 @@ def _run_shape(
     return tuple(n if axes[d] is not None or d == acted else 1 for d, n in enumerate(shape))
 
 
-def _coordinates(
-    engine: Engine, node: ir.Node, rule: Move, shapes: list[tuple[int, ...]]
-) -> list[Coordinates] | None:
+def _coordinates(engine: Engine, node: ir.Node, rule: Move, shapes: list[tuple[int, ...]]) -> list[Coordinates] | None:
     """Run the node with every element replaced by its number, counted from 1 over all moved inputs; 0 is padding."""
     if rule.independent and len({len(s) for s in shapes}) == 1 and len(shapes) > 1:
         shapes[:] = _common_extents(node, shapes)

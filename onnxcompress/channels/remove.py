@@ -31,7 +31,7 @@ class Removal:
         rows: Rows | None = axes[axis] if axes else None
         if rows is None:
             return None
-        removed: Kept = self.gone[rows].any(0)
+        removed = np.asarray(self.gone[rows].any(0))
         return ~removed if removed.any() else None
 
     def extent(self, value: ir.Value, axis: int) -> int:
@@ -167,7 +167,9 @@ def _slice(removal: Removal, node: ir.Node) -> None:
     assert data is not None
     shape = removal.groups.engine.shape(data)
     by_attribute = removal.groups.engine.opset < 10
-    read = (lambda i, name: edit.ints_attribute(node, name)) if by_attribute else (lambda i, _: removal.parameter(node, i))
+    read = (
+        (lambda i, name: edit.ints_attribute(node, name)) if by_attribute else (lambda i, _: removal.parameter(node, i))
+    )
     starts, ends, axes = read(1, "starts"), read(2, "ends"), read(3, "axes")
     if starts is None or ends is None:
         return

@@ -255,13 +255,14 @@ def reduction(engine: Engine, node: ir.Node) -> None:
     assert data is not None
     axes, rank = engine.axes(data), len(engine.shape(data))
     given = node.inputs[1] if len(node.inputs) > 1 else None
-    known = engine.known.values.get(given) if given is not None else edit.ints_attribute(node, "axes")
-    if given is not None and known is None:
+    array = engine.known.values.get(given) if given is not None else None
+    if given is not None and array is None:
         no_rule(engine, node)
         return
-    if known is None or len(known) == 0:
-        known = () if edit.int_attribute(node, "noop_with_empty_axes", 0) else range(rank)
-    reduced = {int(a) % rank for a in known} if rank else set()
+    named = edit.ints_attribute(node, "axes") or () if array is None else tuple(array.ravel().tolist())
+    if not named and not edit.int_attribute(node, "noop_with_empty_axes", 0):
+        named = tuple(range(rank))
+    reduced = {axis % rank for axis in named} if rank else set()
     for axis in reduced:
         rows = axes[axis]
         if rows is not None and node.op_type in SUMS:
@@ -289,17 +290,17 @@ def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
     engine.set(node.outputs[0], axes)
 
 
-_ELEMENTWISE = """
-    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip Cos Cosh
-    Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less
-    LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin
-    Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
-""".split()
-_POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
-_REDUCTIONS = """
-    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-""".split()
-_MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Softmax".split()
+_ELEMENTWISE = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip Cos Cosh "
+    "Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less "
+    "LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign "
+    "Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+)
+_POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"
+_REDUCTIONS = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+)
+_MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Softmax"
 
 RULES: dict[str, Rule] = {
     "BatchNormalization": per_channel,
@@ -315,8 +316,8 @@ RULES: dict[str, Rule] = {
     "RMSNormalization": normalised_from_axis,
     "Resize": resize,
     "Upsample": resize,
-    **dict.fromkeys(_ELEMENTWISE, elementwise),
-    **dict.fromkeys(_MIXING, normalised_over_axes),
-    **dict.fromkeys(_POOLING, pooling),
-    **dict.fromkeys(_REDUCTIONS, reduction),
+    **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
+    **dict.fromkeys(_MIXING.split(), normalised_over_axes),
+    **dict.fromkeys(_POOLING.split(), pooling),
+    **dict.fromkeys(_REDUCTIONS.split(), reduction),
 }

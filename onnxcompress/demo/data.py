@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 real images of 8×8 pixels that come with scikit-learn, split once and for all."""
+"""Handwritten digits: 1,797 real images of 8x8 pixels that come with scikit-learn, split once and for all."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def model_bytes(model: ir.Model) -> int:
     from .save import weights
 
     external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
-    return ir.to_proto(model).ByteSize() + external
+    return int(ir.to_proto(model).ByteSize()) + external
 
 
 def parameters(model: ir.Model) -> dict[str, int]:

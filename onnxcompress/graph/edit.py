@@ -107,15 +107,14 @@ def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] 
 
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:
     """Set an integer or integer-list attribute."""
-    make = ir.AttrInt64 if isinstance(value, int) else ir.AttrInt64s
-    node.attributes[name] = make(name, value)  # type: ignore[operator]
+    node.attributes[name] = ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrInt64s(name, value)
 
 
 def remove_dead(model: ir.Model) -> int:
     """Remove nodes, initializers and functions that nothing reads; returns how many nodes went."""
     before = sum(1 for _ in model.graph.all_nodes())
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return before - sum(1 for _ in model.graph.all_nodes())
 
 

@@ -13,9 +13,11 @@ from ..errors import ModelError
 from .load import load
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import onnx_graphsurgeon as gs
 
-    AnyModel = str | Path | onnx.ModelProto | ir.Model | gs.Graph
+    AnyModel: TypeAlias = str | Path | onnx.ModelProto | ir.Model | gs.Graph
 
 
 def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:

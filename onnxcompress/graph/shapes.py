@@ -128,8 +128,9 @@ def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
     for value in graph.inputs:
         if value.shape is None or value.name in graph.initializers:
             continue
-        if value.name in sizes and len(sizes[value.name]) == len(value.shape):
-            value.shape = ir.Shape(sizes[value.name])
+        given = sizes.get(value.name or "")
+        if given is not None and len(given) == len(value.shape):
+            value.shape = ir.Shape(given)
             continue
         dims: list[int] = []
         for axis, dim in enumerate(value.shape):
@@ -199,7 +200,9 @@ def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[A
 def _large_output(node: ir.Node, result: Concrete) -> bool:
     """Operators whose output may be far larger than their inputs: look at the request before obeying it."""
     numbers = [result.values[v] for v in node.inputs if v is not None]
-    wanted = [float(np.prod(np.abs(n.astype(np.float64)) + 1)) for n in numbers if n.dtype.kind in "iuf" and n.size < 64]
+    wanted = [
+        float(np.prod(np.abs(n.astype(np.float64)) + 1)) for n in numbers if n.dtype.kind in "iuf" and n.size < 64
+    ]
     return max(wanted, default=0.0) * 4 > SMALL * 256
 
 

@@ -122,6 +122,8 @@ class SurgeonStep(Pass):
             except Exception as error:  # noqa: BLE001 - it is the user's code, which may raise anything
                 raise PassError(f"surgeon {self.function}: {describe(error)}") from None
             if not isinstance(result, gs.Graph):
-                raise PassError(f"surgeon {self.function}: expected it to return a gs.Graph, got {type(result).__name__}")
+                raise PassError(
+                    f"surgeon {self.function}: expected it to return a gs.Graph, got {type(result).__name__}"
+                )
             graph.__dict__.update(result.__dict__)
         return Changes((Change("model", f"edited by {self.function}"),))

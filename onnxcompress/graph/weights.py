@@ -46,7 +46,9 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
     seen: set[ir.Value] = set()
     for node in graph.all_nodes():
         for index in OPERANDS.get(edit.op_of(node), ()):
-            value, direct = _behind(node.inputs[index] if index < len(node.inputs) else None)
+            operand = node.inputs[index] if index < len(node.inputs) else None
+            value = constant_behind(operand)
+            direct = value is operand
             tensor = edit.constant(value)
             if value is None or tensor is None or value in seen or not tensor.dtype.is_floating_point():
                 continue
@@ -55,14 +57,14 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
                 yield Weight(value, node, _output_axis(node, index, len(tensor.shape)) if direct else -1)
 
 
-def _behind(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
-    direct = True
+def constant_behind(value: ir.Value | None) -> ir.Value | None:
+    """Return the constant that a value is, or is moved from by operators that keep its elements; else None."""
     while value is not None and edit.constant(value) is None:
         node = value.producer()
         if node is None or edit.op_of(node) not in TRANSPARENT:
-            return None, direct
-        value, direct = node.inputs[0], False
-    return value, direct
+            return None
+        value = node.inputs[0]
+    return value
 
 
 def _output_axis(node: ir.Node, index: int, rank: int) -> int:

@@ -178,8 +178,8 @@ def _check_names(layout: Layout, arrays: Mapping[str, Any], where: str) -> None:
             raise DataError(f"{where}: array '{name}' is no input of the model{close} (inputs: {', '.join(names)})")
 
 
-def _check_array(item: Input, array: Any, where: str) -> Array:
-    array = np.asarray(array)
+def _check_array(item: Input, given: Any, where: str) -> Array:
+    array: Array = np.asarray(given)
     label = f"{where}: input '{item.name}'"
     if array.dtype.kind == "V" and item.dtype.kind == "V" and array.dtype.itemsize == item.dtype.itemsize:
         array = array.view(item.dtype)  # .npy files do not keep the names of bfloat16 and float8

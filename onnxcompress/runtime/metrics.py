@@ -66,7 +66,7 @@ class _TopK:
         self._k = k
         self._right = self._seen = 0
 
-    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:  # noqa: ARG002
+    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
         right = _hits(name, output, labels if labels is not None else np.zeros(0), self._k)
         self._right += int(right.sum())
@@ -113,7 +113,7 @@ class _FidelityScore:
         self._field = field
         self._fidelity: Fidelity | None = None
 
-    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:  # noqa: ARG002
+    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
         self._fidelity = self._fidelity or Fidelity(name)
         self._fidelity.update(reference[name], output)
@@ -138,7 +138,7 @@ class _UserScore:
         self._outputs: dict[str, list[Any]] = {}
         self._labels: list[Array] = []
 
-    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:  # noqa: ARG002
+    def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         for name, value in outputs.items():
             self._outputs.setdefault(name, []).append(value)
         self._labels += [labels] if labels is not None else []

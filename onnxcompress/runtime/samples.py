@@ -140,9 +140,10 @@ class Samples:
         return self._join(pieces).feeds
 
     def head(self, n: int) -> Samples:
-        """Return the first `n` samples (all, if there are fewer)."""
+        """Return the first `n` samples (all, if there are fewer; a whole batch, if the model's is fixed and larger)."""
         if n < 1:
             raise DataError(f"{self.description}: {n} samples asked for; at least 1 is needed")
+        n = max(n, self._layout.fixed_batch or 1)
         return Samples(self._source, self._layout, n if self._limit is None else min(n, self._limit))
 
     def _scan(self) -> tuple[int, Array | None]:

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-DIFFERENTIABLE = frozenset(
-    """Abs Add AveragePool BatchNormalization Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather
+_DIFFERENTIABLE = """
+    Abs Add AveragePool BatchNormalization Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather
     GatherElements GatherND Gelu Gemm GlobalAveragePool Identity LayerNormalization LeakyRelu Log LogSoftmax MatMul
     Max MaxPool Min Mul Neg Pad Pow Reciprocal ReduceL2 ReduceLogSumExp ReduceMean ReduceSum Relu Reshape
     ScatterElements ScatterND Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze
-    Where""".split()
-)
+    Where
+"""
+DIFFERENTIABLE = frozenset(_DIFFERENTIABLE.split())
 """Operators of the standard domain that gradients flow through."""
 
-NO_GRADIENT_NEEDED = frozenset(
-    """And ArgMax ArgMin ConstantOfShape Equal EyeLike Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero Not
-    OneHot Or Shape Size Xor""".split()
-)
+_NO_GRADIENT_NEEDED = """
+    And ArgMax ArgMin ConstantOfShape Equal EyeLike Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonZero Not
+    OneHot Or Shape Size Xor
+"""
+NO_GRADIENT_NEEDED = frozenset(_NO_GRADIENT_NEEDED.split())
 """Operators whose result does not vary with their inputs; a path through them trains nothing and stops nothing."""
 
 STOPPED_INPUTS: dict[str, frozenset[int]] = {

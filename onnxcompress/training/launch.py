@@ -171,7 +171,8 @@ def _initial_weights(model: ir.Model, objective: Objective) -> dict[str, npt.NDA
     arrays = {}
     for name in (*objective.weights, *objective.states):
         tensor = initializers[name].const_value
-        assert tensor is not None
+        if tensor is None:
+            raise TrainingError(f"initializer '{name}' has no values; load the model with its weights")
         arrays[name] = tensor.numpy().astype(np.float32)
     return arrays
 
@@ -270,8 +271,7 @@ def _run_worker(folder: Path, kept: Path, settings: Settings, progress: Progress
     log = kept / "worker.log"
     with log.open("wb") as errors, _started(command, errors) as process:
         finished = False
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             message = _read_message(line)
             if message.get("event") in ("step", "epoch"):
                 what = f"training: epoch {message['epoch']} of {settings.epochs}, loss {message['loss']:.4g}"

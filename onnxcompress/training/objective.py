@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -66,7 +67,7 @@ def build_objective(
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
         raise TrainingError(
-            f"output '{logits.name}' has {len(logits.shape)} dimensions; training needs logits of shape [batch, classes]"
+            f"output '{logits.name}' has {len(logits.shape)} dimensions; training needs logits [batch, classes]"
         )
     found = find_trainable(graph, logits)
     stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
@@ -152,7 +153,7 @@ def _free_batch(graph: ir.Graph) -> None:
     for node in list(graph):
         shape = node.inputs[1] if node.op_type == "Reshape" and fixed else None
         array = None if shape is None else ir.convenience.get_const_tensor(shape)
-        if shape is None or array is None or array.size == 0 or node.attributes.get_int("allowzero", 0):
+        if shape is None or array is None or array.size == 0 or node.attributes.get_int("allowzero"):
             continue
         target = array.numpy().copy()
         if int(target[0]) in fixed:
@@ -165,7 +166,7 @@ def _train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
     """Put every BatchNormalization in training mode; returns the next running statistic of each initializer."""
     states: dict[str, ir.Value] = {}
     for node in graph:
-        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", 0):
+        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode"):
             continue
         node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
         node.resize_outputs(3)
@@ -210,6 +211,10 @@ def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight
         labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
         graph.inputs.append(labels)
         hard = _append(graph, "SoftmaxCrossEntropyLoss", [logits, labels], reduction="mean")
+        # The gradient reads the second output, the logarithms of the probabilities.
+        node = graph[-1]
+        node.resize_outputs(2)
+        node.outputs[1].name = "onnxcompress.log_probabilities"
         terms.append(_scaled(graph, hard, hard_weight, "hard"))
     if hard_weight < 1:
         teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
@@ -249,8 +254,9 @@ def _append(graph: ir.Graph, op_type: str, inputs: list[ir.Value], **attributes:
     return node.outputs[0]
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray | np.generic) -> ir.Value:  # type: ignore[type-arg]
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+def _constant(graph: ir.Graph, name: str, array: npt.ArrayLike) -> ir.Value:
+    array = np.asarray(array)
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

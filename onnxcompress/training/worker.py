@@ -112,7 +112,7 @@ def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, A
 
 def step_count(job: dict[str, Any]) -> int:
     """Return the steps of one epoch."""
-    return math.ceil(job["samples"] / job["settings"]["batch_size"])
+    return math.ceil(int(job["samples"]) / int(job["settings"]["batch_size"]))
 
 
 def batches(samples: int, steps: int, seed: int, epoch: int) -> Iterator[np.ndarray[Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -82,9 +83,7 @@ def _read_slots(groups: Groups, group: Group) -> list[Slot]:
     return [(str(m.value.name), m.axis) for m in group.members if (m.value, m.axis) in read]
 
 
-def _score(
-    group: Group, slots: list[Slot], means: dict[Slot, npt.NDArray[np.float64]]
-) -> npt.NDArray[np.float64]:
+def _score(group: Group, slots: list[Slot], means: Mapping[Slot, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     total = np.zeros(group.size)
     index = {(str(m.value.name), m.axis): m.index for m in group.members}
     for slot in slots:

@@ -63,14 +63,14 @@ class MagnitudePrune(Pass):
         return apply_masks(model, plan)
 
     def _normalised(self, weight: Weight, largest: float) -> npt.NDArray[np.floating[Any]]:
-        magnitude = np.abs(_array(weight))
+        magnitude: npt.NDArray[np.floating[Any]] = np.abs(_array(weight))
         if self.normalise == "model":
-            return magnitude / largest if largest else magnitude
+            return np.asarray(magnitude / largest) if largest else magnitude
         others = None
         if self.normalise == "channel" and weight.axis >= 0:
             others = tuple(d for d in range(magnitude.ndim) if d != weight.axis)
         top = magnitude.max(axis=others, keepdims=True)
-        return magnitude / np.where(top == 0, 1, top)
+        return np.asarray(magnitude / np.where(top == 0, 1, top))
 
     def _keep(self, magnitude: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
         if self.sparsity is None:
@@ -107,8 +107,9 @@ def _usable(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
         else:
             refused.append(Refusal(str(weight.value.name), "it holds NaN or Inf"))
     for node in model.graph.all_nodes():
-        if edit.op_of(node) == "DequantizeLinear" and edit.constant(node.inputs[0]) is not None:
-            refused.append(Refusal(str(node.inputs[0].name), "it is quantized already; prune before quantizing"))
+        stored = node.inputs[0] if edit.op_of(node) == "DequantizeLinear" else None
+        if stored is not None and edit.constant(stored) is not None:
+            refused.append(Refusal(str(stored.name), "it is quantized already; prune before quantizing"))
     if not weights:
         refused.append(Refusal("model", "no operator multiplies by a constant float weight"))
     return weights, refused

@@ -14,6 +14,7 @@ from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.remove import labels_of
 from onnxcompress.contract import Change, Changes, Plan, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.weights import constant_behind
 
 Keep = npt.NDArray[np.bool_]
 
@@ -107,7 +108,7 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
 
 
 def _may_be_zero(groups: Groups, value: ir.Value) -> bool:
-    weights = {sink.weight for sink in groups.sinks}
+    weights = {constant_behind(sink.weight) for sink in groups.sinks}
     return value in weights or all(
         (edit.op_of(node), index) in ZEROED or (edit.op_of(node) in ("Conv", "ConvTranspose") and index == 1)
         for node, index in value.uses()
@@ -115,15 +116,22 @@ def _may_be_zero(groups: Groups, value: ir.Value) -> bool:
 
 
 def lowest(groups: Groups, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float) -> dict[str, list[int]]:
-    """Choose the ``floor(sparsity · size)`` channels of each group that score lowest; at least one stays."""
+    """Choose the ``floor(sparsity · size)`` channels of each stratum of each group that score lowest; one stays."""
     chosen = {}
     for group in groups.prunable:
         if group.name in scores:
-            count = min(int(sparsity * group.size), group.size - 1)
-            order = np.argsort(scores[group.name], kind="stable")
-            if count:
-                chosen[group.name] = sorted(order[:count].tolist())
+            gone = [i for stratum in np.unique(group.strata) for i in _share(group, scores, sparsity, int(stratum))]
+            if gone:
+                chosen[group.name] = sorted(gone)
     return chosen
+
+
+def _share(group: Group, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float, stratum: int) -> list[int]:
+    channels = np.flatnonzero(group.strata == stratum)
+    count = min(int(sparsity * len(channels)), len(channels) - 1)
+    order = np.argsort(scores[group.name][channels], kind="stable")
+    lowest_first: list[int] = channels[order[:count]].tolist()
+    return lowest_first
 
 
 def refusals(groups: Groups) -> list[Refusal]:

@@ -100,7 +100,7 @@ def _fold(graph: ir.Graph, before: ir.Node, norm: ir.Node) -> None:
         bias = bias * before.attributes.pop("beta").as_float()
     folded = _scaled(weight.numpy().astype(np.float64), factor, before)
     shifted = ((np.ravel(bias) - mean) * factor + shift).astype(dtype)
-    before.replace_input_with(1, edit.add_constant(graph, f"{before.inputs[1].name}_folded", folded.astype(dtype)))
+    before.replace_input_with(1, edit.add_constant(graph, f"{edit.output_name(before)}_weight", folded.astype(dtype)))
     if len(before.inputs) < 3:
         before.resize_inputs(3)
     before.replace_input_with(2, edit.add_constant(graph, f"{edit.output_name(before)}_bias", shifted))

@@ -45,7 +45,8 @@ class Shrink(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, round after round, on a copy."""
-        copy, groups, rounds = model.clone(), context.groups, []
+        copy, groups = model.clone(), context.groups
+        rounds: list[Round] = []
         dead = find_dead(groups)
         refused = [Refusal(group, reason) for group, reason in dead.kept.items()]
         refused += _frozen_but_dead(groups)

@@ -1,0 +1,59 @@
+"""What the terminal gets: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .contract import Progress
+
+
+def show(*parts: RenderableType) -> None:
+    """Write tables and lines for people to stdout."""
+    from rich.console import Console
+
+    console = Console(highlight=False, emoji=False)
+    # Captured, because rich ends the process by itself when the reader of a pipe has gone.
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    show_text("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def show_text(text: str) -> None:
+    """Write one document, such as JSON, to stdout as it is."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(" ".join(part.strip() for part in message.splitlines()) + "\n")
+    sys.stderr.flush()
+
+
+def drop_output() -> None:
+    """Let whatever is still to be written to stdout go nowhere, since its reader has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Draw a bar on stderr while the block runs, if that is a terminal; yields the callback that moves it."""
+    if not sys.stderr.isatty():
+        yield lambda _what, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -1,0 +1,69 @@
+"""Files that the user asked for: looked at before long work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from .errors import OutputError
+
+
+def check_target(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise `OutputError` if `path` cannot be written, as far as that can be known now.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file; its folder must exist and take a new file.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already; give another name, or --overwrite (overwrite=True)")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist")
+        Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent)).rmdir()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder, and those above it, if it is not there; raise `OutputError` if that cannot be."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made: {error.strerror}") from None
+    return path
+
+
+def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a text file: a temporary file beside it, then a rename.
+
+    Raises
+    ------
+    OutputError
+        The file exists and `overwrite` is false, or it cannot be written; what was there stays.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with (staging / path.name).open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        (staging / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,65 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def count(value: int) -> str:
+    """Return a count with three or four digits and a prefix.
+
+    >>> count(166730), count(6191040), count(950), count(0)
+    ('166.7 k', '6.19 M', '950', '0')
+    """
+    return _prefixed(value, "").strip()
+
+
+def size(value: int) -> str:
+    """Return a number of bytes; a kB is 1,000 of them.
+
+    >>> size(670475), size(12), size(102_230_129)
+    ('670.5 kB', '12 B', '102.2 MB')
+    """
+    return _prefixed(value, "B")
+
+
+def _prefixed(value: int, unit: str) -> str:
+    power, scaled = 0, float(value)
+    while abs(scaled) >= 999.95 and power < len(PREFIXES) - 1:
+        scaled /= 1000
+        power += 1
+    digits = 0 if power == 0 else 2 if abs(scaled) < 9.995 else 1
+    return f"{scaled:.{digits}f} {PREFIXES[power]}{unit}"
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """Return a measurement, or a dash where there is none.
+
+    >>> number(0.98765), number(None), number(float("inf"))
+    ('0.9877', '–', '∞')
+    """
+    if value is None:
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return format(value, form)
+
+
+def times(before: float, after: float) -> str:
+    """Return how many times smaller `after` is than `before`.
+
+    >>> times(400, 100), times(100, 0)
+    ('4.00×', '∞')
+    """
+    return f"{before / after:.2f}×" if after else "∞"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a time with three or four digits.
+
+    >>> milliseconds(0.0751), milliseconds(12.34), milliseconds(None)
+    ('0.0751', '12.3', '–')
+    """
+    return "–" if value is None else format(value, ".4f" if value < 0.1 else ".3f" if value < 10 else ".1f")

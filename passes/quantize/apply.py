@@ -1,0 +1,143 @@
+"""Carrying out a `QuantizePlan`."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.contract import Change
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
+
+from . import constants, scales
+from .insert import Inserter, Names, bypass, drop_unused_inputs
+from .plan import Activation, Operand, QuantizePlan, WeightScale
+from .units import alpha, bias_of, channel_axis, weight_of
+
+
+class Application:
+    """Applies one plan to one model, in place.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Opset 13 or later.
+    plan : QuantizePlan
+    """
+
+    def __init__(self, model: ir.Model, plan: QuantizePlan) -> None:
+        self.model = model
+        self.plan = plan
+        self._grid = scales.GRIDS[plan.dtype]
+        self._inserter = Inserter(model.graph, Names(model))
+        self._nodes = {edit.output_name(node): node for node in model.graph}
+        self._weights: dict[tuple[object, ...], ir.Value] = {}
+        self._points: dict[tuple[float, int], list[ir.Value]] = {}
+
+    def run(self) -> list[Change]:
+        """Edit the model and return what was done."""
+        inputs = {value for value in self.model.graph.inputs if value.uses()}
+        whats = dict.fromkeys(self.plan.nodes, "computes on integers")
+        labels = {name: edit.label(self._node(name)) for name in self.plan.nodes}
+        for weight in self.plan.weights:
+            whats[weight.node] += f", {self._add_weight(weight)}"
+        for operand in self.plan.operands:
+            self._add_operand(operand)
+        for add in self.plan.bias_nodes.values():
+            node = self._node(add)
+            bypass(node, next(v for v in node.inputs if v is not None and not constants.is_constant(v)))
+        for name in self.plan.bias_nodes:
+            if self._node(name).op_type == "MatMul":
+                self._node(name).op_type = "Gemm"
+        values = {value.name: value for value in edit.values(self.model.graph)}
+        for activation in self.plan.activations:
+            if activation.tensor not in values:
+                raise PassError(f"the plan names the tensor '{activation.tensor}', which the model does not have")
+            self._add_activation(activation, values[activation.tensor])
+        edit.remove_dead(self.model)
+        drop_unused_inputs(self.model.graph, inputs)
+        return [Change(labels[name], what) for name, what in whats.items()]
+
+    def _node(self, name: str) -> ir.Node:
+        if name not in self._nodes:
+            raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
+        return self._nodes[name]
+
+    def _add_weight(self, plan: WeightScale) -> str:
+        """Replace a weight, and the bias, by integers; says how."""
+        node = self._node(plan.node)
+        array = weight_of(node)
+        source = node.inputs[plan.input]
+        key = (source, plan.axis, alpha(node), plan.scale.tobytes())
+        channels = channel_axis(node, array.ndim)
+        bias = None
+        if plan.bias_scale is not None and channels is not None:
+            add = self.plan.bias_nodes.get(plan.node)
+            bias = bias_of(node, None if add is None else self._node(add), array.shape[channels])
+        if key not in self._weights:
+            integers = scales.encode(array, plan.scale, scales.SYMMETRIC, axis=plan.axis)
+            zeros = np.zeros(plan.scale.shape, np.int8)
+            name = str(source.name) if source is not None else plan.node
+            self._weights[key] = self._inserter.dequantized(name, integers, plan.scale, zeros, plan.axis)
+        node.replace_input_with(plan.input, self._weights[key])
+        if bias is not None and plan.bias_scale is not None:
+            self._add_bias(node, plan.bias_scale, scales.encode_bias(bias, plan.bias_scale))
+        for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
+            node.attributes.pop(factor, None)
+        how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
+        return f"weight of shape {list(array.shape)} as int8 ({how})"
+
+    def _add_bias(self, node: ir.Node, scale: np.ndarray, integers: np.ndarray) -> None:
+        old = node.inputs[2] if len(node.inputs) > 2 else None
+        name = str(old.name) if old is not None else f"{edit.output_name(node)}_bias"
+        zeros = np.zeros(scale.shape, np.int32)
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        axis = 0 if scale.size > 1 or integers.size == 1 else None
+        node.replace_input_with(2, self._inserter.dequantized(name, integers, scale, zeros, axis))
+
+    def _add_operand(self, plan: Operand) -> None:
+        node = self._node(plan.node)
+        array = constants.find(node.inputs[plan.input])
+        if array is None:
+            raise PassError(f"the plan has a constant at input {plan.input} of '{plan.node}', and the model has none")
+        scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, self._grid.dtype)
+        integers = scales.encode(array, np.array(scale), self._grid, zero_point=plan.zero_point)
+        name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
+        node.replace_input_with(plan.input, self._inserter.dequantized(name, integers, np.array(scale), zero_point))
+
+    def _add_activation(self, plan: Activation, value: ir.Value) -> None:
+        """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
+        producer = value.producer()
+        given = value
+        if plan.gain != 1 and producer is not None:
+            given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
+            bypass(producer, given)
+            producer = given.producer()
+        name = plan.tensor
+        before = self._point(name, float(np.float32(plan.scale / plan.gain)), plan.zero_point)
+        quantized = self._inserter.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
+        after = self._point(name, plan.scale, plan.zero_point)
+        result = self._inserter.add(
+            "DequantizeLinear",
+            [quantized, *after],
+            f"{name}_dequantized",
+            after=quantized.producer() if producer is not None else None,
+        )
+        if plan.readers is None:
+            quantizer = quantized.producer()
+            assert quantizer is not None
+            edit.replace_uses(given, result, except_for=[quantizer])
+        else:
+            for reader, index in plan.readers:
+                self._node(reader).replace_input_with(index, result)
+
+    def _point(self, name: str, scale: float, zero_point: int) -> list[ir.Value]:
+        """Return constants for a scale and a zero point; tensors with the same ones share them."""
+        key = (scale, zero_point)
+        if key not in self._points:
+            self._points[key] = [
+                self._inserter.constant(f"{name}_scale", np.array(scale, np.float32)),
+                self._inserter.constant(f"{name}_zero_point", np.array(zero_point, self._grid.dtype)),
+            ]
+        return self._points[key]

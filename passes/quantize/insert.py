@@ -1,0 +1,125 @@
+"""Adding constants and nodes under free names, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.graph import edit
+
+
+class Names:
+    """Gives names that are free in a model; each costs the same, however large the model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._values = edit.value_names(model.graph)
+        self._nodes = {node.name for node in model.graph.all_nodes() if node.name}
+
+    def value(self, base: str) -> str:
+        """Return `base`, or `base_1`, …, and take it."""
+        return _take(base, self._values)
+
+    def node(self, base: str) -> str:
+        """Like `value`, for nodes."""
+        return _take(base, self._nodes)
+
+
+def _take(base: str, taken: set[str]) -> str:
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
+
+
+class Inserter:
+    """Adds constants, QuantizeLinear and DequantizeLinear to one graph.
+
+    What reads constants only, and what reads a graph input, stands at the start of the graph.
+    """
+
+    def __init__(self, graph: ir.Graph, names: Names) -> None:
+        self.graph = graph
+        self.names = names
+        self._first = next(iter(graph), None)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Add an initializer."""
+        name = self.names.value(name)
+        value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+        self.graph.register_initializer(value)
+        return value
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        *,
+        axis: int | None = None,
+        after: ir.Node | None = None,
+    ) -> ir.Value:
+        """Add a node whose output is called `name`, shaped like its first input."""
+        attributes = {} if axis is None else {"axis": axis}
+        node = ir.node(op_type, list(inputs), attributes, name=self.names.node(f"{name}_{op_type}"))
+        node.outputs[0].name = self.names.value(name)
+        node.outputs[0].shape = inputs[0].shape
+        gives_integers = op_type == "QuantizeLinear"
+        node.outputs[0].type = ir.TensorType(
+            inputs[2].dtype or ir.DataType.UINT8 if gives_integers else ir.DataType.FLOAT
+        )
+        if after is not None:
+            self.graph.insert_after(after, node)
+        elif self._first is not None:
+            self.graph.insert_before(self._first, node)
+        else:
+            self.graph.append(node)
+        return node.outputs[0]
+
+    def dequantized(
+        self,
+        name: str,
+        integers: npt.NDArray[Any],
+        scale: npt.NDArray[np.float32],
+        zero_point: npt.NDArray[Any],
+        axis: int | None = None,
+    ) -> ir.Value:
+        """Add integers as an initializer, with a DequantizeLinear that reads it.
+
+        `scale` and `zero_point` have one value, or one for each index of `axis`.
+        """
+        shape: tuple[int, ...] = () if axis is None else (-1,)
+        inputs = [
+            self.constant(f"{name}_quantized", integers),
+            self.constant(f"{name}_scale", scale.reshape(shape)),
+            self.constant(f"{name}_zero_point", zero_point.reshape(shape)),
+        ]
+        return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis)
+
+
+def bypass(node: ir.Node, kept: ir.Value) -> None:
+    """Remove a node; who read its output reads its input `kept`, which takes over the name."""
+    output = node.outputs[0]
+    name, graph = output.name, node.graph
+    assert isinstance(graph, ir.Graph)
+    for user, index in list(output.uses()):
+        user.replace_input_with(index, kept)
+    for position, value in enumerate(graph.outputs):
+        if value is output:
+            kept.shape, kept.type = output.shape, output.type
+            graph.outputs[position] = kept
+    graph.remove(node, safe=True)
+    output.name = None
+    kept.name = name
+
+
+def drop_unused_inputs(graph: ir.Graph, before: set[ir.Value]) -> None:
+    """Remove initializers that are listed as inputs and that nothing reads any more; `before` were in use."""
+    for value in [v for v in graph.inputs if v in before and not v.uses() and v.name in graph.initializers]:
+        graph.inputs.remove(value)
+        graph.initializers.pop(str(value.name))

@@ -1,0 +1,109 @@
+"""Raise a model to the opset that has DequantizeLinear with one scale per channel."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import onnx_ir as ir
+
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
+
+PER_CHANNEL = 13
+"""The first opset whose DequantizeLinear has an axis."""
+
+EXPLICIT_INITIALIZERS = 4
+"""The first IR version whose initializers need not be inputs as well."""
+
+KEPT = 1024
+"""Elements up to which a tensor takes part in the conversion; larger ones are put back untouched afterwards."""
+
+
+def raise_opset(model: ir.Model) -> bool:
+    """Convert the model, in place, to opset 13 if it is older; tells whether it did.
+
+    Names of tensors, nodes, inputs and outputs stay. The same model always gives the same result, so that names in a
+    plan mean the same when it is applied. Weights are neither copied nor read.
+
+    Raises
+    ------
+    PassError
+        The model has local functions, or an operator that onnx's version converter cannot convert.
+    """
+    if model.ir_version < EXPLICIT_INITIALIZERS:
+        model.ir_version = EXPLICIT_INITIALIZERS
+        for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
+            model.graph.inputs.remove(value)
+    opset = model.opset_imports.setdefault("", PER_CHANNEL)
+    if opset >= PER_CHANNEL:
+        return False
+    if model.functions:
+        raise PassError(
+            f"the model has opset {opset}, int8 weights need opset {PER_CHANNEL}, and a model with local functions "
+            f"cannot be converted; export it with opset {PER_CHANNEL} or inline the functions"
+        )
+    proto = ir.to_proto(_without_weights(model))
+    try:
+        converted = onnx.version_converter.convert_version(proto, PER_CHANNEL)
+        onnx.checker.check_model(converted)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
+        raise PassError(
+            f"the model has opset {opset}, int8 weights need opset {PER_CHANNEL}, and onnx's version converter fails: "
+            f"{_reason(error)}; export it with opset {PER_CHANNEL}"
+        ) from None
+    _take_over(model, ir.from_proto(converted).graph, opset)
+    return True
+
+
+def _without_weights(model: ir.Model) -> ir.Model:
+    """Return a copy whose large initializers are inputs: the converter copies what it holds, and knows no files."""
+    copy = model.clone()
+    for value in [v for v in copy.graph.initializers.values() if _is_large(v)]:
+        tensor = value.const_value
+        assert tensor is not None
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+        value.const_value = None
+        copy.graph.initializers.pop(str(value.name))
+        if not value.is_graph_input():
+            copy.graph.inputs.append(value)
+    return copy
+
+
+def _is_large(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and (tensor.size > KEPT or isinstance(tensor, ir.ExternalTensor))
+
+
+def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
+    """Give `model` the converted graph, with the original's tensors."""
+    old = model.graph
+    was_input = {value.name for value in old.inputs}
+    for name, value in old.initializers.items():
+        new = graph.initializers.get(name)
+        if new is None:
+            new = next(v for v in graph.inputs if v.name == name)
+            new.const_value = value.const_value
+            graph.register_initializer(new)
+            if name not in was_input:
+                graph.inputs.remove(new)
+        new.const_value = value.const_value
+    if opset < 11:
+        # Before opset 11 Resize and Upsample had no modes, and meant these; the converter writes Resize's new defaults.
+        for node in graph.all_nodes():
+            if edit.op_of(node) == "Resize" and "coordinate_transformation_mode" not in node.attributes:
+                node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+                    "coordinate_transformation_mode", "asymmetric"
+                )
+                node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    graph.metadata_props.update(old.metadata_props)
+    graph.doc_string = old.doc_string
+    model.graph = graph
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    match = re.search(r"Op '%s' has no registered schema.*lld\.(\w+?)\d+$", text)
+    if match:
+        return f"it does not know the operator {match.group(1)}"
+    return re.sub(r"^\S+\.cc:\d+: \w+: ", "", text)

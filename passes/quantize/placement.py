@@ -1,0 +1,142 @@
+"""Which nodes compute on integers, and on which tensors QuantizeLinear and DequantizeLinear stand for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from onnxcompress.contract import Refusal
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
+
+from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
+
+INTEGER_OPS = {"ConvInteger", "DequantizeLinear", "MatMulInteger", "QuantizeLinear"}
+"""Any of these, or any QLinear operator, means that somebody quantized the model before."""
+
+
+@dataclass(eq=False)
+class Placement:
+    """What is quantized.
+
+    Attributes
+    ----------
+    units : list of Unit
+        Those that compute on integers, in the order of the graph.
+    tensors : dict of onnx_ir.Value to bool
+        Each activation that is quantized; True where everything reads the result (its unit gives integers), False
+        where only the units do (a float node or the caller gives it).
+    sources : dict of onnx_ir.Value to onnx_ir.Value
+        Each of `tensors` → the tensor that data movement brought it from, whose scale it shares.
+    makers : dict of onnx_ir.Value to Unit
+        The unit that gives a tensor.
+    refused : list of Refusal
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    tensors: dict[ir.Value, bool] = field(default_factory=dict)
+    sources: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    makers: dict[ir.Value, Unit] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def check_not_quantized(model: ir.Model) -> None:
+    """Raise `PassError` when the model holds quantized operators already."""
+    for node in model.graph.all_nodes():
+        if node.op_type in INTEGER_OPS or node.op_type.startswith("QLinear"):
+            raise PassError(f"the model is already quantized: {edit.label(node)}")
+
+
+def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) -> Placement:
+    """Choose the nodes that compute on integers.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Opset 13 or later, types inferred. Not changed.
+    exclude : sequence of str
+        Patterns (`fnmatch`) of names of nodes to leave alone.
+    blocked : dict of onnx_ir.Node to str
+        More nodes to leave alone, with the reason.
+
+    Notes
+    -----
+    A cheap node takes part when it lies between two compute nodes: reached from one through cheap nodes and data
+    movement, and reaching another. Anywhere else integers would be converted just for it.
+    """
+    result = Placement(refused=_out_of_reach(model))
+    left_alone = _excluded(model.graph, exclude) | blocked
+    found: list[Unit] = []
+    for node in model.graph:
+        unit = find_unit(node)
+        if isinstance(unit, str):
+            result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
+        elif node in left_alone and (unit is not None or node in blocked):
+            result.refused.append(Refusal(edit.label(node), left_alone[node]))
+        elif unit is not None:
+            found.append(unit)
+    result.units = _connected(found)
+    _find_tensors(result)
+    return result
+
+
+def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
+    """Return the nodes that a pattern names."""
+    names = {node: node.name or edit.output_name(node) for node in graph.all_nodes()}
+    found: dict[ir.Node, str] = {}
+    for pattern in patterns:
+        hits = [node for node, name in names.items() if fnmatchcase(name, pattern)]
+        if not hits:
+            raise PassError(f"quantize: exclude: no node's name matches '{pattern}'")
+        found |= dict.fromkeys(hits, f"excluded by '{pattern}'")
+    return found
+
+
+def _out_of_reach(model: ir.Model) -> list[Refusal]:
+    """Name the nodes worth quantizing that are inside inner graphs and local functions."""
+    found = []
+    for node in model.graph.all_nodes():
+        if node.graph is not model.graph and edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
+            found.append(Refusal(edit.label(node), "it is inside an inner graph (of an If, Loop or Scan)"))
+    for function in model.functions.values():
+        for node in function:
+            if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
+                found.append(Refusal(edit.label(node), f"it is inside the local function '{function.name}'"))
+    return found
+
+
+def _connected(units: list[Unit]) -> list[Unit]:
+    """Keep the compute units, and the others that lie between two of them."""
+    after: set[ir.Value] = set()
+    reached: set[Unit] = set()
+    for unit in units:
+        if unit.kind == "compute" or after.intersection(unit.inputs):
+            reached.add(unit)
+            after.update(unit.outputs)
+    before: set[ir.Value] = set()
+    wanted: set[Unit] = set()
+    for unit in reversed(units):
+        if unit.kind == "compute" or (unit in reached and before.intersection(unit.outputs)):
+            wanted.add(unit)
+            before.update(unit.inputs)
+    return [unit for unit in units if unit in wanted]
+
+
+def _find_tensors(result: Placement) -> None:
+    """Find the tensors to quantize: what units read, and what they give."""
+    read = {value for unit in result.units for value in unit.inputs}
+    for unit in result.units:
+        for value in unit.inputs:
+            result.tensors.setdefault(value, False)
+        for value in unit.outputs:
+            if unit.node.op_type not in OPEN or value in read:
+                result.tensors[value] = True
+                result.makers[value] = unit
+    for value in result.tensors:
+        source = value
+        while (maker := result.makers.get(source)) is not None and maker.kind == "move":
+            source = maker.inputs[0]
+        result.sources[value] = source

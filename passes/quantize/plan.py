@@ -1,0 +1,194 @@
+"""What `Quantize` decided, as plain data; `calibrate` computes it from a placement and ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.contract import Plan
+from onnxcompress.graph import edit
+
+from . import constants, scales
+from .placement import Placement
+from .units import Unit, alpha, bias_of, channel_axis, weight_of
+
+if TYPE_CHECKING:
+    from onnxcompress.runtime.statistics import Range
+
+Scales = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """QuantizeLinear and DequantizeLinear on one tensor: ``q = clip(round(x / scale) + zero_point)``.
+
+    Attributes
+    ----------
+    tensor : str
+    scale : float
+        Exactly a float32.
+    zero_point : int
+    readers : tuple of (str, int), optional
+        Which nodes (by their first output) read the result, at which input; None: everything does.
+    gain : float
+        The multiplication that gives `tensor` is left out: its input is quantized with ``scale / gain`` instead.
+    """
+
+    tensor: str
+    scale: float
+    zero_point: int
+    readers: tuple[tuple[str, int], ...] | None = None
+    gain: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """A constant input that is stored like an activation: a node (by its first output) and the input."""
+
+    node: str
+    input: int
+    scale: float
+    zero_point: int
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightScale:
+    """A weight stored as symmetric int8.
+
+    Attributes
+    ----------
+    node : str
+        The node that reads it, by its first output.
+    input : int
+    axis : int, optional
+        Of the output channels; None: one scale for the tensor.
+    scale : ndarray of float32, shape (channels,) or (1,)
+    bias_scale : ndarray of float32, same shape, optional
+        ``scale`` times the scale of the activation; None without a bias.
+    """
+
+    node: str
+    input: int
+    axis: int | None
+    scale: Scales
+    bias_scale: Scales | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizePlan(Plan):
+    """Every scale of a quantized model.
+
+    Attributes
+    ----------
+    dtype : str
+        ``uint8`` or ``int8``: of the activations and operands.
+    nodes : tuple of str
+        The nodes that compute on integers, by their first output.
+    activations : tuple of Activation
+    operands : tuple of Operand
+    weights : tuple of WeightScale
+    bias_nodes : dict of str to str
+        Conv → the Add behind it that becomes its bias; both by their first output.
+    """
+
+    dtype: str = "uint8"
+    nodes: tuple[str, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    operands: tuple[Operand, ...] = ()
+    weights: tuple[WeightScale, ...] = ()
+    bias_nodes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, per_channel: bool) -> dict[str, Any]:
+    """Return the fields of a `QuantizePlan`.
+
+    Parameters
+    ----------
+    placement : Placement
+    ranges : mapping of str to Range
+        For each name in ``placement.sources.values()``.
+    dtype : {"uint8", "int8"}
+    per_channel : bool
+    """
+    grid = scales.GRIDS[dtype]
+    points = {source: _scale(placement, source, ranges, grid) for source in set(placement.sources.values())}
+    readers: dict[ir.Value, list[tuple[str, int]]] = {}
+    for unit in placement.units:
+        for index in unit.data:
+            value = unit.node.inputs[index]
+            assert value is not None
+            readers.setdefault(value, []).append((edit.output_name(unit.node), index))
+    activations = []
+    for value, everywhere in placement.tensors.items():
+        scale, zero_point = points[placement.sources[value]]
+        maker = placement.makers.get(value)
+        who = None if everywhere else tuple(readers[value])
+        gain = maker.gain if maker is not None else 1.0
+        activations.append(Activation(str(value.name), float(scale), zero_point, who, gain))
+    inputs = {value: points[source][0] for value, source in placement.sources.items()}
+    return {
+        "dtype": dtype,
+        "nodes": tuple(edit.output_name(unit.node) for unit in placement.units),
+        "activations": tuple(activations),
+        "operands": tuple(op for unit in placement.units for op in _operands(unit, grid)),
+        "weights": _weights(placement.units, inputs, per_channel=per_channel),
+        "bias_nodes": {
+            edit.output_name(unit.node): edit.output_name(unit.bias_node)
+            for unit in placement.units
+            if unit.bias_node is not None
+        },
+    }
+
+
+def _scale(
+    placement: Placement, value: ir.Value, ranges: Mapping[str, Range], grid: scales.Grid
+) -> tuple[np.float32, int]:
+    found = ranges[str(value.name)]
+    maker = placement.makers.get(value)
+    if maker is not None and maker.bounds is not None:
+        low, high = (bound * maker.gain for bound in maker.bounds)
+        return scales.within(found.low, found.high, (low, high), grid)
+    scale, zero_point = scales.affine(found.low, found.high, grid)
+    return np.float32(scale), int(zero_point)
+
+
+def _operands(unit: Unit, grid: scales.Grid) -> list[Operand]:
+    found = []
+    for index in unit.operands:
+        array = constants.find(unit.node.inputs[index])
+        assert array is not None
+        scale, zero_point = scales.affine(array.min(), array.max(), grid)
+        found.append(Operand(edit.output_name(unit.node), index, float(scale), int(zero_point)))
+    return found
+
+
+def _weights(units: list[Unit], inputs: Mapping[ir.Value, np.float32], *, per_channel: bool) -> tuple[WeightScale, ...]:
+    """Give each weight its scales; nodes that share a weight and its axis get the same ones."""
+    chosen: dict[tuple[ir.Value | None, int | None, float], Scales] = {}
+    waiting: list[tuple[Unit, tuple[ir.Value | None, int | None, float], bool]] = []
+    for unit in units:
+        node = unit.node
+        if unit.kind != "compute" or len(unit.data) + len(unit.operands) > 1:
+            continue
+        array = weight_of(node)
+        channels = channel_axis(node, array.ndim)
+        axis = channels if per_channel else None
+        key = (node.inputs[1], axis, alpha(node))
+        scale = chosen[key] if key in chosen else scales.symmetric(array, axis)
+        bias = None if channels is None else bias_of(node, unit.bias_node, array.shape[channels])
+        if bias is not None:
+            dead = ~scales.rows(array, axis).any(axis=1)
+            scale = scales.raise_for_bias(scale, dead & (scale == 1), bias, float(inputs[unit.inputs[0]]))
+        chosen[key] = scale
+        waiting.append((unit, key, bias is not None))
+    result = []
+    for unit, key, has_bias in waiting:
+        scale = chosen[key]
+        bias_scale = scale * inputs[unit.inputs[0]] if has_bias else None
+        result.append(WeightScale(edit.output_name(unit.node), 1, key[1], scale, bias_scale))
+    return tuple(result)

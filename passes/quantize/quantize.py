@@ -1,0 +1,100 @@
+"""Compute on 8-bit integers: static quantization with QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import onnx_ir as ir
+
+from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
+from onnxcompress.graph import edit, shapes
+
+from .apply import Application
+from .opset import raise_opset
+from .placement import Placement, check_not_quantized, place
+from .plan import QuantizePlan, calibrate
+
+WIDEST = 2.0**64
+"""A tensor that spans more has one value for -infinity (an attention mask), and nothing else is left in 8 bits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantize(Pass):
+    """Let Conv, Gemm and MatMul, and what lies between them, compute on 8-bit integers.
+
+    A tensor ``r`` is stored as ``q = clip(round(r / scale) + zero_point)``, so that ``r ≈ scale · (q − zero_point)``.
+    Weights are symmetric int8 in [-127, 127] (``scale = max|W| / 127``, ``zero_point = 0``); activations cover the
+    range seen over the samples, widened to include 0 (``scale = (max − min) / 255``); biases are int32 with
+    ``scale = scale_of_input · scale_of_weight``. QuantizeLinear and DequantizeLinear stand where onnxruntime fuses
+    them with the operator between into one integer kernel.
+
+    Parameters
+    ----------
+    activations : {"uint8", "int8"}
+        The type of activations. On x86 onnxruntime has its integer convolutions for uint8 only; int8 is for engines
+        that want it.
+    per_channel : bool
+        One scale for each output channel of a weight, else one for each weight.
+    exclude : tuple of str
+        Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
+
+    Notes
+    -----
+    Jacob et al. 2018, arXiv:1712.05877 (integer arithmetic, biases, fused activations); Krishnamoorthi 2018,
+    arXiv:1806.08342 (scales per channel). Put `fold-batch-norm` before it. A model with an opset below 13 is raised
+    to 13.
+    """
+
+    activations: Literal["uint8", "int8"] = "uint8"
+    per_channel: bool = True
+    exclude: tuple[str, ...] = ()
+
+    needs = Needs(samples=True)
+
+    def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
+        """Choose what is quantized, and each scale from the ranges over the samples."""
+        check_not_quantized(model)
+        work = model.clone()
+        raise_opset(work)
+        shapes.infer(work)
+        known = {value.name for value in edit.values(model.graph)}
+        blocked: dict[ir.Node, str] = {}
+        while True:
+            placement = place(work, self.exclude, blocked)
+            new = _unknown(placement, known)
+            if not new:
+                names = sorted({str(source.name) for source in placement.sources.values()})
+                ranges = dict(context.ranges(names)) if names else {}
+                wide = {name for name in names if ranges[name].high - ranges[name].low > WIDEST}
+                new = _touching(placement, wide, "a tensor of its spans too wide a range, such as a mask of -infinity")
+            if not new:
+                break
+            blocked |= new
+        refused = placement.refused
+        if not placement.units:
+            refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
+        fields = calibrate(placement, ranges, self.activations, per_channel=self.per_channel)
+        return QuantizePlan(refused=tuple(refused), **fields)
+
+    def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
+        """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
+        if not plan.nodes:
+            return Changes(refused=plan.refused)
+        done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
+        done += Application(model, plan).run()
+        return Changes(tuple(done), plan.refused)
+
+
+def _unknown(placement: Placement, known: set[str | None]) -> dict[ir.Node, str]:
+    """Block what needs the range of a tensor that only the conversion to opset 13 made."""
+    made = {str(source.name) for source in placement.sources.values() if source.name not in known}
+    return _touching(placement, made, "it reads a tensor that only opset 13 has")
+
+
+def _touching(placement: Placement, sources: set[str], reason: str) -> dict[ir.Node, str]:
+    found = {}
+    for unit in placement.units:
+        if any(str(placement.sources[v].name) in sources for v in (*unit.inputs, *unit.outputs) if v in placement.sources):
+            found[unit.node] = reason
+    return found

@@ -1,0 +1,197 @@
+"""Scales, zero points and integers: the arithmetic of 8-bit affine quantization, without any graph.
+
+A real tensor ``r`` is stored as integers ``q`` with ``r ≈ scale · (q − zero_point)``
+(Jacob et al. 2018, arXiv:1712.05877, equation 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SMALLEST = 2.0**-62
+"""No scale is smaller: the product of two, which is the scale of a bias, is then still a normal float32."""
+
+BIAS_LIMIT = 2**30
+"""Largest magnitude of an int32 bias. The other half of int32 is room for the sum of products, which
+``255 · 127`` times up to 33,000 terms fills."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that a tensor may be stored as.
+
+    Attributes
+    ----------
+    low, high : int
+        The smallest and the largest integer; symmetric weights leave out -128.
+    dtype : str
+        The numpy name of the type that holds them.
+    """
+
+    low: int
+    high: int
+    dtype: str
+
+
+UINT8 = Grid(0, 255, "uint8")
+INT8 = Grid(-128, 127, "int8")
+SYMMETRIC = Grid(-127, 127, "int8")
+GRIDS = {"uint8": UINT8, "int8": INT8}
+
+
+def affine(
+    low: npt.ArrayLike, high: npt.ArrayLike, grid: Grid
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return scales and zero points for ranges that are widened to include 0, which is then stored exactly.
+
+    ``scale = (high − low) / (grid.high − grid.low)``, ``zero_point = round(grid.low − low / scale)``. An empty range
+    (all zeros) gets scale 1.
+
+    Parameters
+    ----------
+    low, high : array of float
+        Any shape; one range each.
+    grid : Grid
+
+    Returns
+    -------
+    scale : ndarray of float32
+    zero_point : ndarray of int64
+        Within the grid.
+    """
+    below = np.minimum(np.asarray(low, np.float64), 0)
+    above = np.maximum(np.asarray(high, np.float64), 0)
+    span = above - below
+    scale = np.where(span == 0, 1.0, np.maximum(span / (grid.high - grid.low), SMALLEST)).astype(np.float32)
+    zero_point = np.rint(grid.low - below / scale.astype(np.float64))
+    return scale, np.clip(zero_point, grid.low, grid.high).astype(np.int64)
+
+
+def within(low: float, high: float, bounds: tuple[float, float], grid: Grid) -> tuple[np.float32, int]:
+    """Return a scale and zero point whose whole grid lies inside `bounds`, so that a Clip to them changes nothing.
+
+    Parameters
+    ----------
+    low, high : float
+        The measured range.
+    bounds : (float, float)
+        What the Clip lets through; it includes 0.
+    grid : Grid
+
+    Notes
+    -----
+    Rounding the zero point moves the grid by up to half a step, and rounding the scale to float32 stretches it: either
+    may reach over a bound. The scale shrinks until it does not; values at the edge saturate, by less than one step.
+    """
+    low, high = max(low, bounds[0]), min(high, bounds[1])
+    found, zero = affine(low, high, grid)
+    scale, zero_point = np.float32(found), int(zero)
+    room = [
+        limit / steps
+        for limit, steps in ((-bounds[0], zero_point - grid.low), (bounds[1], grid.high - zero_point))
+        if steps
+    ]
+    if min(room) < scale:
+        scale = np.float32(max(min(room), SMALLEST))
+        if scale > min(room):
+            scale = np.nextafter(scale, np.float32(0))
+    return scale, zero_point
+
+
+def symmetric(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[np.float32]:
+    """Return ``max|W| / 127`` of each index of `axis`, or of the whole tensor: a 1-D array.
+
+    Parameters
+    ----------
+    array : ndarray of float
+    axis : int, optional
+        None: one scale for the whole tensor.
+
+    Notes
+    -----
+    Symmetric and per output channel, as in Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.
+    """
+    largest = np.abs(rows(array, axis)).max(axis=1, initial=0).astype(np.float64)
+    return np.where(largest == 0, 1.0, np.maximum(largest / SYMMETRIC.high, SMALLEST)).astype(np.float32)
+
+
+def rows(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[Any]:
+    """Return the tensor as a matrix with one row for each index of `axis`, or a single row."""
+    if axis is None:
+        return array.reshape(1, -1)
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+def encode(
+    array: npt.NDArray[Any],
+    scale: npt.NDArray[np.float32],
+    grid: Grid,
+    *,
+    zero_point: npt.NDArray[np.int64] | int = 0,
+    axis: int | None = None,
+) -> npt.NDArray[Any]:
+    """Return ``clip(round(array / scale) + zero_point)``, rounded half to even, as the grid's dtype.
+
+    Parameters
+    ----------
+    array : ndarray of float
+    scale : ndarray of float32
+        One value, or one for each index of `axis`.
+    grid : Grid
+    zero_point : ndarray of int64 or int
+        Like `scale`.
+    axis : int, optional
+
+    Returns
+    -------
+    ndarray
+        Same shape; ``|array − scale · (result − zero_point)| ≤ scale / 2`` for what the scale was made for.
+    """
+    shape = [1] * array.ndim
+    if axis is not None:
+        shape[axis] = -1
+    wide = scale.astype(np.float64).reshape(shape)
+    zero = np.asarray(zero_point, np.float64).reshape(shape)
+    integers = np.rint(array.astype(np.float64) / wide) + zero
+    return np.clip(integers, grid.low, grid.high).astype(grid.dtype)
+
+
+def raise_for_bias(
+    scale: npt.NDArray[np.float32],
+    dead: npt.NDArray[np.bool_],
+    bias: npt.NDArray[Any],
+    activation: float,
+) -> npt.NDArray[np.float32]:
+    """Return weight scales large enough that each bias fits into int32.
+
+    Parameters
+    ----------
+    scale : ndarray of float32, shape (channels,) or (1,)
+        The weights' scales.
+    dead : ndarray of bool, shape of `scale`
+        Channels whose weights are all zero: any scale stores them, so the bias alone decides, and keeps its precision.
+    bias : ndarray of float, shape (channels,)
+    activation : float
+        The scale of the input.
+
+    Notes
+    -----
+    A bias is stored with scale ``activation · scale`` (arXiv:1712.05877, section 2.4). Where weights are tiny against
+    their bias this overflows int32; onnxruntime's own quantizer raises the weights' scale as well.
+    """
+    needed = np.abs(bias.astype(np.float64)) / (activation * BIAS_LIMIT)
+    if scale.size == 1:
+        needed = needed.max(keepdims=True)
+    lowest = np.where(dead & (needed > 0), SMALLEST, scale.astype(np.float64))
+    return np.maximum(lowest, needed).astype(np.float32)
+
+
+def encode_bias(bias: npt.NDArray[Any], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Return ``round(bias / scale)`` as int32; `scale` has one value or one for each channel."""
+    integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+    limit = np.iinfo(np.int32).max
+    return np.clip(integers, -limit, limit).astype(np.int32)

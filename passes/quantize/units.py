@@ -1,0 +1,339 @@
+"""What can be computed on integers: one unit is a node with what onnxruntime fuses into its kernel.
+
+The tables say what onnxruntime (1.20 to 1.32, CPU) has integer kernels for; `placement` chooses among the units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.graph import edit
+
+from . import constants
+
+Kind = Literal["compute", "cheap", "move"]
+
+COMPUTE = {"Conv", "Gemm", "MatMul"}
+"""Worth quantizing for their own sake."""
+
+OPEN = {"Gemm", "MatMul"}
+"""Their integer kernels can also give float, so that an output nobody reads as integers loses nothing."""
+
+CHEAP: dict[str, tuple[int, ...] | None] = {
+    "Add": (0, 1),
+    "AveragePool": (0,),
+    "Concat": None,
+    "GlobalAveragePool": (0,),
+    "LeakyRelu": (0,),
+    "Mul": (0, 1),
+    "Sigmoid": (0,),
+}
+"""Operator → its data inputs (None: all); quantized only between two nodes that compute on integers.
+
+Softmax has an integer kernel too, but its input is often a sum with a mask of -1e4 or less, which leaves a single step
+for everything else."""
+
+MOVES = {
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "Identity",
+    "MaxPool",
+    "ReduceMax",
+    "ReduceMin",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+}
+"""They take values over from input 0 as they are: integers of the same scale pass through unchanged."""
+
+UNSUPPORTED = {
+    "BatchNormalization": "it is not folded; put fold-batch-norm before quantize",
+    "ConvTranspose": "onnxruntime has no integer ConvTranspose; quantize-weights makes its file smaller",
+    "Einsum": "onnxruntime has no integer Einsum",
+    "GRU": "onnxruntime has no integer GRU; quantize-weights makes its file smaller",
+    "LSTM": "onnxruntime has no static integer LSTM; quantize-weights makes its file smaller",
+    "RNN": "onnxruntime has no integer RNN; quantize-weights makes its file smaller",
+}
+
+
+@dataclass(eq=False)
+class Unit:
+    """A node that can compute on integers.
+
+    Attributes
+    ----------
+    node : onnx_ir.Node
+    kind : {"compute", "cheap", "move"}
+    data : tuple of int
+        Inputs that hold activations.
+    operands : tuple of int
+        Inputs that hold constants and are quantized like activations.
+    outputs : list of onnx_ir.Value
+        What leaves the unit, after what was fused into it.
+    bias_node : onnx_ir.Node, optional
+        An Add of a constant for each channel, which becomes the bias of a Conv, or of the Gemm that a MatMul becomes.
+    bounds : (float, float), optional
+        Of the Relu or Clip behind the node: the output's grid must not reach beyond them.
+    gain : float
+        A last multiplication by a positive constant, which only changes the output's scale.
+    """
+
+    node: ir.Node
+    kind: Kind
+    data: tuple[int, ...]
+    operands: tuple[int, ...] = ()
+    outputs: list[ir.Value] = field(default_factory=list)
+    bias_node: ir.Node | None = None
+    bounds: tuple[float, float] | None = None
+    gain: float = 1.0
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """The values that hold activations."""
+        return [value for index in self.data if (value := self.node.inputs[index]) is not None]
+
+
+def find_unit(node: ir.Node) -> Unit | str | None:
+    """Return a node's unit, the reason why a node worth quantizing has none, or None for all others."""
+    op = edit.op_of(node)
+    if op in UNSUPPORTED:
+        return UNSUPPORTED[op]
+    if op in COMPUTE:
+        reason = _wrong_type(node) or OBSTACLES[op](node)
+        return reason or _compute_unit(node)
+    if op in CHEAP:
+        wanted = CHEAP[op]
+        return _cheap_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted)
+    if op in MOVES and _is_float(node.inputs[0]) and not constants.is_constant(node.inputs[0]) and _passes_on(node):
+        outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
+        return Unit(node, "move", (0,), outputs=outputs) if len(outputs) == _named_outputs(node) else None
+    return None
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def _wrong_type(node: ir.Node) -> str:
+    for value in (*node.inputs[:1], *node.outputs[:1]):
+        if value is None or value.dtype is None:
+            return "the type of its input is not known"
+        if value.dtype != ir.DataType.FLOAT:
+            return f"it computes in {value.dtype.name.lower()}; onnxruntime's integer kernels go with float32"
+    return ""
+
+
+def _weight_obstacle(value: ir.Value | None) -> str:
+    array = constants.find(value)
+    if array is None:
+        return "its weight is not a constant"
+    if array.dtype != np.float32 or not array.size:
+        return f"its weight is {array.dtype} of shape {array.shape}"
+    return "" if np.isfinite(array).all() else "its weight holds NaN or Inf"
+
+
+def _bias_obstacle(node: ir.Node, channels: int) -> str:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return ""
+    bias = constants.find(node.inputs[2])
+    if bias is None:
+        return "its bias is not a constant"
+    if not np.isfinite(bias).all():
+        return "its bias holds NaN or Inf"
+    if bias.size not in (1, channels) or (bias.ndim and bias.shape[-1] != bias.size):
+        return f"its bias of shape {bias.shape} is not one value for each output channel"
+    return ""
+
+
+def _conv_obstacle(node: ir.Node) -> str:
+    if constants.is_constant(node.inputs[0]):
+        return "its input is a constant; put fold-constants before quantize"
+    reason = _weight_obstacle(node.inputs[1])
+    weight = constants.find(node.inputs[1])
+    return reason or _bias_obstacle(node, 0 if weight is None else weight.shape[0])
+
+
+def _gemm_obstacle(node: ir.Node) -> str:
+    if constants.is_constant(node.inputs[0]):
+        return "its input is a constant; put fold-constants before quantize"
+    reason = _weight_obstacle(node.inputs[1])
+    weight = constants.find(node.inputs[1])
+    columns = 0 if weight is None else weight.shape[0 if edit.int_attribute(node, "transB", 0) else 1]
+    return reason or _bias_obstacle(node, columns)
+
+
+def _matmul_obstacle(node: ir.Node) -> str:
+    fixed = [constants.is_constant(value) for value in node.inputs]
+    if all(fixed):
+        return "both inputs are constants; put fold-constants before quantize"
+    return "".join(_weight_obstacle(value) for value, known in zip(node.inputs, fixed, strict=True) if known)
+
+
+OBSTACLES: dict[str, Callable[[ir.Node], str]] = {
+    "Conv": _conv_obstacle,
+    "Gemm": _gemm_obstacle,
+    "MatMul": _matmul_obstacle,
+}
+
+
+def _compute_unit(node: ir.Node) -> Unit:
+    data, operands = (0,), ()
+    if node.op_type == "MatMul":
+        data = tuple(i for i, v in enumerate(node.inputs) if not constants.is_constant(v))
+        operands = (0,) if 0 not in data else ()
+    unit = Unit(node, "compute", data, operands, [node.outputs[0]])
+    if node.op_type == "Conv" or (node.op_type == "MatMul" and data == (0,) and _rank(node.inputs[0]) == 2):
+        _fuse_bias(unit)
+    return _fuse(unit)
+
+
+def _cheap_unit(node: ir.Node, wanted: tuple[int, ...]) -> Unit | None:
+    present = [i for i in wanted if i < len(node.inputs) and node.inputs[i] is not None]
+    fixed = tuple(i for i in present if constants.is_constant(node.inputs[i]))
+    if len(fixed) == len(present) or not all(_is_float(v) for v in (*(node.inputs[i] for i in present), *node.outputs)):
+        return None
+    if any(_weight_obstacle(node.inputs[i]) for i in fixed) or "dilations" in node.attributes:
+        return None
+    data = tuple(i for i in present if i not in fixed)
+    return _fuse(Unit(node, "cheap", data, fixed, [node.outputs[0]]))
+
+
+def _passes_on(node: ir.Node) -> bool:
+    """Tell whether onnxruntime runs a data-movement node on integers as it does on floats."""
+    if node.op_type == "MaxPool":
+        return len(node.outputs) < 2 or not node.outputs[1].uses()
+    if node.op_type == "Resize":
+        # The integer kernel of linear interpolation cuts fractions off, which shifts the mean.
+        mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "nearest"
+        where = node.attributes.get("coordinate_transformation_mode")
+        return mode == "nearest" and (where is None or where.as_string() != "tf_crop_and_resize")
+    return True
+
+
+def _named_outputs(node: ir.Node) -> int:
+    return 1 if node.op_type == "MaxPool" else len(node.outputs)
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
+
+
+def _fuse_bias(unit: Unit) -> None:
+    """Take an Add of one constant for each channel into the Conv or MatMul before it.
+
+    onnxruntime makes a Gemm of a MatMul of matrices and an Add anyway; with a float bias that is no integer kernel.
+    """
+    reader = _only_reader(unit.outputs[0])
+    if reader is None or edit.op_of(reader) != "Add" or not _is_float(reader.outputs[0]):
+        return
+    other = reader.inputs[1] if reader.inputs[0] is unit.outputs[0] else reader.inputs[0]
+    array, weight = constants.find(other), constants.find(unit.node.inputs[1])
+    if array is None or weight is None or array.ndim > weight.ndim or not np.isfinite(array).all():
+        return
+    shape = (1,) * (weight.ndim - array.ndim) + array.shape
+    channels = 1 if unit.node.op_type == "MatMul" else 0
+    if array.size == 1 or shape == (1, weight.shape[channels], *[1] * (weight.ndim - 2)):
+        unit.bias_node, unit.outputs = reader, [reader.outputs[0]]
+
+
+def _fuse(unit: Unit) -> Unit:
+    """Take a Relu or Clip behind the unit into it, then a multiplication by a positive constant."""
+    reader = _only_reader(unit.outputs[0])
+    bounds = None if reader is None else _bounds(reader)
+    if reader is not None and bounds is not None and bounds[0] <= 0 <= bounds[1] and bounds[0] < bounds[1]:
+        unit.outputs, unit.bounds = [reader.outputs[0]], bounds
+        reader = _only_reader(unit.outputs[0])
+    gain = None if reader is None else _gain(reader, unit.outputs[0])
+    if reader is not None and gain is not None:
+        unit.outputs, unit.gain = [reader.outputs[0]], gain
+    return unit
+
+
+def _bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Return what a Relu or Clip lets through, if that is constant."""
+    op = edit.op_of(node)
+    if op == "Relu":
+        return 0.0, math.inf
+    if op != "Clip":
+        return None
+    limits = []
+    for index, default in ((1, -math.inf), (2, math.inf)):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        array = constants.find(value)
+        if value is not None and array is None:
+            return None
+        limits.append(default if array is None or not array.size else float(array.ravel()[0]))
+    return limits[0], limits[1]
+
+
+def _gain(node: ir.Node, value: ir.Value) -> float | None:
+    """Return the positive number that a node multiplies `value` by, if that is all it does."""
+    op = edit.op_of(node)
+    if op not in ("Div", "Mul") or (op == "Div" and node.inputs[0] is not value):
+        return None
+    array = constants.find(node.inputs[1] if node.inputs[0] is value else node.inputs[0])
+    # A constant of higher rank would add axes to the result.
+    if array is None or array.size != 1 or array.ndim > 0 and array.ndim > _rank(value):
+        return None
+    number = float(array.ravel()[0])
+    factor = 1 / number if op == "Div" and number else number
+    return factor if 2.0**-30 < factor < 2.0**30 else None
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
+
+
+def bias_of(node: ir.Node, bias_node: ir.Node | None, channels: int) -> npt.NDArray[Any] | None:
+    """Return the bias of a Conv or Gemm with the Add behind it, float64 of shape (channels,); None without."""
+    total: npt.NDArray[Any] | None = None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        found = constants.find(node.inputs[2])
+        assert found is not None
+        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        total = np.zeros(channels) + found.astype(np.float64).ravel() * beta
+    if bias_node is not None:
+        first = bias_node.inputs[0] is node.outputs[0]
+        array = constants.find(bias_node.inputs[1] if first else bias_node.inputs[0])
+        assert array is not None
+        total = (np.zeros(channels) if total is None else total) + array.astype(np.float64).ravel()
+    return total
+
+
+def weight_of(node: ir.Node) -> npt.NDArray[Any]:
+    """Return the weight of a Conv, Gemm or MatMul, with Gemm's alpha multiplied into it."""
+    array = constants.find(node.inputs[1])
+    assert array is not None
+    scale = alpha(node)
+    return array if scale == 1 else array * np.float32(scale)
+
+
+def alpha(node: ir.Node) -> float:
+    """Return Gemm's factor of the product; 1 for others."""
+    return node.attributes["alpha"].as_float() if node.op_type == "Gemm" and "alpha" in node.attributes else 1.0
+
+
+def channel_axis(node: ir.Node, rank: int) -> int | None:
+    """Return the axis of the weight that makes output channels; None where a kernel takes only one scale."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if edit.int_attribute(node, "transB", 0) else 1
+    return 1 if rank == 2 else None

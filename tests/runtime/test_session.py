@@ -1,0 +1,120 @@
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxcompress.errors import ModelError
+from onnxcompress.runtime import session as session_module
+from onnxcompress.runtime.session import open_session
+
+RELU = "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"
+TIMES_W = (
+    "g (float[N,4] x) => (float[N,4] y) <float[4,4] w = {1,0,0,0, 0,2,0,0, 0,0,3,0, 0,0,0,4}> { y = MatMul(x, w) }"
+)
+ONES = np.ones((1, 4), np.float32)
+EXPECTED = np.array([[1, 2, 3, 4]], np.float32)
+
+
+@pytest.mark.parametrize("optimize", ["all", "extended", "basic", "none"])
+def test_runs_a_model_at_every_level_of_optimisation(parse, optimize):
+    found = open_session(parse(TIMES_W), optimize=optimize, threads=1).run({"x": ONES})
+    np.testing.assert_array_equal(found["y"], EXPECTED)
+
+
+def test_ports_have_dtype_and_shape(parse):
+    session = open_session(parse(RELU))
+    assert session.inputs == {"x": (np.dtype(np.float32), ("N", 3))}
+    assert session.outputs == {"y": (np.dtype(np.float32), ("N", 3))}
+    assert session.types["x"] == "tensor(float)"
+
+
+def test_only_the_outputs_asked_for_are_run(parse):
+    model = parse("g (float[2] x) => (float[2] y, float[2] z) { y = Relu(x) z = Neg(x) }")
+    assert list(open_session(model).run({"x": np.ones(2, np.float32)}, ["z"])) == ["z"]
+
+
+def test_mapped_weights_are_read_where_they_lie(parse, tmp_path, monkeypatch):
+    ir.save(parse(TIMES_W), tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    model = ir.load(tmp_path / "m.onnx")
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(open_session(model).run({"x": ONES})["y"], EXPECTED)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+    np.testing.assert_array_equal(open_session(tmp_path / "m.onnx").run({"x": ONES})["y"], EXPECTED)
+
+
+def test_weights_too_large_for_one_protobuf_go_through_a_folder(parse, monkeypatch):
+    monkeypatch.setattr(session_module, "INLINE_LIMIT", 1)
+    model = parse(TIMES_W)
+    np.testing.assert_array_equal(open_session(model).run({"x": ONES})["y"], EXPECTED)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.TensorProtocol)
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), np.diag([1, 2, 3, 4]))
+
+
+def test_writes_the_optimized_graph(parse, tmp_path):
+    open_session(parse(RELU), optimize="basic", optimized_path=tmp_path / "o.onnx")
+    assert onnx.load(tmp_path / "o.onnx").graph.node[0].op_type == "Relu"
+
+
+def test_a_sequence_output_comes_back_as_a_list(parse):
+    model = parse("g (float[4] x) => (seq(float[2]) y) { y = SplitToSequence(x, two) two = Constant<value_int=2>() }")
+    nodes = list(model.graph)
+    model.graph.insert_before(nodes[0], ir.node("Identity", [nodes[0].outputs[0]]))
+    model.graph.sort()
+    session = open_session(model)
+    assert session.outputs["y"].dtype is None
+    found = session.run({"x": np.arange(4, dtype=np.float32)})["y"]
+    assert [part.tolist() for part in found] == [[0, 1], [2, 3]]
+
+
+def test_bfloat16_goes_in_and_out(parse):
+    model = parse("g (bfloat16[2] x) => (bfloat16[2] y) { a = Cast<to=1>(x) b = Add(a, a) y = Cast<to=16>(b) }")
+    found = open_session(model).run({"x": np.array([1, 2.5], ml_dtypes.bfloat16)})["y"]
+    assert found.dtype == ml_dtypes.bfloat16
+    assert found.tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": np.ones((1, 5), np.float32)}, "invalid dimensions for input: x"),
+        ({"x": np.ones((1, 3))}, r"expected: \(tensor\(float\)\)"),
+        ({"z": np.ones((1, 3), np.float32)}, "Required inputs"),
+    ],
+)
+def test_wrong_feeds_are_one_line(parse, feeds, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        open_session(parse(RELU)).run(feeds)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_output_is_a_model_error(parse):
+    with pytest.raises(ModelError, match="Invalid output name"):
+        open_session(parse(RELU)).run({"x": np.ones((1, 3), np.float32)}, ["q"])
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ModelError, match=r"gone\.onnx: no such file"):
+        open_session(tmp_path / "gone.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(ModelError, match=r"junk\.onnx: onnxruntime: .*Protobuf parsing failed"):
+        open_session(tmp_path / "junk.onnx")
+
+
+def test_an_operator_without_a_kernel_is_one_line_and_quiet(parse, capfd):
+    with pytest.raises(ModelError, match="g: onnxruntime: ") as caught:
+        open_session(parse("g (float[2] x) => (float[2] y) { y = NoSuchOp(x) }"))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_onnxruntime_is_not_imported_with_the_modules():
+    code = (
+        "import sys; from onnxcompress.runtime import session, samples, statistics, compare, metrics, timing; "
+        "sys.exit('onnxruntime' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

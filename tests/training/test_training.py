@@ -1,0 +1,328 @@
+"""Training runs for real, in the interpreter that uv makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from onnxcompress.demo.data import load_split
+from onnxcompress.errors import DataError, TrainingError
+from onnxcompress.training import Settings, launch, train, trainable_weights, worker
+from onnxcompress.training.gradients import DIFFERENTIABLE
+from onnxcompress.training.objective import LABELS, TEACHER, build_objective
+
+MLP = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,6] x) => (float[batch,4] logits) {
+  h = Gemm(x, w1, b1)
+  r = Relu(h)
+  logits = MatMul(r, w2)
+}"""
+
+CNN = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,1,8,8] image) => (float[batch,10] p) {
+  c = Conv<pads = [1,1,1,1], strides = [2,2]>(image, w)
+  n = BatchNormalization(c, scale, bias, mean, var)
+  r = Relu(n)
+  f = Flatten(r)
+  logits = Gemm(f, fc, fb)
+  p = Softmax<axis = 1>(logits)
+}"""
+
+
+def make(text: str, **weights: np.ndarray) -> ir.Model:
+    proto = onnx.parser.parse_model(text)
+    for name, array in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return ir.from_proto(proto)
+
+
+def mlp(text: str = MLP) -> ir.Model:
+    random = np.random.default_rng(0)
+    w1, b1, w2 = (random.standard_normal(shape).astype(np.float32) for shape in ((6, 8), (8,), (8, 4)))
+    return make(text, w1=w1, b1=b1, w2=w2)
+
+
+def cnn() -> ir.Model:
+    random = np.random.default_rng(0)
+    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
+    w = (random.standard_normal((8, 1, 3, 3)) / 3).astype(np.float32)
+    fc = (random.standard_normal((128, 10)) / 16).astype(np.float32)
+    return make(CNN, w=w, scale=ones, bias=zeros, mean=zeros, var=ones, fc=fc, fb=np.zeros(10, np.float32))
+
+
+def weights_of(model: ir.Model) -> dict[str, np.ndarray]:
+    return {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+
+
+def samples(count: int = 50) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    x = random.standard_normal((count, 6)).astype(np.float32)
+    teacher = (3 * random.standard_normal((count, 4))).astype(np.float32)
+    return {"x": x}, random.integers(0, 4, count), teacher
+
+
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    z = z - z.max(1, keepdims=True)
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    return np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"]
+
+
+def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: float, hard: float) -> float:
+    cross_entropy = -log_softmax(z)[np.arange(len(z)), labels].mean()
+    log_p, log_q = log_softmax(teacher / t), log_softmax(z / t)
+    divergence = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    return float((1 - hard) * t**2 * divergence + hard * cross_entropy)
+
+
+@pytest.mark.parametrize(("t", "hard"), [(1.0, 0.5), (4.0, 0.0), (4.0, 0.3), (2.0, 1.0)])
+def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
+    model = mlp()
+    inputs, labels, teacher = samples()
+    objective = build_objective(model, temperature=t, hard_weight=hard)
+    session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
+    loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
+    assert loss == pytest.approx(expected_loss(forward(weights_of(model), inputs["x"]), labels, teacher, t, hard), 1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
+    """Two steps on the whole set, with gradients by finite differences of the numpy loss in float64."""
+    model, (inputs, labels, teacher) = mlp(), samples()
+    settings = Settings(
+        epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
+    )
+    trained = train(model, inputs, labels=labels, teacher=teacher, settings=settings)
+
+    w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
+    moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
+
+    def loss() -> float:
+        return expected_loss(forward(w, inputs["x"]), labels, teacher, 4.0, 0.5)
+
+    for step in (1, 2):
+        assert trained.losses[step - 1] == pytest.approx(loss(), rel=1e-4)
+        gradients = {}
+        for name, array in w.items():
+            gradients[name] = np.zeros_like(array)
+            for index in np.ndindex(*array.shape):
+                kept, ends = array[index], []
+                for shift in (1e-5, -1e-5):
+                    array[index] = kept + shift
+                    ends.append(loss())
+                array[index] = kept
+                gradients[name][index] = (ends[0] - ends[1]) / 2e-5
+        for name, array in w.items():
+            decay, (m, v), g = 0.1 * (array.ndim > 1), moments[name], gradients[name]
+            if optimizer == "sgd":
+                m[...] = 0.9 * m + g + decay * array
+                array -= 0.01 * m
+            else:
+                m[...] = 0.9 * m + 0.1 * g
+                v[...] = 0.999 * v + 0.001 * g**2
+                array *= 1 - 0.01 * decay
+                array -= 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    for name, array in w.items():
+        np.testing.assert_allclose(trained.weights[name], array, rtol=1e-3, atol=1e-4)
+
+
+def test_batch_norm_follows_the_batch() -> None:
+    images, labels = load_split("train")
+    images, labels = images[:64], labels[:64]
+    settings = Settings(epochs=1, batch_size=64)
+    trained = train(cnn(), {"image": images}, labels=labels, teacher=None, settings=settings)
+    convolution = cnn()
+    convolution.graph.outputs[:] = [next(n.outputs[0] for n in convolution.graph if n.op_type == "Conv")]
+    convolution.graph.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(convolution).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    batch = session.run(None, {"image": images})[0]
+    np.testing.assert_allclose(trained.weights["mean"], 0.1 * batch.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    variance = batch.var((0, 2, 3), dtype=np.float64)
+    np.testing.assert_allclose(trained.weights["var"], 0.9 + 0.1 * variance, rtol=2e-4)
+
+
+def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
+    images, labels = load_split("train")
+    settings = Settings(epochs=6, learning_rate=5e-3)
+    feeds = {"image": images}
+    whole = train(cnn(), feeds, labels=labels, teacher=None, settings=settings)
+
+    steps = 6 * 38
+
+    def interrupt(_what: str, done: int, total: int) -> None:
+        if total == steps and done == 2 * 38:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cnn(), feeds, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path, progress=interrupt)
+    with np.load(tmp_path / worker.CHECKPOINT) as arrays:
+        assert {"flat", "first", "second", "running_0", "running_1", "header"} <= set(arrays)
+    seen: list[int] = []
+    resumed = train(
+        cnn(),
+        feeds,
+        labels=labels,
+        teacher=None,
+        settings=settings,
+        checkpoint=tmp_path,
+        progress=lambda _what, done, total: seen.append(done) if total == steps else None,
+    )
+    assert min(seen) > 2 * 38
+    assert resumed.losses == whole.losses
+    for name, array in whole.weights.items():
+        np.testing.assert_array_equal(resumed.weights[name], array)
+
+    student = ir.to_proto(cnn())
+    for tensor in student.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(whole.weights[tensor.name], tensor.name))
+    session = onnxruntime.InferenceSession(student.SerializeToString(), providers=["CPUExecutionProvider"])
+    test_images, test_labels = load_split("test")
+    assert (session.run(None, {"image": test_images})[0].argmax(1) == test_labels).mean() > 0.9
+
+    with pytest.raises(TrainingError, match="belongs to another training \\(settings differ"):
+        train(cnn(), feeds, labels=labels, teacher=None, settings=Settings(epochs=7), checkpoint=tmp_path)
+
+
+def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def started(*args, **options):
+        processes.append(real(*args, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
+
+    def kill(_what: str, done: int, total: int) -> None:
+        if total == 5000 and done >= 10:
+            os.killpg(processes[0].pid, signal.SIGKILL)
+
+    inputs, labels, teacher = samples()
+    settings = Settings(epochs=5000, batch_size=50)
+    with pytest.raises(TrainingError, match=r"ended with code -9.*checkpoint of epoch \d+ is in .*go on"):
+        train(mlp(), inputs, labels=labels, teacher=teacher, settings=settings, checkpoint=tmp_path, progress=kill)
+    assert (tmp_path / worker.CHECKPOINT).exists()
+    assert (tmp_path / "worker.log").exists()
+
+
+def test_interrupt_leaves_no_process(monkeypatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        launch.subprocess, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1]
+    )
+
+    def interrupt(_what: str, _done: int, total: int) -> None:
+        if total > 1:
+            raise KeyboardInterrupt
+
+    inputs, labels, _ = samples()
+    with pytest.raises(KeyboardInterrupt):
+        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings(epochs=5000), progress=interrupt)
+    assert started[0].poll() is not None
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(started[0].pid, 0)
+            signal.sigtimedwait([], 0.02)
+
+
+def test_a_loss_that_explodes_is_said_so() -> None:
+    inputs, labels, _ = samples()
+    settings = Settings(epochs=50, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(TrainingError, match="the loss is .* try a lower learning rate"):
+        train(mlp(), inputs, labels=labels, teacher=None, settings=settings)
+
+
+def test_missing_uv_says_how_to_get_it(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uv", None)
+    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
+    inputs, labels, _ = samples()
+    with pytest.raises(TrainingError, match=r'pip install "onnxcompress\[train\]"'):
+        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings())
+
+
+def test_a_node_without_gradient_is_named() -> None:
+    model = mlp(MLP.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
+    inputs, labels, _ = samples()
+    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(HardSwish\) has no gradient"):
+        train(model, inputs, labels=labels, teacher=None, settings=Settings())
+    found = trainable_weights(model)
+    assert found.free == ("w2",)
+    assert set(found.stopped) == {"w1", "b1"}
+
+
+def test_a_node_before_all_weights_stops_nothing() -> None:
+    """x - HardSwish - Gemm: nothing before the first weight needs a gradient."""
+    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = HardSwish(x)\n h = Gemm(s, w1, b1)")
+    assert trainable_weights(mlp(text)).free == ("w1", "b1", "w2")
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
+    inputs, labels, _ = samples()
+    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Elu\)"):
+        train(model, inputs, labels=labels, teacher=None, settings=Settings(), frozen=("w1", "b1", "w2"))
+
+
+def test_fixed_batch_and_reshape_train_on_any_batch() -> None:
+    text = MLP.replace("float[batch,6]", "float[1,6]").replace("float[batch,4]", "float[1,4]")
+    text = text.replace("r = Relu(h)", "q = Relu(h)\n r = Reshape(q, shape)")
+    model = make(text, **weights_of(mlp()), shape=np.array([1, 8]))
+    inputs, labels, _ = samples()
+    settings = Settings(epochs=3, batch_size=16)
+    fixed = train(model, inputs, labels=labels, teacher=None, settings=settings)
+    free = train(mlp(), inputs, labels=labels, teacher=None, settings=settings)
+    assert fixed.losses == pytest.approx(free.losses, rel=1e-5)
+    assert free.losses[-1] < free.losses[0]
+
+
+def test_data_that_does_not_fit() -> None:
+    inputs, labels, teacher = samples()
+    with pytest.raises(DataError, match="neither"):
+        train(mlp(), inputs, labels=None, teacher=None, settings=Settings())
+    with pytest.raises(DataError, match="same number of samples"):
+        train(mlp(), inputs, labels=labels[:-1], teacher=teacher, settings=Settings())
+    with pytest.raises(DataError, match="the model has 4 classes"):
+        train(mlp(), inputs, labels=labels + 1, teacher=teacher, settings=Settings())
+    with pytest.raises(DataError, match="lack input 'x'"):
+        train(mlp(), {}, labels=labels, teacher=teacher, settings=Settings())
+
+
+def test_batches_cover_an_epoch_and_differ_by_one() -> None:
+    parts = list(worker.batches(65, 3, seed=0, epoch=1))
+    assert sorted(len(part) for part in parts) == [21, 22, 22]
+    assert sorted(np.concatenate(parts)) == list(range(65))
+    again = list(worker.batches(65, 3, seed=0, epoch=2))
+    assert not np.array_equal(parts[0], again[0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("constant", [1, 1, 1]), ("linear", [1, 0.5, 0.25]), ("cosine", [1, 0.5, 0.146447])]
+)
+def test_schedules(schedule: str, factors: list[float]) -> None:
+    assert [worker.rate_factor(schedule, t) for t in (0, 0.5, 0.75)] == pytest.approx(factors, rel=1e-4)
+
+
+def test_the_table_of_gradients_is_true() -> None:
+    """Every operator in the table, differentiated where training happens, agrees with finite differences."""
+    script = Path(__file__).with_name("gradient_table.py")
+    command = [launch.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert set(found) >= DIFFERENTIABLE
+    wrong = {op: found[op] for op in DIFFERENTIABLE if isinstance(found[op], str) or found[op] > 0.03}
+    assert wrong == {}
+    assert {op for op, error in found.items() if not isinstance(error, str)} == DIFFERENTIABLE
