@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +30,13 @@ def show_text(text: str) -> None:
     """Write one document, such as JSON, to stdout as it is."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def to_json(value: Any) -> str:
+    """Turn dataclasses into one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def say(message: str) -> None:

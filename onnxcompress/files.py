@@ -44,7 +44,12 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a text file: a temporary file beside it, then a rename.
+    """Write a text file in UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode(), overwrite=overwrite)
+
+
+def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file: a temporary file beside it, then a rename.
 
     Raises
     ------
@@ -58,8 +63,8 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        with (staging / path.name).open("w", encoding="utf-8") as file:
-            file.write(text)
+        with (staging / path.name).open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         (staging / path.name).replace(path)

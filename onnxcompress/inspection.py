@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from .channels.groups import Group, find_groups
 from .graph import cost, edit, shapes
 from .graph.kinds import to_ir
+from .graph.save import weights
 
 if TYPE_CHECKING:
     from .graph.kinds import AnyModel
@@ -107,7 +109,7 @@ def inspect(model: AnyModel) -> Inspection:
     macs, sizes = cost.macs(known), cost.layer_bytes(known)
     groups = find_groups(known)
     return Inspection(
-        bytes=cost.model_bytes(original),
+        bytes=saved_bytes(model, original),
         parameters=sum(cost.parameters(original).values()),
         macs=sum(macs.values()),
         ir_version=original.ir_version or 0,
@@ -120,6 +122,14 @@ def inspect(model: AnyModel) -> Inspection:
         inner_graphs=[edit.label(node) for node in known.graph.all_nodes() if _has_graph(node)],
         functions=[f"{domain}::{name}" for domain, name, _ in original.functions],
     )
+
+
+def saved_bytes(model: AnyModel, loaded: ir.Model) -> int:
+    """Return the bytes of a model as the user gave it: of its files, or those it would take when saved."""
+    if not isinstance(model, (str, Path)):
+        return cost.model_bytes(loaded)
+    external = sum(tensor.nbytes for tensor in weights(loaded) if isinstance(tensor, ir.ExternalTensor))
+    return Path(model).stat().st_size + external
 
 
 def _port(value: ir.Value) -> PortInfo:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from .contract import Context, Pass, Plan, Progress
-from .errors import DataError, OptionError, OutputError, VerifyError
+from .errors import DataError, OptionError, VerifyError
+from .files import check_target
 from .graph import cost, shapes
 from .graph.kinds import to_ir
 from .graph.save import save
 from .graph.verify import Verifier
+from .inspection import saved_bytes
 from .report import Report, Stage, Step
 
 if TYPE_CHECKING:
@@ -72,12 +74,13 @@ def apply(
     OnnxCompressError
         See `onnxcompress.errors`; nothing is written then.
     """
-    if output is not None and Path(output).exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; give another name, or --overwrite (overwrite=True)")
+    if output is not None:
+        check_target(output, overwrite=overwrite)
     original, back = to_ir(model)
     samples = _samples(data, original, seed)
     _check_needs(passes, samples)
     run = Run(original, samples, _samples(evaluate_on, original, seed) or samples, metric, seed, progress)
+    run.report.stages[0].bytes = saved_bytes(model, original)
     for step in passes:
         run.step(step)
     report = run.finish()

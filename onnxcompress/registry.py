@@ -25,7 +25,11 @@ def find(name: str) -> type[Pass]:
     known = names()
     if name not in known:
         raise OptionError(f"unknown pass '{name}'{nearest(name, list(known))} (passes: {', '.join(known)})")
-    kind = known[name].load()
+    try:
+        kind = known[name].load()
+    except Exception as error:  # noqa: BLE001 - a third party's module may raise anything
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise OptionError(f"pass '{name}': {known[name].value} cannot be imported: {what}") from error
     if not (isinstance(kind, type) and issubclass(kind, Pass)):
         raise OptionError(f"pass '{name}': entry point {known[name].value} is not a Pass subclass")
     return kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from .contract import Change, Refusal
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 
 @dataclass
@@ -97,68 +96,12 @@ class Report:
 
     def to_html(self) -> str:
         """Return one page that needs nothing else: stages, bytes by layer, metric against size, what was refused."""
-        import jinja2
+        from .page import render
 
-        template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(report=self, chart=_chart(self.stages))
+        return render(self)
 
-    def to_table(self) -> Table:
+    def to_table(self) -> RenderableType:
         """Return the stages as a table for the terminal."""
-        from rich.table import Table
+        from .tables import stages
 
-        table = Table(title="random data: the metric says nothing about the model's job" if self.random else None)
-        for name in (
-            "stage",
-            self.metric or "metric",
-            "agreement",
-            "parameters",
-            "MACs",
-            "bytes",
-            "ms",
-            "latency ratio",
-        ):
-            table.add_column(name, justify="left" if name == "stage" else "right")
-        for stage in self.stages:
-            table.add_row(
-                stage.name,
-                _text(stage.metric, ".4f"),
-                _text(stage.agreement, ".4f"),
-                f"{stage.parameters:,}",
-                f"{stage.macs:,}",
-                f"{stage.bytes:,}",
-                _text(stage.milliseconds, ".3f"),
-                _text(stage.ratio, ".2f"),
-            )
-        return table
-
-
-def _text(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One stage in the chart of metric against size, in the drawing's own units."""
-
-    x: float
-    y: float
-    stage: Stage
-
-
-def _chart(stages: list[Stage]) -> list[Point]:
-    """Place the stages in a drawing of 560 × 220: bytes from 0 to the right, the metric's own range upwards."""
-    scored = [stage for stage in stages if stage.metric is not None]
-    if not scored:
-        return []
-    low, high = min(s.metric or 0 for s in scored), max(s.metric or 0 for s in scored)
-    margin = max((high - low) * 0.2, 1e-3)
-    largest = max(stage.bytes for stage in scored)
-    return [
-        Point(
-            40 + 500 * stage.bytes / largest,
-            200 - 180 * ((stage.metric or 0) - low + margin) / (high - low + 2 * margin),
-            stage,
-        )
-        for stage in scored
-    ]
+        return stages(self)

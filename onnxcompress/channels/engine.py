@@ -59,15 +59,21 @@ class Engine:
 
     def run(self) -> None:
         """Analyse the main graph; inner graphs freeze what they read."""
-        from .rules import rule_of
+        from .rules import no_rule, rule_of
 
         for value in self.model.graph.inputs:
             if value.const_value is None:
                 self._fixed[value] = f"it meets graph input '{value.name}'"
         captured = _captured(self.model.graph)
         for node in self.model.graph:
-            if not self._is_shape_arithmetic(node):
-                rule_of(node)(self, node)
+            rule = rule_of(node)
+            unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in self.known.shapes]
+            if rule is not no_rule and unknown:
+                for value in node.inputs:
+                    if value is not None:
+                        self.freeze_all(value, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
+            elif not self._is_shape_arithmetic(node):
+                rule(self, node)
         for value in captured:
             self.freeze_all(value, f"an inner graph reads '{value.name}'")
         for value in self.model.graph.outputs:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
-from ..graph.weights import constant_behind
+from ..graph.weights import constant_behind, output_axis
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 
@@ -224,20 +224,17 @@ def _root(groups: Groups, value: ir.Value, axis: int) -> Slot | None:
 
 def _output_axes(groups: Groups) -> list[Slot]:
     """The output axes of weights, in the order of the graph."""
-    summed: dict[ir.Node, Slot] = {s.node: (s.weight, s.out_axis) for s in groups.sinks if s.weight is not None}
     found = []
     for node in groups.engine.model.graph:
-        slot = summed.get(node)
-        axis = OUT_AXIS.get(edit.op_of(node))
-        if axis is not None and node.inputs[1] is not None:
-            slot = (node.inputs[1], axis)
-        slot = None if slot is None else _root(groups, *slot)
-        if slot is not None:
-            found.append(slot)
+        value = node.inputs[1] if edit.op_of(node) in PRODUCERS else None
+        if value is not None and value in groups.axes:
+            slot = _root(groups, value, output_axis(node, 1, len(groups.axes[value])))
+            if slot is not None:
+                found.append(slot)
     return found
 
 
-OUT_AXIS = {"Conv": 0, "ConvTranspose": 1}
+PRODUCERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:

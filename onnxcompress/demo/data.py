@@ -35,6 +35,6 @@ def _digits() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError("the digits come with scikit-learn; get it with: pip install scikit-learn") from None
+        raise DataError('the digits come with scikit-learn; get it with: pip install "onnxcompress[demo]"') from None
     digits = load_digits()
     return digits.images, digits.target

@@ -54,7 +54,7 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
                 continue
             if tensor.size > 1:
                 seen.add(value)
-                yield Weight(value, node, _output_axis(node, index, len(tensor.shape)) if direct else -1)
+                yield Weight(value, node, output_axis(node, index, len(tensor.shape)) if direct else -1)
 
 
 def constant_behind(value: ir.Value | None) -> ir.Value | None:
@@ -67,7 +67,8 @@ def constant_behind(value: ir.Value | None) -> ir.Value | None:
     return value
 
 
-def _output_axis(node: ir.Node, index: int, rank: int) -> int:
+def output_axis(node: ir.Node, index: int, rank: int) -> int:
+    """Return the axis of operand `index`, of that rank, that becomes the operator's output channels."""
     op = node.op_type
     if op == "Conv":
         return 0

@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import MetricError, ModelError, nearest
+from ..graph.kinds import to_ir
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
 from .metrics import Metric, Score, find_metric
-from .samples import Batch, Samples
+from .samples import Batch, Samples, load_samples
 from .session import Session, open_session
+
+if TYPE_CHECKING:
+    from ..graph.kinds import AnyModel
 
 CACHE_BYTES = 1 << 28
 """How many bytes of the original's outputs are kept, so that it is not run again for every comparison."""
@@ -211,3 +215,32 @@ def _fits(output: Any, labels: Any) -> bool:
     scores = class_scores(output)
     decided = output.size if scores is None else scores[..., 0].size
     return labels.dtype.kind in "iubOSU" and labels.size == decided
+
+
+def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, seed: int = 0) -> Comparison:
+    """Compare a model with the original on the same samples.
+
+    Parameters
+    ----------
+    a, b : str, Path, onnx.ModelProto, onnx_ir.Model or gs.Graph
+        The original and the other; neither is changed.
+    data : str, Path, dict, list or callable
+        Samples; see `onnxcompress.runtime.samples.load_samples`.
+    metric : str, optional
+        See `Reference.compare`.
+    seed : int
+        Seeds ``"random"`` samples.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ModelError, DataError, MetricError, OptionError
+        A model cannot be used, the samples do not fit, the metric cannot be taken.
+    """
+    if metric is not None:
+        find_metric(metric)
+    original, other = to_ir(a)[0], to_ir(b)[0]
+    return compare_models(original, other, load_samples(data, original, seed), metric)

@@ -198,12 +198,7 @@ def collect_channel_means(
     shapes = measure_shapes(model, samples, tapped) if tapped else {}
     shapes |= {name: array.shape for name, array in constants.items()}
     axes = {key: _check_axis(key, len(shapes[key[0]])) for key in channels}
-    found: dict[tuple[str, int], ChannelMean] = {}
-    for key, axis in axes.items():
-        if key[0] in constants:
-            array = np.moveaxis(np.abs(constants[key[0]].astype(np.float64)), axis, 0)
-            sums = array.reshape(len(array), -1).sum(axis=1)
-            found[key] = _mean_of(key, sums, np.array(constants[key[0]].shape), axis)
+    found = {key: _constant_mean(key, constants[key[0]], axis) for key, axis in axes.items() if key[0] in constants}
     taps = [
         Tap((name, axis), name, partial(_reduce_sums, axis=axes[name, axis], rank=len(shapes[name])))
         for name, axis in axes
@@ -213,12 +208,15 @@ def collect_channel_means(
         model, samples, taps, shapes, what="channel means", progress=progress, limit_bytes=limit_bytes
     ):
         new = _mean_of(key, sums, shape, axes[key])
-        old = found.get(key, new)
-        if old.limbs.shape != new.limbs.shape:
-            lengths = f"{old.limbs.shape[1]} and {new.limbs.shape[1]}"
-            raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
-        found[key] = old.merge(new) if key in found else new
+        found[key] = _merged(key, found[key], new) if key in found else new
     return found
+
+
+def _merged(key: tuple[str, int], old: ChannelMean, new: ChannelMean) -> ChannelMean:
+    if old.limbs.shape != new.limbs.shape:
+        lengths = f"{old.limbs.shape[1]} and {new.limbs.shape[1]}"
+        raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
+    return old.merge(new)
 
 
 def _check_axis(key: tuple[str, int], rank: int) -> int:
@@ -232,6 +230,11 @@ def _reduce_sums(tapper: Tapper, value: ir.Value, axis: int, rank: int) -> list[
     wide = tapper.add("Abs", tapper.cast(value, ir.DataType.DOUBLE))
     sums = tapper.reduce_sum(wide, [other for other in range(rank) if other not in (0, axis)])
     return [sums, tapper.add("Shape", value)]
+
+
+def _constant_mean(key: tuple[str, int], array: Array, axis: int) -> ChannelMean:
+    rows = np.moveaxis(np.abs(array.astype(np.float64)), axis, 0)
+    return _mean_of(key, rows.reshape(len(rows), -1).sum(axis=1), np.array(array.shape), axis)
 
 
 def _mean_of(key: tuple[str, int], sums: Array, shape: Array, axis: int) -> ChannelMean:

@@ -25,6 +25,7 @@ from ..errors import DataError, TrainingError
 from . import worker
 from .objective import LABELS, TEACHER, Objective, build_objective
 
+LOG = "worker.log"
 Progress = Callable[[str, int, int], None]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -118,24 +119,31 @@ def train(
     objective = build_objective(model, temperature=settings.temperature, hard_weight=hard, frozen=frozen)
     data = _check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = _initial_weights(model, objective)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        kept = Path(tempfile.mkdtemp(prefix="onnxcompress-training-")) if checkpoint is None else checkpoint
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:
+        fingerprint = _fingerprint(objective, data, initial, settings)
+        _check_checkpoint(kept, fingerprint)
+        _write_job(Path(folder), objective, data, initial, settings, kept, fingerprint)
+        _run_worker(Path(folder), kept, settings, progress or (lambda _what, _done, _total: None))
+        return _read_result(kept, objective, initial)
+
+
+@contextmanager
+def _checkpoint_folder(given: Path | None) -> Iterator[Path]:
+    """Give the folder for checkpoint and log; one of our own goes away again unless a failed worker wrote a log."""
+    keep = given is not None
+    try:
+        folder = given or Path(tempfile.mkdtemp(prefix="onnxcompress-training-"))
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            kept.mkdir(parents=True, exist_ok=True)
-            fingerprint = _fingerprint(objective, data, initial, settings)
-            _check_checkpoint(kept, fingerprint)
-            _write_job(Path(folder), objective, data, initial, settings, kept, fingerprint)
-            _run_worker(Path(folder), kept, settings, progress or (lambda _what, _done, _total: None))
-            trained = _read_result(kept, objective, initial)
-        except OSError as error:
-            raise TrainingError(f"cannot write the training's files: {error}") from None
-        except KeyboardInterrupt:
-            if checkpoint is None:
-                shutil.rmtree(kept)
+            yield folder
+        except TrainingError:
+            keep = keep or (folder / LOG).exists()
             raise
-        if checkpoint is None:
-            shutil.rmtree(kept)
-    return trained
+        finally:
+            if not keep:
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise TrainingError(f"cannot write the training's files: {error}") from None
 
 
 def _check_data(
@@ -268,7 +276,7 @@ def find_uv() -> str:
 def _run_worker(folder: Path, kept: Path, settings: Settings, progress: Progress) -> None:
     command = [find_uv(), "run", "--no-project", "--script", str(Path(worker.__file__).resolve()), str(folder)]
     progress("setting up the training interpreter", 0, 1)
-    log = kept / "worker.log"
+    log = kept / LOG
     with log.open("wb") as errors, _started(command, errors) as process:
         finished = False
         for line in process.stdout or ():

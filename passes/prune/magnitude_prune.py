@@ -110,6 +110,6 @@ def _usable(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
         stored = node.inputs[0] if edit.op_of(node) == "DequantizeLinear" else None
         if stored is not None and edit.constant(stored) is not None:
             refused.append(Refusal(str(stored.name), "it is quantized already; prune before quantizing"))
-    if not weights:
+    if not weights and not refused:
         refused.append(Refusal("model", "no operator multiplies by a constant float weight"))
     return weights, refused

@@ -115,28 +115,39 @@ def _may_be_zero(groups: Groups, value: ir.Value) -> bool:
     )
 
 
-def lowest(groups: Groups, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float) -> dict[str, list[int]]:
-    """Choose the ``floor(sparsity · size)`` channels of each stratum of each group that score lowest; one stays."""
+def lowest(
+    groups: Groups, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float, round_to: int = 1
+) -> dict[str, list[int]]:
+    """Choose the ``floor(sparsity · size)`` channels of each stratum of each group that score lowest; one stays.
+
+    With `round_to`, as many stay as make the rest of each group a multiple of it, the best of the chosen first.
+    """
     chosen = {}
     for group in groups.prunable:
         if group.name in scores:
-            gone = [i for stratum in np.unique(group.strata) for i in _share(group, scores, sparsity, int(stratum))]
-            if gone:
-                chosen[group.name] = sorted(gone)
+            score = scores[group.name]
+            gone = [i for stratum in np.unique(group.strata) for i in _share(group, score, sparsity, int(stratum))]
+            gone.sort(key=lambda i: score[i])
+            spare = min(-(group.size - len(gone)) % round_to, len(gone))
+            if spare < len(gone):
+                chosen[group.name] = sorted(gone[: len(gone) - spare])
     return chosen
 
 
-def _share(group: Group, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float, stratum: int) -> list[int]:
+def _share(group: Group, score: npt.NDArray[np.float64], sparsity: float, stratum: int) -> list[int]:
     channels = np.flatnonzero(group.strata == stratum)
     count = min(int(sparsity * len(channels)), len(channels) - 1)
-    order = np.argsort(scores[group.name][channels], kind="stable")
-    lowest_first: list[int] = channels[order[:count]].tolist()
+    lowest_first: list[int] = channels[np.argsort(score[channels], kind="stable")[:count]].tolist()
     return lowest_first
 
 
 def refusals(groups: Groups) -> list[Refusal]:
     """Say which groups cannot be pruned, and why."""
-    return [Refusal(group.name, group.frozen) for group in groups.frozen]
+    refused = [Refusal(group.name, group.frozen) for group in groups.frozen]
+    if not groups.prunable:
+        reason = "no channels here are both made and summed over by operators that can be pruned"
+        refused.append(Refusal("model", reason))
+    return refused
 
 
 def independent(groups: Groups) -> tuple[list[Group], list[Refusal]]:

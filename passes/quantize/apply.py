@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Change
@@ -43,12 +44,9 @@ class Application:
             whats[weight.node] += f", {self._add_weight(weight)}"
         for operand in self.plan.operands:
             self._add_operand(operand)
-        for add in self.plan.bias_nodes.values():
-            node = self._node(add)
-            bypass(node, next(v for v in node.inputs if v is not None and not constants.is_constant(v)))
-        for name in self.plan.bias_nodes:
-            if self._node(name).op_type == "MatMul":
-                self._node(name).op_type = "Gemm"
+        for conv, add in self.plan.bias_nodes.items():
+            if self._node(conv).op_type == "Conv":
+                bypass(self._node(add), self._node(conv).outputs[0])
         values = {value.name: value for value in edit.values(self.model.graph)}
         for activation in self.plan.activations:
             if activation.tensor not in values:
@@ -81,20 +79,27 @@ class Application:
             self._weights[key] = self._inserter.dequantized(name, integers, plan.scale, zeros, plan.axis)
         node.replace_input_with(plan.input, self._weights[key])
         if bias is not None and plan.bias_scale is not None:
-            self._add_bias(node, plan.bias_scale, scales.encode_bias(bias, plan.bias_scale))
+            self._add_bias(plan, node, scales.encode_bias(bias, plan.bias_scale))
         for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
             node.attributes.pop(factor, None)
         how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
         return f"weight of shape {list(array.shape)} as int8 ({how})"
 
-    def _add_bias(self, node: ir.Node, scale: np.ndarray, integers: np.ndarray) -> None:
-        old = node.inputs[2] if len(node.inputs) > 2 else None
-        name = str(old.name) if old is not None else f"{edit.output_name(node)}_bias"
-        zeros = np.zeros(scale.shape, np.int32)
-        if len(node.inputs) < 3:
+    def _add_bias(self, plan: WeightScale, node: ir.Node, integers: npt.NDArray[np.int32]) -> None:
+        """Let a Conv or Gemm read its bias, or the Add behind a MatMul its constant, from int32."""
+        scale = plan.bias_scale
+        assert scale is not None
+        target, index = node, 2
+        if node.op_type == "MatMul":
+            target = self._node(self.plan.bias_nodes[plan.node])
+            index = 1 if target.inputs[0] is node.outputs[0] else 0
+        elif len(node.inputs) < 3:
             node.resize_inputs(3)
-        axis = 0 if scale.size > 1 or integers.size == 1 else None
-        node.replace_input_with(2, self._inserter.dequantized(name, integers, scale, zeros, axis))
+        old = target.inputs[index]
+        name = str(old.name) if old is not None else f"{plan.node}_bias"
+        axis = 0 if plan.axis is not None else None
+        zeros = np.zeros(scale.shape, np.int32)
+        target.replace_input_with(index, self._inserter.dequantized(name, integers, scale, zeros, axis))
 
     def _add_operand(self, plan: Operand) -> None:
         node = self._node(plan.node)

@@ -64,8 +64,8 @@ def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) 
 
     Notes
     -----
-    A cheap node takes part when it lies between two compute nodes: reached from one through cheap nodes and data
-    movement, and reaching another. Anywhere else integers would be converted just for it.
+    A cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap nodes and data
+    movement, and reaching another compute node. Anywhere else integers would be converted just for it.
     """
     result = Placement(refused=_out_of_reach(model))
     left_alone = _excluded(model.graph, exclude) | blocked
@@ -115,7 +115,8 @@ def _connected(units: list[Unit]) -> list[Unit]:
     for unit in units:
         if unit.kind == "compute" or after.intersection(unit.inputs):
             reached.add(unit)
-            after.update(unit.outputs)
+            if unit.node.op_type not in OPEN:
+                after.update(unit.outputs)
     before: set[ir.Value] = set()
     wanted: set[Unit] = set()
     for unit in reversed(units):

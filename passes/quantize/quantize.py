@@ -38,6 +38,7 @@ class Quantize(Pass):
         One scale for each output channel of a weight, else one for each weight.
     exclude : tuple of str
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
+        A Relu, Clip or bias behind a node goes with that node.
 
     Notes
     -----
@@ -57,7 +58,7 @@ class Quantize(Pass):
         check_not_quantized(model)
         work = model.clone()
         raise_opset(work)
-        shapes.infer(work)
+        _infer(work)
         known = {value.name for value in edit.values(model.graph)}
         blocked: dict[ir.Node, str] = {}
         while True:
@@ -86,6 +87,14 @@ class Quantize(Pass):
         return Changes(tuple(done), plan.refused)
 
 
+def _infer(model: ir.Model) -> None:
+    """Fill in types and shapes; where a shape depends on the input's, at least the number of axes."""
+    shapes.infer(model)
+    for value, shape in shapes.concrete(model).shapes.items():
+        if value.shape is None:
+            value.shape = ir.Shape([None] * len(shape))
+
+
 def _unknown(placement: Placement, known: set[str | None]) -> dict[ir.Node, str]:
     """Block what needs the range of a tensor that only the conversion to opset 13 made."""
     made = {str(source.name) for source in placement.sources.values() if source.name not in known}
@@ -95,6 +104,8 @@ def _unknown(placement: Placement, known: set[str | None]) -> dict[ir.Node, str]
 def _touching(placement: Placement, sources: set[str], reason: str) -> dict[ir.Node, str]:
     found = {}
     for unit in placement.units:
-        if any(str(placement.sources[v].name) in sources for v in (*unit.inputs, *unit.outputs) if v in placement.sources):
+        if any(
+            str(placement.sources[v].name) in sources for v in (*unit.inputs, *unit.outputs) if v in placement.sources
+        ):
             found[unit.node] = reason
     return found

@@ -24,7 +24,8 @@ COMPUTE = {"Conv", "Gemm", "MatMul"}
 """Worth quantizing for their own sake."""
 
 OPEN = {"Gemm", "MatMul"}
-"""Their integer kernels can also give float, so that an output nobody reads as integers loses nothing."""
+"""Their integer kernels can give float as well, so that what follows stays float (and GELU stays one kernel) unless it
+is another of them."""
 
 CHEAP: dict[str, tuple[int, ...] | None] = {
     "Add": (0, 1),
@@ -85,7 +86,7 @@ class Unit:
     outputs : list of onnx_ir.Value
         What leaves the unit, after what was fused into it.
     bias_node : onnx_ir.Node, optional
-        An Add of a constant for each channel, which becomes the bias of a Conv, or of the Gemm that a MatMul becomes.
+        An Add of a constant for each channel. It becomes the bias of a Conv; behind a MatMul it stays, with integers.
     bounds : (float, float), optional
         Of the Relu or Clip behind the node: the output's grid must not reach beyond them.
     gain : float
@@ -196,7 +197,7 @@ def _compute_unit(node: ir.Node) -> Unit:
         data = tuple(i for i, v in enumerate(node.inputs) if not constants.is_constant(v))
         operands = (0,) if 0 not in data else ()
     unit = Unit(node, "compute", data, operands, [node.outputs[0]])
-    if node.op_type == "Conv" or (node.op_type == "MatMul" and data == (0,) and _rank(node.inputs[0]) == 2):
+    if node.op_type == "Conv" or (node.op_type == "MatMul" and data == (0,)):
         _fuse_bias(unit)
     return _fuse(unit)
 
@@ -238,7 +239,8 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 def _fuse_bias(unit: Unit) -> None:
     """Take an Add of one constant for each channel into the Conv or MatMul before it.
 
-    onnxruntime makes a Gemm of a MatMul of matrices and an Add anyway; with a float bias that is no integer kernel.
+    onnxruntime makes a Gemm of a MatMul and an Add wherever it knows the shapes; with a float bias that is a float
+    Gemm, with an integer one it is QGemm.
     """
     reader = _only_reader(unit.outputs[0])
     if reader is None or edit.op_of(reader) != "Add" or not _is_float(reader.outputs[0]):
@@ -248,8 +250,12 @@ def _fuse_bias(unit: Unit) -> None:
     if array is None or weight is None or array.ndim > weight.ndim or not np.isfinite(array).all():
         return
     shape = (1,) * (weight.ndim - array.ndim) + array.shape
-    channels = 1 if unit.node.op_type == "MatMul" else 0
-    if array.size == 1 or shape == (1, weight.shape[channels], *[1] * (weight.ndim - 2)):
+    if unit.node.op_type == "MatMul":
+        flat = array.ndim <= max(_rank(unit.outputs[0]), 1) and array.shape[-1:] == (array.size,)
+        matches = weight.ndim == 2 and flat and array.size == weight.shape[1]
+    else:
+        matches = array.size == 1 or shape == (1, weight.shape[0], *[1] * (weight.ndim - 2))
+    if matches:
         unit.bias_node, unit.outputs = reader, [reader.outputs[0]]
 
 

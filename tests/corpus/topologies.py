@@ -410,7 +410,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "split concat": (split_concat, 0.36),
     "unet": (unet, 0.33),
     "tied": (tied, 0.38),
-    "behind": (behind, 0.36),
+    "behind": (behind, 0.37),
     "attention": (attention, 0.36),
     "one-dimensional": (one_dimensional, 0.35),
     "three-dimensional": (three_dimensional, 0.53),

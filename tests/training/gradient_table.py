@@ -24,6 +24,7 @@ UNARY = "Abs Cos Erf Exp Identity LeakyRelu Neg Relu Sigmoid Sin Tanh Dropout Fl
 POSITIVE = "Log Reciprocal Sqrt"
 BINARY = "Add Sub Mul Div"
 REDUCE = "ReduceMean ReduceL2 ReduceLogSumExp"
+NONE = "Elu HardSwish HardSigmoid Softplus GlobalMaxPool Ceil"
 BODIES = {
     **{op: f"y = {op}(x)" for op in UNARY.split()},
     **{op: f"y = {op}(p)" for op in POSITIVE.split()},
@@ -57,15 +58,16 @@ BODIES = {
     "Conv": "y = Conv(x, kernel)",
     "Gemm": "f = Flatten(x)\n y = Gemm(f, dense, bias)",
     "MatMul": "y = MatMul(x, matrix)",
-    # x + x*x: normalising x itself would take the weight out again, and its gradient would be nearly zero.
+    # x + x*x: normalising x itself would take the weight out again; so would the mean of y*y behind BatchNormalization.
     "LayerNormalization": "s = Mul(x, x)\n b = Add(s, x)\n y, m, i = LayerNormalization<axis = -1>(b, gamma, beta)",
     "BatchNormalization": (
-        "s = Mul(x, x)\n b = Add(s, x)\n y, m, v = BatchNormalization<training_mode = 1>(b, scale, shift, mean, var)"
+        "s = Mul(x, x)\n b = Add(s, x)\n"
+        " n, m, v = BatchNormalization<training_mode = 1>(b, scale, shift, mean, var)\n y = Mul(n, image)"
     ),
     "Cast": "h = Cast<to = 11>(x)\n y = Cast<to = 1>(h)",
     "Gelu": "y = Gelu(x)",
     # Not in the table: the reasons why must stay true as well.
-    **{op: f"y = {op}(x)" for op in "Elu HardSwish HardSigmoid Softplus GlobalMaxPool Ceil".split()},
+    **{op: f"y = {op}(x)" for op in NONE.split()},
     "PRelu": "y = PRelu(x, two)",
     "Sum": "y = Sum(x, p)",
     "ReduceMax": "y = ReduceMax<axes = [2]>(x)",
@@ -156,7 +158,7 @@ def main() -> None:
         for op, body in BODIES.items():
             try:
                 found[op] = error_of(worker, body, 20 if op == "Gelu" else 17, Path(folder))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every way to fail means that there is no gradient
                 found[op] = str(error).strip().splitlines()[-1]
     sys.stdout.write(json.dumps(found))
 

@@ -1,0 +1,149 @@
+"""What passes there are, and their options: read off the classes, so that it cannot go stale."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from dataclasses import dataclass
+from inspect import cleandoc
+from typing import Any, Literal
+
+import msgspec
+
+from . import registry
+from .contract import Pass
+from .errors import OptionError
+
+BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
+"""Bounds of `msgspec.Meta`, and how they read."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a pass.
+
+    Attributes
+    ----------
+    name : str
+    type, allowed : str
+        Such as "float" and "≥ 0, ≤ 1"; `allowed` is empty where every value of the type is.
+    default : str
+        As the command line takes it; "required" where there is none.
+    text : str
+        What it means.
+    """
+
+    name: str
+    type: str
+    allowed: str
+    default: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A pass.
+
+    Attributes
+    ----------
+    name, summary, text : str
+        Its name, the first line of its docstring, and the docstring without the sections about parameters.
+    needs : tuple of str
+        "samples", "training".
+    options : tuple of Option
+    """
+
+    name: str
+    summary: str
+    text: str
+    needs: tuple[str, ...]
+    options: tuple[Option, ...]
+
+
+def catalogue() -> list[Entry]:
+    """Return all registered passes; one that cannot be imported says so in its summary."""
+    return [_entry_or_reason(name) for name in registry.names()]
+
+
+def _entry_or_reason(name: str) -> Entry:
+    try:
+        return entry(name)
+    except OptionError as error:
+        return Entry(name, str(error), "", (), ())
+
+
+def entry(name: str) -> Entry:
+    """Return one pass with its options, or raise `OptionError` with the nearest spelling."""
+    kind = registry.find(name)
+    text = cleandoc(kind.__doc__ or "")
+    body = _without_sections(text)
+    needs = tuple(field.name for field in dataclasses.fields(kind.needs) if getattr(kind.needs, field.name))
+    return Entry(name, body.partition("\n\n")[0], body, needs, _options(kind, text))
+
+
+def _options(kind: type[Pass], text: str) -> tuple[Option, ...]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    meanings = _meanings(text)
+    options = []
+    for field in dataclasses.fields(kind):
+        shown, allowed = _shown(hints[field.name])
+        options.append(Option(field.name, shown, allowed, _default(field), meanings.get(field.name, "")))
+    return tuple(options)
+
+
+def _shown(hint: Any) -> tuple[str, str]:
+    """Return the type and what is allowed, as people read them."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        shown, allowed = _shown(args[0])
+        bounds = [b for extra in args[1:] if isinstance(extra, msgspec.Meta) for b in _bounds(extra)]
+        return shown, ", ".join([*([allowed] if allowed else []), *bounds])
+    if origin is Literal:
+        return type(args[0]).__name__, ", ".join(str(arg) for arg in args)
+    if origin in (typing.Union, types.UnionType):
+        parts = [_shown(arg) for arg in args if arg is not type(None)]
+        return " or ".join(dict.fromkeys(p[0] for p in parts)), ", ".join(p[1] for p in parts if p[1])
+    if origin in (tuple, list):
+        shown, allowed = _shown(args[0])
+        return f"list of {shown}", allowed
+    return getattr(hint, "__name__", str(hint)), "true, false" if hint is bool else ""
+
+
+def _bounds(meta: msgspec.Meta) -> list[str]:
+    return [form.format(getattr(meta, name)) for name, form in BOUNDS.items() if getattr(meta, name) is not None]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return _as_typed(field.default_factory())
+    return "required" if field.default is dataclasses.MISSING else _as_typed(field.default)
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(_as_typed(item) for item in value) or "none"
+    return (
+        {None: "none", "": "none", True: "true", False: "false"}.get(value, str(value)) if _plain(value) else str(value)
+    )
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, str))
+
+
+def _without_sections(text: str) -> str:
+    """Leave out the sections on attributes and parameters: they become the options' own texts."""
+    kept = re.sub(r"^(Attributes|Parameters)\n-+\n(?:(?![^\n]+\n-{3,}\n).*\n?)*", "", text, flags=re.M).strip()
+    kept = re.sub(r"^(\w+)\n-{3,}\n", r"\1: ", kept, flags=re.M)
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in kept.split("\n\n"))
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """Read ``name : type`` and the indented lines below it out of a numpy-style docstring."""
+    found: dict[str, str] = {}
+    for names, meaning in re.findall(r"^(\w[\w, ]*?) ?:[^\n]*\n((?:[ ]{4}[^\n]*\n?)+)", text, flags=re.M):
+        for name in names.split(","):
+            found[name.strip()] = " ".join(meaning.split())
+    return found

@@ -1,0 +1,265 @@
+"""The command line: one command for each public function, and no logic.
+
+Nothing heavy is imported before a command runs, so that ``--help`` and wrong usage answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .errors import OnnxCompressError, VerifyError
+
+FELL_SHORT, UNUSABLE, INTERNAL, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
+"""Exit statuses, beside 0."""
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Typer's own click, or the click it depends on, whichever this Typer has."""
+
+
+class Commands(TyperGroup):
+    """Turns whatever ends a command into one line on stderr and an exit status."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command line; ends the process, as Typer does."""
+        try:
+            status = super().main(*args, standalone_mode=False, **extra)
+        except UsageError as error:
+            status = _usage(error)
+        if standalone_mode:
+            sys.exit(status or 0)
+        return status
+
+    def invoke(self, ctx: Any) -> int:
+        """Run a command."""
+        from . import console
+
+        try:
+            return super().invoke(ctx) or 0
+        except (typer.Exit, UsageError):
+            raise
+        except KeyboardInterrupt:
+            console.say(f"interrupted; {ctx.meta.get('written', 'nothing')} was written")
+            return INTERRUPTED
+        except BrokenPipeError:
+            console.drop_output()
+            return PIPE_CLOSED
+        except Exception as error:
+            if os.environ.get("ONNXCOMPRESS_DEBUG"):
+                raise
+            return _failed(error)
+
+
+def _usage(error: Exception) -> int:
+    from . import console
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "onnxcompress"
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.say(f"error: a command is missing; see {command} --help")
+    else:
+        console.say(f"error: {message.rstrip('.')}; see {command} --help")
+    return UNUSABLE
+
+
+def _failed(error: Exception) -> int:
+    from . import console
+
+    if isinstance(error, OnnxCompressError):
+        console.say(f"error: {error}")
+        return FELL_SHORT if isinstance(error, VerifyError) else error.exit_code
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    console.say(f"error: internal error: {what}; run with ONNXCOMPRESS_DEBUG=1 for the traceback")
+    return INTERNAL
+
+
+class InOrder(TyperCommand):
+    """Keeps the order in which -r and -p stand on the command line; Typer gathers each by itself."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and leave ``[("recipe", value), ("step", value), ...]`` in ``ctx.meta["steps"]``."""
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = {name: iter(values.get(name) or ()) for name in ("recipe", "step")}
+        ctx.meta["steps"] = [(p.name, next(given[p.name])) for p in order if p.name in given]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Make exported ONNX models small and fast, with the evidence that they still do their job.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Samples: an .npz file, a folder of them, file.py:function, or random."),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("onnxcompress-demo"),
+) -> int:
+    """Compress a small digit classifier: prune, distil, quantize, and show what it cost."""
+    from . import console
+    from .demo.run import run_demo
+
+    with console.progress_bar() as progress:
+        result = run_demo(out, progress=progress)
+    console.show(result.report.to_table(), *result.lines())
+    return 0 if result.holds else FELL_SHORT
+
+
+@app.command(cls=InOrder)
+def apply(
+    ctx: typer.Context,
+    model: ModelPath,
+    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")] = None,
+    recipe: Annotated[  # noqa: ARG001 - read in order, from ctx.meta
+        list[str] | None, typer.Option("-r", "--recipe", metavar="RECIPE.toml", help="A file of passes.")
+    ] = None,
+    step: Annotated[  # noqa: ARG001
+        list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")
+    ] = None,
+    data: DataOption = None,
+    metric: MetricOption = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each pass would do; write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seeds everything random.")] = 0,
+) -> int:
+    """Run passes over MODEL in the order given; -r and -p may be mixed and repeated."""
+    if not ctx.meta["steps"]:
+        raise typer.BadParameter("give one recipe (-r) or pass (-p) at least", ctx)
+    if dry_run == (out is not None):
+        raise typer.BadParameter("give -o OUT or --dry-run, one of the two", ctx)
+    if dry_run and report is not None:
+        raise typer.BadParameter("--dry-run writes nothing, so it takes no --report", ctx)
+    from . import console, files, pipeline, tables
+    from .recipe import parse_pass, read_recipe
+
+    passes = [
+        p for kind, text in ctx.meta["steps"] for p in (read_recipe(text) if kind == "recipe" else [parse_pass(text)])
+    ]
+    if report is not None:
+        files.check_target(report, overwrite=overwrite)
+    with console.progress_bar() as progress:
+        _, found = pipeline.apply(
+            model, passes, data=data, metric=metric, output=out, overwrite=overwrite, seed=seed, progress=progress
+        )
+    ctx.meta["written"] = f"{out}" if out is not None else "nothing"
+    if dry_run:
+        console.show(*tables.plans(found.steps))
+        return 0
+    if report is not None:
+        text = found.to_html() if report.suffix == ".html" else found.to_json()
+        files.write_text(report, text, overwrite=overwrite)
+    console.show(found.to_table(), tables.steps(found.steps))
+    return 0
+
+
+@app.command()
+def inspect(model: ModelPath, as_json: AsJson = False) -> int:
+    """Show bytes, parameters and work per node, what can be pruned, and what cannot and why."""
+    from . import console
+    from .inspection import inspect as look
+
+    found = look(model)
+    if as_json:
+        console.show_text(found.to_json())
+        return 0
+    from . import tables
+
+    console.show(*tables.inspection(found))
+    return 0
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The other.")],
+    data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
+    metric: MetricOption = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", metavar="X", help="Exit with status 1 if more is lost.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run two models on the same samples and tell how far B falls short of A."""
+    from . import console
+    from .errors import MetricError
+    from .runtime.compare import compare as run
+    from .runtime.metrics import find_metric
+
+    if max_drop is not None and metric is not None:
+        find_metric(metric).drop(0.0, 0.0)
+    found = run(first, second, data, metric=metric)
+    if max_drop is not None and found.drop is None:
+        raise MetricError(f"metric '{found.metric}' has no drop to limit")
+    short = max_drop is not None and found.drop is not None and not found.drop <= max_drop
+    if as_json:
+        console.show_text(console.to_json(found))
+    else:
+        from . import tables
+
+        console.show(*tables.comparison(found))
+    if short:
+        console.say(f"fell short: {found.metric} dropped by {found.drop:.4g}, and at most {max_drop:g} is allowed")
+    return FELL_SHORT if short else 0
+
+
+@app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="A [B ...]", help="Models that take the same inputs.")],
+    as_json: AsJson = False,
+) -> int:
+    """Time models on one sample, taking turns in one process."""
+    from . import console
+    from .runtime.bench import bench as run
+
+    found = run(models)
+    names = [str(model) for model in models]
+    if as_json:
+        console.show_text(console.to_json(dict(zip(names, found, strict=True))))
+        return 0
+    from . import tables
+
+    console.show(tables.timings(names, found))
+    return 0
+
+
+@app.command()
+def passes(name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pass, in full.")] = None) -> int:
+    """List the passes; with NAME, one of them with every option."""
+    from . import catalogue, console, tables
+
+    if name is None:
+        console.show(tables.catalogue(catalogue.catalogue()))
+    else:
+        console.show(*tables.entry(catalogue.entry(name)))
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app()

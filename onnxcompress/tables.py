@@ -1,0 +1,219 @@
+"""Tables for the terminal, which read well at 80 columns and more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from . import units
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .catalogue import Entry
+    from .contract import Refusal
+    from .inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from .report import Report, Step
+    from .runtime.compare import Comparison
+    from .runtime.timing import Timing
+
+LONGEST = 25
+"""Rows of a table that a model's size decides; the JSON has all of them."""
+
+
+def new_table(columns: Iterable[str]) -> Table:
+    """Return an empty table; a column whose title begins with ``>`` is one of numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        if column.startswith(">"):
+            table.add_column(column[1:], justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+    return table
+
+
+def titled(title: str, table: Table) -> Group:
+    """Put a line above a table; Rich's own title would be wrapped to the table's width."""
+    return Group(Text(title, "bold"), table)
+
+
+def stages(report: Report) -> RenderableType:
+    """Return what was measured at each stage."""
+    names = ("stage", f">{report.metric or 'metric'}", ">agree", ">params", ">MACs", ">bytes", ">ms", ">× ms")
+    table = new_table(names)
+    for stage in report.stages:
+        table.add_row(
+            stage.name,
+            units.number(stage.metric),
+            units.number(stage.agreement),
+            units.count(stage.parameters),
+            units.count(stage.macs),
+            units.size(stage.bytes),
+            units.milliseconds(stage.milliseconds),
+            units.number(stage.ratio, ".2f"),
+        )
+    return titled("Random data: the metric says nothing about the model's job", table) if report.random else table
+
+
+def steps(found: Sequence[Step]) -> Table:
+    """Return what each pass did and left alone, reasons gathered."""
+    table = new_table(("pass", ">done", ">left alone", "why"))
+    for step in found:
+        reasons = gathered(step.refused)
+        first, *rest = reasons or [""]
+        table.add_row(step.name, str(len(step.done)), str(len(step.refused)), Text(first))
+        for reason in rest:
+            table.add_row("", "", "", Text(reason))
+    return table
+
+
+def plans(found: Sequence[Step]) -> list[RenderableType]:
+    """Return, for each pass, every single thing that it would do or leave alone."""
+    parts: list[RenderableType] = []
+    for step in found:
+        options = " ".join(f"{key}={value}" for key, value in step.options.items() if value is not None)
+        table = new_table(("what", "tensor or node", "how, or why not"))
+        for change in step.done:
+            table.add_row("do", Text(change.subject), Text(change.what))
+        for refusal in step.refused:
+            table.add_row("leave", Text(refusal.subject), Text(refusal.reason))
+        if not step.done and not step.refused:
+            table.add_row("nothing", "", "there is nothing for it to do")
+        parts.append(titled(f"{step.name} {options}".strip(), table))
+    return parts
+
+
+def gathered(refused: Iterable[Refusal]) -> list[str]:
+    """Return each reason once, the most frequent first, with what it holds for."""
+    reasons = Counter(refusal.reason for refusal in refused)
+    subjects: dict[str, list[str]] = {}
+    for refusal in refused:
+        subjects.setdefault(refusal.reason, []).append(refusal.subject)
+    return [f"{_some(subjects[reason])}: {reason}" for reason, _ in reasons.most_common()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def inspection(found: Inspection) -> list[RenderableType]:
+    """Return what is in a model."""
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
+    facts = new_table(("", ""))
+    facts.show_header = False
+    for name, text in (
+        ("bytes", f"{units.size(found.bytes)} ({found.bytes:,})"),
+        ("parameters", f"{units.count(found.parameters)} ({found.parameters:,})"),
+        ("MACs", f"{units.count(found.macs)} ({found.macs:,}){_unknown(found.nodes)}"),
+        ("opset", f"{opsets}; IR version {found.ir_version}"),
+        ("inputs", _ports(found.inputs)),
+        ("outputs", _ports(found.outputs)),
+        ("inner graphs", ", ".join(found.inner_graphs)),
+        ("functions", ", ".join(found.functions)),
+    ):
+        if text:
+            facts.add_row(name, Text(text))
+    return [facts, _nodes(found.nodes), *_groups(found.prunable, found.frozen)]
+
+
+def _unknown(nodes: Sequence[NodeInfo]) -> str:
+    unknown = sum(node.macs is None for node in nodes)
+    return f"; not known for {unknown} nodes" if unknown else ""
+
+
+def _ports(ports: Sequence[PortInfo]) -> str:
+    return "; ".join(f"{p.name} {p.dtype}{_shape(p.shape)}" for p in ports)
+
+
+def _shape(shape: Sequence[int | str | None] | None) -> str:
+    return " of any rank" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:
+    work = sorted((n for n in nodes if n.bytes or n.macs), key=lambda n: (-n.bytes, -(n.macs or 0)))
+    table = new_table(("node", "operator", ">bytes", ">MACs"))
+    for node in work[:LONGEST]:
+        macs = "–" if node.macs is None else units.count(node.macs)
+        table.add_row(Text(node.name), node.op, units.size(node.bytes), macs)
+    return titled(f"Nodes with weights or work: {len(work)} of {len(nodes)}", _more(table, len(work)))
+
+
+def _groups(prunable: Sequence[GroupInfo], frozen: Sequence[GroupInfo]) -> list[RenderableType]:
+    tables: list[RenderableType] = []
+    if prunable:
+        table = new_table(("group", ">channels", ">tensors"))
+        for group in sorted(prunable, key=lambda g: -g.channels * g.tensors)[:LONGEST]:
+            table.add_row(Text(group.name), str(group.channels), str(group.tensors))
+        tables.append(titled(f"Prunable groups: {len(prunable)}", _more(table, len(prunable))))
+    if frozen:
+        table = new_table(("group", ">channels", "why"))
+        for group in sorted(frozen, key=lambda g: -g.channels * g.tensors)[:LONGEST]:
+            table.add_row(Text(group.name), str(group.channels), Text(group.reason))
+        tables.append(titled(f"Frozen groups: {len(frozen)}", _more(table, len(frozen))))
+    return tables
+
+
+def _more(table: Table, count: int) -> Table:
+    if count > LONGEST:
+        table.caption, table.caption_justify = f"and {count - LONGEST} more; --json has all", "left"
+    return table
+
+
+def comparison(found: Comparison) -> list[RenderableType]:
+    """Return two models side by side."""
+    title = f"{found.count} samples" + (f", {found.dropped} left out (fixed batch)" if found.dropped else "")
+    title += "; random data: the metric says nothing about the model's job" if found.random else ""
+    score = new_table(("metric", ">first", ">second", ">drop"))
+    values = (found.value_a, found.value_b, found.drop)
+    score.add_row(found.metric, *(units.number(value) for value in values))
+    outputs = new_table(("output", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
+    for item in found.outputs:
+        outputs.add_row(
+            Text(item.name),
+            units.number(item.agreement),
+            units.number(item.sqnr, ".1f"),
+            units.number(item.cosine, ".6f"),
+            units.number(item.max_abs, ".3g"),
+            f"{item.nonfinite_a}, {item.nonfinite_b}",
+        )
+    return [titled(title, score), outputs]
+
+
+def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
+    """Return latencies; the intervals are 95 %."""
+    table = new_table(("model", ">ms", ">interval", ">× ms", ">interval"))
+    for name, timing in zip(names, found, strict=True):
+        table.add_row(
+            Text(name),
+            units.milliseconds(timing.median_ms),
+            f"{units.milliseconds(timing.low)} – {units.milliseconds(timing.high)}",
+            f"{timing.ratio:.3f}",
+            f"{timing.ratio_low:.3f} – {timing.ratio_high:.3f}",
+        )
+    return titled(f"{found[0].runs} rounds, taking turns; 95 % intervals", table)
+
+
+def catalogue(entries: Sequence[Entry]) -> Table:
+    """Return all passes."""
+    table = new_table(("pass", "what it does", "needs"))
+    for entry in entries:
+        table.add_row(entry.name, Text(entry.summary), ", ".join(entry.needs))
+    return table
+
+
+def entry(found: Entry) -> list[RenderableType]:
+    """Return one pass with its options."""
+    needs = f"Needs {' and '.join(found.needs)}.\n" if found.needs else ""
+    if not found.options:
+        return [Text(found.name, "bold"), Text(f"{found.text}\n{needs}\nIt takes no options.")]
+    table = new_table(("option", "type", "default", "meaning, and what is allowed"))
+    for option in found.options:
+        allowed = f" ({option.allowed})" if option.allowed else ""
+        table.add_row(option.name, option.type, option.default, Text(f"{option.text}{allowed}".strip()))
+    return [Text(found.name, "bold"), Text(f"{found.text}\n{needs}"), table]

@@ -1,0 +1,113 @@
+"""Pruned equals masked, and smaller, on every topology."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from corpus.oracle import assert_same, drawn_feeds, plain_run
+from corpus.topologies import TOPOLOGIES
+
+from onnxcompress.channels.groups import find_groups
+from onnxcompress.contract import Context
+from onnxcompress.graph import edit
+from onnxcompress.passes import PruneChannels, Shrink
+
+
+def pruned_and_masked(model: ir.Model, sparsity: float, seed: int = 0) -> tuple[ir.Model, ir.Model]:
+    masked = model.clone()
+    prune = PruneChannels(sparsity=sparsity, importance="random")
+    prune.apply(masked, prune.plan(model, Context(model, seed=seed)))
+    pruned = masked.clone()
+    Shrink().apply(pruned, Shrink().plan(masked, Context(masked)))
+    return pruned, masked
+
+
+def parameters(model: ir.Model) -> int:
+    """Count from the file, not with the project's own counter."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return sum(int(np.prod(t.dims)) for t in ir.to_proto(model).graph.initializer if t.data_type in floats)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_pruned_equals_masked_and_is_smaller(name: str) -> None:
+    make, share = TOPOLOGIES[name]
+    model = make()
+    pruned, masked = pruned_and_masked(model, 0.5)
+    feeds = drawn_feeds(model)
+    assert_same(plain_run(masked, feeds), plain_run(pruned, feeds))
+    onnx.checker.check_model(ir.to_proto(pruned), full_check=True)
+    assert parameters(pruned) <= share * parameters(model)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9])
+def test_any_sparsity_keeps_pruned_equal_to_masked(name: str, sparsity: float) -> None:
+    model = TOPOLOGIES[name][0]()
+    pruned, masked = pruned_and_masked(model, sparsity, seed=7)
+    feeds = drawn_feeds(model, seed=1)
+    assert_same(plain_run(masked, feeds), plain_run(pruned, feeds))
+    assert (parameters(pruned) < parameters(model)) == (sparsity > 0)
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_masking_every_position_of_a_channel_is_what_a_hand_made_mask_does(name: str) -> None:
+    """Zero one channel by hand, position by position, as the group says; the masked model must agree."""
+    model = TOPOLOGIES[name][0]()
+    group = find_groups(model).prunable[0]
+    by_hand = model.clone()
+    values = {value.name: value for value in edit.values(by_hand.graph)}
+    for member in group.constants():
+        if member.role == "in":
+            tensor = edit.constant(values[member.value.name])
+            assert tensor is not None
+            array = tensor.numpy().copy()
+            array[(slice(None),) * member.axis + (member.index == 0,)] = 0
+            edit.set_constant(values[member.value.name], array)
+    shrunk = by_hand.clone()
+    changes = Shrink().apply(shrunk, Shrink().plan(by_hand, Context(by_hand)))
+    feeds = drawn_feeds(model, seed=2)
+    assert_same(plain_run(by_hand, feeds), plain_run(shrunk, feeds))
+    assert any(change.subject == group.name for change in changes.done)
+
+
+def test_what_reaches_an_output_is_frozen_and_says_so() -> None:
+    frozen = find_groups(TOPOLOGIES["conv chain"][0]()).frozen
+    assert [(g.name, g.frozen) for g in frozen] == [("w3", "it reaches graph output 'y'")]
+
+
+def test_inner_graphs_freeze_what_they_read_and_nothing_else() -> None:
+    groups = find_groups(TOPOLOGIES["inner graph"][0]())
+    assert [g.name for g in groups.prunable] == ["w0"]
+    assert ("w1", "an inner graph reads 's'") in [(g.name, g.frozen) for g in groups.frozen]
+
+
+def test_an_operator_without_a_rule_freezes_with_its_name() -> None:
+    model = TOPOLOGIES["mlp"][0]()
+    node = next(n for n in model.graph if n.op_type == "Tanh")
+    node.domain, node.op_type, node.name = "custom", "Mystery", "strange"
+    frozen = {g.name: g.frozen for g in find_groups(model).frozen}
+    assert frozen["w1"] == "strange (custom::Mystery): this operator has no rule"
+
+
+def test_attention_finds_heads_and_head_dimensions() -> None:
+    groups = {g.name: g.size for g in find_groups(TOPOLOGIES["attention"][0]()).prunable}
+    assert sorted(groups.values()) == [4, 4, 4, 12]  # heads; dimensions of q·k; of v; the residual stream
+
+
+def test_a_residual_stream_is_one_group() -> None:
+    group = next(g for g in find_groups(TOPOLOGIES["residual"][0]()).prunable if g.name == "w0")
+    touched = {(m.value.name, m.axis, m.role) for m in group.members if m.role != "activation"}
+    assert touched == {
+        ("w0", 0, "out"), ("b0", 0, "parameter"), ("w1", 1, "in"), ("w2", 0, "out"), ("b2", 0, "parameter"),
+        ("w3", 0, "in"),
+    }  # fmt: skip
+
+
+def test_halves_of_a_split_lose_the_same_share() -> None:
+    model = TOPOLOGIES["split concat"][0]()
+    pruned, _ = pruned_and_masked(model, 0.5)
+    shapes = {t.name: tuple(t.dims) for t in ir.to_proto(pruned).graph.initializer}
+    assert shapes["w1"] == (4, 4, 3, 3)
+    assert shapes["w0"] == (8, 3, 1, 1)

@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+KIT = Path(__file__).parents[2] / "shared" / "kit"
+
+
+@pytest.fixture(scope="session")
+def kit() -> Path:
+    """The folder of real pretrained models, where it is there."""
+    if not KIT.is_dir():
+        pytest.skip("the kit of real models is not here")
+    return KIT
