@@ -124,19 +124,16 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def _as_typed(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(_as_typed(item) for item in value) or "none"
-    return (
-        {None: "none", "": "none", True: "true", False: "false"}.get(value, str(value)) if _plain(value) else str(value)
-    )
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, str))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return {None: "none", "": '""'}.get(value, str(value))
 
 
 def _without_sections(text: str) -> str:
     """Leave out the sections on attributes and parameters: they become the options' own texts."""
     kept = re.sub(r"^(Attributes|Parameters)\n-+\n(?:(?![^\n]+\n-{3,}\n).*\n?)*", "", text, flags=re.M).strip()
     kept = re.sub(r"^(\w+)\n-{3,}\n", r"\1: ", kept, flags=re.M)
+    kept = re.sub(r"\[(\d+)\]_", r"[\1]", kept).replace(".. [", "[").replace("``", "`")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in kept.split("\n\n"))
 
 
@@ -145,5 +142,5 @@ def _meanings(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for names, meaning in re.findall(r"^(\w[\w, ]*?) ?:[^\n]*\n((?:[ ]{4}[^\n]*\n?)+)", text, flags=re.M):
         for name in names.split(","):
-            found[name.strip()] = " ".join(meaning.split())
+            found[name.strip()] = " ".join(meaning.split()).replace("``", "`")
     return found

@@ -25,15 +25,14 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 class Commands(TyperGroup):
     """Turns whatever ends a command into one line on stderr and an exit status."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run a command line; ends the process, as Typer does."""
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command line, and end the process with its exit status."""
+        options["standalone_mode"] = False
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(*args, **options)
         except UsageError as error:
             status = _usage(error)
-        if standalone_mode:
-            sys.exit(status or 0)
-        return status
+        sys.exit(status or 0)
 
     def invoke(self, ctx: Any) -> int:
         """Run a command."""
@@ -115,7 +114,7 @@ MetricOption = Annotated[
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("onnxcompress-demo"),
 ) -> int:
-    """Compress a small digit classifier: prune, distil, quantize, and show what it cost."""
+    """Prune, distil and quantize a digit classifier."""
     from . import console
     from .demo.run import run_demo
 
@@ -125,49 +124,59 @@ def demo(
     return 0 if result.holds else FELL_SHORT
 
 
+OutOption = Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")]
+RecipeOption = Annotated[
+    list[str] | None, typer.Option("-r", "--recipe", metavar="FILE.toml", help="A file of passes.")
+]
+StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what each pass would do; write nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
+
+
 @app.command(cls=InOrder)
 def apply(
     ctx: typer.Context,
     model: ModelPath,
-    out: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")] = None,
-    recipe: Annotated[  # noqa: ARG001 - read in order, from ctx.meta
-        list[str] | None, typer.Option("-r", "--recipe", metavar="RECIPE.toml", help="A file of passes.")
-    ] = None,
-    step: Annotated[  # noqa: ARG001
-        list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")
-    ] = None,
+    out: OutOption = None,
+    recipe: RecipeOption = None,
+    step: StepOption = None,
     data: DataOption = None,
     metric: MetricOption = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each pass would do; write nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seeds everything random.")] = 0,
+    report: ReportOption = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
 ) -> int:
-    """Run passes over MODEL in the order given; -r and -p may be mixed and repeated."""
-    if not ctx.meta["steps"]:
-        raise typer.BadParameter("give one recipe (-r) or pass (-p) at least", ctx)
-    if dry_run == (out is not None):
-        raise typer.BadParameter("give -o OUT or --dry-run, one of the two", ctx)
-    if dry_run and report is not None:
-        raise typer.BadParameter("--dry-run writes nothing, so it takes no --report", ctx)
+    """Run passes over MODEL, in the order of -r and -p."""
+    _check_usage(
+        ctx,
+        {
+            "give one recipe (-r) or pass (-p) at least": not recipe and not step,
+            "give -o OUT or --dry-run, one of the two": dry_run == (out is not None),
+            "--dry-run writes nothing, so it takes no --report": dry_run and report is not None,
+            "-o and --report name the same file": report is not None and report == out,
+        },
+    )
     from . import console, files, pipeline, tables
     from .recipe import parse_pass, read_recipe
 
-    passes = [
-        p for kind, text in ctx.meta["steps"] for p in (read_recipe(text) if kind == "recipe" else [parse_pass(text)])
-    ]
+    passes = []
+    for kind, text in ctx.meta["steps"]:
+        passes += read_recipe(text) if kind == "recipe" else [parse_pass(text)]
     if report is not None:
         files.check_target(report, overwrite=overwrite)
     with console.progress_bar() as progress:
         _, found = pipeline.apply(
             model, passes, data=data, metric=metric, output=out, overwrite=overwrite, seed=seed, progress=progress
         )
-    ctx.meta["written"] = f"{out}" if out is not None else "nothing"
     if dry_run:
         console.show(*tables.plans(found.steps))
         return 0
+    ctx.meta["written"] = f"{out}"
     if report is not None:
         text = found.to_html() if report.suffix == ".html" else found.to_json()
         files.write_text(report, text, overwrite=overwrite)
@@ -175,9 +184,15 @@ def apply(
     return 0
 
 
+def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:
+    for message, holds in wrong.items():
+        if holds:
+            raise typer.BadParameter(message, ctx)
+
+
 @app.command()
 def inspect(model: ModelPath, as_json: AsJson = False) -> int:
-    """Show bytes, parameters and work per node, what can be pruned, and what cannot and why."""
+    """Show what is in MODEL, and what can be pruned."""
     from . import console
     from .inspection import inspect as look
 
@@ -202,7 +217,7 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run two models on the same samples and tell how far B falls short of A."""
+    """Tell how far B falls short of A."""
     from . import console
     from .errors import MetricError
     from .runtime.compare import compare as run
@@ -230,7 +245,7 @@ def bench(
     models: Annotated[list[Path], typer.Argument(metavar="A [B ...]", help="Models that take the same inputs.")],
     as_json: AsJson = False,
 ) -> int:
-    """Time models on one sample, taking turns in one process."""
+    """Time models on one sample, taking turns."""
     from . import console
     from .runtime.bench import bench as run
 
@@ -247,7 +262,7 @@ def bench(
 
 @app.command()
 def passes(name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pass, in full.")] = None) -> int:
-    """List the passes; with NAME, one of them with every option."""
+    """List the passes, or every option of one."""
     from . import catalogue, console, tables
 
     if name is None:

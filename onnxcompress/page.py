@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MOST_LAYERS = 40
 """Bars in the chart of layers; what is smaller is added up in one more."""
 
-WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 26, 44
+WIDTH, HEIGHT = 440, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 28, 30
 NEAR = 16
 """The drawing of metric against size, in its own units; marks nearer to each other than `NEAR` share a label."""
 

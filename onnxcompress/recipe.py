@@ -96,9 +96,12 @@ def write_recipe(passes: Sequence[Pass]) -> str:
 def parse_pass(text: str) -> Pass:
     """Make a pass out of ``"NAME key=value ..."``, as the command line's ``-p`` takes it."""
     try:
-        name, *rest = shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
-        raise OptionError(f"-p {text!r}: {error or 'expected NAME key=value ...'}") from None
+        raise OptionError(f"-p {text!r}: {error}") from None
+    if not words:
+        raise OptionError(f"-p {text!r}: expected NAME key=value ...")
+    name, *rest = words
     options = {}
     for item in rest:
         key, equals, value = item.partition("=")

@@ -27,7 +27,7 @@ def find(name: str) -> type[Pass]:
         raise OptionError(f"unknown pass '{name}'{nearest(name, list(known))} (passes: {', '.join(known)})")
     try:
         kind = known[name].load()
-    except Exception as error:  # noqa: BLE001 - a third party's module may raise anything
+    except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise OptionError(f"pass '{name}': {known[name].value} cannot be imported: {what}") from error
     if not (isinstance(kind, type) and issubclass(kind, Pass)):

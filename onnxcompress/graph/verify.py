@@ -127,6 +127,4 @@ def _check_output(name: str, before: Any, after: Any, tolerance: float | None) -
     if tolerance is not None and before.size:
         error = float(np.abs(before.astype(np.float64) - after).max()) / (float(np.abs(before).max()) or 1.0)
         if not error <= tolerance and np.isfinite(before).all():
-            raise VerifyError(
-                f"output '{name}' differs by {error:.1e} relative, and at most {tolerance:.0e} is promised"
-            )
+            raise VerifyError(f"output '{name}' differs by {error:.1e} relative; at most {tolerance:.0e} is promised")

@@ -18,11 +18,12 @@ LIMIT = 8
 
 
 def _transpose(node: ir.Node, array: Array) -> Array:
-    return array.transpose(edit.ints_attribute(node, "perm"))
+    return np.transpose(array, edit.ints_attribute(node, "perm"))
 
 
 def _cast(node: ir.Node, array: Array) -> Array:
-    return array.astype(ir.DataType(edit.int_attribute(node, "to", 1)).numpy())
+    cast: Array = array.astype(ir.DataType(edit.int_attribute(node, "to", 1)).numpy())
+    return cast
 
 
 def _reshape(node: ir.Node, array: Array) -> Array | None:

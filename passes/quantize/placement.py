@@ -9,13 +9,22 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from onnxcompress.contract import Refusal
-from onnxcompress.errors import PassError
+from onnxcompress.errors import PassError, nearest
 from onnxcompress.graph import edit
 
 from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 
-INTEGER_OPS = {"ConvInteger", "DequantizeLinear", "MatMulInteger", "QuantizeLinear"}
-"""Any of these, or any QLinear operator, means that somebody quantized the model before."""
+INTEGER_OPS = (
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantize",
+    "MatMulInteger",
+    "QAttention",
+    "QGemm",
+    "QLinear",
+    "QuantizeLinear",
+)
+"""Any operator that begins so means that somebody quantized the model before."""
 
 
 @dataclass(eq=False)
@@ -45,8 +54,9 @@ class Placement:
 
 def check_not_quantized(model: ir.Model) -> None:
     """Raise `PassError` when the model holds quantized operators already."""
-    for node in model.graph.all_nodes():
-        if node.op_type in INTEGER_OPS or node.op_type.startswith("QLinear"):
+    inside = (node for function in model.functions.values() for node in function.all_nodes())
+    for node in (*model.graph.all_nodes(), *inside):
+        if node.op_type.startswith(INTEGER_OPS):
             raise PassError(f"the model is already quantized: {edit.label(node)}")
 
 
@@ -90,7 +100,8 @@ def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
     for pattern in patterns:
         hits = [node for node, name in names.items() if fnmatchcase(name, pattern)]
         if not hits:
-            raise PassError(f"quantize: exclude: no node's name matches '{pattern}'")
+            hint = nearest(pattern, list(names.values()))
+            raise PassError(f"quantize: exclude: no node's name matches '{pattern}'{hint}")
         found |= dict.fromkeys(hits, f"excluded by '{pattern}'")
     return found
 
@@ -102,7 +113,7 @@ def _out_of_reach(model: ir.Model) -> list[Refusal]:
         if node.graph is not model.graph and edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
             found.append(Refusal(edit.label(node), "it is inside an inner graph (of an If, Loop or Scan)"))
     for function in model.functions.values():
-        for node in function:
+        for node in function.all_nodes():
             if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
                 found.append(Refusal(edit.label(node), f"it is inside the local function '{function.name}'"))
     return found

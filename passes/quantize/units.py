@@ -192,7 +192,8 @@ OBSTACLES: dict[str, Callable[[ir.Node], str]] = {
 
 
 def _compute_unit(node: ir.Node) -> Unit:
-    data, operands = (0,), ()
+    data: tuple[int, ...] = (0,)
+    operands: tuple[int, ...] = ()
     if node.op_type == "MatMul":
         data = tuple(i for i, v in enumerate(node.inputs) if not constants.is_constant(v))
         operands = (0,) if 0 not in data else ()
@@ -296,7 +297,7 @@ def _gain(node: ir.Node, value: ir.Value) -> float | None:
         return None
     array = constants.find(node.inputs[1] if node.inputs[0] is value else node.inputs[0])
     # A constant of higher rank would add axes to the result.
-    if array is None or array.size != 1 or array.ndim > 0 and array.ndim > _rank(value):
+    if array is None or array.size != 1 or (array.ndim > 0 and array.ndim > _rank(value)):
         return None
     number = float(array.ravel()[0])
     factor = 1 / number if op == "Div" and number else number

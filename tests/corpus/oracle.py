@@ -32,7 +32,7 @@ def drawn_feeds(model: ir.Model, batch: int = 3, seed: int = 0) -> dict[str, np.
             shape = [d if isinstance(d, int) else batch for d in (value.shape or ())]
             dtype = value.dtype.numpy() if value.dtype else np.float32
             drawn = random.standard_normal(shape)
-            feeds[value.name] = np.asarray(drawn > 0 if dtype == bool else drawn, dtype)
+            feeds[value.name] = np.asarray(drawn > 0 if dtype == np.bool_ else drawn, dtype)
     return feeds
 
 

@@ -39,7 +39,9 @@ def done_and_refused(subject: ir.Model, step: Pass) -> tuple[ir.Model, list[str]
 )
 def test_batch_norm_folds_into_convolutions(layer: str, weights: dict) -> None:
     subject = model(
-        f"g (float[N,4,5,5] x) => (float[N,8,H,W] y) {{ a = {layer} y = BatchNormalization(a, scale, shift, mean, var) }}",
+        f"""g (float[N,4,5,5] x) => (float[N,8,H,W] y) {{
+            a = {layer} y = BatchNormalization(a, scale, shift, mean, var)
+        }}""",
         {**weights, **NORM},
     )
     folded, done, refused = done_and_refused(subject, FoldBatchNorm())

@@ -1,0 +1,5 @@
+"""``python -m onnxcompress``."""
+
+from .cli import main
+
+main()
