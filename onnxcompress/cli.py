@@ -32,26 +32,24 @@ class Commands(TyperGroup):
             status = super().main(*args, **options)
         except UsageError as error:
             status = _usage(error)
+        except Exception as error:
+            if os.environ.get("ONNXCOMPRESS_DEBUG"):
+                raise
+            status = _failed(error)
         sys.exit(status or 0)
 
     def invoke(self, ctx: Any) -> int:
-        """Run a command."""
+        """Run a command; what Typer would answer in its own way is answered here."""
         from . import console
 
         try:
             return super().invoke(ctx) or 0
-        except (typer.Exit, UsageError):
-            raise
         except KeyboardInterrupt:
             console.say(f"interrupted; {ctx.meta.get('written', 'nothing')} was written")
             return INTERRUPTED
         except BrokenPipeError:
             console.drop_output()
             return PIPE_CLOSED
-        except Exception as error:
-            if os.environ.get("ONNXCOMPRESS_DEBUG"):
-                raise
-            return _failed(error)
 
 
 def _usage(error: Exception) -> int:

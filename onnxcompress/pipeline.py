@@ -166,7 +166,7 @@ class Run:
         chosen = range(len(self._models))
         if len(self._models) > 2 and self.report.stages[0].bytes > TIMED_BYTES:
             chosen = range(0, len(self._models), len(self._models) - 1)
-        feeds = None if self.samples is None else next(iter(self.samples.head(1).batches()))
+        feeds = self._verifier.feeds if self.samples is None else next(iter(self.samples.head(1).batches()))
         for index, timing in zip(chosen, time_models([self._models[i] for i in chosen], feeds), strict=True):
             self.report.stages[index].milliseconds = timing.median_ms
             self.report.stages[index].ratio = timing.ratio

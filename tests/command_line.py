@@ -46,7 +46,8 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def spawn(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
-    """Start a command line in a process of its own."""
-    command = [sys.executable, "-m", "onnxcompress", *map(str, arguments)]
+def spawn(*arguments: str | Path, program: str | None = None, **options: object) -> subprocess.Popen[str]:
+    """Start a command line in a process of its own; `program` is Python text to run in place of the package."""
+    start = ["-m", "onnxcompress"] if program is None else ["-c", program]
+    command = [sys.executable, *start, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]

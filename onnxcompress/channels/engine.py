@@ -69,9 +69,9 @@ class Engine:
             rule = rule_of(node)
             unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in self.known.shapes]
             if rule is not no_rule and unknown:
-                for value in node.inputs:
-                    if value is not None:
-                        self.freeze_all(value, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
+                for read in node.inputs:
+                    if read is not None:
+                        self.freeze_all(read, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
             elif not self._is_shape_arithmetic(node):
                 rule(self, node)
         for value in captured:

@@ -184,6 +184,6 @@ def _pack(rows: Rows) -> Rows:
             rows[row, rows[row] == rows[above]] = 0
     order = np.argsort(rows == 0, axis=0, kind="stable")
     rows = np.take_along_axis(rows, order, 0)
-    used = rows.any(1)
-    used[0] = True
-    return rows[used]
+    used = [row for row in range(len(rows)) if row == 0 or rows[row].any()]
+    packed: Rows = rows[used]
+    return packed

@@ -36,12 +36,12 @@ class Verifier:
     """
 
     def __init__(self, model: ir.Model, feeds: dict[str, Any] | None = None) -> None:
-        from ..runtime.inputs import example_feed
+        from ..runtime.inputs import runnable_feed
 
-        self._feeds = example_feed(model) if feeds is None else feeds
         self._strict = _checker_message(model, full=True) is None
         self._session = _open(model)
-        self._outputs = self._session.run(self._feeds)
+        self.feeds = runnable_feed(model, self._session) if feeds is None else feeds
+        self._outputs = self._session.run(self.feeds)
 
     def check(self, model: ir.Model, *, tolerance: float | None = None) -> None:
         """Check `model`, and take it as the one that is known to be right.
@@ -65,7 +65,7 @@ class Verifier:
             raise VerifyError(f"the ONNX checker rejects the result: {message}")
         try:
             session = _open(model)
-            outputs = session.run(self._feeds)
+            outputs = session.run(self.feeds)
         except ModelError as error:
             raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
         _same_ports("input", self._session.inputs, session.inputs)

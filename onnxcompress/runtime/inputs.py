@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import DataError, nearest
-from .session import Array, Dims
+from ..errors import DataError, ModelError, nearest
+from .session import Array, Dims, Session
 
 SMALL_DIM = 16
 """What a dimension without a fixed size becomes in random values (a number of tokens, of frames)."""
@@ -217,11 +217,11 @@ def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
             raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
 
 
-def random_feeds(layout: Layout, count: int, seed: int) -> dict[str, Array]:
+def random_feeds(layout: Layout, count: int, seed: int, stretch: int = 1) -> dict[str, Array]:
     """Return `count` samples of random values: standard normal floats, integers in {0, 1}.
 
     Dimensions of the same name get the same size: `SMALL_IMAGE` for the height and width of an image (four axes and
-    more), 3 for its channels, `SMALL_DIM` for others.
+    more), 3 for its channels, `SMALL_DIM` for others, times `stretch` if there is no image.
     """
     random = np.random.default_rng(seed)
     sizes: dict[str, int] = {}
@@ -234,16 +234,16 @@ def random_feeds(layout: Layout, count: int, seed: int) -> dict[str, Array]:
             elif isinstance(dim, int):
                 size = dim
             else:
-                size = _small(axis, len(item.shape or ()))
+                size = _small(axis, len(item.shape or ()), stretch)
                 size = size if dim is None else sizes.setdefault(dim, size)
             shape.append(size)
         feeds[item.name] = _random_array(random, shape, item.dtype)
     return feeds
 
 
-def _small(axis: int, rank: int) -> int:
+def _small(axis: int, rank: int, stretch: int) -> int:
     if rank < 4:
-        return SMALL_DIM
+        return SMALL_DIM * stretch
     return 3 if axis == 1 else SMALL_IMAGE
 
 
@@ -256,7 +256,31 @@ def _random_array(random: np.random.Generator, shape: list[int], dtype: np.dtype
     return values
 
 
-def example_feed(model: ir.Model, seed: int = 0) -> dict[str, Array]:
+def example_feed(model: ir.Model, seed: int = 0, stretch: int = 1) -> dict[str, Array]:
     """Return one feed of random values that fits `model`: one sample, or as many as its fixed batch."""
     layout = find_layout(model_inputs(model))
-    return random_feeds(layout, layout.fixed_batch or 1, seed)
+    return random_feeds(layout, layout.fixed_batch or 1, seed, stretch)
+
+
+STRETCHES = (1, 4, 16, 64)
+"""A model with strides, windows or padding over a free extent may need more of it than the smallest example has."""
+
+
+def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
+    """Return the smallest example feed that `session`, which is of `model`, can run.
+
+    Raises
+    ------
+    ModelError
+        It can run none of them; with what ONNX Runtime said of the smallest.
+    """
+    first: ModelError | None = None
+    for stretch in STRETCHES:
+        feed = example_feed(model, stretch=stretch)
+        try:
+            session.run(feed)
+        except ModelError as error:
+            first = first or error
+        else:
+            return feed
+    raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)")

@@ -95,9 +95,10 @@ def within(low: float, high: float, bounds: tuple[float, float], grid: Grid) -> 
         for limit, steps in ((-bounds[0], zero_point - grid.low), (bounds[1], grid.high - zero_point))
         if steps
     ]
-    if min(room) < scale:
+    # Compared as Python floats: numpy would round the other side to float32 first.
+    if min(room) < float(scale):
         scale = np.float32(max(min(room), SMALLEST))
-        if scale > min(room):
+        if float(scale) > min(room):
             scale = np.nextafter(scale, np.float32(0))
     return scale, zero_point
 

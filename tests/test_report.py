@@ -1,0 +1,172 @@
+"""The report as JSON, as a table and as a page."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from onnxcompress import page, units
+from onnxcompress.contract import Change, Refusal
+from onnxcompress.report import Report, Stage, Step
+
+VOID = {"meta", "link", "br", "hr", "img", "line", "circle", "polyline"}
+
+
+def report() -> Report:
+    return Report(
+        metric="top1",
+        data="d.npz",
+        samples=400,
+        steps=[
+            Step("prune", {"sparsity": 0.5}, [Change("w1", "4 of 8 channels zeroed")], [Refusal("head", "frozen")]),
+            Step("shrink", {}, [], [Refusal(f"n{i}", "an odd <b>reason</b>") for i in range(9)]),
+        ],
+        stages=[
+            Stage("original", 670475, 166730, 6191040, 0.995, 1.0, 0.15, 1.0),
+            Stage("prune", 670475, 166730, 6191040, 0.2, 0.21, 0.15, 1.01),
+            Stage("shrink", 60100, 41994, 1559520, 0.99, 0.98, 0.05, 0.33),
+        ],
+        layers={"a<b": (2304, 832), "bn": (1024, 0)},
+        versions={"onnx": "1.18"},
+    )
+
+
+class Checker(HTMLParser):
+    """Notes unbalanced elements and everything that would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.foreign: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        names = dict(attrs)
+        self.foreign += [tag] if tag in ("script", "link", "img", "iframe") or "src" in names or "href" in names else []
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_units():
+    assert doctest.testmod(units).failed == 0
+    assert doctest.testmod(page).failed == 0
+
+
+@pytest.mark.parametrize("value", [0, 1, 999, 1000, 999_949, 999_951, 10**9, 10**18, 10**21])
+def test_sizes_are_short_and_right(value):
+    text = units.size(value)
+    number, unit = text.split()
+    assert float(number) * 1000 ** ("", "k", "M", "G", "T", "P").index(unit[:-1]) == pytest.approx(value, rel=6e-3)
+    assert len(number) <= 5 or value >= 10**18
+
+
+def test_page_is_whole_and_needs_nothing_else():
+    html = report().to_html()
+    checker = Checker()
+    checker.feed(html)
+    assert (checker.open, checker.wrong, checker.foreign) == ([], [], [])
+    assert "url(" not in html
+    assert "://" not in html
+
+
+def test_page_holds_everything_and_escapes_names():
+    html = report().to_html()
+    for text in ("11.16× smaller", "3.03× faster", "0.9900", "was 0.9950", "sparsity = 0.5", "4 of 8 channels zeroed"):
+        assert text in html
+    assert "9 times: an odd &lt;b&gt;reason&lt;/b&gt;" in html
+    assert "a&lt;b" in html
+    assert "2.30 kB → 832 B" in html
+    assert "1.02 kB → gone" in html
+    assert "It changed nothing." in html
+    assert "onnx</dt><dd>1.18" in html
+
+
+def test_page_says_that_random_data_proves_nothing():
+    found = report()
+    assert "Random data." not in found.to_html()
+    found.random = True
+    assert "Random data." in found.to_html()
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(found.to_table())
+    assert "says nothing about the model's job" in captured.get()
+
+
+def test_page_without_samples_or_passes():
+    empty = Report(stages=[Stage("original", 100, 10, 0)])
+    html = empty.to_html()
+    assert "No samples were given" in html
+    assert "There were none." in html
+    assert "<svg" not in html
+    assert Report().to_html()
+
+
+def test_marks_lie_inside_the_drawing_and_in_order():
+    chart = page.chart(report().stages)
+    assert [mark.number for mark in chart.marks] == [1, 2, 3]
+    for mark in chart.marks:
+        assert page.LEFT <= mark.x <= page.WIDTH - page.RIGHT
+        assert page.TOP <= mark.y <= page.HEIGHT - page.BOTTOM
+    original, pruned, shrunk = chart.marks
+    assert original.x == pruned.x > shrunk.x
+    assert pruned.y > shrunk.y > original.y, "up is better, and an SVG counts downwards"
+
+
+def test_marks_in_the_same_place_share_a_label():
+    stages = [Stage("a", 100, 1, 1, 0.9), Stage("b", 100, 1, 1, 0.9), Stage("c", 10, 1, 1, 0.9)]
+    assert [mark.label for mark in page.chart(stages).marks] == ["1, 2", "", "3"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_cannot_be_drawn_is_left_out(value):
+    stages = [Stage("a", 100, 1, 1, value), Stage("b", 50, 1, 1, 0.9)]
+    assert page.chart(stages) is None
+    assert page.chart([*stages, Stage("c", 10, 1, 1, 0.9)]) is not None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.2, 0.995), (-3, -1), (0.9949, 0.995), (0, 3e9), (5, 5)])
+def test_ticks_enclose_the_values(low, high):
+    found = page.ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert 2 <= len(found) <= 7
+
+
+def test_bars_keep_the_sum_of_what_they_leave_out():
+    layers = {f"layer{i}": (1000 - i, 500 - i) for i in range(60)}
+    bars = page.bars(layers)
+    assert len(bars) == page.MOST_LAYERS + 1
+    assert sum(bar.before for bar in bars) == sum(before for before, _ in layers.values())
+    assert sum(bar.after for bar in bars) == sum(after for _, after in layers.values())
+    assert all(0 <= share <= 100 for bar in bars for share in (bar.share_before, bar.share_after))
+
+
+def test_json_holds_everything():
+    found = report()
+    found.stages[0].metric = math.inf
+    decoded = json.loads(found.to_json())
+    assert decoded["stages"][0]["metric"] is None
+    assert decoded["steps"][0]["refused"] == [{"subject": "head", "reason": "frozen"}]
+    assert decoded["layers"]["bn"] == [1024, 0]
+
+
+def test_table_fits_eighty_columns():
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(report().to_table())
+    lines = captured.get().splitlines()
+    assert len([line for line in lines if line.strip()]) == 2 + 3, "no row is wrapped"
+    assert re.search(r"shrink +0\.9900 +0\.9800 +42\.0 k +1\.56 M +60\.1 kB", captured.get())
