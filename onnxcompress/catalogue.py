@@ -16,7 +16,7 @@ from . import registry
 from .contract import Pass
 from .errors import OptionError
 
-BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
+BOUNDS = {"ge": "≥{:g}", "gt": ">{:g}", "le": "≤{:g}", "lt": "<{:g}"}
 """Bounds of `msgspec.Meta`, and how they read."""
 
 
@@ -28,7 +28,7 @@ class Option:
     ----------
     name : str
     type, allowed : str
-        Such as "float" and "≥ 0, ≤ 1"; `allowed` is empty where every value of the type is.
+        such as "float" and "≥0, ≤1"; `allowed` is empty where every value of the type is.
     default : str
         As the command line takes it; "required" where there is none.
     text : str

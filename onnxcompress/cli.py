@@ -33,7 +33,7 @@ class Commands(TyperGroup):
         except UsageError as error:
             status = _usage(error)
         except Exception as error:
-            if os.environ.get("ONNXCOMPRESS_DEBUG"):
+            if os.environ.get("ONNXCOMPRESS_DEBUG") and not isinstance(error, OnnxCompressError):
                 raise
             status = _failed(error)
         sys.exit(status or 0)
@@ -178,7 +178,7 @@ def apply(
     if report is not None:
         text = found.to_html() if report.suffix == ".html" else found.to_json()
         files.write_text(report, text, overwrite=overwrite)
-    console.show(found.to_table(), tables.steps(found.steps))
+    console.show(found.to_table(), tables.steps(found.steps), f"Written: {out}")
     return 0
 
 

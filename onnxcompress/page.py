@@ -115,7 +115,7 @@ def tiles(report: Report) -> list[Tile]:
         found.append(Tile("Latency", _faster(last.ratio), _change(first, last, "milliseconds")))
     if last.metric is not None and first.metric is not None:
         found.append(Tile(report.metric or "metric", units.number(last.metric), f"was {units.number(first.metric)}"))
-    if last.agreement is not None:
+    if last.agreement is not None and report.metric != "agreement":
         found.append(Tile("Agreement", units.number(last.agreement), "of decisions are the original's"))
     return found
 

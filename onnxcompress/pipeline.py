@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .runtime.compare import Reference
     from .runtime.samples import Samples
 
+TIMED_SECONDS = 1.0
+"""How long all stages together are timed."""
+
 TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
@@ -167,7 +170,9 @@ class Run:
         if len(self._models) > 2 and self.report.stages[0].bytes > TIMED_BYTES:
             chosen = range(0, len(self._models), len(self._models) - 1)
         feeds = self._verifier.feeds if self.samples is None else next(iter(self.samples.head(1).batches()))
-        for index, timing in zip(chosen, time_models([self._models[i] for i in chosen], feeds), strict=True):
+        for index, timing in zip(
+            chosen, time_models([self._models[i] for i in chosen], feeds, seconds=TIMED_SECONDS), strict=True
+        ):
             self.report.stages[index].milliseconds = timing.median_ms
             self.report.stages[index].ratio = timing.ratio
         before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LONGEST = 25
 """Rows of a table that a model's size decides; the JSON has all of them."""
 
+MOST_REASONS = 6
+"""Reasons shown for each pass; the report has all of them."""
+
 
 def new_table(columns: Iterable[str]) -> Table:
     """Return an empty table; a column whose title begins with ``>`` is one of numbers."""
@@ -45,13 +48,15 @@ def titled(title: str, table: Table) -> Group:
 
 def stages(report: Report) -> RenderableType:
     """Return what was measured at each stage."""
-    names = ("stage", f">{report.metric or 'metric'}", ">agree", ">params", ">MACs", ">bytes", ">ms", ">× ms")
-    table = new_table(names)
+    agreement = [] if report.metric == "agreement" else [">agree"]
+    table = new_table(
+        ("stage", f">{report.metric or 'metric'}", *agreement, ">params", ">MACs", ">bytes", ">ms", ">× ms")
+    )
     for stage in report.stages:
         table.add_row(
             stage.name,
             units.number(stage.metric),
-            units.number(stage.agreement),
+            *(units.number(stage.agreement) for _ in agreement),
             units.count(stage.parameters),
             units.count(stage.macs),
             units.size(stage.bytes),
@@ -66,6 +71,8 @@ def steps(found: Sequence[Step]) -> Table:
     table = new_table(("pass", ">done", ">left alone", "why"))
     for step in found:
         reasons = gathered(step.refused)
+        if len(reasons) > MOST_REASONS:
+            reasons[MOST_REASONS:] = [f"and {len(reasons) - MOST_REASONS} more reasons; --report has all"]
         first, *rest = reasons or [""]
         table.add_row(step.name, str(len(step.done)), str(len(step.refused)), Text(first))
         for reason in rest:
@@ -110,21 +117,23 @@ def inspection(found: Inspection) -> list[RenderableType]:
     for name, text in (
         ("bytes", f"{units.size(found.bytes)} ({found.bytes:,})"),
         ("parameters", f"{units.count(found.parameters)} ({found.parameters:,})"),
-        ("MACs", f"{units.count(found.macs)} ({found.macs:,}){_unknown(found.nodes)}"),
+        ("MACs", f"{units.count(found.macs)} ({found.macs:,}){_uncounted(found)}"),
         ("opset", f"{opsets}; IR version {found.ir_version}"),
         ("inputs", _ports(found.inputs)),
         ("outputs", _ports(found.outputs)),
-        ("inner graphs", ", ".join(found.inner_graphs)),
-        ("functions", ", ".join(found.functions)),
+        ("inner graphs", _some(found.inner_graphs)),
+        ("functions", _some(found.functions)),
     ):
         if text:
             facts.add_row(name, Text(text))
     return [facts, _nodes(found.nodes), *_groups(found.prunable, found.frozen)]
 
 
-def _unknown(nodes: Sequence[NodeInfo]) -> str:
-    unknown = sum(node.macs is None for node in nodes)
-    return f"; not known for {unknown} nodes" if unknown else ""
+def _uncounted(found: Inspection) -> str:
+    unknown = sum(node.macs is None for node in found.nodes)
+    parts = [f"not known for {unknown} nodes"] if unknown else []
+    parts += ["inner graphs and functions not counted"] if found.inner_graphs or found.functions else []
+    return "".join(f"; {part}" for part in parts)
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
@@ -161,7 +170,7 @@ def _groups(prunable: Sequence[GroupInfo], frozen: Sequence[GroupInfo]) -> list[
 
 def _more(table: Table, count: int) -> Table:
     if count > LONGEST:
-        table.caption, table.caption_justify = f"and {count - LONGEST} more; --json has all", "left"
+        table.add_row(f"and {count - LONGEST} more; --json has all")
     return table
 
 

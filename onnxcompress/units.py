@@ -57,9 +57,12 @@ def times(before: float, after: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return a time with three or four digits.
+    """Return a time with three digits.
 
-    >>> milliseconds(0.0751), milliseconds(12.34), milliseconds(None)
-    ('0.0751', '12.3', '–')
+    >>> milliseconds(0.0751), milliseconds(7.88), milliseconds(1234.5), milliseconds(None)
+    ('0.0751', '7.88', '1234', '–')
     """
-    return "–" if value is None else format(value, ".4f" if value < 0.1 else ".3f" if value < 10 else ".1f")
+    if value is None:
+        return "–"
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{min(max(digits, 0), 6)}f}"

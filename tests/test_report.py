@@ -15,7 +15,7 @@ from onnxcompress import page, units
 from onnxcompress.contract import Change, Refusal
 from onnxcompress.report import Report, Stage, Step
 
-VOID = {"meta", "link", "br", "hr", "img", "line", "circle", "polyline"}
+VOID = {"meta", "link", "br", "hr", "img"}
 
 
 def report() -> Report:
@@ -152,6 +152,14 @@ def test_bars_keep_the_sum_of_what_they_leave_out():
     assert sum(bar.before for bar in bars) == sum(before for before, _ in layers.values())
     assert sum(bar.after for bar in bars) == sum(after for _, after in layers.values())
     assert all(0 <= share <= 100 for bar in bars for share in (bar.share_before, bar.share_after))
+
+
+def test_agreement_is_not_shown_twice():
+    found = report()
+    assert found.to_html().count("Agreement") == 2, "a tile and a column"
+    found.metric = "agreement"
+    assert "Agreement" not in found.to_html()
+    assert len(found.to_table().columns) == 7
 
 
 def test_json_holds_everything():

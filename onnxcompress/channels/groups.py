@@ -15,6 +15,9 @@ from ..graph.weights import constant_behind, output_axis
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 
+Slot = tuple[ir.Value, int]
+"""A tensor and one of its axes."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -101,6 +104,11 @@ class Groups:
         resolve = self.engine.labels.resolve
         return {v: [None if r is None else resolve(r) for r in axes] for v, axes in self.engine.known_axes()}
 
+    @cached_property
+    def roles(self) -> dict[Slot, str]:
+        """The axes of weights: "in" for those summed over, "out" for those that become output channels."""
+        return dict.fromkeys(_output_axes(self), "out") | dict.fromkeys(_input_axes(self), "in")
+
     def removed(self, rows: Rows, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Tell for each position of an axis whether it goes when the labels in `gone` (a lookup table) go."""
         return np.asarray(gone[self.engine.labels.resolve(rows)].any(0))
@@ -141,7 +149,6 @@ def find_groups(model: ir.Model) -> Groups:
 
 
 NOT_SUMMED = "nothing sums over it, so nothing shows that a channel can go"
-Slot = tuple[ir.Value, int]
 
 
 def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], dict[int, list[Slot]]]:
@@ -239,13 +246,11 @@ PRODUCERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:
     members = []
-    ins = _input_axes(groups)
-    outs = set(_output_axes(groups))
     position = np.full(groups.engine.labels.count, -1, np.int64)
     position[labels] = np.arange(len(labels))
     for value, axis in dict.fromkeys(slots):
         index = position[_rows(groups, (value, axis))].max(0)
-        role = "in" if (value, axis) in ins else "out" if (value, axis) in outs else "parameter"
+        role = groups.roles.get((value, axis), "parameter")
         if (index >= 0).any():
             members.append(Member(value, axis, index, role if edit.constant(value) is not None else "activation"))
     return tuple(members)

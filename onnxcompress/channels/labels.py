@@ -174,14 +174,22 @@ class Labels:
         return np.concatenate(out)
 
 
+ORDERED = 4
+"""Products of more factors than this lose the factors' order, which only serves to match factor with factor."""
+
+
 def _pack(rows: Rows) -> Rows:
     """Move the labels of each position to the top, drop repetitions and empty rows; keep the order of factors."""
     if not rows.size:
         return rows
-    rows = rows.copy()
-    for row in range(1, len(rows)):
-        for above in range(row):
-            rows[row, rows[row] == rows[above]] = 0
+    if len(rows) > ORDERED:  # few columns are this deep, and comparing each row with each takes too long
+        rows = -np.sort(-rows, axis=0)
+        rows[1:][rows[1:] == rows[:-1]] = 0
+    else:
+        rows = rows.copy()
+        for row in range(1, len(rows)):
+            for above in range(row):
+                rows[row, rows[row] == rows[above]] = 0
     order = np.argsort(rows == 0, axis=0, kind="stable")
     rows = np.take_along_axis(rows, order, 0)
     used = [row for row in range(len(rows)) if row == 0 or rows[row].any()]

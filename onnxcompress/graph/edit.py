@@ -143,10 +143,10 @@ def value_names(graph: ir.Graph) -> set[str]:
 
 
 def values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Every value of the graph and of its inner graphs."""
+    """Every value of the graph and of its inner graphs, once."""
     for inner in (graph, *graph.subgraphs()):
         yield from inner.inputs
-        yield from inner.initializers.values()
+        yield from (value for value in inner.initializers.values() if not value.is_graph_input())
         for node in inner:
             yield from node.outputs
 

@@ -98,8 +98,7 @@ class Application:
         old = target.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
         axis = 0 if plan.axis is not None else None
-        zeros = np.zeros(scale.shape, np.int32)
-        target.replace_input_with(index, self._inserter.dequantized(name, integers, scale, zeros, axis))
+        target.replace_input_with(index, self._inserter.dequantized(name, integers, scale, axis=axis))
 
     def _add_operand(self, plan: Operand) -> None:
         node = self._node(plan.node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
 
@@ -14,6 +14,9 @@ from .apply import Application
 from .opset import raise_opset
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
+
+if TYPE_CHECKING:
+    from onnxcompress.runtime.statistics import Range
 
 WIDEST = 2.0**64
 """A tensor that spans more has one value for -infinity (an attention mask), and nothing else is left in 8 bits."""
@@ -59,19 +62,7 @@ class Quantize(Pass):
         work = model.clone()
         raise_opset(work)
         _infer(work)
-        known = {value.name for value in edit.values(model.graph)}
-        blocked: dict[ir.Node, str] = {}
-        while True:
-            placement = place(work, self.exclude, blocked)
-            new = _unknown(placement, known)
-            if not new:
-                names = sorted({str(source.name) for source in placement.sources.values()})
-                ranges = dict(context.ranges(names)) if names else {}
-                wide = {name for name in names if ranges[name].high - ranges[name].low > WIDEST}
-                new = _touching(placement, wide, "a tensor of its spans too wide a range, such as a mask of -infinity")
-            if not new:
-                break
-            blocked |= new
+        placement, ranges = _place_and_measure(work, model, self.exclude, context)
         refused = placement.refused
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
@@ -95,17 +86,25 @@ def _infer(model: ir.Model) -> None:
             value.shape = ir.Shape([None] * len(shape))
 
 
-def _unknown(placement: Placement, known: set[str | None]) -> dict[ir.Node, str]:
-    """Block what needs the range of a tensor that only the conversion to opset 13 made."""
-    made = {str(source.name) for source in placement.sources.values() if source.name not in known}
-    return _touching(placement, made, "it reads a tensor that only opset 13 has")
-
-
-def _touching(placement: Placement, sources: set[str], reason: str) -> dict[ir.Node, str]:
-    found = {}
-    for unit in placement.units:
-        if any(
-            str(placement.sources[v].name) in sources for v in (*unit.inputs, *unit.outputs) if v in placement.sources
-        ):
-            found[unit.node] = reason
-    return found
+def _place_and_measure(
+    work: ir.Model, model: ir.Model, exclude: tuple[str, ...], context: Context
+) -> tuple[Placement, dict[str, Range]]:
+    """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
+    known = {value.name for value in edit.values(model.graph)}
+    blocked: dict[ir.Node, str] = {}
+    while True:
+        placement = place(work, exclude, blocked)
+        names = {str(source.name) for source in placement.sources.values()}
+        reason = "it reads a tensor that only opset 13 has"
+        unfit = names - known
+        ranges: dict[str, Range] = {}
+        if names and not unfit:
+            ranges = dict(context.ranges(sorted(names)))
+            reason = "a tensor of its spans too wide a range, such as a mask of -infinity"
+            unfit = {name for name in names if ranges[name].high - ranges[name].low > WIDEST}
+        if not unfit:
+            return placement, ranges
+        for unit in placement.units:
+            sources = (placement.sources.get(value) for value in (*unit.inputs, *unit.outputs))
+            if any(source is not None and source.name in unfit for source in sources):
+                blocked[unit.node] = reason

@@ -66,7 +66,9 @@ class QuantizeWeights(Pass):
     Notes
     -----
     It needs no samples. onnxruntime converts the weights back to float in each run, so that the file is smaller and
-    the model not faster; `Quantize` is for that. Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. A model with an
+    the model not faster; only a MatMul with a constant matrix becomes MatMulNBits, which is (onnxruntime 1.32; it may
+    round activations to 8 bits as well). `Quantize` is for speed; put this pass after it for what is left, such as
+    embeddings. Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. A model with an
     opset below 13 is raised to 13.
     """
 
@@ -89,6 +91,7 @@ class QuantizeWeights(Pass):
                 refused.append(Refusal(name, "it holds NaN or Inf"))
             else:
                 weights[name] = self._store(array, axis if self.per_channel and axis >= 0 else None)
+        refused += _unreached(model, found, self.minimum_size)
         if not weights:
             refused.append(Refusal("model", f"no float32 weight has {self.minimum_size} elements or more"))
         return WeightPlan(weights=weights, refused=tuple(refused))
@@ -137,6 +140,19 @@ def _candidates(model: ir.Model) -> tuple[dict[ir.Value, int], list[Refusal]]:
     return found, refused
 
 
+def _unreached(model: ir.Model, found: dict[ir.Value, int], minimum_size: int) -> list[Refusal]:
+    """Name the large float constants that are no operator's weight."""
+    refused = []
+    for value in edit.values(model.graph):
+        tensor = edit.constant(value)
+        if tensor is None or value in found or not value.uses():
+            continue
+        if tensor.size >= minimum_size and tensor.dtype.is_floating_point():
+            readers = sorted({node.op_type for node, _ in value.uses()})
+            refused.append(Refusal(str(value.name), f"{', '.join(readers)} reads it, which does not multiply by it"))
+    return refused
+
+
 def _array(value: ir.Value) -> npt.NDArray[Any]:
     tensor = edit.constant(value)
     assert tensor is not None
@@ -183,7 +199,6 @@ def _dequantize_rows(gather: ir.Node, inputs: list[ir.Value], axis: int | None, 
     assert isinstance(graph, ir.Graph)
     rows = gather.outputs[0]
     gather.replace_input_with(0, inputs[0])
-    rows.type = ir.TensorType(ir.DataType.INT8)
     last = None if axis is None else -1
     result = Inserter(graph, names).add(
         "DequantizeLinear", [rows, *inputs[1:]], f"{rows.name}_dequantized", axis=last, after=gather
@@ -191,3 +206,4 @@ def _dequantize_rows(gather: ir.Node, inputs: list[ir.Value], axis: int | None, 
     reader = result.producer()
     assert reader is not None
     edit.replace_uses(rows, result, except_for=[reader])
+    rows.type = ir.TensorType(ir.DataType.INT8)  # last: a graph output hands its type on to what replaces it

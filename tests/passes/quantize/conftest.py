@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 
 from onnxcompress.contract import Changes, Context
+from onnxcompress.graph import edit
 from onnxcompress.passes import Quantize
 from onnxcompress.runtime.samples import load_samples
 
@@ -25,6 +26,8 @@ def quantized() -> Callable[..., tuple[ir.Model, Changes]]:
     """Plan, pass the plan through JSON, apply to a copy, check; the model itself must stay as it was."""
 
     def run(subject: ir.Model, feeds: Feeds, **options: Any) -> tuple[ir.Model, Changes]:
+        for value in edit.values(subject.graph):
+            edit.constant(value)  # onnx-ir names the tensor of a Constant node when it is first read
         before = ir.to_proto(subject).SerializeToString(deterministic=True)
         step = Quantize(**options)
         plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))

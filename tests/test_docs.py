@@ -1,0 +1,74 @@
+"""What the documentation shows, runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from corpus.topologies import mlp
+
+from onnxcompress import apply
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.S)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    """In a folder that holds what a clone holds, one after another."""
+    for name in ("models", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for command in commands(page):
+        program, *arguments = shlex.split(command)
+        assert program == "onnxcompress"
+        done = subprocess.run(
+            [sys.executable, "-m", "onnxcompress", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert done.stdout or done.stderr, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_compile(page: Path) -> None:
+    for block in python_blocks(page):
+        compile(block, page.name, "exec")
+
+
+def test_the_example_pass_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "example_pass.py").write_text(python_blocks(ROOT / "docs" / "passes.md")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    example = importlib.import_module("example_pass")
+    _, report = apply(mlp(), [example.ClipWeights(deviations=1.0)])
+    assert len(report.steps[0].done) == 3
+    assert report.steps[0].done[0].what.startswith("clipped at ")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_guide_shows_the_recipe_that_is_there() -> None:
+    shown = re.search(r"```toml\n(.*?)\n\n#", (ROOT / "docs" / "guide.md").read_text(), re.S)
+    assert shown is not None
+    assert shown.group(1).strip() == (ROOT / "docs" / "recipe.toml").read_text().strip()

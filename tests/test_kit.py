@@ -1,0 +1,146 @@
+"""Real pretrained models, where they are there: nothing crashes, and what comes out is valid."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from corpus.oracle import assert_same, plain_run
+
+from onnxcompress import apply, load, save
+from onnxcompress.passes import (
+    FoldBatchNorm,
+    FoldConstants,
+    MagnitudePrune,
+    PruneChannels,
+    Quantize,
+    RemoveDead,
+    Shrink,
+)
+from onnxcompress.runtime.inputs import runnable_feed
+from onnxcompress.runtime.session import open_session
+
+MODELS = [
+    "gtcrn_simple",
+    "minilm_l6_v2",
+    "mnist_cntk",
+    "mobilenet_v1_025_imagenet",
+    "nanodet_m_320",
+    "ppocr_cls",
+    "ppocr_rec",
+    "resnet20_cifar10",
+    "resnet56_cifar10",
+    "silero_vad",
+    "ultraface_rfb320",
+    "vit_cifar10",
+]
+SCORED = ["resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls"]
+UNPRUNABLE = {"silero_vad"}
+"""Everything sits inside an If."""
+
+
+def path_of(kit: Path, name: str) -> Path:
+    return kit / "models" / f"{name}.onnx"
+
+
+def module_of(kit: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kit", kit / "kit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def example(model: ir.Model) -> dict[str, Any]:
+    return runnable_feed(model, open_session(model))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_load_and_save_keep_the_outputs(kit: Path, tmp_path: Path, name: str) -> None:
+    source = path_of(kit, name)
+    model = load(source)
+    save(model, tmp_path / "copy.onnx")
+    feeds = example(model)
+    assert_same(plain_run(source, feeds), plain_run(tmp_path / "copy.onnx", feeds), 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pruned_equals_masked(kit: Path, tmp_path: Path, name: str) -> None:
+    masked, _ = apply(path_of(kit, name), [PruneChannels(sparsity=0.3)])
+    _, report = apply(masked, [Shrink()], output=tmp_path / "small.onnx")
+    feeds = example(masked)
+    assert_same(plain_run(masked, feeds), plain_run(tmp_path / "small.onnx", feeds), 1e-5)
+    if name in UNPRUNABLE:
+        assert report.steps[0].done == []
+    else:
+        assert report.stages[-1].parameters < report.stages[0].parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tidy_and_masks_run_on_everything(kit: Path, name: str) -> None:
+    passes = [FoldConstants(), FoldBatchNorm(), RemoveDead(), MagnitudePrune(threshold=0.1)]
+    _, report = apply(path_of(kit, name), passes)
+    assert report.steps[-1].done
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", SCORED)
+def test_prune_shrink_quantize(kit: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("PIL")
+    module = module_of(kit)
+    feeds = module.feeds(name, "calib")[:40]
+    data = {key: np.concatenate([feed[key] for feed in feeds]) for key in feeds[0]}
+    recipe = [FoldConstants(), FoldBatchNorm(), PruneChannels(sparsity=0.1), Shrink(), Quantize()]
+    out = tmp_path / "small.onnx"
+    _, report = apply(path_of(kit, name), recipe, data=data, output=out)
+    onnx.checker.check_model(str(out), full_check=True)
+    outputs = plain_run(out, feeds[0])
+    assert all(np.isfinite(value).all() for value in outputs.values())
+    assert out.stat().st_size < 0.6 * path_of(kit, name).stat().st_size
+    assert {node.op_type for node in onnx.load(out).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    assert report.stages[-1].agreement is not None
+
+
+IMAGES = """
+import csv, pathlib
+import numpy as np
+from PIL import Image
+
+FOLDER = pathlib.Path("{folder}")
+
+def test():
+    with open(FOLDER / "test.csv") as file:
+        rows = list(csv.DictReader(file))[:60]
+    for row in rows:
+        image = Image.open(FOLDER / "test" / row["file"]).convert("RGB")
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32) / 127.5 - 1
+        yield {{"image": pixels.transpose(2, 0, 1)[None], "labels": np.array([int(row["label"])])}}
+"""
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_folder_of_images_through_a_small_function(kit: Path, tmp_path: Path) -> None:
+    """JPEG files as data: top-1 is what the kit's own code finds on the same images."""
+    pytest.importorskip("PIL")
+    (tmp_path / "images.py").write_text(IMAGES.format(folder=kit / "data" / "imagenet"))
+    name = "mobilenet_v1_025_imagenet"
+    recipe = [FoldBatchNorm(), PruneChannels(sparsity=0.1, round_to=8), Shrink(), Quantize()]
+    _, report = apply(path_of(kit, name), recipe, data=f"{tmp_path}/images.py:test")
+    module = module_of(kit)
+    session = open_session(path_of(kit, name))
+    logits = [session.run(feed)["logits"] for feed in module.feeds(name, "test")[:60]]
+    expected = (np.concatenate(logits).argmax(1) == module.labels(name)[:60]).mean()
+    assert report.metric == "top1"
+    assert report.samples == 60
+    assert report.stages[0].metric == pytest.approx(expected)
+    assert report.stages[-1].bytes < 0.35 * report.stages[0].bytes
