@@ -68,8 +68,7 @@ class QuantizeWeights(Pass):
     It needs no samples. onnxruntime converts the weights back to float in each run, so that the file is smaller and
     the model not faster; only a MatMul with a constant matrix becomes MatMulNBits, which is (onnxruntime 1.32; it may
     round activations to 8 bits as well). `Quantize` is for speed; put this pass after it for what is left, such as
-    embeddings. Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. A model with an
-    opset below 13 is raised to 13.
+    embeddings. Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. A model with an opset below 13 is raised to 13.
     """
 
     per_channel: bool = True
@@ -132,9 +131,10 @@ def _candidates(model: ir.Model) -> tuple[dict[ir.Value, int], list[Refusal]]:
         if table is not None and tensor is not None and tensor.dtype.is_floating_point() and _reads_rows(node):
             found[table] = 1 if len(tensor.shape) == 2 else -1
     refused = []
-    for node in model.graph.all_nodes():
-        if node.op_type == "DequantizeLinear" and edit.constant(node.inputs[0]) is not None:
-            refused.append(Refusal(edit.label(node), "its weight is stored as integers already"))
+    integers = [n.inputs[0] for n in model.graph.all_nodes() if edit.op_of(n) == "DequantizeLinear"]
+    count = sum(edit.constant(value) is not None for value in integers)
+    if count:
+        refused.append(Refusal("model", f"{count} of its weights and biases are stored as integers already"))
     for function in model.functions.values():
         refused.append(Refusal(function.name, "weights inside a local function are not reached"))
     return found, refused
@@ -147,9 +147,12 @@ def _unreached(model: ir.Model, found: dict[ir.Value, int], minimum_size: int) -
         tensor = edit.constant(value)
         if tensor is None or value in found or not value.uses():
             continue
-        if tensor.size >= minimum_size and tensor.dtype.is_floating_point():
+        is_vector = sum(size > 1 for size in tensor.shape.numpy()) < 2  # biases, and what a normalisation scales by
+        if tensor.size >= minimum_size and tensor.dtype.is_floating_point() and not is_vector:
             readers = sorted({node.op_type for node, _ in value.uses()})
-            refused.append(Refusal(str(value.name), f"{', '.join(readers)} reads it, which does not multiply by it"))
+            refused.append(
+                Refusal(str(value.name), f"it is no operator's weight but an operand of {', '.join(readers)}")
+            )
     return refused
 
 
