@@ -23,7 +23,27 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
-    return ir.convenience.get_const_tensor(value)
+    # Read here and not through ir.convenience, which renames the tensor and so changes the model by looking at it.
+    attribute = node.attributes.get("value")
+    if attribute is not None:
+        return attribute.as_tensor()
+    return _from_attribute(node)
+
+
+CONSTANT_ATTRIBUTES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+
+def _from_attribute(node: ir.Node) -> ir.TensorProtocol | None:
+    """Return the number or list of a Constant node; None for text and sparse tensors, which hold no weights."""
+    for name, dtype in CONSTANT_ATTRIBUTES.items():
+        if name in node.attributes:
+            return ir.tensor(np.asarray(node.attributes[name].value, dtype))
+    return None
 
 
 def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
@@ -114,6 +134,10 @@ def remove_dead(model: ir.Model) -> int:
     """Remove nodes, initializers and functions that nothing reads; returns how many nodes went."""
     before = sum(1 for _ in model.graph.all_nodes())
     common.RemoveUnusedNodesPass()(model)
+    for value in list(model.graph.inputs):
+        if value.is_initializer() and not value.uses() and not value.is_graph_output():
+            model.graph.inputs.remove(value)  # a weight that is also an input, as old models have them
+            model.graph.initializers.pop(str(value.name))
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return before - sum(1 for _ in model.graph.all_nodes())
 

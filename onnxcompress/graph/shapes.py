@@ -176,7 +176,7 @@ def _visit(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value]
 def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[Any]] | None:
     op = edit.op_of(node)
     if op == "Constant":
-        tensor = ir.convenience.get_const_tensor(node.outputs[0])
+        tensor = edit.constant(node.outputs[0])
         if tensor is None or tensor.size > SMALL or tensor.dtype == ir.DataType.STRING:
             return None
         return [tensor.numpy()]

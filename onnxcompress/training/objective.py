@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import TrainingError
+from ..graph import edit
 from .gradients import Trainable, find_trainable
 
 LABELS = "onnxcompress.labels"
@@ -152,7 +153,7 @@ def _free_batch(graph: ir.Graph) -> None:
     fixed = {size for size in sizes if isinstance(size, int)}
     for node in list(graph):
         shape = node.inputs[1] if node.op_type == "Reshape" and fixed else None
-        array = None if shape is None else ir.convenience.get_const_tensor(shape)
+        array = None if shape is None else edit.constant(shape)
         if shape is None or array is None or array.size == 0 or node.attributes.get_int("allowzero"):
             continue
         target = array.numpy().copy()

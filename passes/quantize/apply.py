@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.contract import Change
+from onnxcompress.contract import Change, Changes, Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
@@ -34,9 +34,10 @@ class Application:
         self._nodes = {edit.output_name(node): node for node in model.graph}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
         self._points: dict[tuple[float, int], list[ir.Value]] = {}
+        self._replaced: dict[ir.Value, None] = {}
 
-    def run(self) -> list[Change]:
-        """Edit the model and return what was done."""
+    def run(self) -> Changes:
+        """Edit the model."""
         inputs = {value for value in self.model.graph.inputs if value.uses()}
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
         labels = {name: edit.label(self._node(name)) for name in self.plan.nodes}
@@ -54,7 +55,18 @@ class Application:
             self._add_activation(activation, values[activation.tensor])
         edit.remove_dead(self.model)
         drop_unused_inputs(self.model.graph, inputs)
-        return [Change(labels[name], what) for name, what in whats.items()]
+        done = tuple(Change(labels[name], what) for name, what in whats.items())
+        return Changes(done, (*self.plan.refused, *self._stored_twice()))
+
+    def _stored_twice(self) -> list[Refusal]:
+        """Name the weights that something reads as floats as well, such as embeddings that are tied to an output."""
+        found = []
+        for value in self._replaced:
+            readers = sorted({edit.label(node) for node, _ in value.uses()})
+            if readers:
+                reason = f"{', '.join(readers)} reads it in float, so that it is stored twice"
+                found.append(Refusal(str(value.name), f"{reason}; quantize-weights behind quantize makes it small"))
+        return found
 
     def _node(self, name: str) -> ir.Node:
         if name not in self._nodes:
@@ -67,6 +79,9 @@ class Application:
         array = weight_of(node)
         source = node.inputs[plan.input]
         key = (source, plan.axis, alpha(node), plan.scale.tobytes())
+        root = constants.root(source)
+        if root is not None:
+            self._replaced[root] = None
         channels = channel_axis(node, array.ndim)
         bias = None
         if plan.bias_scale is not None and channels is not None:

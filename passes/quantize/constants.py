@@ -77,15 +77,20 @@ def find(value: ir.Value | None) -> Array | None:
 
 def is_constant(value: ir.Value | None) -> bool:
     """Tell whether `find` would look for an array, without reading it."""
+    return root(value) is not None
+
+
+def root(value: ir.Value | None) -> ir.Value | None:
+    """Return the constant that `find` would read, or None."""
     steps = 0
     while value is not None and steps <= LIMIT:
         if edit.constant(value) is not None:
-            return True
+            return value
         node = value.producer()
         if node is None or edit.op_of(node) not in MOVES:
-            return False
+            return None
         value, steps = node.inputs[0], steps + 1
-    return False
+    return None
 
 
 def _follow(array: Array, path: list[ir.Node]) -> Array | None:

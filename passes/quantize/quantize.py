@@ -73,9 +73,9 @@ class Quantize(Pass):
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
-        done += Application(model, plan).run()
-        return Changes(tuple(done), plan.refused)
+        raised = (Change("model", "opset raised to 13"),) if raise_opset(model) else ()
+        changes = Application(model, plan).run()
+        return dataclasses.replace(changes, done=(*raised, *changes.done))
 
 
 def _infer(model: ir.Model) -> None:

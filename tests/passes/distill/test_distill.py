@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxcompress.passes.distill import Distill, WeightsPlan
-from onnxcompress.passes.distill.distill import teacher_logits
 from scipy.special import log_softmax
 
 from onnxcompress.contract import Context
 from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.graph.edit import set_constant
+from onnxcompress.passes.distill import Distill, WeightsPlan
+from onnxcompress.passes.distill.distill import teacher_logits
 from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.session import open_session
 

@@ -372,6 +372,17 @@ def test_weights_that_are_inputs_as_well(quantized: Quantizer, kernels: Kernels)
     assert kernels(result)["QLinearConv"] == 1
 
 
+def test_a_tied_embedding_is_stored_twice_and_says_so(quantized: Quantizer) -> None:
+    subject = model(
+        """g (int64[N,3] i) => (float[N,3,50] y) {
+            e = Gather(t, i) u = Transpose<perm = [1, 0]>(t) y = MatMul(e, u) }""",
+        {"t": (50, 8)},
+    )
+    _, changes = quantized(subject, {"i": np.arange(30).reshape(10, 3)})
+    assert [r.subject for r in changes.refused] == ["t"]
+    assert "Gather) reads it in float, so that it is stored twice" in changes.refused[0].reason
+
+
 def test_weights_of_a_copy_are_not_written_to(quantized: Quantizer) -> None:
     subject = net(PATTERNS["relu"][0])
     before = subject.graph.initializers["w1"].const_value.numpy().copy()  # type: ignore[union-attr]

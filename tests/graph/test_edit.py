@@ -1,0 +1,84 @@
+"""The one place that changes a graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from corpus.oracle import assert_same, drawn_feeds, plain_run
+from corpus.text import model
+from corpus.topologies import mlp
+
+from onnxcompress import apply
+from onnxcompress.graph import edit
+from onnxcompress.passes import FoldBatchNorm
+
+
+def constants(text: str) -> ir.Model:
+    return model(f"g (float[N,2] x) => (float[N,2] y) {{ c = Constant<{text}>() y = Add(x, c) }}", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("value = float[2] {1.0, 2.0}", [1.0, 2.0]),
+        ("value_floats = [1.0, 2.0]", [1.0, 2.0]),
+        ("value_float = 3.0", 3.0),
+    ],
+)
+def test_constant_nodes_are_read_without_changing_them(text: str, expected: object) -> None:
+    subject = constants(text)
+    before = ir.to_proto(subject).SerializeToString()
+    tensor = edit.constant(next(iter(subject.graph)).outputs[0])
+    assert tensor is not None
+    assert tensor.numpy().tolist() == expected
+    assert ir.to_proto(subject).SerializeToString() == before
+
+
+def test_setting_a_constant_updates_shape_and_type() -> None:
+    subject = mlp()
+    value = subject.graph.initializers["w1"]
+    edit.set_constant(value, np.zeros((3, 4), np.float16))
+    assert value.shape == ir.Shape([3, 4])
+    assert value.dtype == ir.DataType.FLOAT16
+    proto = next(t for t in ir.to_proto(subject).graph.initializer if t.name == "w1")
+    assert (list(proto.dims), proto.data_type) == ([3, 4], onnx.TensorProto.FLOAT16)
+
+
+def test_setting_a_constant_node() -> None:
+    subject = constants("value_floats = [1.0, 2.0]")
+    edit.set_constant(next(iter(subject.graph)).outputs[0], np.float32([5, 6]))
+    feeds = {"x": np.zeros((1, 2), np.float32)}
+    assert plain_run(subject, feeds)["y"].tolist() == [[5, 6]]
+
+
+def test_replacing_a_graph_output_keeps_its_name() -> None:
+    subject = mlp()
+    out = subject.graph.outputs[0]
+    node = out.producer()
+    doubled = edit.add_node(subject.graph, "Add", [out, out], after=node, dtype=out.dtype)
+    edit.replace_uses(out, doubled, except_for=[doubled.producer()])  # type: ignore[list-item]
+    feeds = drawn_feeds(mlp())
+    before, after = plain_run(mlp(), feeds), plain_run(subject, feeds)
+    assert_same({"y": 2 * before["y"]}, after, 1e-6)
+
+
+def test_added_names_are_free() -> None:
+    subject = mlp()
+    names = [edit.add_constant(subject.graph, "w1", np.zeros(1, np.float32)).name for _ in range(3)]
+    assert names == ["w1_1", "w1_2", "w1_3"]
+
+
+def test_unread_weights_that_are_also_inputs_go() -> None:
+    """Old models list every weight as an input; folding must not leave the old weight behind."""
+    norm = {"s": (4,), "t": (4,), "m": (4,), "v": np.ones(4, np.float32)}
+    text = "g (float[N,3,5,5] x) => (float[N,4,5,5] y) { a = Conv(x, w) y = BatchNormalization(a, s, t, m, v) }"
+    proto = ir.to_proto(model(text, {"w": (4, 3, 1, 1), **norm}))
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    folded, _ = apply(proto, [FoldBatchNorm()])
+    assert [i.name for i in folded.graph.input] == ["x"]
+    assert len(folded.graph.initializer) == 2
+    feeds = {"x": np.ones((1, 3, 5, 5), np.float32)}
+    assert_same(plain_run(proto, feeds), plain_run(folded, feeds))
