@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> int:
         """Run a command; what Typer would answer in its own way is answered here."""
-        from . import console
+        from .display import console
 
         try:
             return super().invoke(ctx) or 0
@@ -53,7 +53,7 @@ class Commands(TyperGroup):
 
 
 def _usage(error: Exception) -> int:
-    from . import console
+    from .display import console
 
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnxcompress"
@@ -66,7 +66,7 @@ def _usage(error: Exception) -> int:
 
 
 def _failed(error: Exception) -> int:
-    from . import console
+    from .display import console
 
     if isinstance(error, OnnxCompressError):
         console.say(f"error: {error}")
@@ -113,8 +113,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("onnxcompress-demo"),
 ) -> int:
     """Prune, distil and quantize a digit classifier."""
-    from . import console
     from .demo.run import run_demo
+    from .display import console
 
     with console.progress_bar() as progress:
         result = run_demo(out, progress=progress)
@@ -159,7 +159,8 @@ def apply(
             "-o and --report name the same file": report is not None and report == out,
         },
     )
-    from . import console, files, pipeline, tables
+    from . import files, pipeline
+    from .display import console, tables
     from .recipe import parse_pass, read_recipe
 
     passes = []
@@ -191,14 +192,14 @@ def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:
 @app.command()
 def inspect(model: ModelPath, as_json: AsJson = False) -> int:
     """Show what is in MODEL, and what can be pruned."""
-    from . import console
+    from .display import console
     from .inspection import inspect as look
 
     found = look(model)
     if as_json:
         console.show_text(found.to_json())
         return 0
-    from . import tables
+    from .display import tables
 
     console.show(*tables.inspection(found))
     return 0
@@ -216,7 +217,7 @@ def compare(
     as_json: AsJson = False,
 ) -> int:
     """Tell how far B falls short of A."""
-    from . import console
+    from .display import console
     from .errors import MetricError
     from .runtime.compare import compare as run
     from .runtime.metrics import find_metric
@@ -230,7 +231,7 @@ def compare(
     if as_json:
         console.show_text(console.to_json(found))
     else:
-        from . import tables
+        from .display import tables
 
         console.show(*tables.comparison(found))
     if short:
@@ -244,7 +245,7 @@ def bench(
     as_json: AsJson = False,
 ) -> int:
     """Time models on one sample, taking turns."""
-    from . import console
+    from .display import console
     from .runtime.bench import bench as run
 
     found = run(models)
@@ -252,7 +253,7 @@ def bench(
     if as_json:
         console.show_text(console.to_json(dict(zip(names, found, strict=True))))
         return 0
-    from . import tables
+    from .display import tables
 
     console.show(tables.timings(names, found))
     return 0
@@ -261,7 +262,7 @@ def bench(
 @app.command()
 def passes(name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pass, in full.")] = None) -> int:
     """List the passes, or every option of one."""
-    from . import catalogue, console, tables
+    from .display import catalogue, console, tables
 
     if name is None:
         console.show(tables.catalogue(catalogue.catalogue()))

@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from .errors import DataError, OptionError, nearest
+from .progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from .channels.groups import Groups
     from .runtime.samples import Samples
     from .runtime.statistics import ChannelMean, Range
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)`` during long work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +196,7 @@ class Context:
         self.model = model
         self.original = original if original is not None else model
         self.seed = seed
-        self.progress: Progress = progress or (lambda _what, _done, _total: None)
+        self.progress: Progress = progress or silent
         self._samples = samples
         self._ranges: dict[str, Range] = {}
         self._channel_means: dict[tuple[str, int], ChannelMean] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
@@ -58,17 +60,29 @@ def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> No
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
+    with staging_beside(path) as staging:
         with (staging / path.name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         (staging / path.name).replace(path)
+
+
+@contextmanager
+def staging_beside(path: Path) -> Iterator[Path]:
+    """Make a temporary folder beside a target, on the same file system, and remove it whatever happens.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made, or something in the block failed to be written.
+    """
+    staging: Path | None = None
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
+        yield staging
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)

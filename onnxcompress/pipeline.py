@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from .contract import Context, Pass, Plan, Progress
+from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
 from .files import check_target
 from .graph import cost, shapes
@@ -17,6 +17,7 @@ from .graph.kinds import to_ir
 from .graph.save import save
 from .graph.verify import Verifier
 from .inspection import saved_bytes
+from .progress import Progress, silent
 from .report import Report, Stage, Step
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Run:
         progress: Progress | None,
     ) -> None:
         self.original, self.samples, self.seed = original, samples, seed
-        self.progress: Progress = progress or (lambda _what, _done, _total: None)
+        self.progress: Progress = progress or silent
         self.model = original.clone()
         self.model.ir_version = max(self.model.ir_version or 0, 4)  # before 4, every weight had to be an input too
         shapes.infer(self.model)

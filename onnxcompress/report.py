@@ -96,12 +96,12 @@ class Report:
 
     def to_html(self) -> str:
         """Return one page that needs nothing else: stages, bytes by layer, metric against size, what was refused."""
-        from .page import render
+        from .display.page import render
 
         return render(self)
 
     def to_table(self) -> RenderableType:
         """Return the stages as a table for the terminal."""
-        from .tables import stages
+        from .display.tables import stages
 
         return stages(self)

@@ -231,7 +231,7 @@ def test_bar_on_a_terminal(monkeypatch):
     """The bar follows the callback."""
     import io
 
-    from onnxcompress import console
+    from onnxcompress.display import console
 
     class Terminal(io.StringIO):
         def isatty(self):

@@ -11,7 +11,7 @@ import pytest
 from command_line import call, make_model
 
 import onnxcompress
-from onnxcompress import tables
+from onnxcompress.display import tables
 from onnxcompress.inspection import GroupInfo, NodeInfo, PortInfo
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18 {more}]>\n'

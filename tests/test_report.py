@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from onnxcompress import page, units
 from onnxcompress.contract import Change, Refusal
+from onnxcompress.display import page, units
 from onnxcompress.report import Report, Stage, Step
 
 VOID = {"meta", "link", "br", "hr", "img"}

@@ -1,11 +1,10 @@
-"""Walks the graph once, in order, and lets each operator's rule say which axes lose positions together."""
+"""What is known of every axis while the graph is walked: rules ask it and tell it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit, shapes
@@ -55,44 +54,7 @@ class Engine:
         self.sinks: list[Sink] = []
         self.opset = model.opset_imports.get("", 1)
         self._axes: dict[ir.Value, Axes] = {}
-        self._fixed: dict[ir.Value, str] = {}
-
-    def run(self) -> None:
-        """Analyse the main graph; inner graphs freeze what they read."""
-        from .rules import no_rule, rule_of
-
-        for value in self.model.graph.inputs:
-            if value.const_value is None:
-                self._fixed[value] = f"it meets graph input '{value.name}'"
-        captured = _captured(self.model.graph)
-        for node in self.model.graph:
-            rule = rule_of(node)
-            unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in self.known.shapes]
-            if rule is not no_rule and unknown:
-                for read in node.inputs:
-                    if read is not None:
-                        self.freeze_all(read, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
-            elif not self._is_shape_arithmetic(node):
-                rule(self, node)
-        for value in captured:
-            self.freeze_all(value, f"an inner graph reads '{value.name}'")
-        for value in self.model.graph.outputs:
-            self.freeze_all(value, f"it reaches graph output '{value.name}'")
-        self._freeze_whole_axes()
-
-    def _freeze_whole_axes(self) -> None:
-        """Freeze labels that stand at every position of an axis: without them nothing would be left."""
-        for value, axes in self._axes.items():
-            for rows in axes:
-                if rows is not None:
-                    names, counts = np.unique(self.labels.resolve(rows), return_counts=True)
-                    whole = names[(counts == rows.shape[1]) & (names > 0)]
-                    if whole.size:
-                        self.labels.freeze(whole[None], f"'{value.name}' would have nothing left")
-
-    def _is_shape_arithmetic(self, node: ir.Node) -> bool:
-        """Integers that are known already carry sizes and indices, never channels."""
-        return all(v in self.known.values and self.known.values[v].dtype.kind in "iub" for v in node.outputs)
+        self.fixed: dict[ir.Value, str] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape, or () when it is unknown."""
@@ -140,22 +102,8 @@ class Engine:
                 self.labels.freeze(rows, reason)
 
     def _why_fixed(self, node: ir.Node) -> str:
-        reasons = [self._fixed[v] for v in node.inputs if v is not None and v in self._fixed]
+        reasons = [self.fixed[v] for v in node.inputs if v is not None and v in self.fixed]
         return f"{edit.label(node)}: {reasons[0] if reasons else 'it meets an axis that is fixed'}"
 
 
 QUANTIZED = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32}
-
-
-def _captured(graph: ir.Graph) -> list[ir.Value]:
-    """Values of the main graph that inner graphs read."""
-    found: dict[ir.Value, None] = {}
-    for inner in graph.subgraphs():
-        for node in inner:
-            for value in node.inputs:
-                if value is not None and value.graph is graph:
-                    found[value] = None
-        for value in inner.outputs:
-            if value.graph is graph:
-                found[value] = None
-    return list(found)

@@ -14,6 +14,7 @@ from ..graph import edit
 from ..graph.weights import constant_behind, output_axis
 from .engine import Axes, Engine, Sink
 from .labels import Rows
+from .walk import analyse
 
 Slot = tuple[ir.Value, int]
 """A tensor and one of its axes."""
@@ -132,8 +133,7 @@ def find_groups(model: ir.Model) -> Groups:
     -------
     Groups
     """
-    engine = Engine(model)
-    engine.run()
+    engine = analyse(model)
     groups = Groups(engine)
     reasons = engine.labels.frozen()
     consumed = _labels_in([engine.labels.resolve(s.rows) for s in engine.sinks], engine.labels.count)

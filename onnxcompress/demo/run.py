@@ -8,14 +8,16 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import files, registry, units
+from .. import files, registry
+from ..display import units
 from ..errors import OutputError
 from ..pipeline import apply
 from ..report import Report
 from .data import Split, load_split
 
 if TYPE_CHECKING:
-    from ..contract import Pass, Progress
+    from ..contract import Pass
+    from ..progress import Progress
 
 RECIPE: Sequence[tuple[str, dict[str, Any]]] = (
     ("prune-channels", {"sparsity": 0.5}),

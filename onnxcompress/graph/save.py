@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import OutputError
+from ..files import check_target, staging_beside
 
 PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
@@ -40,18 +39,12 @@ def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> None:
         The target exists and `overwrite` is false, or it cannot be written.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; give another name, or --overwrite (overwrite=True)")
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        _write(model, path, staging)
-    except (OSError, google.protobuf.message.EncodeError) as error:
-        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    check_target(path, overwrite=overwrite)
+    with staging_beside(path) as staging:
+        try:
+            _write(model, path, staging)
+        except google.protobuf.message.EncodeError as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from None
 
 
 def _write(model: ir.Model, path: Path, staging: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..contract import Progress
 from ..errors import DataError, PassError
+from ..progress import Progress
 from .samples import Samples
 from .taps import Tap, Tapper, find_values, measure_shapes, run_taps
 

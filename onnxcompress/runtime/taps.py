@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from ..contract import Progress
 from ..errors import PassError, nearest
 from ..graph import edit
+from ..progress import Progress
 from .samples import Samples
 from .session import Array, Session, open_session
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
+from ..progress import Progress, silent
 from . import worker
 from .objective import LABELS, TEACHER, Objective, build_objective
 
 LOG = "worker.log"
-Progress = Callable[[str, int, int], None]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -123,7 +123,7 @@ def train(
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
         _write_job(Path(folder), objective, data, initial, settings, kept, fingerprint)
-        _run_worker(Path(folder), kept, settings, progress or (lambda _what, _done, _total: None))
+        _run_worker(Path(folder), kept, settings, progress or silent)
         return _read_result(kept, objective, initial)
 
 

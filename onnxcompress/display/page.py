@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from . import units
 
 if TYPE_CHECKING:
-    from .contract import Refusal
-    from .report import Report, Stage
+    from ..contract import Refusal
+    from ..report import Report, Stage
 
 MOST_LAYERS = 40
 """Bars in the chart of layers; what is smaller is added up in one more."""

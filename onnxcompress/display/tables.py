@@ -16,12 +16,12 @@ from . import units
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ..contract import Refusal
+    from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from ..report import Report, Step
+    from ..runtime.compare import Comparison
+    from ..runtime.timing import Timing
     from .catalogue import Entry
-    from .contract import Refusal
-    from .inspection import GroupInfo, Inspection, NodeInfo, PortInfo
-    from .report import Report, Step
-    from .runtime.compare import Comparison
-    from .runtime.timing import Timing
 
 LONGEST = 25
 """Rows of a table that a model's size decides; the JSON has all of them."""

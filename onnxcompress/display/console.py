@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..progress import silent
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .contract import Progress
+    from ..progress import Progress
 
 
 def show(*parts: RenderableType) -> None:
@@ -55,7 +57,7 @@ def drop_output() -> None:
 def progress_bar() -> Iterator[Progress]:
     """Draw a bar on stderr while the block runs, if that is a terminal; yields the callback that moves it."""
     if not sys.stderr.isatty():
-        yield lambda _what, _done, _total: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

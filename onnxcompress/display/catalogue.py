@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import registry
-from .contract import Pass
-from .errors import OptionError
+from .. import registry
+from ..contract import Pass
+from ..errors import OptionError
 
 BOUNDS = {"ge": "≥{:g}", "gt": ">{:g}", "le": "≤{:g}", "lt": "<{:g}"}
 """Bounds of `msgspec.Meta`, and how they read."""

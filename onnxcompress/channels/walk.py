@@ -1,0 +1,60 @@
+"""Walk the graph once, in order, and let each operator's rule speak; then freeze what must stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph import edit
+from .engine import Engine
+from .rules import no_rule, rule_of
+
+
+def analyse(model: ir.Model) -> Engine:
+    """Label every axis of the main graph; inner graphs freeze what they read."""
+    engine = Engine(model)
+    for value in model.graph.inputs:
+        if value.const_value is None:
+            engine.fixed[value] = f"it meets graph input '{value.name}'"
+    for node in model.graph:
+        _visit(engine, node)
+    for value in _captured(model.graph):
+        engine.freeze_all(value, f"an inner graph reads '{value.name}'")
+    for value in model.graph.outputs:
+        engine.freeze_all(value, f"it reaches graph output '{value.name}'")
+    _freeze_whole_axes(engine)
+    return engine
+
+
+def _visit(engine: Engine, node: ir.Node) -> None:
+    known = engine.known
+    if all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs):
+        return  # integers that are known already carry sizes and indices, never channels
+    rule = rule_of(node)
+    unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in known.shapes]
+    if rule is no_rule or not unknown:
+        rule(engine, node)
+        return
+    for value in node.inputs:
+        if value is not None:
+            engine.freeze_all(value, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
+
+
+def _captured(graph: ir.Graph) -> list[ir.Value]:
+    """Values of the main graph that inner graphs read."""
+    found: dict[ir.Value, None] = {}
+    for inner in graph.subgraphs():
+        read = (*(value for node in inner for value in node.inputs), *inner.outputs)
+        found |= dict.fromkeys(value for value in read if value is not None and value.graph is graph)
+    return list(found)
+
+
+def _freeze_whole_axes(engine: Engine) -> None:
+    """Freeze labels that stand at every position of an axis: without them nothing would be left."""
+    for value, axes in engine.known_axes():
+        for rows in axes:
+            if rows is not None:
+                names, counts = np.unique(engine.labels.resolve(rows), return_counts=True)
+                whole = names[(counts == rows.shape[1]) & (names > 0)]
+                if whole.size:
+                    engine.labels.freeze(whole[None], f"'{value.name}' would have nothing left")
