@@ -154,7 +154,7 @@ def apply(
         ctx,
         {
             "give one recipe (-r) or pass (-p) at least": not recipe and not step,
-            "give -o OUT or --dry-run, one of the two": dry_run == (out is not None),
+            "give -o OUT, or --dry-run": not dry_run and out is None,
             "--dry-run writes nothing, so it takes no --report": dry_run and report is not None,
             "-o and --report name the same file": report is not None and report == out,
         },
@@ -168,9 +168,10 @@ def apply(
         passes += read_recipe(text) if kind == "recipe" else [parse_pass(text)]
     if report is not None:
         files.check_target(report, overwrite=overwrite)
+    target = None if dry_run else out
     with console.progress_bar() as progress:
         _, found = pipeline.apply(
-            model, passes, data=data, metric=metric, output=out, overwrite=overwrite, seed=seed, progress=progress
+            model, passes, data=data, metric=metric, output=target, overwrite=overwrite, seed=seed, progress=progress
         )
     if dry_run:
         console.show(*tables.plans(found.steps))

@@ -44,4 +44,4 @@ def test_load_and_save_keep_every_node_model(tmp_path: Path) -> None:
         if list(found) != list(expected) or not all(same(expected[k], found[k]) for k in expected):
             broken.append(case.name)
     assert broken == []
-    assert ran >= 1400
+    assert ran >= 1100  # with current packages it is 1,526
