@@ -14,7 +14,7 @@ from ..graph.shapes import run_node
 from ..graph.weights import constant_behind
 from .engine import Engine
 from .movement import MOVES, run_on
-from .rules import RULES, elementwise
+from .rules import RULES, elementwise, reduced_axes
 
 Channel: TypeAlias = npt.NDArray[np.float64]
 """One number per position of an axis: what the whole slice at that position is, NaN where it depends on the input."""
@@ -78,8 +78,8 @@ def _move(constants: Constants, node: ir.Node) -> None:
         for axis in axes:
             constants.set(node.outputs[0], axis, constants.along(sources[0], axis))
         return
-    if all(edit.constant(s) is not None for s in sources):
-        return
+    if all(edit.constant(v) is not None for v in node.inputs if v is not None):
+        return  # a weight that is moved before use: what reads it looks through the move
     labelled = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
     for axis in axes:
         if axis not in labelled:
@@ -171,7 +171,7 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
     """Return (data, data axis, weight matrix, bias or None, output axis) of a node with a constant weight."""
     data, weight = node.inputs[0], node.inputs[1]
     array = _computed(engine, weight)
-    if data is None or array is None or array.dtype.kind not in "fV":
+    if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
         return None
     bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if node.op_type == "MatMul":
@@ -190,6 +190,9 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
     axes = tuple(range(2, array.ndim))
     matrix = _conv_matrix(array, groups, axes, transposed=node.op_type == "ConvTranspose")
     return data, 1, matrix, None if bias is None else bias.numpy().astype(np.float64), 1
+
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _computed(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
@@ -256,6 +259,15 @@ def _vector(value: ir.Value | None) -> Channel | None:
     return None if tensor is None else tensor.numpy().astype(np.float64)
 
 
+def _layer_norm(constants: Constants, node: ir.Node) -> None:
+    """A channel whose scale is zero is its shift, whatever the others are."""
+    scale, shift = _vector(node.inputs[1]), _vector(node.inputs[2]) if len(node.inputs) > 2 else None
+    rank = len(constants.engine.shape(node.outputs[0]))
+    if scale is not None and scale.ndim == 1:
+        base = np.zeros_like(scale) if shift is None else shift
+        constants.set(node.outputs[0], rank - 1, np.where(scale == 0, base, np.nan))
+
+
 def _spatial(constants: Constants, node: ir.Node) -> None:
     """Pooling, resizing: a constant channel stays what it is; where borders mix in padding, only zero does."""
     exact = node.op_type in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
@@ -267,15 +279,16 @@ def _spatial(constants: Constants, node: ir.Node) -> None:
 
 def _reduction(constants: Constants, node: ir.Node) -> None:
     """Reductions over other axes: zero stays zero, and a mean, maximum or minimum stays what it is."""
-    data, out = node.inputs[0], node.outputs[0]
-    before, after = constants.engine.axes(data) if data is not None else [], constants.engine.axes(out)
+    data, reduced = node.inputs[0], reduced_axes(constants.engine, node)
+    if data is None or reduced is None:
+        return
     exact = node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin")
-    kept = [axis for axis, rows in enumerate(before) if rows is not None]
-    into = [axis for axis, rows in enumerate(after) if rows is not None]
-    if len(kept) == len(into):
-        for axis, target in zip(kept, into, strict=True):
+    keep = edit.int_attribute(node, "keepdims", 1)
+    left = [axis for axis in range(len(constants.engine.shape(data))) if keep or axis not in reduced]
+    for target, axis in enumerate(left):
+        if axis not in reduced and axis in constants.axes(data):
             channel = constants.along(data, axis)
-            constants.set(out, target, channel if exact else np.where(channel == 0, 0, np.nan))
+            constants.set(node.outputs[0], target, channel if exact else np.where(channel == 0, 0, np.nan))
 
 
 PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
@@ -285,6 +298,8 @@ PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "ConvTranspose": _weighted,
     "Gemm": _weighted,
     "GlobalAveragePool": _spatial,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _layer_norm,
     "GlobalMaxPool": _spatial,
     "MatMul": _weighted,
     "MaxPool": _spatial,

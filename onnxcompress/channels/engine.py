@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
@@ -50,6 +53,7 @@ class Engine:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.known = shapes.concrete(model)
+        self.larger = shapes.concrete(model, larger=True)
         self.labels = Labels()
         self.sinks: list[Sink] = []
         self.opset = model.opset_imports.get("", 1)
@@ -59,6 +63,19 @@ class Engine:
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape, or () when it is unknown."""
         return self.known.shapes.get(value, ())
+
+    def constant(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        """Return the array of a small value that no input can change, else None."""
+        array = self.known.values.get(value) if value is not None else None
+        if value is None or array is None or value not in self.known.moving:
+            return array
+        other = self.larger.values.get(value)
+        return array if other is not None and np.array_equal(array, other) else None
+
+    def is_free(self, value: ir.Value, axis: int) -> bool:
+        """Tell whether the extent of an axis depends on the input's."""
+        other = self.larger.shapes.get(value)
+        return other is not None and len(other) > axis and other[axis] != self.shape(value)[axis]
 
     def axes(self, value: ir.Value) -> Axes:
         """Return the label rows of each axis; a constant gets fresh ones when it is first met."""

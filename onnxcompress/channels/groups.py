@@ -214,6 +214,7 @@ def _strata(members: tuple[Member, ...], size: int) -> npt.NDArray[np.int64]:
 def _input_axes(groups: Groups) -> set[Slot]:
     """The axes of weights that operators sum over, also of weights that are moved before use."""
     found = [_root(groups, s.weight, s.in_axis) for s in groups.sinks if s.weight is not None]
+    found += [(s.data, s.axis) for s in groups.sinks if edit.constant(s.data) is not None]
     return {slot for slot in found if slot is not None}
 
 
@@ -241,7 +242,7 @@ def _output_axes(groups: Groups) -> list[Slot]:
     return found
 
 
-PRODUCERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PRODUCERS = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
 
 
 def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:

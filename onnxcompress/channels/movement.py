@@ -147,7 +147,10 @@ def _label_output(
             _place(engine, node, field, source, out)
     rows = [np.concatenate(r) if r else None for r in out]
     if edit.op_of(node) == "Pad":
-        _label_padding(engine, source, rows)
+        _label_padding(engine, node, source, rows)
+    for axis, row in enumerate(rows):
+        if row is not None and engine.is_free(value, axis):
+            engine.labels.freeze(row, f"{edit.label(node)} merges it with an extent of the input")
     shape = engine.shape(value)
     engine.set(value, [r if r is not None and r.shape[1] == n > 1 else None for r, n in zip(rows, shape, strict=True)])
 
@@ -211,13 +214,19 @@ def _on_axis(row: npt.NDArray[np.int64], axis: int, rank: int) -> Coordinates:
     return row.reshape([-1 if d == axis else 1 for d in range(rank)])
 
 
-def _label_padding(engine: Engine, source: Coordinates, rows: list[Rows | None]) -> None:
+WIDTH = ("LayerNormalization", "RMSNormalization")
+
+
+def _label_padding(engine: Engine, node: ir.Node, source: Coordinates, rows: list[Rows | None]) -> None:
     """Channels that Pad adds get labels of their own: they can go when what they are added to goes."""
     for axis, row in enumerate(rows):
         if row is not None:
             others = tuple(d for d in range(source.ndim) if d != axis)
             empty = (source == 0).all(axis=others) & (row == 0).all(0)
-            row[0, empty] = engine.labels.fresh(int(empty.sum()))[0]
+            added = engine.labels.fresh(int(empty.sum()))
+            row[0, empty] = added[0]
+            if any(use.op_type in WIDTH for use in node.outputs[0].consumers()):
+                engine.labels.freeze(added, f"{edit.label(node)} keeps the width of a normalisation")
 
 
 def _freeze_what_cannot_be_rewritten(engine: Engine, node: ir.Node, rule: Move, value: ir.Value) -> None:
@@ -229,19 +238,12 @@ def _freeze_what_cannot_be_rewritten(engine: Engine, node: ir.Node, rule: Move, 
     if rule.parameter is None or len(node.inputs) <= rule.parameter or node.inputs[rule.parameter] is None:
         return
     parameter = node.inputs[rule.parameter]
-    indices = engine.known.fixed(parameter)
-    if op == "Gather" and indices is not None and indices.ndim > 1:
-        axis = edit.int_attribute(node, "axis", 0)
-        engine.freeze_axes(node.inputs[0], [axis], f"{edit.label(node)}: its indices have several axes")
-    if indices is not None:
-        if op == "Slice" and _has_steps(engine, node):
-            engine.freeze_axes(node.inputs[0], _sliced_axes(engine, node), f"{edit.label(node)}: it takes steps")
+    if op == "Slice" and _has_steps(engine, node):
+        engine.freeze_axes(node.inputs[0], _sliced_axes(engine, node), f"{edit.label(node)}: it takes steps")
+    if engine.constant(parameter) is not None or op in ("Expand", "Reshape"):
         return
-    target = engine.known.values.get(parameter) if parameter is not None else None
-    for axis, rows in enumerate(engine.axes(value)):
-        follows = op == "Reshape" and target is not None and int(target[axis]) in (-1, 0)
-        untouched = op != "Reshape" and rows is not None and _same_rows(engine, node.inputs[0], rows)
-        if rows is not None and not follows and not untouched:
+    for rows in engine.axes(value):
+        if rows is not None and not _same_rows(engine, node.inputs[0], rows):
             engine.labels.freeze(rows, f"{edit.label(node)}: its sizes are computed in the graph")
 
 

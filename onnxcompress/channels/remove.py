@@ -13,6 +13,7 @@ from ..errors import PassError
 from ..graph import edit, shapes
 from .groups import Groups
 from .labels import Rows
+from .rules import STATES, is_zero
 
 Kept = npt.NDArray[np.bool_]
 
@@ -42,7 +43,7 @@ class Removal:
     def parameter(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
         """Return a node's constant integer input as a fresh array; None when it follows shapes by itself."""
         value = node.inputs[index] if len(node.inputs) > index else None
-        array = self.groups.engine.known.fixed(value)
+        array = self.groups.engine.constant(value)
         return None if array is None else np.array(array, np.int64)
 
     def set_parameter(self, node: ir.Node, index: int, array: npt.NDArray[np.int64]) -> None:
@@ -51,6 +52,20 @@ class Removal:
             node.resize_inputs(len(node.inputs) + 1)
         name = f"{node.name or node.outputs[0].name}_{index}"
         node.replace_input_with(index, edit.add_constant(self.model.graph, name, np.asarray(array, np.int64)))
+
+    def set_elements(self, node: ir.Node, index: int, elements: Mapping[int, int]) -> None:
+        """Overwrite some elements of a parameter that is computed in the graph; the others stay computed."""
+        value = node.inputs[index]
+        assert value is not None
+        count, graph, name = len(self.groups.engine.known.values[value]), self.model.graph, edit.output_name(node)
+        parts = []
+        for place in range(count):
+            if place in elements:
+                parts.append(edit.add_constant(graph, f"{name}_{place}", np.array([elements[place]])))
+            else:
+                where = edit.add_constant(graph, f"{name}_at_{place}", np.array([place]))
+                parts.append(edit.add_node(graph, "Gather", [value, where], attributes={"axis": 0}, before=node))
+        node.replace_input_with(index, edit.add_node(graph, "Concat", parts, attributes={"axis": 0}, before=node))
 
 
 def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -> int:
@@ -75,7 +90,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         A name is no prunable group of this model, or a channel is out of range.
     """
     removal = Removal(model, groups, groups.table(labels_of(groups, channels)))
-    for node in model.graph:
+    for node in list(model.graph):
         rewrite = REWRITERS.get(edit.op_of(node))
         if rewrite is not None:
             rewrite(removal, node)
@@ -130,22 +145,80 @@ def _group_normalization(removal: Removal, node: ir.Node) -> None:
     edit.set_attribute(node, "num_groups", removal.extent(data, 1) // size)
 
 
+def _layer_normalization(removal: Removal, node: ir.Node) -> None:
+    """Take the mean over the old width still: pad with zeros before, cut off after; padded scales are zero."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    rank = len(removal.groups.engine.shape(data))
+    kept = removal.kept(data, rank - 1)
+    if kept is None:
+        return
+    gone, graph = int((~kept).sum()), removal.model.graph
+    for index in range(1, len(node.inputs)):
+        tensor = edit.constant(node.inputs[index])
+        if tensor is not None:
+            array = np.concatenate([tensor.numpy()[kept], np.zeros(gone, tensor.numpy().dtype)])
+            node.replace_input_with(index, edit.add_constant(graph, f"{edit.output_name(node)}_{index}", array))
+    before = data.producer()
+    if before is not None and before.op_type == "Pad" and len(data.uses()) == 1:  # padded by an earlier removal
+        pads = removal.parameter(before, 1)
+        if pads is not None:
+            pads[-1] += gone
+            removal.set_parameter(before, 1, pads)
+            return
+    pads = np.zeros(2 * rank, np.int64)
+    pads[-1] = gone
+    name = edit.output_name(node)
+    wide = edit.add_node(
+        graph, "Pad", [data, edit.add_constant(graph, f"{name}_pads", pads)], before=node, dtype=data.dtype
+    )
+    node.replace_input_with(0, wide)
+    ends = [edit.add_constant(graph, f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
+    cut = edit.add_node(graph, "Slice", [out, *ends], after=node, dtype=out.dtype)
+    sliced = cut.producer()
+    assert sliced is not None
+    edit.replace_uses(out, cut, except_for=[sliced])
+    out.shape = None
+
+
+def _cut(rank: int, width: int) -> dict[str, int]:
+    return {"start": 0, "end": width, "axis": rank - 1}
+
+
+def _recurrent(removal: Removal, node: ir.Node) -> None:
+    """Set `hidden_size`; a state of zeros is dropped, since its width no longer fits."""
+    recurrence = node.inputs[2]
+    if recurrence is None or removal.kept(recurrence, 2) is None:
+        return
+    edit.set_attribute(node, "hidden_size", removal.extent(recurrence, 2))
+    for index in STATES:
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is not None and is_zero(removal.groups.engine, value):
+            node.replace_input_with(index, None)
+
+
 def _target(removal: Removal, node: ir.Node) -> None:
     """Rewrite the constant target shape of Reshape and Expand; 0 and -1 (Reshape) and 1 (Expand) mean themselves."""
     out = node.outputs[0]
     attribute = edit.ints_attribute(node, "shape") if len(node.inputs) < 2 else None
-    target = np.array(attribute) if attribute is not None else removal.parameter(node, 1)
-    if target is None:
-        return
+    fixed = np.array(attribute) if attribute is not None else removal.parameter(node, 1)
+    target = fixed if fixed is not None else removal.groups.engine.known.values.get(node.inputs[1])  # type: ignore[arg-type]
     old = removal.groups.engine.shape(out)
-    new = target.copy()
-    for axis in range(-min(len(target), len(old)), 0):
-        if removal.kept(out, axis) is not None and int(target[axis]) == old[axis]:
-            new[axis] = removal.extent(out, axis)
+    if target is None or len(target) > len(old):
+        return
+    first = len(old) - len(target)
+    changed = {
+        place: removal.extent(out, first + place)
+        for place in range(len(target))
+        if removal.kept(out, first + place) is not None and int(target[place]) == old[first + place]
+    }
+    new = np.array([changed.get(place, int(size)) for place, size in enumerate(target)])
     if attribute is not None:
         edit.set_attribute(node, "shape", new.tolist())
-    elif (new != target).any():
+    elif changed and fixed is not None:
         removal.set_parameter(node, 1, new)
+    elif changed:
+        removal.set_elements(node, 1, changed)
 
 
 def _split(removal: Removal, node: ir.Node) -> None:
@@ -193,13 +266,18 @@ def _slice(removal: Removal, node: ir.Node) -> None:
 def _gather(removal: Removal, node: ir.Node) -> None:
     """Renumber the indices and drop those of removed positions."""
     axis = edit.int_attribute(node, "axis", 0)
-    kept = removal.kept(node.inputs[0], axis)
+    data = node.inputs[0]
+    assert data is not None
+    kept = removal.kept(data, axis)
     indices = removal.parameter(node, 1)
     if kept is None or indices is None:
         return
     indices %= len(kept)
-    position = np.cumsum(kept) - 1
-    removal.set_parameter(node, 1, position[indices[kept[indices]]] if indices.ndim else position[indices])
+    first = axis % len(removal.groups.engine.shape(data))
+    for place in range(indices.ndim):
+        chosen = removal.kept(node.outputs[0], first + place)
+        indices = indices if chosen is None else np.compress(chosen, indices, place)
+    removal.set_parameter(node, 1, (np.cumsum(kept) - 1)[indices])
 
 
 def _pad(removal: Removal, node: ir.Node) -> None:
@@ -237,8 +315,13 @@ REWRITERS: dict[str, Callable[[Removal, ir.Node], None]] = {
     "ConvTranspose": _conv,
     "Expand": _target,
     "Gather": _gather,
+    "GRU": _recurrent,
     "GroupNormalization": _group_normalization,
+    "LSTM": _recurrent,
+    "LayerNormalization": _layer_normalization,
     "Pad": _pad,
+    "RMSNormalization": _layer_normalization,
+    "RNN": _recurrent,
     "Reshape": _target,
     "Resize": _resize,
     "Slice": _slice,

@@ -200,13 +200,51 @@ def group_normalization(engine: Engine, node: ir.Node) -> None:
     _freeze_together(engine, node, data, range(2, len(engine.shape(data))))
 
 
-def normalised_from_axis(engine: Engine, node: ir.Node) -> None:
-    """Freeze the axes that LayerNormalization and RMSNormalization take a mean over."""
+def layer_normalization(engine: Engine, node: ir.Node) -> None:
+    """Let a zero channel go: the mean over the old width can still be taken, over the rest padded with zeros."""
     data = node.inputs[0]
     assert data is not None
     rank = len(engine.shape(data))
     elementwise(engine, node)
-    _freeze_together(engine, node, data, range(edit.int_attribute(node, "axis", -1) % max(rank, 1), rank))
+    first = edit.int_attribute(node, "axis", -1) % max(rank, 1)
+    rows = engine.axes(data)[-1] if first == rank - 1 else None
+    if rows is None or any(v.uses() for v in node.outputs[1:]):
+        _freeze_together(engine, node, data, range(first, rank))
+    else:
+        engine.sinks.append(Sink(node, data, rank - 1, None, 0, 0, 1, rows))
+
+
+GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
+STATES = (5, 6)
+"""The inputs that hold initial states."""
+
+
+def recurrent(engine: Engine, node: ir.Node) -> None:
+    """A hidden unit goes with all its gates, in both directions: they share the output's last axis."""
+    data, weight, recurrence = node.inputs[:3]
+    if data is None or weight is None or recurrence is None or edit.int_attribute(node, "layout", 0):
+        no_rule(engine, node)
+        return
+    hidden = engine.labels.fresh(engine.shape(recurrence)[2])
+    gates = GATES[node.op_type]
+    tiles = {1: (1, gates), 2: (1, gates), 3: (1, 2 * gates), 5: (2, 1), 6: (2, 1), 7: (1, 3)}
+    for index, (axis, times) in tiles.items():
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is not None and not (index in STATES and is_zero(engine, value)):
+            engine.join(node, engine.axes(value)[axis], np.tile(hidden, times))
+    engine.join(node, engine.axes(recurrence)[2], hidden)
+    engine.sinks.append(Sink(node, recurrence, 2, None, 0, 0, 1, hidden))
+    rows = engine.join(node, engine.axes(data)[2], engine.axes(weight)[2])
+    if rows is not None and engine.axes(data)[2] is not None:
+        engine.sinks.append(Sink(node, data, 2, weight, 2, 1, 1, rows))
+    for value in node.outputs:
+        engine.set(value, [*[None] * (len(engine.shape(value)) - 1), hidden])
+
+
+def is_zero(engine: Engine, value: ir.Value) -> bool:
+    """Tell whether a state is known to be zero, which is what it is without being given."""
+    known = engine.known.values.get(value)
+    return known is not None and not known.any()
 
 
 def normalised_over_axes(engine: Engine, node: ir.Node) -> None:
@@ -244,7 +282,7 @@ def resize(engine: Engine, node: ir.Node) -> None:
     same = [a == b for a, b in zip(before, after, strict=True)] if len(before) == len(after) else []
     engine.freeze_axes(data, [d for d, s in enumerate(same) if not s], f"{edit.label(node)} resizes it")
     sizes = node.inputs[3] if len(node.inputs) > 3 else None
-    if sizes is not None and engine.known.fixed(sizes) is None:
+    if sizes is not None and engine.constant(sizes) is None:
         engine.freeze_all(data, f"{edit.label(node)}: its sizes are computed in the graph")
     engine.set(node.outputs[0], [r if s else None for r, s in zip(engine.axes(data), same, strict=True)])
 
@@ -253,16 +291,10 @@ def reduction(engine: Engine, node: ir.Node) -> None:
     """Drop the reduced axes: a sum uses channels up, any other reduction over labels freezes them."""
     data, out = node.inputs[0], node.outputs[0]
     assert data is not None
-    axes, rank = engine.axes(data), len(engine.shape(data))
-    given = node.inputs[1] if len(node.inputs) > 1 else None
-    array = engine.known.values.get(given) if given is not None else None
-    if given is not None and array is None:
+    axes, reduced = engine.axes(data), reduced_axes(engine, node)
+    if reduced is None:
         no_rule(engine, node)
         return
-    named = edit.ints_attribute(node, "axes") or () if array is None else tuple(array.ravel().tolist())
-    if not named and not edit.int_attribute(node, "noop_with_empty_axes", 0):
-        named = tuple(range(rank))
-    reduced = {axis % rank for axis in named} if rank else set()
     for axis in reduced:
         rows = axes[axis]
         if rows is not None and node.op_type in SUMS:
@@ -271,6 +303,19 @@ def reduction(engine: Engine, node: ir.Node) -> None:
             engine.labels.freeze(rows, f"{edit.label(node)} mixes it with others along the axis")
     keep = edit.int_attribute(node, "keepdims", 1)
     engine.set(out, [None if d in reduced else r for d, r in enumerate(axes) if keep or d not in reduced])
+
+
+def reduced_axes(engine: Engine, node: ir.Node) -> set[int] | None:
+    """Return the axes that a reduction drops; None when they are computed in the graph."""
+    rank = len(engine.shape(node.inputs[0])) if node.inputs[0] is not None else 0
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    array = engine.known.values.get(given) if given is not None else None
+    if given is not None and array is None:
+        return None
+    named = edit.ints_attribute(node, "axes") or () if array is None else tuple(array.ravel().tolist())
+    if not named and not edit.int_attribute(node, "noop_with_empty_axes", 0):
+        named = tuple(range(rank))
+    return {axis % rank for axis in named} if rank else set()
 
 
 SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
@@ -310,10 +355,13 @@ RULES: dict[str, Rule] = {
     "Gemm": gemm,
     "GroupNormalization": group_normalization,
     "InstanceNormalization": per_channel,
-    "LayerNormalization": normalised_from_axis,
+    "GRU": recurrent,
+    "LSTM": recurrent,
+    "LayerNormalization": layer_normalization,
     "MatMul": matmul,
     "QuantizeLinear": quantize_or_dequantize,
-    "RMSNormalization": normalised_from_axis,
+    "RMSNormalization": layer_normalization,
+    "RNN": recurrent,
     "Resize": resize,
     "Upsample": resize,
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise),

@@ -93,7 +93,7 @@ class Concrete:
         return self.values.get(value)
 
 
-def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Concrete:
+def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None, *, larger: bool = False) -> Concrete:
     """Compute shapes and small constants of the main graph for concrete input sizes.
 
     Parameters
@@ -102,9 +102,11 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
         Not changed.
     sizes : mapping, optional
         Input name → shape. Without it, a batch is 1, an unknown extent of an image 64, any other 8.
+    larger : bool
+        Let all of these be larger: what stays the same then does not depend on the input.
     """
     copy = model.clone()
-    _bind_inputs(copy.graph, sizes or {})
+    _bind_inputs(copy.graph, sizes or {}, larger=larger)
     forget(copy)
     for value in copy.graph.outputs:
         value.shape = None
@@ -123,7 +125,7 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return result
 
 
-def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
+def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]], *, larger: bool) -> None:
     bound: dict[str, int] = {}
     for value in graph.inputs:
         if value.shape is None or value.name in graph.initializers:
@@ -134,17 +136,19 @@ def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
             continue
         dims: list[int] = []
         for axis, dim in enumerate(value.shape):
-            size = dim if isinstance(dim, int) and dim > 0 else _default_size(axis, len(value.shape))
+            size = dim if isinstance(dim, int) and dim > 0 else _default_size(axis, len(value.shape), larger=larger)
             symbol = None if isinstance(dim, int) else dim.value
             named = symbol is not None and symbol.isidentifier()
             dims.append(bound.setdefault(symbol, size) if named and symbol is not None else size)
         value.shape = ir.Shape(dims)
 
 
-def _default_size(axis: int, rank: int) -> int:
+def _default_size(axis: int, rank: int, *, larger: bool) -> int:
     if axis == 0:
-        return 1
-    return 64 if rank >= 4 else 8
+        return 2 if larger else 1
+    if rank >= 4:
+        return 128 if larger else 64
+    return 12 if larger else 8
 
 
 def _static(shape: ir.Shape | None) -> tuple[int, ...] | None:

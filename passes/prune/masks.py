@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.remove import labels_of
+from onnxcompress.channels.zeroing import may_be_zero
 from onnxcompress.contract import Change, Changes, Plan, Refusal
 from onnxcompress.graph import edit
-from onnxcompress.graph.weights import constant_behind
 
 Keep = npt.NDArray[np.bool_]
 
@@ -73,27 +73,13 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
     return Changes(tuple(done), plan.refused)
 
 
-ZEROED = {
-    ("Add", 0),
-    ("Add", 1),
-    ("BatchNormalization", 1),
-    ("BatchNormalization", 2),
-    ("Conv", 2),
-    ("ConvTranspose", 2),
-    ("Gemm", 2),
-    ("InstanceNormalization", 1),
-    ("InstanceNormalization", 2),
-}
-"""Where a constant that is not a weight makes a channel zero by being zero. (A divisor, say, must not.)"""
-
-
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     """Zero channels: the filters that make them, their biases, and the weights that read them."""
     groups = find_groups(model)
     gone = groups.table(labels_of(groups, plan.channels))
     for value, axes in groups.axes.items():
         tensor = edit.constant(value)
-        if tensor is None or not _may_be_zero(groups, value):
+        if tensor is None or not may_be_zero(groups, value):
             continue
         array: npt.NDArray[Any] | None = None
         for axis, rows in enumerate(axes):
@@ -105,14 +91,6 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     sizes = {group.name: group.size for group in groups.prunable}
     done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
     return Changes(tuple(done), plan.refused)
-
-
-def _may_be_zero(groups: Groups, value: ir.Value) -> bool:
-    weights = {constant_behind(sink.weight) for sink in groups.sinks}
-    return value in weights or all(
-        (edit.op_of(node), index) in ZEROED or (edit.op_of(node) in ("Conv", "ConvTranspose") and index == 1)
-        for node, index in value.uses()
-    )
 
 
 def lowest(

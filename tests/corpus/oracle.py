@@ -31,7 +31,7 @@ def drawn_feeds(model: ir.Model, batch: int = 3, seed: int = 0) -> dict[str, np.
         if value.const_value is None and value.name:
             shape = [d if isinstance(d, int) else batch for d in (value.shape or ())]
             dtype = value.dtype.numpy() if value.dtype else np.float32
-            drawn = random.standard_normal(shape)
+            drawn = np.abs(random.standard_normal(shape) * 4) if dtype == np.int64 else random.standard_normal(shape)
             feeds[value.name] = np.asarray(drawn > 0 if dtype == np.bool_ else drawn, dtype)
     return feeds
 

@@ -395,6 +395,88 @@ def inner_graph() -> ir.Model:
     )
 
 
+def recurrent(op: str, gates: int, directions: int) -> ir.Model:
+    kind = "bidirectional" if directions == 2 else "forward"
+    width = 10 * directions
+    return model(
+        f"""rnn (float[6,N,5] x) => (float[N,3] y) {{
+            a = MatMul(x, w0)
+            h = {op}<hidden_size=10, direction="{kind}">(a, w, r, b)
+            t = Transpose<perm=[0,2,1,3]>(h)
+            f = Reshape(t, flat)
+            h2, last = {op}<hidden_size=10, direction="{kind}">(f, w2, r2)
+            u = Transpose<perm=[1,0,2]>(last)
+            g = Reshape(u, rows)
+            y = Gemm(g, w3, b3)
+        }}""",
+        {
+            "w0": (5, 8), "w": (directions, 10 * gates, 8), "r": (directions, 10 * gates, 10),
+            "b": (directions, 20 * gates), "w2": (directions, 10 * gates, width),
+            "r2": (directions, 10 * gates, 10), "w3": (width, 3), "b3": (3,),
+            "flat": np.array([0, 0, width]), "rows": np.array([-1, width]),
+        },
+    )  # fmt: skip
+
+
+def zero_state() -> ir.Model:
+    """An LSTM whose initial states are zeros of a written-out width, as exporters make them."""
+    return model(
+        """state (float[6,1,5] x) => (float[1,3] y) {
+            zeros = ConstantOfShape(shape)
+            h, last = LSTM<hidden_size=10>(x, w, r, b, , zeros, zeros)
+            f = Reshape(last, rows)
+            y = Gemm(f, w3)
+        }""",
+        {
+            "w": (1, 40, 5), "r": (1, 40, 10), "b": (1, 80), "w3": (10, 3), "shape": np.array([1, 1, 10]),
+            "rows": np.array([1, 10]),
+        },
+    )  # fmt: skip
+
+
+def encoder() -> ir.Model:
+    """A BERT block: embeddings, LayerNormalization after each residual sum, attention, feed-forward."""
+    weights = {f"{n}{k}": (12,) for n in ("one", "two", "three") for k in ("_scale", "_shift")}
+    return model(
+        """encoder (int64[N,5] x) => (float[N,5,3] y) {
+            e = Gather(table, x)
+            ep = Add(e, positions)
+            h = LayerNormalization<axis=-1>(ep, one_scale, one_shift)
+            q = MatMul(h, wq)
+            q4 = Reshape(q, heads)
+            qh = Transpose<perm=[0,2,1,3]>(q4)
+            k = MatMul(h, wk)
+            k4 = Reshape(k, heads)
+            kh = Transpose<perm=[0,2,3,1]>(k4)
+            v = MatMul(h, wv)
+            v4 = Reshape(v, heads)
+            vh = Transpose<perm=[0,2,1,3]>(v4)
+            s = MatMul(qh, kh)
+            a = Softmax<axis=-1>(s)
+            o = MatMul(a, vh)
+            ot = Transpose<perm=[0,2,1,3]>(o)
+            of = Reshape(ot, flat)
+            z = MatMul(of, wo)
+            zb = Add(z, bo)
+            r1 = Add(h, zb)
+            n1 = LayerNormalization<axis=-1>(r1, two_scale, two_shift)
+            f1 = MatMul(n1, w1)
+            f1b = Add(f1, b1)
+            g = Relu(f1b)
+            f2 = MatMul(g, w2)
+            f2b = Add(f2, b2)
+            r2 = Add(n1, f2b)
+            n2 = LayerNormalization<axis=-1>(r2, three_scale, three_shift)
+            y = MatMul(n2, wy)
+        }""",
+        {
+            "table": (20, 12), "positions": (5, 12), "wq": (12, 16), "wk": (12, 16), "wv": (12, 16), "wo": (16, 12),
+            "bo": (12,), "w1": (12, 24), "b1": (24,), "w2": (24, 12), "b2": (12,), "wy": (12, 3),
+            "heads": np.array([0, 5, 4, 4]), "flat": np.array([0, 5, 16]), **weights,
+        },
+    )  # fmt: skip
+
+
 TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "conv chain": (conv_chain, 0.34),
     "conv chain, batch norm": (conv_chain_batch_norm, 0.36),
@@ -416,6 +498,13 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "three-dimensional": (three_dimensional, 0.53),
     "computed shape": (computed_shape, 0.51),
     "inner graph": (inner_graph, 0.64),
+    "lstm": (lambda: recurrent("LSTM", 4, 1), 0.35),
+    "lstm, both directions": (lambda: recurrent("LSTM", 4, 2), 0.35),
+    "gru": (lambda: recurrent("GRU", 3, 1), 0.35),
+    "gru, both directions": (lambda: recurrent("GRU", 3, 2), 0.35),
+    "rnn": (lambda: recurrent("RNN", 1, 1), 0.35),
+    "lstm, states of zeros": (zero_state, 0.45),
+    "encoder": (encoder, 0.36),
 }
 """Name → (graph, the largest share of parameters that may be left at sparsity 0.5). The small input and output
 layers of these networks weigh more than those of real ones."""

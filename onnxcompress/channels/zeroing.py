@@ -1,0 +1,55 @@
+"""Which constants make a channel zero by being zero themselves: weights, biases and scales, but never a divisor."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..graph import edit
+from ..graph.weights import constant_behind
+from .groups import Groups
+from .movement import MOVES
+
+ZEROED: dict[str, tuple[int, ...]] = {
+    "Add": (0, 1),
+    "BatchNormalization": (1, 2),
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "GRU": (1, 2, 3),
+    "Gemm": (0, 1, 2),
+    "InstanceNormalization": (1, 2),
+    "LSTM": (1, 2, 3, 7),
+    "LayerNormalization": (1, 2),
+    "MatMul": (0, 1),
+    "Mul": (0, 1),
+    "RMSNormalization": (1,),
+    "RNN": (1, 2, 3),
+    "Sub": (0, 1),
+    "Sum": tuple(range(16)),
+}
+"""Operator → the inputs at which a zero makes the channel zero, or takes its part away."""
+
+
+def may_be_zero(groups: Groups, value: ir.Value) -> bool:
+    """Tell whether zeroing channels of a constant is a mask, at every place where it is used."""
+    weights = {constant_behind(sink.weight) for sink in groups.sinks}
+    return value in weights or _ends_well(value)
+
+
+def _ends_well(value: ir.Value) -> bool:
+    return all(_use_is_fine(node, index) for node, index in value.uses())
+
+
+def _use_is_fine(node: ir.Node, index: int) -> bool:
+    op = edit.op_of(node)
+    rule = MOVES.get(op)
+    if rule is None:
+        return index in ZEROED.get(op, ())
+    moved = rule.data is None or index == rule.data
+    return moved and all(_ends_well(out) for out in node.outputs) if _is_constant_move(node) else moved
+
+
+def _is_constant_move(node: ir.Node) -> bool:
+    """Tell whether the node only moves constants: then what reads them decides, as if they had been moved already."""
+    rule = MOVES[edit.op_of(node)]
+    data = node.inputs if rule.data is None else node.inputs[:1]
+    return all(constant_behind(v) is not None or edit.constant(v) is not None for v in data if v is not None)
