@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .channels.groups import Groups
     from .runtime.samples import Samples
-    from .runtime.statistics import ChannelMean, Range
+    from .runtime.statistics import ChannelMean, Moment, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Pass:
     Attributes
     ----------
     needs : Needs
-        What must be there before the pass can run.
+        What must be there before the pass can run. An instance whose options ask for more sets its own.
     tolerance : float or None
         A lossless pass promises the same outputs, to this relative error; the pipeline compares both models and
         rolls back when they differ by more. None for a pass that changes the outputs.
@@ -199,7 +199,7 @@ class Context:
         self.progress: Progress = progress or silent
         self._samples = samples
         self._ranges: dict[str, Range] = {}
-        self._channel_means: dict[tuple[str, int], ChannelMean] = {}
+        self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
     @property
     def samples(self) -> Samples:
@@ -224,11 +224,17 @@ class Context:
             self._ranges |= collect_ranges(self.model, self.samples, missing, progress=self.progress)
         return {name: self._ranges[name] for name in tensors}
 
-    def channel_means(self, channels: list[tuple[str, int]]) -> Mapping[tuple[str, int], npt.NDArray[np.float64]]:
-        """Return mean |value| per index of the axis, for each (tensor, axis), over samples and other axes."""
+    def channel_means(
+        self, channels: list[tuple[str, int]], moment: Moment = "absolute"
+    ) -> Mapping[tuple[str, int], npt.NDArray[np.float64]]:
+        """Return the mean per index of the axis, for each (tensor, axis), over samples and other axes.
+
+        `moment` says of what: "absolute" (|x|), "square" (x²) or "nonzero" (1 where x is not zero).
+        """
         from .runtime.statistics import collect_channel_means
 
-        missing = [key for key in channels if key not in self._channel_means]
+        known = self._channel_means.setdefault(moment, {})
+        missing = [key for key in channels if key not in known]
         if missing:
-            self._channel_means |= collect_channel_means(self.model, self.samples, missing, progress=self.progress)
-        return {key: self._channel_means[key].mean for key in channels}
+            known |= collect_channel_means(self.model, self.samples, missing, progress=self.progress, moment=moment)
+        return {key: known[key].mean for key in channels}

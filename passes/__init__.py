@@ -1,19 +1,35 @@
 """The passes that ship with onnxcompress; each registers by entry point, as a third party's would."""
 
 from .distill import Distill
-from .prune import ActivationPrune, MagnitudePrune, PruneChannels
+from .prune import (
+    ActivationPrune,
+    ApplyMask,
+    Cluster,
+    MagnitudePrune,
+    PruneBlocks,
+    PruneChannels,
+    PruneNOfM,
+    PruneSlices,
+    RandomPrune,
+)
 from .quantize import Quantize, QuantizeWeights
 from .tidy import FoldBatchNorm, FoldConstants, RemoveDead, Shrink
 
 __all__ = [
     "ActivationPrune",
+    "ApplyMask",
+    "Cluster",
     "Distill",
     "FoldBatchNorm",
     "FoldConstants",
     "MagnitudePrune",
+    "PruneBlocks",
     "PruneChannels",
+    "PruneNOfM",
+    "PruneSlices",
     "Quantize",
     "QuantizeWeights",
+    "RandomPrune",
     "RemoveDead",
     "Shrink",
 ]

@@ -48,7 +48,11 @@ class Sink:
 
 
 class Engine:
-    """What a rule may ask and say. Rules are functions of an engine and a node, in a table by operator."""
+    """What a rule may ask and say. Rules are functions of an engine and a node, in a table by operator.
+
+    `shifted` holds the values, and axes counted from the end, along which a masked channel is not zero, since something
+    was added to all of them: the sum over such a channel is not nothing.
+    """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
@@ -59,6 +63,7 @@ class Engine:
         self.opset = model.opset_imports.get("", 1)
         self._axes: dict[ir.Value, Axes] = {}
         self.fixed: dict[ir.Value, str] = {}
+        self.shifted: set[tuple[ir.Value, int]] = set()
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape, or () when it is unknown."""
@@ -76,6 +81,10 @@ class Engine:
         """Tell whether the extent of an axis depends on the input's."""
         other = self.larger.shapes.get(value)
         return other is not None and len(other) > axis and other[axis] != self.shape(value)[axis]
+
+    def shifted_axes(self, value: ir.Value) -> list[int]:
+        """Return the axes, counted from the end, along which a value is shifted."""
+        return [axis for axis in range(-len(self.shape(value)), 0) if (value, axis) in self.shifted]
 
     def axes(self, value: ir.Value) -> Axes:
         """Return the label rows of each axis; a constant gets fresh ones when it is first met."""

@@ -13,7 +13,7 @@ from ..errors import PassError
 from ..graph import edit, shapes
 from .groups import Groups
 from .labels import Rows
-from .rules import STATES, is_zero
+from .rules import STATES, is_zero, reduced_axes
 
 Kept = npt.NDArray[np.bool_]
 
@@ -90,7 +90,11 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         A name is no prunable group of this model, or a channel is out of range.
     """
     removal = Removal(model, groups, groups.table(labels_of(groups, channels)))
-    for node in list(model.graph):
+    nodes = list(model.graph)
+    for node in (
+        *(n for n in nodes if n.op_type not in REPLACING),
+        *(n for n in nodes[::-1] if n.op_type in REPLACING),
+    ):
         rewrite = REWRITERS.get(edit.op_of(node))
         if rewrite is not None:
             rewrite(removal, node)
@@ -179,6 +183,29 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     assert sliced is not None
     edit.replace_uses(out, cut, except_for=[sliced])
     out.shape = None
+
+
+def _reduce_mean(removal: Removal, node: ir.Node) -> None:
+    """Keep dividing by the old count: channels of zeros counted, and still do."""
+    data, out = node.inputs[0], node.outputs[0]
+    assert data is not None
+    reduced = reduced_axes(removal.groups.engine, node) or set()
+    share = 1.0
+    for axis in reduced:
+        kept = removal.kept(data, axis)
+        share *= 1.0 if kept is None else float(kept.mean())
+    if share == 1.0:
+        return
+    dtype = (data.dtype or ir.DataType.FLOAT).numpy()
+    factor = edit.add_constant(removal.model.graph, f"{edit.output_name(node)}_share", np.array(share, dtype))
+    scaled = edit.add_node(removal.model.graph, "Mul", [out, factor], after=node, dtype=out.dtype, shape=out.shape)
+    multiply = scaled.producer()
+    assert multiply is not None
+    edit.replace_uses(out, scaled, except_for=[multiply])
+
+
+REPLACING = ("LayerNormalization", "RMSNormalization", "ReduceMean")
+"""These get a new output, which the analysis does not know: they come last, and the last first."""
 
 
 def _cut(rank: int, width: int) -> dict[str, int]:
@@ -321,6 +348,7 @@ REWRITERS: dict[str, Callable[[Removal, ir.Node], None]] = {
     "LayerNormalization": _layer_normalization,
     "Pad": _pad,
     "RMSNormalization": _layer_normalization,
+    "ReduceMean": _reduce_mean,
     "RNN": _recurrent,
     "Reshape": _target,
     "Resize": _resize,

@@ -208,7 +208,7 @@ def layer_normalization(engine: Engine, node: ir.Node) -> None:
     elementwise(engine, node)
     first = edit.int_attribute(node, "axis", -1) % max(rank, 1)
     rows = engine.axes(data)[-1] if first == rank - 1 else None
-    if rows is None or any(v.uses() for v in node.outputs[1:]):
+    if rows is None or (data, -1) in engine.shifted or any(v.uses() for v in node.outputs[1:]):
         _freeze_together(engine, node, data, range(first, rank))
     else:
         engine.sinks.append(Sink(node, data, rank - 1, None, 0, 0, 1, rows))
@@ -297,7 +297,7 @@ def reduction(engine: Engine, node: ir.Node) -> None:
         return
     for axis in reduced:
         rows = axes[axis]
-        if rows is not None and node.op_type in SUMS:
+        if rows is not None and node.op_type in SUMS and (data, axis - len(axes)) not in engine.shifted:
             engine.sinks.append(Sink(node, data, axis, None, 0, 0, 1, rows))
         elif rows is not None:
             engine.labels.freeze(rows, f"{edit.label(node)} mixes it with others along the axis")
@@ -318,7 +318,8 @@ def reduced_axes(engine: Engine, node: ir.Node) -> set[int] | None:
     return {axis % rank for axis in named} if rank else set()
 
 
-SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+SUMS = {"ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
+"""Reductions to which a channel of zeros adds nothing; a mean still divides by the old count."""
 
 
 def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from ..graph import edit
 from .engine import Engine
 from .rules import no_rule, rule_of
+from .shift import note_shift
 
 
 def analyse(model: ir.Model) -> Engine:
@@ -34,6 +35,7 @@ def _visit(engine: Engine, node: ir.Node) -> None:
     unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in known.shapes]
     if rule is no_rule or not unknown:
         rule(engine, node)
+        note_shift(engine, node)
         return
     for value in node.inputs:
         if value is not None:

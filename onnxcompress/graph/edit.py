@@ -125,6 +125,46 @@ def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] 
                 graph.outputs[position] = new
 
 
+def add_to_output(graph: ir.Graph, name: str, addition: npt.NDArray[Any]) -> None:
+    """Add a constant to each output channel of the Conv, ConvTranspose, Gemm or MatMul whose output is `name`.
+
+    It goes into the bias where there is one (for MatMul, a constant that is added next), else into a new one.
+    """
+    node = next(n for n in graph if output_name(n) == name)
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    dtype = weight.numpy().dtype
+    if node.op_type == "MatMul":
+        _add_behind(graph, node, addition.astype(dtype))
+        return
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    old = 0.0 if bias is None else bias.numpy().astype(np.float64)
+    if node.op_type == "Gemm" and "beta" in node.attributes:
+        old = old * node.attributes["beta"].as_float()
+        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, add_constant(graph, f"{name}_bias", (old + addition).astype(dtype)))
+
+
+def _add_behind(graph: ir.Graph, node: ir.Node, addition: npt.NDArray[Any]) -> None:
+    """Add a constant to the output of a node that takes no bias."""
+    out = node.outputs[0]
+    uses = list(out.uses())
+    if len(uses) == 1 and not out.is_graph_output() and op_of(uses[0][0]) == "Add":
+        added, index = uses[0]
+        bias = constant(added.inputs[1 - index])
+        if bias is not None and bias.shape.numpy() == addition.shape:
+            total = (bias.numpy().astype(np.float64) + addition).astype(addition.dtype)
+            added.replace_input_with(1 - index, add_constant(graph, f"{out.name}_bias", total))
+            return
+    constant_value = add_constant(graph, f"{out.name}_constant", addition)
+    total_value = add_node(graph, "Add", [out, constant_value], after=node, dtype=out.dtype, shape=out.shape)
+    added_node = total_value.producer()
+    assert added_node is not None
+    replace_uses(out, total_value, except_for=[added_node])
+
+
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:
     """Set an integer or integer-list attribute."""
     node.attributes[name] = ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrInt64s(name, value)

@@ -6,9 +6,10 @@ Neither the order of the samples nor how they are split into batches changes the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ _NO_VALUES = Range(math.inf, -math.inf)
 
 @dataclass(frozen=True)
 class ChannelMean:
-    """The sum of absolute values for each index of an axis, kept so that adding up is exact in any order.
+    """The sum of |x|, x² or x ≠ 0 for each index of an axis, kept so that adding up is exact in any order.
 
     Attributes
     ----------
@@ -62,13 +63,15 @@ class ChannelMean:
 
     @classmethod
     def of(cls, sums: npt.NDArray[np.float64], count: int) -> ChannelMean:
-        """Return the statistic of `sums` (samples, channels), sums of |x| that stand for `count` values a channel.
+        """Return the statistic of `sums` (samples, channels), none negative, for `count` values a channel.
 
-        Each sum is split into limbs of 32 bits. Adding integers is exact, so that merging is associative; the
+        Each sum is rounded to 24 bits, since an engine's own order of adding may differ with the batch in the last of
+        its 53, and split into limbs of 32 bits. Adding integers is exact, so that merging is associative; the
         smallest limb cuts off what is below 2^-128, the same for each sample wherever it stands.
         """
         limbs = np.zeros((len(_EXPONENTS), sums.shape[1]), np.int64)
-        rest = sums.astype(np.float64)
+        fraction, power = np.frexp(sums.astype(np.float64))
+        rest = np.ldexp(np.round(np.ldexp(fraction, 24)), power - 24)
         for row, exponent in enumerate(_EXPONENTS):
             whole = np.floor(np.ldexp(rest, -exponent))
             rest = rest - np.ldexp(whole, exponent)
@@ -81,13 +84,13 @@ class ChannelMean:
 
     @property
     def total(self) -> npt.NDArray[np.float64]:
-        """The sum of |x|, float64, shape (channels,)."""
+        """The sum, float64, shape (channels,)."""
         columns = zip(*self.limbs.tolist(), strict=True)
         return np.array([math.fsum(map(math.ldexp, column, _EXPONENTS)) for column in columns], np.float64)
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
-        """The mean of |x|, float64, shape (channels,); 0 of no values."""
+        """The mean, float64, shape (channels,); 0 of no values."""
         return self.total / max(self.count, 1)
 
 
@@ -160,6 +163,13 @@ def _range_of(name: str, low: float, high: float, total: float) -> Range:
     return Range(low, high)
 
 
+Moment: TypeAlias = Literal["absolute", "square", "nonzero"]
+"""What of each value is averaged: |x|, x², or 1 where x is not zero."""
+
+LARGEST_SUM = 2.0**158
+"""Above it the first limb would not fit 64 bits; only squares of values near the end of float32's range are."""
+
+
 def collect_channel_means(
     model: ir.Model,
     samples: Samples,
@@ -167,8 +177,9 @@ def collect_channel_means(
     *,
     progress: Progress,
     limit_bytes: int = LIMIT_BYTES,
+    moment: Moment = "absolute",
 ) -> dict[tuple[str, int], ChannelMean]:
-    """Find the mean of |x| for each index of an axis, over the samples and all other axes.
+    """Find the mean of |x|, x² or x ≠ 0 for each index of an axis, over the samples and all other axes.
 
     Parameters
     ----------
@@ -181,6 +192,8 @@ def collect_channel_means(
         Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
     limit_bytes : int
         How many bytes of tensors are tapped at once; each lot takes one pass over the samples.
+    moment : {"absolute", "square", "nonzero"}
+        What of each value is averaged.
 
     Returns
     -------
@@ -192,15 +205,18 @@ def collect_channel_means(
     PassError
         As `collect_ranges`, or a tensor has no such axis.
     DataError
-        A tensor holds NaN or infinity, or the axis has different lengths for different samples.
+        A tensor holds NaN or infinity, or values too large to be squared, or the axis has different lengths for
+        different samples.
     """
     constants, tapped = find_values(model, [name for name, _ in channels])
     shapes = measure_shapes(model, samples, tapped) if tapped else {}
     shapes |= {name: array.shape for name, array in constants.items()}
     axes = {key: _check_axis(key, len(shapes[key[0]])) for key in channels}
-    found = {key: _constant_mean(key, constants[key[0]], axis) for key, axis in axes.items() if key[0] in constants}
+    found = {
+        key: _constant_mean(key, constants[key[0]], axis, moment) for key, axis in axes.items() if key[0] in constants
+    }
     taps = [
-        Tap((name, axis), name, partial(_reduce_sums, axis=axes[name, axis], rank=len(shapes[name])))
+        Tap((name, axis), name, partial(_reduce_sums, axis=axes[name, axis], rank=len(shapes[name]), moment=moment))
         for name, axis in axes
         if name not in constants
     ]
@@ -225,20 +241,42 @@ def _check_axis(key: tuple[str, int], rank: int) -> int:
     return key[1] % rank
 
 
-def _reduce_sums(tapper: Tapper, value: ir.Value, axis: int, rank: int) -> list[ir.Value]:
-    """Sum |x| in float64 over all axes but `axis` and the samples, so that a sample's sum is the same in any batch."""
-    wide = tapper.add("Abs", tapper.cast(value, ir.DataType.DOUBLE))
+def _absolute(tapper: Tapper, wide: ir.Value) -> ir.Value:
+    return tapper.add("Abs", wide)
+
+
+def _square(tapper: Tapper, wide: ir.Value) -> ir.Value:
+    return tapper.add("Mul", wide, wide)
+
+
+def _nonzero(tapper: Tapper, wide: ir.Value) -> ir.Value:
+    return tapper.add("Abs", tapper.add("Sign", wide))  # the sign of NaN is NaN, so that NaN is still found
+
+
+MOMENTS: dict[Moment, tuple[Callable[[Tapper, ir.Value], ir.Value], Callable[[Array], Array]]] = {
+    "absolute": (_absolute, np.abs),
+    "square": (_square, np.square),
+    "nonzero": (_nonzero, lambda x: np.abs(np.sign(x))),
+}
+"""What each moment is: nodes for a graph, and the same in numpy."""
+
+
+def _reduce_sums(tapper: Tapper, value: ir.Value, axis: int, rank: int, moment: Moment) -> list[ir.Value]:
+    """Sum in float64 over all axes but `axis` and the samples, so that a sample's sum is the same in any batch."""
+    wide = MOMENTS[moment][0](tapper, tapper.cast(value, ir.DataType.DOUBLE))
     sums = tapper.reduce_sum(wide, [other for other in range(rank) if other not in (0, axis)])
     return [sums, tapper.add("Shape", value)]
 
 
-def _constant_mean(key: tuple[str, int], array: Array, axis: int) -> ChannelMean:
-    rows = np.moveaxis(np.abs(array.astype(np.float64)), axis, 0)
+def _constant_mean(key: tuple[str, int], array: Array, axis: int, moment: Moment) -> ChannelMean:
+    rows = np.moveaxis(MOMENTS[moment][1](array.astype(np.float64)), axis, 0)
     return _mean_of(key, rows.reshape(len(rows), -1).sum(axis=1), np.array(array.shape), axis)
 
 
 def _mean_of(key: tuple[str, int], sums: Array, shape: Array, axis: int) -> ChannelMean:
     if not np.isfinite(sums).all():
         raise DataError(f"tensor '{key[0]}' holds NaN or infinity for some sample")
+    if sums.size and sums.max() >= LARGEST_SUM:
+        raise DataError(f"tensor '{key[0]}' holds values too large to be squared")
     length = int(shape[axis])
     return ChannelMean.of(sums.reshape(-1, length), math.prod(np.delete(shape, axis).tolist()))

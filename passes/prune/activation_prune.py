@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.channels.groups import Group, Groups
+from onnxcompress.channels.groups import Group, Member
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
-from onnxcompress.graph import edit
 
 from .masks import ChannelPlan, apply_channels, independent, lowest, refusals
-
-Slot = tuple[str, int]
+from .slots import Slot, by_channel, read_members, slot_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,12 +47,12 @@ class ActivationPrune(Pass):
         """Measure, normalise, choose."""
         groups = context.groups
         chosen, refused = independent(groups)
-        slots = {group.name: _read_slots(groups, group) for group in chosen}
-        means = context.channel_means(sorted({slot for read in slots.values() for slot in read}))
+        read = {group.name: read_members(groups, group) for group in chosen}
+        means = context.channel_means(sorted({slot_of(member) for members in read.values() for member in members}))
         scores = {}
         for group in chosen:
-            if slots[group.name]:
-                scores[group.name] = _score(group, slots[group.name], means)
+            if read[group.name]:
+                scores[group.name] = _score(group, read[group.name], means)
             else:
                 refused.append(Refusal(group.name, "no operator reads it as an activation"))
         if self.sparsity is not None:
@@ -77,18 +75,10 @@ def _below(score: npt.NDArray[np.float64], threshold: float) -> list[int]:
     return numbers
 
 
-def _read_slots(groups: Groups, group: Group) -> list[Slot]:
-    """Return the activations that operators sum over along the group's channels."""
-    read = {(sink.data, sink.axis) for sink in groups.sinks if edit.constant(sink.data) is None}
-    return [(str(m.value.name), m.axis) for m in group.members if (m.value, m.axis) in read]
-
-
-def _score(group: Group, slots: list[Slot], means: Mapping[Slot, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def _score(group: Group, read: list[Member], means: Mapping[Slot, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Average over the activations, each divided by its largest channel."""
     total = np.zeros(group.size)
-    index = {(str(m.value.name), m.axis): m.index for m in group.members}
-    for slot in slots:
-        inside = index[slot] >= 0
-        where, mean = index[slot][inside], means[slot][inside]
-        score = np.bincount(where, mean, group.size) / np.maximum(np.bincount(where, minlength=group.size), 1)
+    for member in read:
+        score = by_channel(member, means[slot_of(member)], group.size)
         total += score / (score.max() or 1.0)
-    return total / len(slots)
+    return total / len(read)

@@ -1,49 +1,206 @@
-"""Importance: a callable from the groups to one score for each channel of one of them; low goes first."""
+"""Importance: how much each channel of a group matters, by a table of criteria; what scores low goes first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxcompress.channels.groups import Group
+from onnxcompress.channels.groups import Group, Groups, Member
+from onnxcompress.contract import Context, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.weights import constant_behind
+from onnxcompress.runtime.statistics import Moment
+
+from .slots import Slot, activated_members, by_channel, read_members, slot_of
 
 Scores = npt.NDArray[np.float64]
-Importance = Callable[[Group, np.random.Generator], Scores]
 
 
-def l1(group: Group, random: np.random.Generator) -> Scores:
-    """Sum of |W| of the filters that make a channel and of the weights that read it (arXiv:1608.08710)."""
-    return _norm(group, 1)
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at beside the group: all groups, a random generator, what was measured."""
+
+    groups: Groups
+    random: np.random.Generator
+    means: Mapping[Slot, Scores] = field(default_factory=dict)
 
 
-def l2(group: Group, random: np.random.Generator) -> Scores:
-    """Euclidean norm of the filters that make a channel and of the weights that read it."""
-    return _norm(group, 2)
+@dataclass(frozen=True)
+class Criterion:
+    """One way to score channels.
+
+    Attributes
+    ----------
+    parts : callable
+        Returns scores from each member that has a say; none where the criterion does not apply.
+    lacking : str
+        Why it does not apply then.
+    watched : callable, optional
+        Which members to take the mean of, over the samples.
+    moment : str
+        Of what the mean is taken.
+    finish : callable, optional
+        Turns the combined scores into the final ones.
+    """
+
+    parts: Callable[[Group, Evidence], list[Scores]]
+    lacking: str = "no float weight makes or reads its channels"
+    watched: Callable[[Groups, Group], list[Member]] | None = None
+    moment: Moment = "absolute"
+    finish: Callable[[Scores], Scores] | None = None
 
 
-def uniform(group: Group, random: np.random.Generator) -> Scores:
-    """Random scores, seeded: the baseline that any criterion must beat."""
-    return random.random(group.size)
+REDUCTIONS: dict[str, Callable[..., Scores]] = {"mean": np.mean, "max": np.max, "sum": np.sum}
 
 
-def _norm(group: Group, order: int) -> Scores:
-    """Average the norms over the group's weights, each divided by its mean, so that no tensor drowns the others."""
-    total, count = np.zeros(group.size), 0
+def score_groups(
+    name: str, reduction: str, chosen: list[Group], context: Context
+) -> tuple[dict[str, Scores], list[Refusal]]:
+    """Score the channels of each group; all that must be measured is measured in one go."""
+    criterion = IMPORTANCE[name]
+    means: Mapping[Slot, Scores] = {}
+    if criterion.watched is not None:
+        slots = {slot_of(member) for group in chosen for member in criterion.watched(context.groups, group)}
+        means = context.channel_means(sorted(slots), criterion.moment)
+    evidence = Evidence(context.groups, np.random.default_rng(context.seed), means)
+    scores, refused = {}, []
+    for group in chosen:
+        parts = criterion.parts(group, evidence)
+        if parts:
+            score = np.asarray(REDUCTIONS[reduction](np.stack(parts), axis=0))
+            scores[group.name] = score if criterion.finish is None else criterion.finish(score)
+        else:
+            refused.append(Refusal(group.name, criterion.lacking))
+    return scores, refused
+
+
+def _norms(order: int) -> Callable[[Group, Evidence], list[Scores]]:
+    """Norms of the filters that make a channel and of the weights that read it, each divided by its mean.
+
+    So no tensor drowns the others, whatever its scale.
+    """
+
+    def parts(group: Group, evidence: Evidence) -> list[Scores]:
+        found = []
+        for member, array in _weights(group, ("in", "out")):
+            power = _summed(np.abs(array) ** order, member.axis)
+            found.append(_relative(_per_channel_sum(member, power, group.size) ** (1 / order)))
+        return found
+
+    return parts
+
+
+def _weights(group: Group, roles: tuple[str, ...]) -> list[tuple[Member, Scores]]:
+    found = []
     for member in group.members:
         tensor = edit.constant(member.value)
-        if member.role not in ("in", "out") or tensor is None or not tensor.dtype.is_floating_point():
-            continue
-        array = np.abs(tensor.numpy().astype(np.float64))
-        others = tuple(d for d in range(array.ndim) if d != member.axis)
-        inside = member.index >= 0
-        power = (array**order).sum(axis=others)[inside]
-        score = np.bincount(member.index[inside], power, group.size) ** (1 / order)
-        total += score / (score.mean() or 1.0)
-        count += 1
-    return total / max(count, 1)
+        if member.role in roles and tensor is not None and tensor.dtype.is_floating_point():
+            found.append((member, tensor.numpy().astype(np.float64)))
+    return found
 
 
-IMPORTANCE: dict[str, Importance] = {"l1": l1, "l2": l2, "random": uniform}
+def _summed(array: Scores, axis: int) -> Scores:
+    return np.asarray(array.sum(axis=tuple(d for d in range(array.ndim) if d != axis)))
+
+
+def _per_channel_sum(member: Member, values: Scores, size: int) -> Scores:
+    inside = member.index >= 0
+    return np.bincount(member.index[inside], values[inside], size).astype(np.float64, copy=False)
+
+
+def _relative(score: Scores) -> Scores:
+    return np.asarray(score / (score.mean() or 1.0))
+
+
+def _uniform(group: Group, evidence: Evidence) -> list[Scores]:
+    return [evidence.random.random(group.size)]
+
+
+def _scales(group: Group, evidence: Evidence) -> list[Scores]:
+    """|scale| of BatchNormalization as it is: it says by how much a normalised channel counts."""
+    found = []
+    for member in group.members:
+        tensor = edit.constant(member.value)
+        is_scale = any(index == 1 and edit.op_of(node) == "BatchNormalization" for node, index in member.value.uses())
+        if is_scale and tensor is not None:
+            found.append(by_channel(member, np.abs(tensor.numpy().astype(np.float64)), group.size))
+    return found
+
+
+def _lamp(score: Scores) -> Scores:
+    """Divide each squared score by the sum of those that are not smaller: what would be lost of what is left."""
+    square = score**2
+    order = np.argsort(square, kind="stable")
+    rest = np.cumsum(square[order][::-1])[::-1]
+    lamp = np.zeros_like(square)
+    lamp[order] = square[order] / np.where(rest == 0, 1, rest)
+    return lamp
+
+
+def _distances(group: Group, evidence: Evidence) -> list[Scores]:
+    """The sum of distances of a filter to all others of its tensor: one near the geometric median can be replaced."""
+    found = []
+    for member, array in _weights(group, ("out",)):
+        filters = _filters(member, array, group.size)
+        products = filters @ filters.T  # one matrix product instead of each pair of long filters
+        square = np.diag(products)[:, None] + np.diag(products) - 2 * products
+        found.append(_relative(np.sqrt(np.maximum(square, 0)).sum(axis=1)))
+    return found
+
+
+def _filters(member: Member, array: Scores, size: int) -> Scores:
+    """Return one row for each channel: what stands at all its positions (the gates of an LSTM), side by side."""
+    positions = np.flatnonzero(member.index >= 0)
+    channels = member.index[positions]
+    order = np.argsort(channels, kind="stable")
+    counts = np.bincount(channels, minlength=size)
+    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.moveaxis(array, member.axis, 0).reshape(len(member.index), -1)
+    filters = np.zeros((size, int(counts.max()), rows.shape[1]))
+    filters[channels[order], nth] = rows[positions[order]]
+    return filters.reshape(size, -1)
+
+
+def _activations(group: Group, evidence: Evidence) -> list[Scores]:
+    read = read_members(evidence.groups, group)
+    return [_relative(by_channel(m, evidence.means[slot_of(m)], group.size)) for m in read]
+
+
+def _share_not_zero(group: Group, evidence: Evidence) -> list[Scores]:
+    return [by_channel(m, evidence.means[slot_of(m)], group.size) for m in activated_members(evidence.groups, group)]
+
+
+def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
+    """|W| times the norm of what it multiplies, summed over the weights that read a channel."""
+    found = []
+    members = {(m.value, m.axis): m for m in group.members}
+    for member, array in _weights(group, ("in",)):
+        weight = _summed(np.abs(array), member.axis)
+        for sink in evidence.groups.sinks:
+            data = members.get((sink.data, sink.axis))
+            if data is None or data.role != "activation" or constant_behind(sink.weight) is not member.value:
+                continue
+            square = evidence.means[slot_of(data)]
+            if np.array_equal(member.index, data.index):
+                score = _per_channel_sum(member, weight * np.sqrt(square), group.size)
+            else:  # in grouped convolutions the two axes are numbered differently
+                score = _per_channel_sum(member, weight, group.size) * np.sqrt(by_channel(data, square, group.size))
+            found.append(_relative(score))
+    return found
+
+
+UNREAD = "no operator reads it as an activation"
+IMPORTANCE: dict[str, Criterion] = {
+    "l1": Criterion(_norms(1)),
+    "l2": Criterion(_norms(2)),
+    "random": Criterion(_uniform),
+    "bn_scale": Criterion(_scales, "no BatchNormalization scales its channels"),
+    "lamp": Criterion(_norms(2), finish=_lamp),
+    "fpgm": Criterion(_distances, "no float weight makes its channels"),
+    "activation": Criterion(_activations, UNREAD, read_members),
+    "apoz": Criterion(_share_not_zero, UNREAD, activated_members, "nonzero"),
+    "wanda": Criterion(_wanda, "no float weight reads it as an activation", read_members, "square"),
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.contract import Changes, Context, Pass, Refusal
-from onnxcompress.graph import edit
-from onnxcompress.graph.weights import Weight, find_weights
+from onnxcompress.contract import Changes, Context, Pass
+from onnxcompress.graph.weights import Weight
 
 from .masks import Mask, MaskPlan, apply_masks
+from .weights import array_of, lowest_share, usable, without
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,8 @@ class MagnitudePrune(Pass):
         Of equal magnitudes the first in memory goes first, so the share is exact.
     normalise : {"tensor", "channel", "model"}
         What the maximum is taken over: each weight tensor, each of its output channels, or all weights.
+    exclude : tuple of str
+        Weights to leave alone, by patterns (``head*``) on their names.
 
     Notes
     -----
@@ -45,25 +46,27 @@ class MagnitudePrune(Pass):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     normalise: Literal["tensor", "channel", "model"] = "tensor"
+    exclude: tuple[str, ...] = ()
 
     def plan(self, model: ir.Model, context: Context) -> MaskPlan:
         """Choose what becomes zero."""
-        weights, refused = _usable(model)
-        largest = max((float(np.abs(_array(w)).max()) for w in weights), default=0.0)
+        weights, refused = usable(model)
+        weights, excluded = without(self.name, self.exclude, weights)
+        largest = max((float(np.abs(array_of(w)).max()) for w in weights), default=0.0)
         magnitudes = {str(w.value.name): self._normalised(w, largest) for w in weights}
         if self.normalise == "model" and self.sparsity is not None and magnitudes:
             keeps = _split(self._keep(np.concatenate([m.ravel() for m in magnitudes.values()])), magnitudes)
         else:
             keeps = {name: self._keep(magnitude) for name, magnitude in magnitudes.items()}
         masks = {name: Mask.of(keep) for name, keep in keeps.items() if not keep.all()}
-        return MaskPlan(masks=masks, refused=tuple(refused))
+        return MaskPlan(masks=masks, refused=(*refused, *excluded))
 
     def apply(self, model: ir.Model, plan: MaskPlan) -> Changes:
         """Zero what the plan does not keep."""
         return apply_masks(model, plan)
 
     def _normalised(self, weight: Weight, largest: float) -> npt.NDArray[np.floating[Any]]:
-        magnitude: npt.NDArray[np.floating[Any]] = np.abs(_array(weight))
+        magnitude: npt.NDArray[np.floating[Any]] = np.abs(array_of(weight))
         if self.normalise == "model":
             return np.asarray(magnitude / largest) if largest else magnitude
         others = None
@@ -75,10 +78,7 @@ class MagnitudePrune(Pass):
     def _keep(self, magnitude: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
         if self.sparsity is None:
             return magnitude >= self.threshold
-        keep = np.ones(magnitude.size, bool)
-        count = int(self.sparsity * magnitude.size)
-        keep[np.argsort(magnitude, axis=None, kind="stable")[:count]] = False
-        return keep.reshape(magnitude.shape)
+        return lowest_share(magnitude, self.sparsity)
 
 
 def _split(keep: npt.NDArray[np.bool_], like: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.bool_]]:
@@ -86,30 +86,3 @@ def _split(keep: npt.NDArray[np.bool_], like: dict[str, npt.NDArray[Any]]) -> di
     ends = np.cumsum([m.size for m in like.values()])
     parts = np.split(keep, ends[:-1])
     return {name: part.reshape(m.shape) for part, (name, m) in zip(parts, like.items(), strict=True)}
-
-
-def _array(weight: Weight) -> npt.NDArray[Any]:
-    tensor = edit.constant(weight.value)
-    assert tensor is not None
-    array = tensor.numpy()
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-
-
-def _usable(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
-    """Sort out weights that hold NaN or Inf, and say what else is out of reach."""
-    weights, refused = [], []
-    names = Counter(value.name for value in edit.values(model.graph))
-    for weight in find_weights(model.graph):
-        if names[weight.value.name] > 1:
-            refused.append(Refusal(str(weight.value.name), "several inner graphs have a tensor of this name"))
-        elif np.isfinite(_array(weight)).all():
-            weights.append(weight)
-        else:
-            refused.append(Refusal(str(weight.value.name), "it holds NaN or Inf"))
-    for node in model.graph.all_nodes():
-        stored = node.inputs[0] if edit.op_of(node) == "DequantizeLinear" else None
-        if stored is not None and edit.constant(stored) is not None:
-            refused.append(Refusal(str(stored.name), "it is quantized already; prune before quantizing"))
-    if not weights and not refused:
-        refused.append(Refusal("model", "no operator multiplies by a constant float weight"))
-    return weights, refused

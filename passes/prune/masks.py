@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.remove import labels_of
 from onnxcompress.channels.zeroing import may_be_zero
 from onnxcompress.contract import Change, Changes, Plan, Refusal
+from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
 Keep = npt.NDArray[np.bool_]
@@ -53,9 +54,20 @@ class MaskPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChannelPlan(Plan):
-    """Group's name → the channels that become zero, numbered as in `Group.labels`."""
+    """Which channels become zero, and what makes up for them.
+
+    Attributes
+    ----------
+    channels : dict
+        Group's name → channels, numbered as in `Group.labels`.
+    weights, biases : dict
+        What is written after that: a constant's name → its values; the name of a node's first output → what to add
+        to each of its output channels.
+    """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
 
 
 def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
@@ -63,9 +75,12 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
     by_name = {value.name: value for value in edit.values(model.graph)}
     done = []
     for name, mask in plan.masks.items():
-        value = by_name[name]
+        value = by_name.get(name)
         tensor = edit.constant(value)
-        assert tensor is not None
+        if value is None or tensor is None or tuple(tensor.shape.numpy()) != tuple(mask.shape):
+            raise PassError(
+                f"mask '{name}': the model has no constant of that name and shape; was the plan made for it?"
+            )
         keep = mask.keep()
         zeros = int(keep.size - keep.sum())
         edit.set_constant(value, np.where(keep, tensor.numpy(), np.zeros((), tensor.numpy().dtype)))
@@ -90,26 +105,50 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
             edit.set_constant(value, array)
     sizes = {group.name: group.size for group in groups.prunable}
     done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
-    return Changes(tuple(done), plan.refused)
+    return Changes((*done, *_write(model, plan)), plan.refused)
+
+
+def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
+    """Write what makes up for the channels."""
+    by_name = {value.name: value for value in edit.values(model.graph)}
+    for name, array in plan.weights.items():
+        tensor = edit.constant(by_name[name])
+        assert tensor is not None
+        edit.set_constant(by_name[name], array.astype(tensor.numpy().dtype))
+    for name, addition in plan.biases.items():
+        edit.add_to_output(model.graph, name, addition)
+    return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]
 
 
 def lowest(
-    groups: Groups, scores: Mapping[str, npt.NDArray[np.float64]], sparsity: float, round_to: int = 1
+    groups: Groups,
+    scores: Mapping[str, npt.NDArray[np.float64]],
+    sparsity: float | Mapping[str, float],
+    round_to: int = 1,
+    keep_at_least: int = 1,
 ) -> dict[str, list[int]]:
     """Choose the ``floor(sparsity · size)`` channels of each stratum of each group that score lowest; one stays.
 
-    With `round_to`, as many stay as make the rest of each group a multiple of it, the best of the chosen first.
+    `sparsity` is one for all groups or one for each. With `round_to`, as many stay as make the rest of each group a
+    multiple of it, the best of the chosen first; with `keep_at_least`, at least so many of each group.
     """
     chosen = {}
     for group in groups.prunable:
         if group.name in scores:
             score = scores[group.name]
-            gone = [i for stratum in np.unique(group.strata) for i in _share(group, score, sparsity, int(stratum))]
+            share = sparsity if isinstance(sparsity, float | int) else sparsity[group.name]
+            gone = [i for stratum in np.unique(group.strata) for i in _share(group, score, share, int(stratum))]
             gone.sort(key=lambda i: score[i])
-            spare = min(-(group.size - len(gone)) % round_to, len(gone))
-            if spare < len(gone):
-                chosen[group.name] = sorted(gone[: len(gone) - spare])
+            if settled := settle(group.size, gone, round_to, keep_at_least):
+                chosen[group.name] = settled
     return chosen
+
+
+def settle(size: int, gone: list[int], round_to: int, keep_at_least: int) -> list[int]:
+    """Shorten a list of channels to go, lowest first, until what stays is enough and a multiple of `round_to`."""
+    count = min(len(gone), max(size - keep_at_least, 0))
+    count -= min(-(size - count) % round_to, count)
+    return sorted(gone[:count])
 
 
 def _share(group: Group, score: npt.NDArray[np.float64], sparsity: float, stratum: int) -> list[int]:
@@ -128,10 +167,10 @@ def refusals(groups: Groups) -> list[Refusal]:
     return refused
 
 
-def independent(groups: Groups) -> tuple[list[Group], list[Refusal]]:
+def independent(groups: Groups, skip: Container[str] = ()) -> tuple[list[Group], list[Refusal]]:
     """Leave out groups that are factors of channels another group already thins out (a head against its dimensions).
 
-    Pruning half of both would take three quarters of their common channels.
+    Pruning half of both would take three quarters of their common channels. Groups in `skip` are not pruned at all.
     """
     owner = np.full(groups.engine.labels.count, -1, np.int64)
     for number, group in enumerate(groups.prunable):
@@ -146,6 +185,8 @@ def independent(groups: Groups) -> tuple[list[Group], list[Refusal]]:
     taken: set[int] = set()
     refused = []
     for number, group in enumerate(groups.prunable):
+        if group.name in skip:
+            continue
         clash = sorted(partners.get(number, set()) & taken)
         if clash:
             other = groups.prunable[clash[0]].name

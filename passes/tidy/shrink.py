@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +44,8 @@ class Shrink(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, round after round, on a copy."""
-        copy, groups = model.clone(), context.groups
+        copy = model.clone()
+        groups = find_groups(copy)
         rounds: list[Round] = []
         dead = find_dead(groups)
         refused = [Refusal(group, reason) for group, reason in dead.kept.items()]
@@ -53,25 +53,27 @@ class Shrink(Pass):
         while dead.channels:
             context.progress("shrink", len(rounds), len(rounds) + 1)
             rounds.append(Round(dead.channels, dead.folds))
-            _play(copy, rounds[-1])
-            dead = find_dead(find_groups(copy))
+            _play(copy, groups, rounds[-1])
+            groups = find_groups(copy)
+            dead = find_dead(groups)
         return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
         """Replay the rounds."""
         done = []
         for step in plan.rounds:
-            sizes = {g.name: g.size for g in find_groups(model).prunable}
-            _play(model, step)
+            groups = find_groups(model)
+            sizes = {group.name: group.size for group in groups.prunable}
+            _play(model, groups, step)
             for name, channels in step.channels.items():
                 done.append(Change(name, f"{len(channels)} of {sizes[name]} channels removed"))
         return Changes(tuple(done), plan.refused)
 
 
-def _play(model: ir.Model, step: Round) -> None:
+def _play(model: ir.Model, groups: Groups, step: Round) -> None:
     for name, addition in step.folds.items():
-        _add_to_output(model.graph, name, addition)
-    remove(model, find_groups(model), step.channels)
+        edit.add_to_output(model.graph, name, addition)
+    remove(model, find_groups(model) if step.folds else groups, step.channels)
 
 
 def _frozen_but_dead(groups: Groups) -> list[Refusal]:
@@ -92,27 +94,3 @@ def _zero_filters(value: ir.Value, axis: int) -> npt.NDArray[np.bool_]:
     array = tensor.numpy()
     zero: npt.NDArray[np.bool_] = ~(array != 0).any(axis=tuple(d for d in range(array.ndim) if d != axis))
     return zero
-
-
-def _add_to_output(graph: ir.Graph, name: str, addition: npt.NDArray[Any]) -> None:
-    """Add a constant to each output channel of a node: in its bias where it has one, else behind it."""
-    node = next(n for n in graph if edit.output_name(n) == name)
-    weight = edit.constant(node.inputs[1])
-    assert weight is not None
-    dtype = weight.numpy().dtype
-    if node.op_type == "MatMul":
-        out = node.outputs[0]
-        constant = edit.add_constant(graph, f"{name}_constant", addition.astype(dtype))
-        total = edit.add_node(graph, "Add", [out, constant], after=node, dtype=out.dtype, shape=out.shape)
-        added = total.producer()
-        assert added is not None
-        edit.replace_uses(out, total, except_for=[added])
-        return
-    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    old = 0.0 if bias is None else bias.numpy().astype(np.float64)
-    if node.op_type == "Gemm" and "beta" in node.attributes:
-        old = old * node.attributes["beta"].as_float()
-        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.replace_input_with(2, edit.add_constant(graph, f"{name}_bias", (old + addition).astype(dtype)))

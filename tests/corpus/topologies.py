@@ -477,6 +477,73 @@ def encoder() -> ir.Model:
     )  # fmt: skip
 
 
+def norm_after_norm() -> ir.Model:
+    """LayerNormalization read by LayerNormalization and by a Slice, as behind a patch embedding."""
+    norm = {f"{n}{k}": (16,) for n in ("one", "two") for k in ("_scale", "_shift")}
+    return model(
+        """norms (float[N,4,8] x) => (float[N,4,5] y) {
+            a = MatMul(x, w1)
+            n = LayerNormalization<axis=-1>(a, one_scale, one_shift)
+            m = LayerNormalization<axis=-1>(n, two_scale, two_shift)
+            h = MatMul(m, w2)
+            k = Relu(h)
+            p = MatMul(k, w3)
+            s = Slice(n, zero, four, one)
+            r = Add(s, p)
+            y = MatMul(r, w4)
+        }""",
+        {
+            "w1": (8, 16), "w2": (16, 12), "w3": (12, 16), "w4": (16, 5), "zero": np.array([0]), "four": np.array([4]),
+            "one": np.array([1]), **norm,
+        },
+    )  # fmt: skip
+
+
+def mean_square_norm() -> ir.Model:
+    """RMSNorm written out, as in decoders."""
+    return model(
+        """rms (float[N,4,8] x) => (float[N,4,5] y) {
+            a = MatMul(x, w1)
+            two = Constant<value = float {2.0}>()
+            q = Pow(a, two)
+            m = ReduceMean(q, last)
+            eps = Constant<value = float {0.00001}>()
+            e = Add(m, eps)
+            d = Sqrt(e)
+            i = Reciprocal(d)
+            n = Mul(a, i)
+            s = Mul(n, scale)
+            h = MatMul(s, w2)
+            k = Relu(h)
+            p = MatMul(k, w3)
+            r = Add(a, p)
+            y = MatMul(r, w4)
+        }""",
+        {"w1": (8, 16), "scale": (16,), "w2": (16, 12), "w3": (12, 16), "w4": (16, 5), "last": np.array([-1])},
+    )
+
+
+def written_out_layer_norm() -> ir.Model:
+    """LayerNormalization written out: subtracting the mean shifts every channel, so the width stays."""
+    return model(
+        """ln (float[N,4,8] x) => (float[N,4,5] y) {
+            a = MatMul(x, w1)
+            m = ReduceMean(a, last)
+            c = Sub(a, m)
+            q = Mul(c, c)
+            v = ReduceMean(q, last)
+            eps = Constant<value = float {0.00001}>()
+            e = Add(v, eps)
+            d = Sqrt(e)
+            n = Div(c, d)
+            h = MatMul(n, w2)
+            k = Relu(h)
+            y = MatMul(k, w3)
+        }""",
+        {"w1": (8, 16), "w2": (16, 12), "w3": (12, 5), "last": np.array([-1])},
+    )
+
+
 TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "conv chain": (conv_chain, 0.34),
     "conv chain, batch norm": (conv_chain_batch_norm, 0.36),
@@ -505,6 +572,9 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "rnn": (lambda: recurrent("RNN", 1, 1), 0.35),
     "lstm, states of zeros": (zero_state, 0.45),
     "encoder": (encoder, 0.36),
+    "norm after norm": (norm_after_norm, 0.46),
+    "mean square norm": (mean_square_norm, 0.42),
+    "written out layer norm": (written_out_layer_norm, 0.75),
 }
 """Name → (graph, the largest share of parameters that may be left at sparsity 0.5). The small input and output
 layers of these networks weigh more than those of real ones."""

@@ -1,0 +1,61 @@
+"""In which tensors a masked channel is no longer zero: where something was added to all channels alike."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..graph import edit
+from .engine import Engine
+from .movement import MOVES
+from .rules import RULES, elementwise
+
+NOT_ZERO_AT_ZERO = (
+    *(
+        "Acos",
+        "Cos",
+        "Cosh",
+        "Equal",
+        "Exp",
+        "GreaterOrEqual",
+        "HardSigmoid",
+        "LessOrEqual",
+        "Log",
+        "Not",
+        "Reciprocal",
+    ),
+    *("Sigmoid", "Softplus", "Where"),
+)
+"""Element-wise operators that do not map zero to zero."""
+
+ADDING = {"Add", "Max", "Mean", "Min", "Sub", "Sum"}
+KEEPING = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize"}
+
+
+def note_shift(engine: Engine, node: ir.Node) -> None:
+    """Pass a shift on, or note a new one; operators with parameters of their own (Conv, a normalisation) end it."""
+    op = edit.op_of(node)
+    if RULES.get(op) is elementwise:
+        out = node.outputs[0]
+        axes = range(-len(engine.shape(out)), 0)
+        engine.shifted.update((out, axis) for axis in axes if _is_shifted(engine, node, op, axis))
+    elif op in MOVES or op in KEEPING or op.startswith("Reduce"):
+        read = node.inputs if op == "Concat" else node.inputs[:1]
+        moved = {axis for v in read if v is not None for axis in engine.shifted_axes(v)}
+        for out in node.outputs:
+            rank = len(engine.shape(out))
+            same = len(engine.shape(node.inputs[0])) == rank if node.inputs[0] is not None else False
+            kept = moved if same and op in UNMOVED else range(-rank, 0) if moved else ()
+            engine.shifted.update((out, axis) for axis in kept)
+
+
+UNMOVED = {"Cast", "Dropout", "Identity", *KEEPING}
+
+
+def _is_shifted(engine: Engine, node: ir.Node, op: str, axis: int) -> bool:
+    read = [v for v in node.inputs if v is not None]
+    computed = [v for v in read if edit.constant(v) is None]
+    if op == "Mul":
+        return bool(computed) and all((v, axis) in engine.shifted for v in computed)
+    if op in NOT_ZERO_AT_ZERO or any((v, axis) in engine.shifted for v in computed):
+        return True
+    return op in ADDING and any(len(engine.shape(v)) < -axis or engine.shape(v)[axis] == 1 for v in read)

@@ -1,0 +1,161 @@
+"""Gram matrices: second moments of a tensor's channels over the samples, in the memory of the matrices alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..errors import DataError, PassError
+from ..progress import Progress, silent
+from .samples import Samples
+from .segments import Walk
+from .session import Array
+
+Matrix = npt.NDArray[np.float64]
+
+BLOCK_ROWS = 4096
+"""Rows that are multiplied at a time: always the same ones, however the samples are split into batches."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of two sets of columns over the same rows.
+
+    Attributes
+    ----------
+    own : (k, k) float64 array
+        Σ x xᵀ over the rows.
+    cross : (m, k) float64 array
+        Σ y xᵀ.
+    count : int
+        How many rows.
+    """
+
+    own: Matrix
+    cross: Matrix
+    count: int
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows (the same in either order, to rounding)."""
+        return Moments(self.own + other.own, self.cross + other.cross, self.count + other.count)
+
+
+class Gram:
+    """Adds up `Moments` of rows as they come.
+
+    Rows are gathered into blocks of a fixed size before they are multiplied, in float64, so that the result is the
+    same to the last bit however they were handed over.
+    """
+
+    def __init__(self) -> None:
+        self._moments: Moments | None = None
+        self._waiting: list[tuple[Matrix, Matrix]] = []
+        self._rows = 0
+
+    def add(self, x: Array, y: Array) -> None:
+        """Take rows of x (n, k) and of y (n, m)."""
+        self._waiting.append((x.astype(np.float64), y.astype(np.float64)))
+        self._rows += len(x)
+        if self._rows >= BLOCK_ROWS:
+            self._flush()
+
+    def moments(self) -> Moments:
+        """Return the moments of all rows so far."""
+        self._flush()
+        found = self._moments or Moments(np.zeros((0, 0)), np.zeros((0, 0)), 0)
+        return found if not self._rows else self._with(found, *self._gathered())
+
+    def _gathered(self) -> tuple[Matrix, Matrix]:
+        x, y = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        return x, y
+
+    def _flush(self) -> None:
+        """Multiply the whole blocks among the waiting rows."""
+        if self._rows < BLOCK_ROWS:
+            return
+        x, y = self._gathered()
+        whole = len(x) - len(x) % BLOCK_ROWS
+        for start in range(0, whole, BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            self._moments = self._with(self._moments, x[block], y[block])
+        self._waiting, self._rows = [(x[whole:], y[whole:])], len(x) - whole
+
+    def _with(self, moments: Moments | None, x: Matrix, y: Matrix) -> Moments:
+        new = Moments(x.T @ x, y.T @ x, len(x))
+        return new if moments is None or not moments.count else moments.merge(new)
+
+
+def rows_of(array: Array, axis: int) -> Array:
+    """Return one row for each position of all other axes, samples first.
+
+    >>> rows_of(np.arange(8).reshape(1, 2, 4), 1).shape
+    (4, 2)
+    """
+    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+
+
+def gram_of(pairs: Iterable[tuple[Array, Array]], name: str) -> Moments:
+    """Add up the moments of pairs of rows.
+
+    Raises
+    ------
+    DataError
+        A tensor (called `name`) holds NaN or infinity.
+    """
+    gram = Gram()
+    with np.errstate(invalid="ignore", over="ignore"):
+        for x, y in pairs:
+            gram.add(x, y)
+        moments = gram.moments()
+    if not (np.isfinite(moments.own).all() and np.isfinite(moments.cross).all()):
+        raise DataError(f"tensor '{name}' holds NaN or infinity for some sample")
+    return moments
+
+
+def collect_grams(
+    model: ir.Model, samples: Samples, reads: list[tuple[str, int, int]], *, progress: Progress = silent
+) -> dict[tuple[str, int, int], Moments]:
+    """Find the Gram matrix, along an axis, of what nodes read.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    reads : list of (str, int, int)
+        The first output of a node of the outer graph, the number of one of its inputs, and the axis of that tensor.
+    progress : callable
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    dict of (str, int, int) to Moments
+        `Moments.own` is the Gram matrix.
+
+    Raises
+    ------
+    DataError
+        A tensor holds NaN or infinity.
+    PassError
+        There is no such node or input, or it does not depend on the model's inputs.
+    """
+    nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+    order = {name: number for number, name in enumerate(nodes)}
+    found: dict[tuple[str, int, int], Moments] = {}
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        walk = Walk(model, samples, Path(folder))
+        for done, (name, index, axis) in enumerate(sorted(reads, key=lambda read: order.get(read[0], -1))):
+            walk.advance(name)
+            tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None
+            if tensor is None or not walk.has(str(tensor.name)):
+                raise PassError(f"node '{name}': its input {index} is constant or missing")
+            rows = (rows_of(array, axis) for array in walk.fetch(str(tensor.name)))
+            found[name, index, axis] = gram_of(((r, r[:, :0]) for r in rows), str(tensor.name))
+            progress("grams", done + 1, len(reads))
+    return found

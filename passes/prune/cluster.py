@@ -1,0 +1,128 @@
+"""Let each weight take few different values."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.graph import edit
+from onnxcompress.graph.weights import Weight
+
+from .lloyd import STARTS, cluster
+from .weights import array_of, usable, without
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """The values that a weight may take, and which one each element takes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    axis : int
+        The axis along which each index has values of its own; -1 when all share them.
+    values : (books, clusters) float array
+    codes : (elements,) integer array
+        Which value each element takes, in memory order.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    values: npt.NDArray[np.float64]
+    codes: npt.NDArray[np.uint8]
+
+    def decode(self) -> npt.NDArray[np.float64]:
+        """Return the weight that the codes stand for."""
+        codes = self.codes.reshape(self.shape)
+        if self.axis < 0:
+            return np.asarray(self.values[0][codes])
+        book = np.arange(self.shape[self.axis]).reshape([-1 if d == self.axis else 1 for d in range(len(self.shape))])
+        return np.asarray(self.values[book, codes])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterPlan(Plan):
+    """Constant's name → codebook."""
+
+    books: dict[str, Codebook] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster(Pass):
+    """Let each weight take only a few different values, so that the file zips well; it stays as large unzipped.
+
+    Parameters
+    ----------
+    clusters : int
+        How many values each weight tensor may take.
+    initialisation : str
+        Where the centres start: linear (evenly from smallest to largest), random (drawn from the weights), density
+        (as many weights between each two) or kmeans++ (drawn far from each other).
+    per_channel : bool
+        Give each output channel values of its own.
+    preserve_sparsity : bool
+        Zeros stay zeros: one of the values is zero, and only what is not zero decides about the others.
+    exclude : tuple of str
+        Weights to leave alone, by patterns (``head*``) on their names.
+
+    Notes
+    -----
+    Han et al., "Deep Compression", arXiv:1510.00149; TensorFlow's toolkit: ``cluster_weights``. Lloyd's algorithm on
+    sorted values; weights with no more different values than clusters stay exactly as they are.
+    """
+
+    clusters: Annotated[int, msgspec.Meta(ge=2, le=256)] = 16
+    initialisation: Literal["linear", "random", "density", "kmeans++"] = "linear"
+    per_channel: bool = False
+    preserve_sparsity: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def plan(self, model: ir.Model, context: Context) -> ClusterPlan:
+        """Find the values of each weight."""
+        weights, refused = usable(model)
+        weights, excluded = without(self.name, self.exclude, weights)
+        random = np.random.default_rng(context.seed)
+        books = {}
+        for weight in weights:
+            if self.per_channel and weight.axis < 0:
+                reason = "an operator moves it before it is used, so that its output channels are not known"
+                refused.append(Refusal(str(weight.value.name), reason))
+            else:
+                books[str(weight.value.name)] = self._book(weight, random)
+        return ClusterPlan(books=books, refused=(*refused, *excluded))
+
+    def apply(self, model: ir.Model, plan: ClusterPlan) -> Changes:
+        """Put the values in place."""
+        by_name = {value.name: value for value in edit.values(model.graph)}
+        done = []
+        for name, book in plan.books.items():
+            tensor = edit.constant(by_name[name])
+            assert tensor is not None
+            before = tensor.numpy()
+            after = book.decode().astype(before.dtype)
+            if not np.array_equal(before, after):
+                edit.set_constant(by_name[name], after)
+                sizes = [len(zlib.compress(array.tobytes())) / 1000 for array in (before, after)]
+                what = f"{len(np.unique(after))} different values; zipped {sizes[0]:,.1f} → {sizes[1]:,.1f} kB"
+                done.append(Change(name, f"{what}, in the file {after.nbytes / 1000:,.1f} kB"))
+        return Changes(tuple(done), plan.refused)
+
+    def _book(self, weight: Weight, random: np.random.Generator) -> Codebook:
+        array = array_of(weight).astype(np.float64)
+        axis = weight.axis if self.per_channel else -1
+        rows = array.reshape(1, -1) if axis < 0 else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        start = STARTS[self.initialisation]
+        found = [cluster(row, self.clusters, start, random, keep_zero=self.preserve_sparsity) for row in rows]
+        codes = np.stack([codes for _, codes in found])
+        if axis >= 0:
+            moved = [array.shape[axis], *(n for d, n in enumerate(array.shape) if d != axis)]
+            codes = np.moveaxis(codes.reshape(moved), 0, axis)
+        values = np.stack([np.resize(values, self.clusters) for values, _ in found])
+        return Codebook(array.shape, axis, values, np.ascontiguousarray(codes).reshape(-1))

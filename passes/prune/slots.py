@@ -1,0 +1,40 @@
+"""Where a group's channels can be watched: the activations that operators read or that an activation function makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcompress.channels.groups import Group, Groups, Member
+from onnxcompress.graph import edit
+
+Slot = tuple[str, int]
+"""A tensor's name and one of its axes."""
+
+ZEROING = {"Clip", "HardSwish", "Relu", "Shrink", "ThresholdedRelu"}
+"""Activation functions that make zeros."""
+
+
+def slot_of(member: Member) -> Slot:
+    """Return how statistics call a member."""
+    return str(member.value.name), member.axis
+
+
+def read_members(groups: Groups, group: Group) -> list[Member]:
+    """Return the activations that operators sum over along the group's channels."""
+    read = {(sink.data, sink.axis) for sink in groups.sinks if edit.constant(sink.data) is None}
+    return [m for m in group.members if (m.value, m.axis) in read]
+
+
+def activated_members(groups: Groups, group: Group) -> list[Member]:
+    """Return what activation functions that make zeros return; where there are none, what operators read."""
+    producers = [(m, m.value.producer()) for m in group.members if m.role == "activation"]
+    found = [m for m, node in producers if node is not None and edit.op_of(node) in ZEROING]
+    return found or read_members(groups, group)
+
+
+def by_channel(member: Member, values: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """Average values, one for each position of a member's axis, over the positions of each channel."""
+    inside = member.index >= 0
+    where = member.index[inside]
+    return np.bincount(where, values[inside], size) / np.maximum(np.bincount(where, minlength=size), 1)
