@@ -36,8 +36,9 @@ def note_shift(engine: Engine, node: ir.Node) -> None:
     op = edit.op_of(node)
     if RULES.get(op) is elementwise:
         out = node.outputs[0]
-        axes = range(-len(engine.shape(out)), 0)
-        engine.shifted.update((out, axis) for axis in axes if _is_shifted(engine, node, op, axis))
+        rank = len(engine.shape(out))
+        labelled = [axis - rank for axis, rows in enumerate(engine.axes(out)) if rows is not None]
+        engine.shifted.update((out, axis) for axis in labelled if _is_shifted(engine, node, op, axis))
     elif op in MOVES or op in KEEPING or op.startswith("Reduce"):
         read = node.inputs if op == "Concat" else node.inputs[:1]
         moved = {axis for v in read if v is not None for axis in engine.shifted_axes(v)}
@@ -45,6 +46,9 @@ def note_shift(engine: Engine, node: ir.Node) -> None:
             rank = len(engine.shape(out))
             same = len(engine.shape(node.inputs[0])) == rank if node.inputs[0] is not None else False
             kept = moved if same and op in UNMOVED else range(-rank, 0) if moved else ()
+            if op == "Transpose":
+                perm = edit.ints_attribute(node, "perm") or tuple(range(rank))[::-1]
+                kept = {axis - rank for axis in range(rank) if perm[axis] - rank in moved}
             engine.shifted.update((out, axis) for axis in kept)
 
 

@@ -125,6 +125,12 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return result
 
 
+def has_free_inputs(model: ir.Model) -> bool:
+    """Tell whether some input has an extent that the model does not fix."""
+    shaped = [v.shape for v in model.graph.inputs if v.const_value is None and v.shape is not None]
+    return any(not isinstance(dim, int) or dim <= 0 for shape in shaped for dim in shape)
+
+
 def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]], *, larger: bool) -> None:
     bound: dict[str, int] = {}
     for value in graph.inputs:
