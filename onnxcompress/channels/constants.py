@@ -45,15 +45,21 @@ class Constants:
         shape = self.engine.shape(value)
         key = (value, axis % max(len(shape), 1))
         if key not in self._found:
-            tensor = edit.constant(value)
-            if tensor is not None and tensor.dtype.is_floating_point() and shape:
+            array = self._array(value)
+            if array is not None and shape:
                 others = tuple(d for d in range(len(shape)) if d != key[1])
-                array = tensor.numpy().astype(np.float64, copy=False)
                 low, high = array.min(axis=others), array.max(axis=others)
                 self._found[key] = np.where(low == high, low, np.nan)
             else:
                 return np.full(shape[axis] if shape else 0, np.nan)
         return self._found[key]
+
+    def _array(self, value: ir.Value) -> npt.NDArray[np.float64] | None:
+        """Return a constant, or a small value computed from constants alone (a class token, expanded)."""
+        tensor = edit.constant(value)
+        array = self.engine.known.values.get(value) if tensor is None else tensor.numpy()
+        floating = array is not None and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
+        return array.astype(np.float64, copy=False) if array is not None and floating else None
 
     def set(self, value: ir.Value, axis: int, channel: Channel) -> None:
         """Note the constant slices of a node's output, where there are any."""
@@ -64,7 +70,7 @@ class Constants:
         """Return the axes of a tensor along which some slice is known."""
         if value is None:
             return []
-        if edit.constant(value) is not None:
+        if self._array(value) is not None:
             return list(range(len(self.engine.shape(value))))
         return [axis for axis in range(len(self.engine.shape(value))) if (value, axis) in self._found]
 
