@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background by a shell without job control: programs started from here would never see ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KIT = Path(__file__).parents[2] / "shared" / "kit"
 
