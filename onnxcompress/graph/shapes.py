@@ -24,7 +24,7 @@ FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 
 def infer(model: ir.Model) -> None:
     """Fill in types and shapes where the model says nothing; what the file says is kept."""
-    inferred = _infer_copy(model)
+    inferred = _infer(model.clone())
     for graph, known in zip(model.graphs(), inferred.graphs(), strict=True):
         mapping = {value.name: value for value in _own_values(known)}
         for value in _own_values(graph):
@@ -52,9 +52,8 @@ def _unknown(dim: int | ir.SymbolicDim) -> bool:
     return not isinstance(dim, int) and dim.value is None
 
 
-def _infer_copy(model: ir.Model) -> ir.Model:
-    """Run onnx's shape inference on a copy that shares the weights; what it cannot infer stays unknown."""
-    copy = model.clone()
+def _infer(copy: ir.Model) -> ir.Model:
+    """Run onnx's shape inference in place, on a copy of ours; what it cannot infer stays unknown."""
     logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # a failure leaves shapes unknown, which callers report by node name
@@ -110,7 +109,7 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     forget(copy)
     for value in copy.graph.outputs:
         value.shape = None
-    inferred = _infer_copy(copy)
+    inferred = _infer(copy)
     known = {value.name: value for value in _own_values(inferred.graph)}
     result = Concrete()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
