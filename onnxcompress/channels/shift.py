@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
@@ -40,19 +44,20 @@ def note_shift(engine: Engine, node: ir.Node) -> None:
         labelled = [axis - rank for axis, rows in enumerate(engine.axes(out)) if rows is not None]
         engine.shifted.update((out, axis) for axis in labelled if _is_shifted(engine, node, op, axis))
     elif op in MOVES or op in KEEPING or op.startswith("Reduce"):
-        read = node.inputs if op == "Concat" else node.inputs[:1]
-        moved = {axis for v in read if v is not None for axis in engine.shifted_axes(v)}
-        for out in node.outputs:
+        labels = _shifted_labels(engine, node.inputs if op == "Concat" else node.inputs[:1])
+        for out in node.outputs if labels.size else ():
             rank = len(engine.shape(out))
-            same = len(engine.shape(node.inputs[0])) == rank if node.inputs[0] is not None else False
-            kept = moved if same and op in UNMOVED else range(-rank, 0) if moved else ()
-            if op == "Transpose":
-                perm = edit.ints_attribute(node, "perm") or tuple(range(rank))[::-1]
-                kept = {axis - rank for axis in range(rank) if perm[axis] - rank in moved}
-            engine.shifted.update((out, axis) for axis in kept)
+            for axis, rows in enumerate(engine.axes(out)):
+                if rows is not None and np.isin(engine.labels.resolve(rows), labels).any():
+                    engine.shifted.add((out, axis - rank))
 
 
-UNMOVED = {"Cast", "Dropout", "Identity", *KEEPING}
+def _shifted_labels(engine: Engine, values: Iterable[ir.Value | None]) -> npt.NDArray[np.int64]:
+    """Return the labels along the shifted axes: wherever they are moved, the shift goes too."""
+    axes = [(v, axis) for v in values if v is not None for axis in engine.shifted_axes(v)]
+    rows = [engine.labels.resolve(r).ravel() for v, axis in axes if (r := engine.axes(v)[axis]) is not None]
+    labels = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.int64)
+    return labels[labels > 0]
 
 
 def _is_shifted(engine: Engine, node: ir.Node, op: str, axis: int) -> bool:
