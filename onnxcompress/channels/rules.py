@@ -49,22 +49,17 @@ def elementwise(engine: Engine, node: ir.Node) -> None:
     engine.set(out, result)
 
 
+CHANNEL_AXES = {"Conv": (1, 0), "ConvTranspose": (0, 1)}
+"""The axes of the weight that are summed over and that become output channels."""
+
+
 def conv(engine: Engine, node: ir.Node) -> None:
     """Sum over input channels; a group is a factor of both channel axes and can go as a whole."""
     data, weight = node.inputs[0], node.inputs[1]
     assert data is not None and weight is not None
-    groups = edit.int_attribute(node, "group", 1)
-    out, consumed, into = _channels(engine, node, data, weight, groups, (1, 0))
-    _convolution(engine, node, data, weight, (1, 0), groups, out, consumed, into)
-
-
-def conv_transpose(engine: Engine, node: ir.Node) -> None:
-    """Like Conv, with the weight's axes the other way round: (C_in, C_out / groups, …)."""
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
-    groups = edit.int_attribute(node, "group", 1)
-    out, consumed, into = _channels(engine, node, data, weight, groups, (0, 1))
-    _convolution(engine, node, data, weight, (0, 1), groups, out, consumed, into)
+    groups, axes = edit.int_attribute(node, "group", 1), CHANNEL_AXES[node.op_type]
+    out, consumed, into = _channels(engine, node, data, weight, groups, axes)
+    _convolution(engine, node, data, weight, axes, groups, out, consumed, into)
 
 
 def _channels(
@@ -351,7 +346,7 @@ _MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Soft
 RULES: dict[str, Rule] = {
     "BatchNormalization": per_channel,
     "Conv": conv,
-    "ConvTranspose": conv_transpose,
+    "ConvTranspose": conv,
     "DequantizeLinear": quantize_or_dequantize,
     "Gemm": gemm,
     "GroupNormalization": group_normalization,
