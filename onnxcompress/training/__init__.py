@@ -8,6 +8,16 @@ come back in a checkpoint file.
 
 from .gradients import Trainable
 from .launch import Settings, Trained, train
-from .objective import trainable_weights
+from .objective import logits_of, trainable_weights
+from .saliency import Saliency, measure_saliency
 
-__all__ = ["Settings", "Trainable", "Trained", "train", "trainable_weights"]
+__all__ = [
+    "Saliency",
+    "Settings",
+    "Trainable",
+    "Trained",
+    "logits_of",
+    "measure_saliency",
+    "train",
+    "trainable_weights",
+]

@@ -1,17 +1,13 @@
-"""Start the training interpreter, listen to it, and take its weights back."""
+"""Train in the other interpreter: write the job, let it run, take its weights back."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..errors import DataError, TrainingError
+from ..errors import TrainingError
 from ..progress import Progress, silent
 from . import worker
-from .objective import LABELS, TEACHER, Objective, build_objective
-
-LOG = "worker.log"
-Arrays = Mapping[str, npt.NDArray[Any]]
+from .job import Arrays, check_data, initial_weights, write_job
+from .objective import Objective, build_objective
+from .process import LOG, run_worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +112,16 @@ def train(
     hard = 0.0 if labels is None else 1.0 if teacher is None else settings.hard_weight
     settings = dataclasses.replace(settings, hard_weight=hard)
     objective = build_objective(model, temperature=settings.temperature, hard_weight=hard, frozen=frozen)
-    data = _check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
-    initial = _initial_weights(model, objective)
+    data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
+    initial = initial_weights(model, objective)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
-        _write_job(Path(folder), objective, data, initial, settings, kept, fingerprint)
-        _run_worker(Path(folder), kept, settings, progress or silent)
+        job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "settings": dataclasses.asdict(settings)}
+        write_job(Path(folder), objective, data, initial, job)
+        failed = run_worker(Path(folder), kept / LOG, progress or silent)
+        if failed:
+            raise TrainingError(f"{failed}; {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)
 
 
@@ -144,45 +142,6 @@ def _checkpoint_folder(given: Path | None) -> Iterator[Path]:
                 shutil.rmtree(folder)
     except OSError as error:
         raise TrainingError(f"cannot write the training's files: {error}") from None
-
-
-def _check_data(
-    objective: Objective, inputs: Arrays, labels: npt.NDArray[Any] | None, teacher: npt.NDArray[Any] | None
-) -> dict[str, npt.NDArray[Any]]:
-    if labels is None and teacher is None:
-        raise DataError("training needs labels or a teacher's logits, and there are neither")
-    missing = [name for name in objective.inputs if name not in inputs]
-    if missing:
-        raise DataError(f"the samples lack input '{missing[0]}' of the model")
-    data = {name: np.asarray(inputs[name]) for name in objective.inputs}
-    if labels is not None:
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(f"labels must be class numbers of shape [samples], not {labels.dtype} {list(labels.shape)}")
-        data[LABELS] = labels.astype(np.int64)
-    if teacher is not None:
-        if teacher.ndim != 2 or not np.isfinite(teacher).all():
-            raise DataError(
-                f"the teacher's logits must be finite numbers [samples, classes], not {list(teacher.shape)}"
-            )
-        data[TEACHER] = teacher.astype(np.float32)
-    counts = {name: len(array) for name, array in data.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise DataError(f"every input needs the same number of samples, and at least one; there are {counts}")
-    classes = objective.classes if teacher is None else int(teacher.shape[1])
-    if labels is not None and (labels.min() < 0 or (classes is not None and labels.max() >= classes)):
-        raise DataError(f"labels go from {labels.min()} to {labels.max()}, but the model has {classes} classes")
-    return data
-
-
-def _initial_weights(model: ir.Model, objective: Objective) -> dict[str, npt.NDArray[np.float32]]:
-    initializers = model.graph.initializers
-    arrays = {}
-    for name in (*objective.weights, *objective.states):
-        tensor = initializers[name].const_value
-        if tensor is None:
-            raise TrainingError(f"initializer '{name}' has no values; load the model with its weights")
-        arrays[name] = tensor.numpy().astype(np.float32)
-    return arrays
 
 
 def _fingerprint(objective: Objective, data: Arrays, initial: Arrays, settings: Settings) -> dict[str, Any]:
@@ -215,6 +174,13 @@ def _read_header(kept: Path) -> dict[str, Any] | None:
         raise TrainingError(f"{path} is no training checkpoint ({error}); delete it or name another folder") from None
 
 
+def _how_to_resume(kept: Path) -> str:
+    header = _read_header(kept)
+    if header is None:
+        return "no epoch was finished"
+    return f"a checkpoint of epoch {header['epoch']} is in {kept}; train again with it as checkpoint to go on"
+
+
 def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
     header = _read_header(kept)
     if header is None:
@@ -225,119 +191,6 @@ def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
             f"{kept / worker.CHECKPOINT} belongs to another training ({' and '.join(other)} differ); "
             "delete it or name another folder"
         )
-
-
-def _write_job(
-    folder: Path,
-    objective: Objective,
-    data: Arrays,
-    initial: Arrays,
-    settings: Settings,
-    kept: Path,
-    fingerprint: dict[str, Any],
-) -> None:
-    files = {name: f"data_{i}.npy" for i, name in enumerate(data)}
-    for name, array in data.items():
-        np.save(folder / files[name], array, allow_pickle=False)
-    flat = np.concatenate([initial[name].ravel() for name in objective.weights])
-    running = {f"running_{i}": initial[name] for i, name in enumerate(objective.states)}
-    with (folder / "start.npz").open("wb") as file:
-        np.savez(file, flat=flat, **running)  # type: ignore[arg-type]
-    (folder / "objective.onnx").write_bytes(objective.proto.SerializeToString())
-    job = {
-        "checkpoint": str(kept.resolve()),
-        "data": files,
-        "fingerprint": fingerprint,
-        "samples": len(next(iter(data.values()))),
-        "settings": dataclasses.asdict(settings),
-        "shapes": [initial[name].shape for name in objective.weights],
-        "states": objective.states,
-        "threads": 0,
-        "weights": objective.weights,
-    }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-
-
-def find_uv() -> str:
-    """Return the path of uv, from its own wheel or from PATH."""
-    try:
-        import uv
-
-        return str(uv.find_uv_bin())
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("uv")
-    if found is None:
-        raise TrainingError(
-            'training needs uv to set up its interpreter; get it with: pip install "onnxcompress[train]"'
-        )
-    return found
-
-
-def _run_worker(folder: Path, kept: Path, settings: Settings, progress: Progress) -> None:
-    command = [find_uv(), "run", "--no-project", "--script", str(Path(worker.__file__).resolve()), str(folder)]
-    progress("setting up the training interpreter", 0, 1)
-    log = kept / LOG
-    with log.open("wb") as errors, _started(command, errors) as process:
-        finished = False
-        for line in process.stdout or ():
-            message = _read_message(line)
-            if message.get("event") in ("step", "epoch"):
-                what = f"training: epoch {message['epoch']} of {settings.epochs}, loss {message['loss']:.4g}"
-                progress(what, message["done"], message["total"])
-            finished = message.get("event") == "done"
-        code = process.wait()
-    if not finished:
-        raise TrainingError(_what_happened(code, log, kept))
-
-
-def _read_message(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
-
-
-def _what_happened(code: int, log: Path, kept: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    said = f": {lines[-1][:300]}" if lines else ""
-    header = _read_header(kept)
-    if header is None:
-        resume = "no epoch was finished"
-    else:
-        resume = f"a checkpoint of epoch {header['epoch']} is in {kept}; train again with it as checkpoint to go on"
-    return f"the training interpreter ended with code {code}{said} (log: {log}); {resume}"
-
-
-@contextmanager
-def _started(command: list[str], errors: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the worker in a process group of its own, and leave none of it behind, whatever happens."""
-    # What points our interpreter to its packages must not reach the other one.
-    hidden = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONSAFEPATH", "VIRTUAL_ENV")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=environment | {"UV_NO_PROGRESS": "1"},
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End uv and the worker that it started; a worker that this misses ends when its stdin closes."""
-    if process.poll() is not None:
-        return
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read_result(kept: Path, objective: Objective, initial: Arrays) -> Trained:

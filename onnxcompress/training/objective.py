@@ -13,7 +13,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import TrainingError
-from ..graph import edit
+from ..graph import edit, shapes
+from ..runtime.samples import Samples
+from ..runtime.session import open_session
 from .gradients import Trainable, find_trainable
 
 LABELS = "onnxcompress.labels"
@@ -56,14 +58,20 @@ def trainable_weights(model: ir.Model) -> Trainable:
 
 
 def build_objective(
-    model: ir.Model, *, temperature: float, hard_weight: float, frozen: Collection[str] = ()
+    model: ir.Model,
+    *,
+    temperature: float,
+    hard_weight: float,
+    frozen: Collection[str] = (),
+    evaluate: bool = False,
 ) -> Objective:
     """Build the graph whose first output is the loss of a batch.
 
     ``loss = (1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels, student)``,
-    both means over the batch. A term whose weight is zero is left out, and with it its input.
+    both means over the batch. A term whose weight is zero is left out, and with it its input. With `evaluate`
+    BatchNormalization stays as it is when the model is used.
     """
-    copy = _prepared(model)
+    copy = _prepared(model, evaluate=evaluate)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -79,7 +87,7 @@ def build_objective(
     if not weights:
         reason = next(iter(found.stopped.values()), "no float32 initializer is a weight of a node that leads to it")
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
-    states = _train_batch_norms(graph)
+    states = {} if evaluate else _train_batch_norms(graph)
     _keep_statistics(graph)
     loss = _add_loss(graph, logits, temperature, hard_weight)
     inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
@@ -90,7 +98,7 @@ def build_objective(
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(model: ir.Model) -> ir.Model:
+def _prepared(model: ir.Model, *, evaluate: bool = False) -> ir.Model:
     """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained."""
     copy = model.clone()
     if copy.functions:
@@ -101,8 +109,17 @@ def _prepared(model: ir.Model) -> ir.Model:
         if value.is_initializer():
             graph.inputs.remove(value)
     common.TopologicalSortPass()(copy)
+    if evaluate:
+        _write_out_batch_norms(copy)
     _free_batch(graph)
     return copy
+
+
+def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
+    """Return a model's logits for all samples."""
+    session = open_session(up_to_logits(model))
+    parts = [next(iter(session.run(feeds).values())) for feeds in samples.batches()]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def up_to_logits(model: ir.Model) -> ir.Model:
@@ -181,6 +198,31 @@ def _train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
             following.type, following.shape = running.type, running.shape
             states[str(running.name)] = following
     return states
+
+
+def _write_out_batch_norms(model: ir.Model) -> None:
+    """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode."""
+    shapes.infer(model)
+    for node in list(model.graph):
+        data, parameters = node.inputs[0] if node.inputs else None, [edit.constant(v) for v in node.inputs[1:5]]
+        if node.op_type != "BatchNormalization" or data is None:
+            continue
+        if data.shape is None or None in parameters or node.attributes.get_int("training_mode"):
+            raise TrainingError(f"{edit.label(node)} is in training mode, or its parameters or rank are not known")
+        scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in parameters if t is not None)
+        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        column = (-1, *[1] * (len(data.shape) - 2))
+        last = data
+        for op_type, array in (("Mul", factor), ("Add", shift - mean * factor)):
+            # Constant nodes and not initializers, which would be trained.
+            constant = ir.node("Constant", [], {"value": ir.tensor(array.reshape(column).astype(np.float32))})
+            step = ir.node(op_type, [last, constant.outputs[0]])
+            for made in (constant, step):
+                made.outputs[0].name = f"{node.outputs[0].name}/{op_type}/{made.op_type}"
+            model.graph.insert_before(node, [constant, step])
+            last = step.outputs[0]
+        edit.replace_uses(node.outputs[0], last)
+        model.graph.remove(node, safe=True)
 
 
 def _keep_statistics(graph: ir.Graph) -> None:

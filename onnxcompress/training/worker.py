@@ -32,9 +32,15 @@ SECONDS_BETWEEN_REPORTS = 0.2
 
 
 def main(folder: Path) -> None:
-    """Train what `folder` describes, from its last checkpoint if there is one."""
+    """Do the job that `folder` describes."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    (measure if "result" in job else train)(job, folder)
+    tell(event="done")
+
+
+def train(job: dict[str, Any], folder: Path) -> None:
+    """Train from the last checkpoint if there is one."""
     state = State.load(job) if (Path(job["checkpoint"]) / CHECKPOINT).exists() else State.start(job, folder)
     data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
     session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
@@ -42,10 +48,8 @@ def main(folder: Path) -> None:
     while state.epoch < job["settings"]["epochs"]:
         run_epoch(job, state, session, data)
         state.save(job)
-        total = job["settings"]["epochs"]
-        steps = step_count(job)
-        tell(event="epoch", epoch=state.epoch, done=state.epoch * steps, total=total * steps, loss=state.losses[-1])
-    tell(event="done")
+        epochs, steps = job["settings"]["epochs"], step_count(job)
+        report(state.epoch, epochs, state.losses[-1], state.epoch * steps, epochs * steps)
 
 
 class State:
@@ -105,9 +109,38 @@ def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, A
         update(settings["optimizer"], state, gradient, rate, decay, done + 1)
         if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
             reported = time.monotonic()
-            tell(event="step", epoch=state.epoch + 1, done=done + 1, total=of, loss=loss)
+            report(state.epoch + 1, settings["epochs"], loss, done + 1, of)
     state.epoch += 1
     state.losses.append(total / samples)
+
+
+def measure(job: dict[str, Any], folder: Path) -> None:
+    """Sum up, sample by sample, what each position of each axis of each weight contributes to the loss.
+
+    Writes ``first_K_A``, the mean over samples of ``|sum(w·g)|``, and ``second_K_A``, the mean of ``sum((w·g)²) / 2``,
+    for axis A of weight K; sums go over the other axes.
+    """
+    start = np.load(folder / "start.npz")
+    weights = dict(zip(job["weights"], views(start["flat"], job["shapes"]), strict=True))
+    data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
+    session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+    sums: dict[str, Any] = {}
+    reported = time.monotonic()
+    for sample in range(job["samples"]):
+        feeds = {name: np.ascontiguousarray(array[sample : sample + 1]) for name, array in data.items()}
+        gradients = session.run([f"{name}_grad" for name in weights], feeds | weights)
+        for number, (weight, gradient) in enumerate(zip(weights.values(), gradients, strict=True)):
+            product = (weight * gradient).astype(np.float64)
+            for axis in range(product.ndim):
+                others = tuple(a for a in range(product.ndim) if a != axis)
+                for key, part in (("first", np.abs(product.sum(others))), ("second", (product**2).sum(others) / 2)):
+                    name = f"{key}_{number}_{axis}"
+                    sums[name] = part if sample == 0 else sums[name] + part
+        if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+            reported = time.monotonic()
+            tell(event="step", what="gradients", done=sample + 1, total=job["samples"])
+    with Path(job["result"]).open("wb") as file:
+        np.savez(file, **{name: array / job["samples"] for name, array in sums.items()})
 
 
 def step_count(job: dict[str, Any]) -> int:
@@ -167,6 +200,11 @@ def open_gradients(path: Path, weights: list[str], threads: int) -> Any:
     builder = GradientGraphBuilder(optimized, {LOSS}, wanted, LOSS, options)
     builder.build()
     return onnxruntime.InferenceSession(builder.get_model(), options, providers=["CPUExecutionProvider"])
+
+
+def report(epoch: int, epochs: int, loss: float, done: int, total: int) -> None:
+    """Say how far the training is."""
+    tell(event="step", what=f"training: epoch {epoch} of {epochs}, loss {loss:.4g}", done=done, total=total)
 
 
 def tell(**message: Any) -> None:

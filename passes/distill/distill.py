@@ -14,10 +14,7 @@ from msgspec import Meta
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph.edit import set_constant
-from onnxcompress.runtime.samples import Samples
-from onnxcompress.runtime.session import open_session
-from onnxcompress.training import Settings, train, trainable_weights
-from onnxcompress.training.objective import up_to_logits
+from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
@@ -90,7 +87,7 @@ class Distill(Pass):
             model,
             samples.arrays(),
             labels=labels,
-            teacher=teacher_logits(context.original, samples) if needs_teacher else None,
+            teacher=logits_of(context.original, samples) if needs_teacher else None,
             settings=Settings(**options, seed=context.seed),
             checkpoint=Path(checkpoint) if checkpoint else None,
             progress=context.progress,
@@ -116,13 +113,6 @@ class Distill(Pass):
             what = f"{plan.losses[0]:.4g} in the first epoch, {plan.losses[-1]:.4g} in the last of {len(plan.losses)}"
             done.insert(0, Change("loss", what))
         return Changes(tuple(done), tuple(refused))
-
-
-def teacher_logits(teacher: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
-    """Return the teacher's logits for all samples."""
-    session = open_session(up_to_logits(teacher))
-    parts = [next(iter(session.run(feeds).values())) for feeds in samples.batches()]
-    return np.concatenate(parts).astype(np.float32)
 
 
 def _check_unquantized(model: ir.Model) -> None:

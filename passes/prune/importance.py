@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from onnxcompress.contract import Context, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import constant_behind
 from onnxcompress.runtime.statistics import Moment
+from onnxcompress.training import logits_of, measure_saliency
 
 from .slots import Slot, activated_members, by_channel, read_members, slot_of
 
@@ -25,7 +27,11 @@ class Evidence:
 
     groups: Groups
     random: np.random.Generator
-    means: Mapping[Slot, Scores] = field(default_factory=dict)
+    measured: Mapping[Slot, Scores] = field(default_factory=dict)
+
+
+Measure = Callable[[list[Group], Context], Mapping[Slot, Scores]]
+"""Measures something on the samples, all at once: numbers for each position of an axis of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +44,18 @@ class Criterion:
         Returns scores from each member that has a say; none where the criterion does not apply.
     lacking : str
         Why it does not apply then.
-    watched : callable, optional
-        Which members to take the mean of, over the samples.
-    moment : str
-        Of what the mean is taken.
+    measure : callable, optional
+        What to measure before, on the samples.
+    training : bool
+        It is measured in the training interpreter.
     finish : callable, optional
         Turns the combined scores into the final ones.
     """
 
     parts: Callable[[Group, Evidence], list[Scores]]
     lacking: str = "no float weight makes or reads its channels"
-    watched: Callable[[Groups, Group], list[Member]] | None = None
-    moment: Moment = "absolute"
+    measure: Measure | None = None
+    training: bool = False
     finish: Callable[[Scores], Scores] | None = None
 
 
@@ -61,11 +67,8 @@ def score_groups(
 ) -> tuple[dict[str, Scores], list[Refusal]]:
     """Score the channels of each group; all that must be measured is measured in one go."""
     criterion = IMPORTANCE[name]
-    means: Mapping[Slot, Scores] = {}
-    if criterion.watched is not None:
-        slots = {slot_of(member) for group in chosen for member in criterion.watched(context.groups, group)}
-        means = context.channel_means(sorted(slots), criterion.moment)
-    evidence = Evidence(context.groups, np.random.default_rng(context.seed), means)
+    measured = {} if criterion.measure is None else criterion.measure(chosen, context)
+    evidence = Evidence(context.groups, np.random.default_rng(context.seed), measured)
     scores, refused = {}, []
     for group in chosen:
         parts = criterion.parts(group, evidence)
@@ -164,13 +167,23 @@ def _filters(member: Member, array: Scores, size: int) -> Scores:
     return filters.reshape(size, -1)
 
 
+def _means(watched: Callable[[Groups, Group], list[Member]], moment: Moment) -> Measure:
+    """Measure the mean of some activations."""
+
+    def measure(chosen: list[Group], context: Context) -> Mapping[Slot, Scores]:
+        slots = {slot_of(member) for group in chosen for member in watched(context.groups, group)}
+        return context.channel_means(sorted(slots), moment)
+
+    return measure
+
+
 def _activations(group: Group, evidence: Evidence) -> list[Scores]:
     read = read_members(evidence.groups, group)
-    return [_relative(by_channel(m, evidence.means[slot_of(m)], group.size)) for m in read]
+    return [_relative(by_channel(m, evidence.measured[slot_of(m)], group.size)) for m in read]
 
 
 def _share_not_zero(group: Group, evidence: Evidence) -> list[Scores]:
-    return [by_channel(m, evidence.means[slot_of(m)], group.size) for m in activated_members(evidence.groups, group)]
+    return [by_channel(m, evidence.measured[slot_of(m)], group.size) for m in activated_members(evidence.groups, group)]
 
 
 def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
@@ -183,7 +196,7 @@ def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
             data = members.get((sink.data, sink.axis))
             if data is None or data.role != "activation" or constant_behind(sink.weight) is not member.value:
                 continue
-            square = evidence.means[slot_of(data)]
+            square = evidence.measured[slot_of(data)]
             if np.array_equal(member.index, data.index):
                 score = _per_channel_sum(member, weight * np.sqrt(square), group.size)
             else:  # in grouped convolutions the two axes are numbered differently
@@ -192,6 +205,30 @@ def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
     return found
 
 
+def _loss_change(order: Literal["first", "second"]) -> Measure:
+    """Measure how the loss changes with the weights; without labels, the loss of the model's own decisions."""
+
+    def measure(chosen: list[Group], context: Context) -> Mapping[Slot, Scores]:
+        samples = context.samples.head(GRADIENT_SAMPLES)
+        labels = samples.labels
+        if labels is None:
+            labels = logits_of(context.original, samples).argmax(axis=-1)
+        weights = {str(m.value.name): None for group in chosen for m, _ in _weights(group, ("in", "out"))}
+        found = measure_saliency(context.model, samples.arrays(), labels, tuple(weights), progress=context.progress)
+        answer: dict[Slot, Scores] = getattr(found, order)
+        return answer
+
+    return measure
+
+
+def _saliency(group: Group, evidence: Evidence) -> list[Scores]:
+    """The change of the loss as it is: that of one group compares with that of another."""
+    members = [m for m, _ in _weights(group, ("in", "out")) if slot_of(m) in evidence.measured]
+    return [_per_channel_sum(m, evidence.measured[slot_of(m)], group.size) for m in members]
+
+
+GRADIENT_SAMPLES = 256
+UNREACHED = "no gradient reaches the weights that make or read its channels"
 UNREAD = "no operator reads it as an activation"
 IMPORTANCE: dict[str, Criterion] = {
     "l1": Criterion(_norms(1)),
@@ -200,7 +237,9 @@ IMPORTANCE: dict[str, Criterion] = {
     "bn_scale": Criterion(_scales, "no BatchNormalization scales its channels"),
     "lamp": Criterion(_norms(2), finish=_lamp),
     "fpgm": Criterion(_distances, "no float weight makes its channels"),
-    "activation": Criterion(_activations, UNREAD, read_members),
-    "apoz": Criterion(_share_not_zero, UNREAD, activated_members, "nonzero"),
-    "wanda": Criterion(_wanda, "no float weight reads it as an activation", read_members, "square"),
+    "activation": Criterion(_activations, UNREAD, _means(read_members, "absolute")),
+    "apoz": Criterion(_share_not_zero, UNREAD, _means(activated_members, "nonzero")),
+    "wanda": Criterion(_wanda, "no float weight reads it as an activation", _means(read_members, "square")),
+    "taylor": Criterion(_saliency, UNREACHED, _loss_change("first"), training=True),
+    "fisher": Criterion(_saliency, UNREACHED, _loss_change("second"), training=True),
 }

@@ -62,12 +62,23 @@ class PruneChannels(Pass):
     a Concat. By groups: Fang et al., DepGraph, arXiv:2301.12900; isomorphic ranking: arXiv:2407.04616. l1: Li et al.,
     arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519; lamp: Lee et al., arXiv:2010.07611; fpgm: He et al.,
     arXiv:1811.00250; activation: Molchanov et al., arXiv:1611.06440; apoz: Hu et al., arXiv:1607.03250; wanda: Sun et
-    al., arXiv:2306.11695.
+    al., arXiv:2306.11695; taylor: Molchanov et al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
     """
 
     sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5
     importance: Literal[
-        "l1", "l2", "random", "bn_scale", "lamp", "fpgm", "activation", "apoz", "wanda", "reconstruction"
+        "l1",
+        "l2",
+        "random",
+        "bn_scale",
+        "lamp",
+        "fpgm",
+        "activation",
+        "apoz",
+        "wanda",
+        "reconstruction",
+        "taylor",
+        "fisher",
     ] = "l2"
     round_to: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     reduction: Literal["mean", "max", "sum"] = "mean"
@@ -83,7 +94,7 @@ class PruneChannels(Pass):
         for text in self.overrides:
             read_override(self.name, text)
         # Only some criteria look at samples, so this instance's need hides the class's.
-        object.__setattr__(self, "needs", Needs(samples=self._looks_at_samples()))
+        object.__setattr__(self, "needs", self._needs())
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
@@ -113,8 +124,12 @@ class PruneChannels(Pass):
         """Zero the chosen channels."""
         return apply_channels(model, plan)
 
-    def _looks_at_samples(self) -> bool:
-        return self.compensate or self.importance == "reconstruction" or bool(IMPORTANCE[self.importance].watched)
+    def _needs(self) -> Needs:
+        criterion = IMPORTANCE.get(self.importance)
+        return Needs(
+            samples=self.compensate or criterion is None or criterion.measure is not None,
+            training=criterion is not None and criterion.training,
+        )
 
     def _selected(self, groups: Groups) -> tuple[dict[str, str], dict[str, float]]:
         """Return the excluded groups with the pattern that did it, and the shares of those that have their own."""

@@ -14,66 +14,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_of
 
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
-from onnxcompress.training import Settings, launch, train, trainable_weights, worker
+from onnxcompress.training import Settings, process, train, trainable_weights, worker
 from onnxcompress.training.gradients import DIFFERENTIABLE
 from onnxcompress.training.objective import LABELS, TEACHER, build_objective
-
-MLP = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[batch,6] x) => (float[batch,4] logits) {
-  h = Gemm(x, w1, b1)
-  r = Relu(h)
-  logits = MatMul(r, w2)
-}"""
-
-CNN = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[batch,1,8,8] image) => (float[batch,10] p) {
-  c = Conv<pads = [1,1,1,1], strides = [2,2]>(image, w)
-  n = BatchNormalization(c, scale, bias, mean, var)
-  r = Relu(n)
-  f = Flatten(r)
-  logits = Gemm(f, fc, fb)
-  p = Softmax<axis = 1>(logits)
-}"""
-
-
-def make(text: str, **weights: np.ndarray) -> ir.Model:
-    proto = onnx.parser.parse_model(text)
-    for name, array in weights.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    return ir.from_proto(proto)
-
-
-def mlp(text: str = MLP) -> ir.Model:
-    random = np.random.default_rng(0)
-    w1, b1, w2 = (random.standard_normal(shape).astype(np.float32) for shape in ((6, 8), (8,), (8, 4)))
-    return make(text, w1=w1, b1=b1, w2=w2)
-
-
-def cnn() -> ir.Model:
-    random = np.random.default_rng(0)
-    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
-    w = (random.standard_normal((8, 1, 3, 3)) / 3).astype(np.float32)
-    fc = (random.standard_normal((128, 10)) / 16).astype(np.float32)
-    return make(CNN, w=w, scale=ones, bias=zeros, mean=zeros, var=ones, fc=fc, fb=np.zeros(10, np.float32))
-
-
-def weights_of(model: ir.Model) -> dict[str, np.ndarray]:
-    return {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
-
-
-def samples(count: int = 50) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    random = np.random.default_rng(1)
-    x = random.standard_normal((count, 6)).astype(np.float32)
-    teacher = (3 * random.standard_normal((count, 4))).astype(np.float32)
-    return {"x": x}, random.integers(0, 4, count), teacher
-
-
-def log_softmax(z: np.ndarray) -> np.ndarray:
-    z = z - z.max(1, keepdims=True)
-    return z - np.log(np.exp(z).sum(1, keepdims=True))
 
 
 def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -206,7 +153,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
         processes.append(real(*args, **options))
         return processes[-1]
 
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    monkeypatch.setattr(process.subprocess, "Popen", started)
 
     def kill(_what: str, done: int, total: int) -> None:
         if total == 5000 and done >= 10:
@@ -238,7 +185,7 @@ def test_interrupt_leaves_no_process(monkeypatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
     monkeypatch.setattr(
-        launch.subprocess, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1]
+        process.subprocess, "Popen", lambda *args, **options: started.append(real(*args, **options)) or started[-1]
     )
 
     def interrupt(_what: str, _done: int, total: int) -> None:
@@ -260,12 +207,12 @@ def test_a_loss_that_explodes_is_said_so(tmp_path) -> None:
     settings = Settings(epochs=50, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"the loss is .* try a lower learning rate"):
         train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
-    assert "FloatingPointError" in (tmp_path / launch.LOG).read_text()
+    assert "FloatingPointError" in (tmp_path / process.LOG).read_text()
 
 
 def test_missing_uv_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "uv", None)
-    monkeypatch.setattr(launch.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(process.shutil, "which", lambda _name: None)
     inputs, labels, _ = samples()
     with pytest.raises(TrainingError, match=r'pip install "onnxcompress\[train\]"'):
         train(mlp(), inputs, labels=labels, teacher=None, settings=Settings())
@@ -350,7 +297,7 @@ def test_schedules(schedule: str, factors: list[float]) -> None:
 def test_the_table_of_gradients_is_true() -> None:
     """Every operator in the table, differentiated where training happens, agrees with finite differences."""
     script = Path(__file__).with_name("gradient_table.py")
-    command = [launch.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__]
+    command = [process.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert set(found) >= DIFFERENTIABLE
     wrong = {op: found[op] for op in DIFFERENTIABLE if isinstance(found[op], str) or found[op] > 0.03}

@@ -12,9 +12,9 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.passes.distill import Distill, WeightsPlan
-from onnxcompress.passes.distill.distill import teacher_logits
 from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.session import open_session
+from onnxcompress.training import logits_of
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[batch,6] x) => (float[batch,4] p) {
@@ -67,9 +67,9 @@ def test_student_comes_nearer_to_its_teacher_on_unseen_samples() -> None:
     assert plan.losses[-1] < plan.losses[0] / 5
 
 
-def test_teacher_logits_are_what_its_softmax_reads() -> None:
+def test_logits_are_what_its_softmax_reads() -> None:
     ctx = context(teacher())
-    logits = teacher_logits(ctx.original, ctx.samples)
+    logits = logits_of(ctx.original, ctx.samples)
     p = open_session(teacher()).run(ctx.samples.arrays())["p"]
     np.testing.assert_allclose(np.exp(log_softmax(logits, 1)), p, rtol=1e-4, atol=1e-6)
     assert logits.sum(1).std() > 1, "probabilities would sum to one"

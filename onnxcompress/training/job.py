@@ -1,0 +1,79 @@
+"""What the training interpreter gets to do: a graph with a loss, samples, weights, in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..errors import DataError, TrainingError
+from .objective import LABELS, TEACHER, Objective
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def check_data(
+    objective: Objective, inputs: Arrays, labels: npt.NDArray[Any] | None, teacher: npt.NDArray[Any] | None
+) -> dict[str, npt.NDArray[Any]]:
+    """Return what the objective is fed with, or raise `DataError` where the samples do not fit it."""
+    if labels is None and teacher is None:
+        raise DataError("training needs labels or a teacher's logits, and there are neither")
+    missing = [name for name in objective.inputs if name not in inputs]
+    if missing:
+        raise DataError(f"the samples lack input '{missing[0]}' of the model")
+    data = {name: np.asarray(inputs[name]) for name in objective.inputs}
+    if labels is not None:
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(f"labels must be class numbers of shape [samples], not {labels.dtype} {list(labels.shape)}")
+        data[LABELS] = labels.astype(np.int64)
+    if teacher is not None:
+        if teacher.ndim != 2 or not np.isfinite(teacher).all():
+            raise DataError(
+                f"the teacher's logits must be finite numbers [samples, classes], not {list(teacher.shape)}"
+            )
+        data[TEACHER] = teacher.astype(np.float32)
+    counts = {name: len(array) for name, array in data.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise DataError(f"every input needs the same number of samples, and at least one; there are {counts}")
+    classes = objective.classes if teacher is None else int(teacher.shape[1])
+    if labels is not None and (labels.min() < 0 or (classes is not None and labels.max() >= classes)):
+        raise DataError(f"labels go from {labels.min()} to {labels.max()}, but the model has {classes} classes")
+    return data
+
+
+def initial_weights(model: ir.Model, objective: Objective) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the values of the objective's weights and running statistics."""
+    initializers = model.graph.initializers
+    arrays = {}
+    for name in (*objective.weights, *objective.states):
+        tensor = initializers[name].const_value
+        if tensor is None:
+            raise TrainingError(f"initializer '{name}' has no values; load the model with its weights")
+        arrays[name] = tensor.numpy().astype(np.float32)
+    return arrays
+
+
+def write_job(folder: Path, objective: Objective, data: Arrays, initial: Arrays, job: Mapping[str, Any]) -> None:
+    """Write what `worker` reads; `job` holds what only one kind of job needs."""
+    files = {name: f"data_{i}.npy" for i, name in enumerate(data)}
+    for name, array in data.items():
+        np.save(folder / files[name], array, allow_pickle=False)
+    flat = np.concatenate([initial[name].ravel() for name in objective.weights])
+    running = {f"running_{i}": initial[name] for i, name in enumerate(objective.states)}
+    with (folder / "start.npz").open("wb") as file:
+        np.savez(file, flat=flat, **running)  # type: ignore[arg-type]
+    (folder / "objective.onnx").write_bytes(objective.proto.SerializeToString())
+    common = {
+        "data": files,
+        "samples": len(next(iter(data.values()))),
+        "shapes": [initial[name].shape for name in objective.weights],
+        "states": objective.states,
+        "threads": 0,
+        "weights": objective.weights,
+    }
+    (folder / "job.json").write_text(json.dumps(common | dict(job)), encoding="utf-8")

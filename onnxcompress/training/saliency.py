@@ -1,0 +1,99 @@
+"""What each channel of each weight contributes to the loss, by its gradients."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..errors import TrainingError
+from ..progress import Progress, silent
+from .job import Arrays, check_data, initial_weights, write_job
+from .objective import build_objective, trainable_weights
+from .process import LOG, run_worker
+
+Slot = tuple[str, int]
+"""A weight's name and one of its axes."""
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """By how much the loss changes, to first and to second order, when one position of an axis of a weight is zeroed.
+
+    Attributes
+    ----------
+    first : dict
+        (weight, axis) → the mean over samples of ``|sum(w·g)|``, one for each position of the axis. Molchanov et al.,
+        arXiv:1611.06440.
+    second : dict
+        (weight, axis) → the mean over samples of ``sum((w·g)²) / 2``: the diagonal of the empirical Fisher matrix in
+        place of the Hessian's. LeCun et al., "Optimal Brain Damage" (1989); Theis et al., arXiv:1801.05787.
+    stopped : dict of str to str
+        Weights without an answer, with the reason.
+    """
+
+    first: dict[Slot, npt.NDArray[np.float64]]
+    second: dict[Slot, npt.NDArray[np.float64]]
+    stopped: dict[str, str]
+
+
+def measure_saliency(
+    model: ir.Model,
+    inputs: Arrays,
+    labels: npt.NDArray[Any],
+    weights: Collection[str],
+    *,
+    progress: Progress | None = None,
+) -> Saliency:
+    """Differentiate the cross-entropy with the labels, sample by sample, in the training interpreter.
+
+    BatchNormalization runs with its own statistics, as it does when the model is used.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        A classifier with logits of shape [batch, classes]; not changed.
+    inputs : dict of str to numpy.ndarray
+        All N samples, for each input of the model.
+    labels : numpy.ndarray
+        N class numbers.
+    weights : collection of str
+        The initializers that are asked about.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    TrainingError
+        The model is no classifier, no gradient reaches any of the weights, or the interpreter died.
+    DataError
+        The samples do not fit the model.
+    """
+    found = trainable_weights(model)
+    frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
+    objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True)
+    data = check_data(objective, inputs, labels, None)
+    initial = initial_weights(model, objective)
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:
+        folder = Path(name)
+        result = folder / "result.npz"
+        write_job(folder, objective, data, initial, {"result": str(result)})
+        failed = run_worker(folder, folder / LOG, progress or silent)
+        if failed:
+            raise TrainingError(failed)
+        with np.load(result, allow_pickle=False) as arrays:
+            slots = {
+                f"{number}_{axis}": (weight, axis)
+                for number, weight in enumerate(objective.weights)
+                for axis in range(initial[weight].ndim)
+            }
+            first, second = ({slot: arrays[f"{key}_{k}"] for k, slot in slots.items()} for key in ("first", "second"))
+    reason = "it is no float32 initializer that gradients reach"
+    stopped = {w: found.stopped.get(w, reason) for w in weights if w not in objective.weights}
+    return Saliency(first, second, stopped)
