@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis import sensitivity as sensitivity
     from .contract import Pass as Pass
     from .errors import OnnxCompressError as OnnxCompressError
     from .graph.load import load as load
@@ -27,6 +28,7 @@ _WHERE = {
     "load": "graph.load",
     "read_recipe": "recipe",
     "save": "graph.save",
+    "sensitivity": "analysis",
     "surgeon": "graph.surgeon",
 }
 """Public name → module; imported at first use, so that importing the package costs nothing."""

@@ -241,6 +241,38 @@ def compare(
 
 
 @app.command()
+def sensitivity(
+    model: ModelPath,
+    data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
+    metric: MetricOption = None,
+    importance: Annotated[str, typer.Option("--importance", help="What goes first; see passes prune-channels.")] = "l2",
+    share: Annotated[list[float] | None, typer.Option("--share", help="A share to try; may be repeated.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Tell how much a metric loses when one group of MODEL alone is pruned."""
+    from . import files
+    from .analysis import sensitivity as run
+    from .display import console
+
+    if report is not None:
+        files.check_target(report, overwrite=overwrite)
+    with console.progress_bar() as progress:
+        found = run(model, data, metric=metric, importance=importance, shares=share, seed=seed, progress=progress)
+    from .display import curves
+
+    if report is not None:
+        files.write_text(report, curves.page(found, str(model)), overwrite=overwrite)
+    if as_json:
+        console.show_text(console.to_json(found))
+    else:
+        console.show(*curves.table(found))
+    return 0
+
+
+@app.command()
 def bench(
     models: Annotated[list[Path], typer.Argument(metavar="A [B ...]", help="Models that take the same inputs.")],
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
+import types
 import typing
 from collections.abc import Mapping
 from functools import cached_property
@@ -157,8 +158,11 @@ def check_option(owner: str, field: str, value: Any, hint: Any, *, strict: bool 
     try:
         return msgspec.convert(value, hint, strict=strict)
     except msgspec.ValidationError as error:
-        allowed = [a for a in typing.get_args(hint) if isinstance(a, str)]
-        expected = f"expected one of {', '.join(allowed)}" if allowed else _first_lower(str(error))
+        allowed = [a for part in (hint, *typing.get_args(hint)) for a in typing.get_args(part) if isinstance(a, str)]
+        other = "a number, or " if typing.get_origin(hint) in (types.UnionType, typing.Union) else ""
+        expected = f"expected {other}one of {', '.join(allowed)}" if allowed else _first_lower(str(error))
+        if allowed and re.match("Expected `(float|int)` [<>]", str(error)):
+            expected = f"{_first_lower(str(error))}, or one of {', '.join(allowed)}"
         hint_text = nearest(str(value), allowed)
         raise OptionError(f"{owner}: {field} = {value!r}: {expected}{hint_text}") from None
 
@@ -182,6 +186,8 @@ class Context:
         Seeds everything random.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
+    metric : str, optional
+        What a pass judges by that looks at the outputs; see `onnxcompress.runtime.metrics`.
     """
 
     def __init__(
@@ -192,8 +198,10 @@ class Context:
         samples: Samples | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        metric: str | None = None,
     ) -> None:
         self.model = model
+        self.metric = metric
         self.original = original if original is not None else model
         self.seed = seed
         self.progress: Progress = progress or silent

@@ -147,7 +147,12 @@ class Run:
         """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was."""
         self.progress(step.name, 0, 1)
         context = Context(
-            self.model, original=self.original, samples=self.samples, seed=self.seed, progress=self.progress
+            self.model,
+            original=self.original,
+            samples=self.samples,
+            seed=self.seed,
+            progress=self.progress,
+            metric=self._metric,
         )
         plan = step.plan(self.model, context)
         copy = self.model.clone()

@@ -33,7 +33,7 @@ def test_importing_it_is_cheap():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "apply", "inspect", "compare", "bench", "passes"])
+@pytest.mark.parametrize("command", ["demo", "apply", "inspect", "compare", "sensitivity", "bench", "passes"])
 def test_help_for_each_command(command):
     result = call(command, "--help")
     assert result.exit_code == 0

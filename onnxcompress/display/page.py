@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import units
 
@@ -74,27 +74,15 @@ class Chart:
 
 
 def render(report: Report) -> str:
-    """Return the page.
+    """Return the page of a run.
 
     Parameters
     ----------
     report : Report
     """
-    import jinja2
-
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {
-        "count": units.count,
-        "size": units.size,
-        "number": units.number,
-        "ms": units.milliseconds,
-        "ratio": partial(units.number, form=".2f"),
-    }
     steps = [(step, reasons(step.refused)) for step in report.steps]
-    return environment.from_string(template).render(
+    return fill(
+        "report.html.j2",
         report=report,
         tiles=tiles(report),
         chart=chart(report.stages),
@@ -103,6 +91,27 @@ def render(report: Report) -> str:
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP},
         bottom=HEIGHT - BOTTOM,
     )
+
+
+def fill(template: str, **variables: Any) -> str:
+    """Fill a template of this folder."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "count": units.count,
+        "size": units.size,
+        "number": units.number,
+        "ms": units.milliseconds,
+        "ratio": partial(units.number, form=".2f"),
+    }
+    return environment.get_template(template).render(**variables)
 
 
 def tiles(report: Report) -> list[Tile]:

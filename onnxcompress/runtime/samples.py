@@ -44,10 +44,11 @@ class Samples:
         and they did not fill one. The same ones every time.
     """
 
-    def __init__(self, source: Source, layout: Layout, limit: int | None = None) -> None:
+    def __init__(self, source: Source, layout: Layout, limit: int | None = None, skip: int = 0) -> None:
         self._source = source
         self._layout = layout
         self._limit = limit
+        self._skip = skip
         self._scanned: tuple[int, Array | None] | None = None
         self.description = source.description
         self.random = source.random
@@ -144,7 +145,12 @@ class Samples:
         if n < 1:
             raise DataError(f"{self.description}: {n} samples asked for; at least 1 is needed")
         n = max(n, self._layout.fixed_batch or 1)
-        return Samples(self._source, self._layout, n if self._limit is None else min(n, self._limit))
+        return Samples(self._source, self._layout, n if self._limit is None else min(n, self._limit), self._skip)
+
+    def tail(self, n: int) -> Samples:
+        """Return all but the first `n` samples."""
+        limit = None if self._limit is None else max(self._limit - n, 0)
+        return Samples(self._source, self._layout, limit, self._skip + n)
 
     def _scan(self) -> tuple[int, Array | None]:
         """Go through everything once: check it, count it, keep the labels."""
@@ -159,12 +165,15 @@ class Samples:
 
     def _checked(self) -> Iterator[Batch]:
         """The pieces of the source, each checked against the model, up to the limit."""
-        offset = 0
+        offset, skip = 0, self._skip
         with_labels: bool | None = None
         for piece in self._source.pieces():
             batch = self._check(piece, offset)
-            if not batch.count:
+            skipped = min(skip, batch.count)
+            skip -= skipped
+            if batch.count == skipped:
                 continue
+            batch = self._part(batch, skipped, batch.count)
             if with_labels not in (None, batch.labels is not None):
                 raise DataError(f"{piece[0]}: labels are {'missing' if with_labels else 'there'}, unlike before")
             with_labels = batch.labels is not None

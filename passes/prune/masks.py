@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,21 +92,43 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     """Zero channels: the filters that make them, their biases, and the weights that read them."""
     groups = find_groups(model)
-    gone = groups.table(labels_of(groups, plan.channels))
+    for value, array in _with_zeros(groups, labels_of(groups, plan.channels)).items():
+        edit.set_constant(value, array)
+    sizes = {group.name: group.size for group in groups.prunable}
+    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
+    return Changes((*done, *_write(model, plan)), plan.refused)
+
+
+@contextmanager
+def zeroed(groups: Groups, labels: Iterable[int]) -> Iterator[None]:
+    """Zero channels of the model that `groups` were found in, while the block runs."""
+    before = {}
+    try:
+        for value, array in _with_zeros(groups, labels).items():
+            tensor = edit.constant(value)
+            assert tensor is not None
+            before[value] = tensor.numpy()
+            edit.set_constant(value, array)
+        yield
+    finally:
+        for value, array in before.items():
+            edit.set_constant(value, array)
+
+
+def _with_zeros(groups: Groups, labels: Iterable[int]) -> dict[ir.Value, npt.NDArray[Any]]:
+    """Return the constants that change when channels are zeroed, as they are then."""
+    gone = groups.table(labels)
+    changed: dict[ir.Value, npt.NDArray[Any]] = {}
     for value, axes in groups.axes.items():
         tensor = edit.constant(value)
         if tensor is None or not may_be_zero(groups, value):
             continue
-        array: npt.NDArray[Any] | None = None
         for axis, rows in enumerate(axes):
             if rows is not None and (hit := gone[rows].any(0)).any():
-                array = tensor.numpy().copy() if array is None else array
-                array[(slice(None),) * axis + (hit,)] = 0
-        if array is not None:
-            edit.set_constant(value, array)
-    sizes = {group.name: group.size for group in groups.prunable}
-    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
-    return Changes((*done, *_write(model, plan)), plan.refused)
+                if value not in changed:
+                    changed[value] = tensor.numpy().copy()
+                changed[value][(slice(None),) * axis + (hit,)] = 0
+    return changed
 
 
 def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:

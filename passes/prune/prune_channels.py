@@ -10,7 +10,10 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Groups
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
+from onnxcompress.errors import OptionError
+from onnxcompress.runtime.samples import Samples
 
+from .allocate import allocate
 from .budget import Budget, Meter, reach
 from .compensate import compensate
 from .importance import IMPORTANCE, score_groups
@@ -18,6 +21,7 @@ from .masks import ChannelPlan, apply_channels, independent, refusals
 from .ranking import Ranker, Ranking
 from .reconstruction import reconstruction_scores
 from .select import group_names, matching, read_override
+from .sensitivity import Judge, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,9 +30,14 @@ class PruneChannels(Pass):
 
     Parameters
     ----------
-    sparsity : float
+    sparsity : float or "auto"
         In [0, 1): the share of each group's channels to zero, rounded down; one channel always stays. With another
-        `ranking` the share of all channels that compete, with another `budget` the share of that budget.
+        `ranking` the share of all channels that compete, with another `budget` the share of that budget. auto: each
+        group loses as much as it can bear, see `max_drop`.
+    max_drop : float
+        With sparsity = auto: how much of the metric may be lost on the samples. First each group is pruned alone to
+        see what that costs; then the shares are sought that take most multiply-accumulates away within the drop.
+        With `compensate`, one half of the samples is fitted to and the other judges.
     importance : str
         What ranks the channels. By weights: l1 and l2 (norms over all weights that make a channel or read it), lamp
         (l2 against what is left), fpgm (distance to the other filters), bn_scale (|scale| of BatchNormalization). By
@@ -65,7 +74,8 @@ class PruneChannels(Pass):
     al., arXiv:2306.11695; taylor: Molchanov et al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
     """
 
-    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5
+    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | Literal["auto"] = 0.5
+    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
     importance: Literal[
         "l1",
         "l2",
@@ -93,41 +103,86 @@ class PruneChannels(Pass):
         super().__post_init__()
         for text in self.overrides:
             read_override(self.name, text)
+        self._check_auto()
         # Only some criteria look at samples, so this instance's need hides the class's.
         object.__setattr__(self, "needs", self._needs())
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
+        ranker, refused = self.ranker(context)
+        if self.sparsity == "auto":
+            plan, short = self._allocated(ranker, model, context)
+        else:
+            channels, short = self._lowest(ranker, self.sparsity)
+            plan = self._completed(channels, model, context)
+        return dataclasses.replace(plan, refused=(*refused, *short, *plan.refused))
+
+    def ranker(self, context: Context) -> tuple[Ranker, list[Refusal]]:
+        """Score the channels of every group that can be pruned; says which cannot."""
         groups = context.groups
         excluded, fixed = self._selected(groups)
-        chosen, refused = independent(groups, skip=excluded)
-        refused += [Refusal(name, f"excluded by '{pattern}'") for name, pattern in excluded.items()]
+        chosen, factors = independent(groups, skip=excluded)
+        out = [Refusal(name, f"excluded by '{pattern}'") for name, pattern in excluded.items()]
         if self.importance == "reconstruction":
             scores, lacking = reconstruction_scores(groups, chosen, context.samples, progress=context.progress)
         else:
             scores, lacking = score_groups(self.importance, self.reduction, chosen, context)
         ranker = Ranker(groups, scores, self.ranking, self.round_to, self.keep_at_least, fixed)
-        refused += lacking
+        return ranker, [*refusals(groups), *factors, *out, *lacking]
+
+    def _lowest(self, ranker: Ranker, sparsity: float) -> tuple[dict[str, list[int]], list[Refusal]]:
         if self.budget == "channels":
-            channels = ranker.choose(self.sparsity)
-        else:
-            channels, short = reach(ranker, Meter(groups, self.budget), self.budget, self.sparsity)
-            refused += short
-        refused = [*refusals(groups), *refused]
+            return ranker.choose(sparsity), []
+        return reach(ranker, Meter(ranker.groups, self.budget), self.budget, sparsity)
+
+    def _completed(
+        self, channels: dict[str, list[int]], model: ir.Model, context: Context, samples: Samples | None = None
+    ) -> ChannelPlan:
+        """Add what makes up for the channels, fitted to all samples or to some."""
         if not (self.compensate and channels):
-            return ChannelPlan(channels=channels, refused=tuple(refused))
-        fitted = compensate(model, groups, channels, context.samples, progress=context.progress)
-        refused += fitted.refused
-        return ChannelPlan(channels=channels, weights=fitted.weights, biases=fitted.biases, refused=tuple(refused))
+            return ChannelPlan(channels=channels)
+        fitted = compensate(model, context.groups, channels, samples or context.samples, progress=context.progress)
+        return ChannelPlan(
+            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=tuple(fitted.refused)
+        )
+
+    def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
+        """Let a measured drop of the metric decide each group's share."""
+        assert self.max_drop is not None
+        fixed = {name: ranker.only(name, share) for name, share in ranker.fixed.items() if name in ranker.scores}
+        free = [name for name in ranker.scores if name not in fixed]
+        if not free:
+            return self._completed(fixed, model, context), []
+        fitted, judges = self._halves(context.samples)
+        judge = Judge(model, judges, context.metric)
+        curves = measure(judge, ranker, free, progress=context.progress)
+
+        def complete(channels: dict[str, list[int]]) -> ChannelPlan:
+            return self._completed(fixed | channels, model, context, fitted)
+
+        meter = Meter(ranker.groups, "macs")
+        return allocate(curves, meter, judge, complete, self.max_drop, progress=context.progress)
+
+    def _halves(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Return what weights are fitted to, and what judges: what was fitted to must not judge."""
+        half = samples.count // 2 if self.compensate else 0
+        return (samples.head(half), samples.tail(half)) if half else (samples, samples)
 
     def apply(self, model: ir.Model, plan: ChannelPlan) -> Changes:
         """Zero the chosen channels."""
         return apply_channels(model, plan)
 
+    def _check_auto(self) -> None:
+        if (self.sparsity == "auto") != (self.max_drop is not None):
+            raise OptionError(f"{self.name}: sparsity = 'auto' and max_drop = NUMBER go together; give both or neither")
+        if self.sparsity == "auto" and (self.ranking, self.budget) != ("local", "channels"):
+            raise OptionError(f"{self.name}: sparsity = 'auto' finds each group's share; leave ranking and budget out")
+
     def _needs(self) -> Needs:
         criterion = IMPORTANCE.get(self.importance)
+        measured = criterion is None or criterion.measure is not None
         return Needs(
-            samples=self.compensate or criterion is None or criterion.measure is not None,
+            samples=self.compensate or self.sparsity == "auto" or measured,
             training=criterion is not None and criterion.training,
         )
 

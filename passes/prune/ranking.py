@@ -54,6 +54,11 @@ class Ranker:
             chosen |= self._pooled(pool, share)
         return chosen
 
+    def only(self, name: str, share: float) -> list[int]:
+        """Return the channels that go when this group alone loses `share` of its channels."""
+        one = {name: self.scores[name]}
+        return lowest(self.groups, one, share, self.round_to, self.keep_at_least).get(name, [])
+
     def _pooled(self, pool: list[Group], share: float) -> dict[str, list[int]]:
         """Take the lowest of all channels of several groups; what each group must keep does not compete."""
         free = [self._free(group) for group in pool]

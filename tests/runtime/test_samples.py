@@ -159,6 +159,22 @@ def test_batches_keep_every_sample_in_order(parse, pieces, size, n):
     assert (samples.count, samples.dropped) == (total, 0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40), st.integers(0, 9))
+def test_head_and_tail_are_the_two_parts(parse, pieces, n, skip):
+    total = sum(pieces)
+    if total <= skip + n:
+        return
+    starts = np.cumsum([0, *pieces])
+    data = [{"image": rows(c, s), "labels": np.arange(s, s + c)} for c, s in zip(pieces, starts, strict=False)]
+    samples = load_samples(data, parse(DYNAMIC)).tail(skip)
+    np.testing.assert_array_equal(samples.head(n).labels, np.arange(skip, skip + n))
+    np.testing.assert_array_equal(samples.tail(n).labels, np.arange(skip + n, total))
+    np.testing.assert_array_equal(samples.tail(n).arrays()["image"], rows(total - skip - n, skip + n))
+    with pytest.raises(DataError, match="there are no samples in it"):
+        samples.tail(total).arrays()
+
+
 BAD = [
     ({"imgae": rows(1)}, r"data: model input 'image' is missing; there are: imgae; did you mean 'imgae'\?"),
     ({"image": rows(1), "extra": rows(1)}, r"data: array 'extra' is no input of the model \(inputs: image\)"),
