@@ -1,10 +1,11 @@
 """Prune every exported architecture, check it in plain ONNX Runtime, and print a table.
 
-    python benchmarks/architectures/prune.py OUT [--sparsity 0.5] [--timeout 120] [--json FILE] [NAME ...]
+    python benchmarks/architectures/prune.py OUT [--sparsity 0.5] [--timeout 300] [--rows FILE] [NAME ...]
 
-Runs in the project's environment. A model counts as a success when PruneChannels and Shrink run, the result gives what
-the masked model gives, and at least a quarter of the parameters went. Each model has a process and a time limit of its
-own, so that one bad model cannot stop the table.
+Runs in the project's environment, the small models first. A model counts as a success when PruneChannels and Shrink
+run, the result gives what the masked model gives, and at least a quarter of the parameters went. Each model has a
+process and a time limit of its own, so that one bad model cannot stop the table. With `--rows` each row is written to
+a file of JSON lines as it is done, and what is there already is not done again, so that a table can be continued.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -32,15 +33,19 @@ from onnxcompress.channels.groups import Groups, find_groups
 from onnxcompress.graph import edit
 from onnxcompress.passes import PruneChannels, Shrink
 
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = dict[str, Row]
+
 TOLERANCE = 1e-5
 LARGEST_KEPT = 0.75
 HEADER = f"{'model':44s} {'kept':>6s} {'error':>8s} {'groups':>8s} {'analysis':>9s} {'all':>7s} {'memory':>8s}  outcome"
+OTHER = ("lstm", "gru", "lstm_both_ways", "conv1d", "conv3d")
 KINDS = {"tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(int32)": np.int32}
 
 
-def prune(path: Path, sparsity: float) -> dict[str, Any]:
+def prune(path: Path, sparsity: float) -> Row:
     """Prune one model; return a row of the table."""
-    row: dict[str, Any] = {}
+    row: Row = {}
     try:
         _prune(path, sparsity, row)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the table reports
@@ -51,7 +56,7 @@ def prune(path: Path, sparsity: float) -> dict[str, Any]:
     return row
 
 
-def _prune(path: Path, sparsity: float, row: dict[str, Any]) -> None:
+def _prune(path: Path, sparsity: float, row: Row) -> None:
     model = onnxcompress.load(path)
     start = time.process_time()
     groups = find_groups(model)
@@ -123,7 +128,7 @@ def _random(random: np.random.Generator, port: Any) -> np.ndarray:
     return random.standard_normal(shape).astype(KINDS.get(port.type, np.float32))
 
 
-def in_a_process(path: Path, sparsity: float, timeout: float) -> dict[str, Any]:
+def in_a_process(path: Path, sparsity: float, timeout: float) -> Row:
     """Run `prune` in a process of its own, for `timeout` processor seconds (load does not count) or ten times that."""
     command = [sys.executable, __file__, "--one", str(path), "--sparsity", str(sparsity), "--timeout", str(timeout)]
     try:
@@ -135,11 +140,11 @@ def in_a_process(path: Path, sparsity: float, timeout: float) -> dict[str, Any]:
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:
         return {"failure": f"the process ended with {done.returncode}: {done.stderr.strip()[-300:]}"}
-    row: dict[str, Any] = json.loads(lines[-1])
+    row: Row = json.loads(lines[-1])
     return row
 
 
-def outcome(row: dict[str, Any]) -> str:
+def outcome(row: Row) -> str:
     """Say "ok", or in a few words what is wrong."""
     if "failure" in row:
         return str(row["failure"])
@@ -153,7 +158,7 @@ def outcome(row: dict[str, Any]) -> str:
     return "ok"
 
 
-def line(name: str, row: dict[str, Any]) -> str:
+def line(name: str, row: Row) -> str:
     """Format one row; what is not known is a dash."""
     counts = f"{row['prunable']}+{row['frozen']}" if "prunable" in row else "-"
     cells = [
@@ -167,17 +172,46 @@ def line(name: str, row: dict[str, Any]) -> str:
     return f"{name:44s} {' '.join(cells)}  {outcome(row)[:160]}"
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Successes, and the median share of parameters kept, for each exporter."""
-    lines = []
-    for exporter in sorted({name.rsplit(".", 1)[-1] for name in rows}):
-        mine = [row for name, row in rows.items() if name.endswith(f".{exporter}")]
-        good = [row for row in mine if outcome(row) == "ok"]
-        shares = [row["kept"] for row in mine if "kept" in row]
-        kept = f"{statistics.median(shares):.3f}" if shares else "unknown"
-        failed = len(mine) - len(shares)
-        lines.append(f"{exporter}: {len(good)} of {len(mine)} succeed; median share kept {kept}; {failed} did not run")
-    return lines
+def set_of(name: str) -> str:
+    """Return the set of a model by its name."""
+    network = name.rsplit(".", 1)[0]
+    prefixes = {"test_": "quick", "tv_": "torchvision", "hf_": "transformers"}
+    found = [kind for prefix, kind in prefixes.items() if network.startswith(prefix)]
+    return found[0] if found else "other" if network in OTHER else "timm"
+
+
+def summary(rows: Rows, lost: dict[str, str]) -> list[str]:
+    """Successes and the median share kept, for each exporter and set; then what went wrong, by name."""
+    lines = ["", f"{'exporter':9s} {'set':14s} {'success':>9s} {'median kept':>12s} {'not exported':>13s}"]
+    for exporter in sorted({name.rsplit(".", 1)[-1] for name in (*rows, *lost)}):
+        mine = {n: row for n, row in rows.items() if n.endswith(f".{exporter}")}
+        absent = [n for n in lost if n.endswith(f".{exporter}") and n not in rows]
+        kinds = sorted({set_of(n) for n in (*mine, *absent)})
+        for title, chosen in (*((k, (k,)) for k in kinds), ("all but quick", tuple(k for k in kinds if k != "quick"))):
+            part = [row for n, row in mine.items() if set_of(n) in chosen]
+            missing = sum(set_of(n) in chosen for n in absent)
+            shares = [row["kept"] for row in part if "kept" in row]
+            good = f"{sum(outcome(row) == 'ok' for row in part)}/{len(part) + missing}"
+            kept = f"{statistics.median(shares):.3f}" if shares else "-"
+            lines.append(f"{exporter:9s} {title:14s} {good:>9s} {kept:>12s} {missing:13d}")
+    bad = {name: outcome(row) for name, row in sorted(rows.items()) if outcome(row) != "ok"}
+    bad |= {name: f"not exported: {reason}" for name, reason in sorted(lost.items()) if name not in rows}
+    return [*lines, "", *(f"{name}: {reason[:300]}" for name, reason in bad.items())]
+
+
+def read_rows(path: Path | None) -> Rows:
+    """Read the rows that an earlier run wrote."""
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    return {row.pop("name"): row for row in lines}
+
+
+def selected(options: argparse.Namespace) -> list[Path]:
+    """Return the models to prune, small ones first."""
+    wanted = options.names or [""]
+    paths = [path for path in options.out.glob("*.onnx") if any(name in path.stem for name in wanted)]
+    return sorted(paths, key=lambda path: path.stat().st_size)
 
 
 def main() -> int:
@@ -187,9 +221,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="parts of file names; all files without")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--timeout", type=float, default=120, help="processor seconds for one model")
+    parser.add_argument("--timeout", type=float, default=300, help="processor seconds for one model")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write all rows to this file")
+    parser.add_argument("--rows", type=Path, help="a file of JSON lines that rows are read from and added to")
     options = parser.parse_intermixed_args()
     if options.one is not None:
         limit = int(options.timeout)
@@ -198,19 +232,30 @@ def main() -> int:
         return 0
     if options.out is None:
         parser.error("OUT is missing")
-    wanted = options.names or [""]
-    paths = sorted(path for path in options.out.glob("*.onnx") if any(name in path.stem for name in wanted))
-    rows: dict[str, dict[str, Any]] = {}
+    paths = selected(options)
+    known = {name: row for name, row in read_rows(options.rows).items() if name in {p.stem for p in paths}}
     print(HEADER)
+    for name, row in known.items():
+        print(line(name, row))
+    rows = known | run([p for p in paths if p.stem not in known], options)
+    failures = options.out / "failures.json"
+    lost = json.loads(failures.read_text()) if failures.exists() and not options.names else {}
+    print("\n".join(summary(rows, lost)))
+    return 0 if rows and all(outcome(row) == "ok" for row in rows.values()) else 1
+
+
+def run(paths: list[Path], options: argparse.Namespace) -> Rows:
+    """Prune the models, each in a process of its own; print and keep each row as it is done."""
+    rows: Rows = {}
     with ThreadPoolExecutor(options.jobs) as pool:
         results = pool.map(lambda p: in_a_process(p, options.sparsity, options.timeout), paths)
         for path, row in zip(paths, results, strict=True):
             rows[path.stem] = row
             print(line(path.stem, row), flush=True)
-            if options.json is not None:
-                options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    print("\n".join(summary(rows)))
-    return 0 if rows and all(outcome(row) == "ok" for row in rows.values()) else 1
+            if options.rows is not None:
+                with options.rows.open("a") as stream:
+                    stream.write(json.dumps({"name": path.stem, **row}) + "\n")
+    return rows
 
 
 if __name__ == "__main__":
