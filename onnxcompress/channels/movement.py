@@ -238,8 +238,6 @@ def _freeze_what_cannot_be_rewritten(engine: Engine, node: ir.Node, rule: Move, 
     if rule.parameter is None or len(node.inputs) <= rule.parameter or node.inputs[rule.parameter] is None:
         return
     parameter = node.inputs[rule.parameter]
-    if op == "Slice" and _has_steps(engine, node):
-        engine.freeze_axes(node.inputs[0], _sliced_axes(engine, node), f"{edit.label(node)}: it takes steps")
     if engine.constant(parameter) is not None or op in ("Expand", "Reshape"):
         return
     for rows in engine.axes(value):
@@ -252,19 +250,3 @@ def _same_rows(engine: Engine, source: ir.Value | None, rows: Rows) -> bool:
     resolved = engine.labels.resolve(rows)
     before = [] if source is None else [engine.labels.resolve(r) for r in engine.axes(source) if r is not None]
     return any(np.array_equal(r, resolved) for r in before)
-
-
-def _has_steps(engine: Engine, node: ir.Node) -> bool:
-    steps = engine.known.values.get(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
-    return steps is not None and bool((steps != 1).any())
-
-
-def _sliced_axes(engine: Engine, node: ir.Node) -> list[int]:
-    """The axes that a Slice steps along with a step other than 1."""
-    assert node.inputs[4] is not None
-    steps = engine.known.values[node.inputs[4]]
-    given = node.inputs[3] if len(node.inputs) > 3 else None
-    axes = engine.known.values.get(given) if given is not None else np.arange(len(steps))
-    if axes is None:
-        return []
-    return [int(a) for a, s in zip(axes, steps, strict=True) if s != 1]

@@ -262,32 +262,45 @@ def _split(removal: Removal, node: ir.Node) -> None:
 
 
 def _slice(removal: Removal, node: ir.Node) -> None:
-    """Move starts and ends to where the kept positions now stand."""
+    """Move starts and ends to where the kept positions now stand; what is taken in steps is looked up."""
     data = node.inputs[0]
     assert data is not None
-    shape = removal.groups.engine.shape(data)
     by_attribute = removal.groups.engine.opset < 10
     read = (
         (lambda i, name: edit.ints_attribute(node, name)) if by_attribute else (lambda i, _: removal.parameter(node, i))
     )
-    starts, ends, axes = read(1, "starts"), read(2, "ends"), read(3, "axes")
+    starts, ends, axes, steps = read(1, "starts"), read(2, "ends"), read(3, "axes"), read(4, "steps")
     if starts is None or ends is None:
         return
-    starts, ends = np.array(starts), np.array(ends)
+    starts, ends, steps = np.array(starts), np.array(ends), np.array(np.ones_like(starts) if steps is None else steps)
     changed = False
     for index, axis in enumerate(range(len(starts)) if axes is None else [int(a) for a in axes]):
         kept = removal.kept(data, axis)
-        if kept is not None:
-            first, last, _ = slice(int(starts[index]), int(ends[index])).indices(shape[axis])
-            starts[index] = kept[:first].sum()
-            ends[index] = starts[index] + kept[first:last].sum()
-            changed = True
+        if kept is None:
+            continue
+        changed = True
+        taken = np.arange(len(kept))[slice(int(starts[index]), int(ends[index]), int(steps[index]))]
+        places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
+        starts[index] = kept[: taken.min(initial=len(kept))].sum()
+        if steps[index] != 1:
+            _look_up(removal, node, axis, places)
+            starts[index], steps[index] = 0, 1
+        ends[index] = starts[index] + len(places)
     if changed and by_attribute:
         edit.set_attribute(node, "starts", starts.tolist())
         edit.set_attribute(node, "ends", ends.tolist())
     elif changed:
-        removal.set_parameter(node, 1, starts)
-        removal.set_parameter(node, 2, ends)
+        for place, array in ((1, starts), (2, ends), *([(4, steps)] if len(node.inputs) > 4 else [])):
+            removal.set_parameter(node, place, array)
+
+
+def _look_up(removal: Removal, node: ir.Node, axis: int, places: npt.NDArray[np.int64]) -> None:
+    """Let a node read these positions of its first input, in this order."""
+    data, graph = node.inputs[0], removal.model.graph
+    assert data is not None
+    indices = edit.add_constant(graph, f"{edit.output_name(node)}_places", places)
+    found = edit.add_node(graph, "Gather", [data, indices], attributes={"axis": axis}, before=node, dtype=data.dtype)
+    node.replace_input_with(0, found)
 
 
 def _gather(removal: Removal, node: ir.Node) -> None:

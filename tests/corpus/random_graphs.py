@@ -101,9 +101,9 @@ class Builder:
 
     def slice(self, x: str) -> tuple[str, int]:
         c = self.channels[x]
-        start = int(self.random.integers(0, c))
-        ends = [self.weight(np.array([v])) for v in (start, c, 1)]
-        return self.node("Slice", [x, *ends])[0], c - start
+        start, step = int(self.random.integers(0, c)), int(self.random.choice([1, 1, 2, -1]))
+        ends = [self.weight(np.array([v])) for v in (start, c if step > 0 else -c - 1, 1, step)]
+        return self.node("Slice", [x, *ends])[0], len(range(c)[start::step])
 
     def gather(self, x: str) -> tuple[str, int]:
         order = self.random.permutation(self.channels[x])

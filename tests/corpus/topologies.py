@@ -223,6 +223,28 @@ def shuffle() -> ir.Model:
     )  # fmt: skip
 
 
+def interleaved() -> ir.Model:
+    """Even and odd channels go different ways, and the last comes first, as Slices with steps say it."""
+    return model(
+        """steps (float[N,3,6,6] x) => (float[N,4] y) {
+            a = Conv(x, w0, b0)
+            r = Relu(a)
+            even = Slice(r, zero, far, one, two)
+            odd = Slice(r, last, before, one, minus)
+            b = Conv<pads=[1,1,1,1]>(even, w1)
+            c = Add(b, odd)
+            p = GlobalAveragePool(c)
+            f = Flatten(p)
+            y = Gemm<transB=1>(f, w2)
+        }""",
+        {
+            "w0": (16, 3, 1, 1), "b0": (16,), "w1": (8, 8, 3, 3), "w2": (4, 8), "zero": np.array([0]),
+            "far": np.array([2**62]), "one": np.array([1]), "two": np.array([2]), "last": np.array([-1]),
+            "before": np.array([-(2**62)]), "minus": np.array([-2]),
+        },
+    )  # fmt: skip
+
+
 def split_concat() -> ir.Model:
     """A cross-stage partial block: one half through convolutions, all parts joined again."""
     return model(
@@ -557,6 +579,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "squeeze and excitation": (squeeze_excitation, 0.40),
     "shuffle": (shuffle, 0.60),
     "split concat": (split_concat, 0.36),
+    "interleaved": (interleaved, 0.36),
     "unet": (unet, 0.33),
     "tied": (tied, 0.38),
     "behind": (behind, 0.37),
