@@ -274,6 +274,14 @@ def _layer_norm(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], rank - 1, np.where(scale == 0, base, np.nan))
 
 
+def _filled(constants: Constants, node: ir.Node) -> None:
+    """Every position holds the same number."""
+    attribute = node.attributes.get("value")
+    number = 0.0 if attribute is None else float(attribute.as_tensor().numpy().ravel()[0])
+    for axis, n in enumerate(constants.engine.shape(node.outputs[0])):
+        constants.set(node.outputs[0], axis, np.full(n, number))
+
+
 def _spatial(constants: Constants, node: ir.Node) -> None:
     """Pooling, resizing: a constant channel stays what it is; where borders mix in padding, only zero does."""
     exact = node.op_type in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
@@ -300,6 +308,7 @@ def _reduction(constants: Constants, node: ir.Node) -> None:
 PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "AveragePool": _spatial,
     "BatchNormalization": _batch_norm,
+    "ConstantOfShape": _filled,
     "Conv": _weighted,
     "ConvTranspose": _weighted,
     "Gemm": _weighted,

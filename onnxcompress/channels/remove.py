@@ -225,11 +225,12 @@ def _recurrent(removal: Removal, node: ir.Node) -> None:
 
 
 def _target(removal: Removal, node: ir.Node) -> None:
-    """Rewrite the constant target shape of Reshape and Expand; 0 and -1 (Reshape) and 1 (Expand) mean themselves."""
-    out = node.outputs[0]
-    attribute = edit.ints_attribute(node, "shape") if len(node.inputs) < 2 else None
-    fixed = np.array(attribute) if attribute is not None else removal.parameter(node, 1)
-    target = fixed if fixed is not None else removal.groups.engine.known.values.get(node.inputs[1])  # type: ignore[arg-type]
+    """Rewrite the sizes that Reshape, Expand or ConstantOfShape ask for; 0, 1 and -1 may mean "as it is"."""
+    out, index = node.outputs[0], 0 if node.op_type == "ConstantOfShape" else 1
+    attribute = edit.ints_attribute(node, "shape") if len(node.inputs) <= index else None
+    fixed = np.array(attribute) if attribute is not None else removal.parameter(node, index)
+    value = node.inputs[index] if attribute is None else None
+    target = fixed if fixed is not None or value is None else removal.groups.engine.known.values.get(value)
     old = removal.groups.engine.shape(out)
     if target is None or len(target) > len(old):
         return
@@ -243,9 +244,9 @@ def _target(removal: Removal, node: ir.Node) -> None:
     if attribute is not None:
         edit.set_attribute(node, "shape", new.tolist())
     elif changed and fixed is not None:
-        removal.set_parameter(node, 1, new)
+        removal.set_parameter(node, index, new)
     elif changed:
-        removal.set_elements(node, 1, changed)
+        removal.set_elements(node, index, changed)
 
 
 def _split(removal: Removal, node: ir.Node) -> None:
@@ -351,6 +352,7 @@ def _resize(removal: Removal, node: ir.Node) -> None:
 
 
 REWRITERS: dict[str, Callable[[Removal, ir.Node], None]] = {
+    "ConstantOfShape": _target,
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Expand": _target,

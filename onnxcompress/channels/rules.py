@@ -317,6 +317,14 @@ SUMS = {"ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 """Reductions to which a channel of zeros adds nothing; a mean still divides by the old count."""
 
 
+def filled(engine: Engine, node: ir.Node) -> None:
+    """All positions are alike: any can go, where the extent does not follow the input's."""
+    out = node.outputs[0]
+    shape = engine.shape(out)
+    fixed = [n > 1 and not engine.is_free(out, axis) for axis, n in enumerate(shape)]
+    engine.set(out, [engine.labels.fresh(n) if f else None for n, f in zip(shape, fixed, strict=True)])
+
+
 def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
     """Keep every axis; scales and zero points along `axis` go with it."""
     data = node.inputs[0]
@@ -345,6 +353,7 @@ _MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Soft
 
 RULES: dict[str, Rule] = {
     "BatchNormalization": per_channel,
+    "ConstantOfShape": filled,
     "Conv": conv,
     "ConvTranspose": conv,
     "DequantizeLinear": quantize_or_dequantize,

@@ -397,6 +397,27 @@ def computed_shape() -> ir.Model:
     )
 
 
+def token_on_zeros() -> ir.Model:
+    """A class token that is added to zeros, one for each image of the batch, as some exports expand it."""
+    return model(
+        """token (float[N,4,8] x) => (float[N,5,3] y) {
+            a = MatMul(x, w1)
+            n = Shape<start=0, end=1>(x)
+            sizes = Concat<axis=0>(n, one, width)
+            zeros = ConstantOfShape(sizes)
+            first = Add(zeros, token)
+            c = Concat<axis=1>(first, a)
+            b = MatMul(c, w2)
+            d = Add(c, b)
+            y = MatMul(d, w3)
+        }""",
+        {
+            "w1": (8, 16), "token": (16,), "w2": (16, 16), "w3": (16, 3), "one": np.array([1]),
+            "width": np.array([16]),
+        },
+    )  # fmt: skip
+
+
 def inner_graph() -> ir.Model:
     """A model whose If reads one tensor from outside: that one freezes, the rest does not."""
     return model(
@@ -587,6 +608,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "one-dimensional": (one_dimensional, 0.35),
     "three-dimensional": (three_dimensional, 0.53),
     "computed shape": (computed_shape, 0.51),
+    "token on zeros": (token_on_zeros, 0.40),
     "inner graph": (inner_graph, 0.64),
     "lstm": (lambda: recurrent("LSTM", 4, 1), 0.35),
     "lstm, both directions": (lambda: recurrent("LSTM", 4, 2), 0.35),
