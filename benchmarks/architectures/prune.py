@@ -2,10 +2,11 @@
 
     python benchmarks/architectures/prune.py OUT [--sparsity 0.5] [--timeout 300] [--rows FILE] [NAME ...]
 
-Runs in the project's environment, the small models first. A model counts as a success when PruneChannels and Shrink
-run, the result gives what the masked model gives, and at least a quarter of the parameters went. Each model has a
-process and a time limit of its own, so that one bad model cannot stop the table. With `--rows` each row is written to
-a file of JSON lines as it is done, and what is there already is not done again, so that a table can be continued.
+Runs in the project's environment, the small models first. A model counts as a success when FoldConstants,
+PruneChannels and Shrink run, the result gives what the masked model gives, and at least a quarter of the parameters
+went. Each model has a process and a time limit of its own, so that one bad model cannot stop the table. With `--rows`
+each row is written to a file of JSON lines as it is done, and what is there already is not done again, so that a table
+can be continued.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import onnxruntime as ort
 import onnxcompress
 from onnxcompress.channels.groups import Groups, find_groups
 from onnxcompress.graph import edit
-from onnxcompress.passes import PruneChannels, Shrink
+from onnxcompress.passes import FoldConstants, PruneChannels, Shrink
 
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = dict[str, Row]
@@ -57,7 +58,7 @@ def prune(path: Path, sparsity: float) -> Row:
 
 
 def _prune(path: Path, sparsity: float, row: Row) -> None:
-    model = onnxcompress.load(path)
+    model, _ = onnxcompress.apply(path, [FoldConstants()])
     start = time.process_time()
     groups = find_groups(model)
     row["analysis"] = time.process_time() - start
@@ -66,7 +67,7 @@ def _prune(path: Path, sparsity: float, row: Row) -> None:
     row["original"] = parameters(model)
     with tempfile.TemporaryDirectory(prefix="architectures-") as folder:
         masked, pruned = Path(folder, "masked.onnx"), Path(folder, "pruned.onnx")
-        between, _ = onnxcompress.apply(path, [PruneChannels(sparsity=sparsity)], output=masked)
+        between, _ = onnxcompress.apply(model, [PruneChannels(sparsity=sparsity)], output=masked)
         small, report = onnxcompress.apply(between, [Shrink()], output=pruned)
         row["stays"] = [f"{r.subject}: {r.reason}" for step in report.steps for r in step.refused][:5]
         row["kept"] = parameters(small) / max(row["original"], 1)

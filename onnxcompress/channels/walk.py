@@ -17,14 +17,29 @@ def analyse(model: ir.Model) -> Engine:
     for value in model.graph.inputs:
         if value.const_value is None:
             engine.fixed[value] = f"it meets graph input '{value.name}'"
+    computed: set[ir.Value] = set()
     for node in model.graph:
+        engine.labels.note = FOLD if _is_constant(node, computed) else ""
         _visit(engine, node)
+    engine.labels.note = ""
     for value in _captured(model.graph):
         engine.freeze_all(value, f"an inner graph reads '{value.name}'")
     for value in model.graph.outputs:
         engine.freeze_all(value, f"it reaches graph output '{value.name}'")
     _freeze_whole_axes(engine)
     return engine
+
+
+FOLD = " (this is computed from constants alone: FoldConstants first)"
+
+
+def _is_constant(node: ir.Node, computed: set[ir.Value]) -> bool:
+    """Tell whether a node computes from constants alone, and note its outputs if so."""
+    inputs = [v for v in node.inputs if v is not None]
+    constant = bool(inputs) and all(v in computed or edit.constant(v) is not None for v in inputs)
+    if constant:
+        computed.update(node.outputs)
+    return constant
 
 
 def _visit(engine: Engine, node: ir.Node) -> None:

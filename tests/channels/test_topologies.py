@@ -7,12 +7,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from corpus.oracle import assert_same, drawn_feeds, plain_run
+from corpus.text import model
 from corpus.topologies import TOPOLOGIES
 
 from onnxcompress.channels.groups import Group, find_groups
 from onnxcompress.contract import Context
 from onnxcompress.graph import edit
-from onnxcompress.passes import PruneChannels, Shrink
+from onnxcompress.passes import FoldConstants, PruneChannels, Shrink
 
 
 def pruned_and_masked(model: ir.Model, sparsity: float, seed: int = 0) -> tuple[ir.Model, ir.Model]:
@@ -94,6 +95,24 @@ def test_an_operator_without_a_rule_freezes_with_its_name() -> None:
     node.domain, node.op_type, node.name = "custom", "Mystery", "strange"
     frozen = {g.name: g.frozen for g in find_groups(model).frozen}
     assert frozen["w1"] == "strange (custom::Mystery): this operator has no rule"
+
+
+def test_a_weight_that_is_computed_freezes_and_the_reason_says_what_helps() -> None:
+    graph = model(
+        """standardised (float[N,8] x) => (float[N,3] y) {
+            a = MatMul(x, w0)
+            norm = ReduceMax(w1, all)
+            scaled = Div(w1, norm)
+            b = MatMul(a, scaled)
+            y = MatMul(b, w2)
+        }""",
+        {"w0": (8, 12), "w1": (12, 10), "w2": (10, 3), "all": np.array([0, 1])},
+    )
+    frozen = {g.name: g.frozen for g in find_groups(graph).frozen}
+    assert frozen["w0"].endswith("(this is computed from constants alone: FoldConstants first)")
+    folded = graph.clone()
+    FoldConstants().apply(folded, FoldConstants().plan(graph, Context(graph)))
+    assert [g.name for g in find_groups(folded).prunable] == ["w0", "scaled_folded"]
 
 
 def test_attention_finds_heads_and_head_dimensions() -> None:
