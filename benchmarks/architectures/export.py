@@ -17,14 +17,34 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from networks import Builder, allow_missing_torchvision_operators, networks, seeded
+from torch.onnx import symbolic_helper
 
 EXPORTERS = ("script", "dynamo")
 OPSET_OF_SCRIPT = 17
+OPSETS = {"volo_d1_224": 18}
+"""Networks with an operator that ONNX has only from a later opset on."""
+
+
+def add_missing_operators() -> None:
+    """Write RMSNorm out for the exporter by tracing, which does not know it."""
+
+    def rms_norm(graph: Any, x: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
+        def number(value: float) -> Any:
+            return graph.op("Constant", value_t=torch.tensor(value))
+
+        axes = list(range(-len(symbolic_helper._get_tensor_sizes(weight)), 0))
+        mean = graph.op("ReduceMean", graph.op("Pow", x, number(2.0)), axes_i=axes)
+        given = symbolic_helper._maybe_get_const(epsilon, "f")
+        root = graph.op("Sqrt", graph.op("Add", mean, number(given if isinstance(given, float) else 1e-6)))
+        return graph.op("Mul", graph.op("Div", x, root), weight)
+
+    torch.onnx.register_custom_op_symbolic("aten::rms_norm", rms_norm, OPSET_OF_SCRIPT)
 
 
 def export(builder: Builder, exporter: str, target: Path) -> None:
@@ -32,14 +52,14 @@ def export(builder: Builder, exporter: str, target: Path) -> None:
     torch.set_num_threads(1)
     module, inputs = seeded(builder)
     temporary = target.with_suffix(".tmp")
-    options = {"dynamo": True} if exporter == "dynamo" else {"dynamo": False, "opset_version": OPSET_OF_SCRIPT}
+    opset = OPSETS.get(target.name.split(".")[0], OPSET_OF_SCRIPT)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if exporter == "dynamo":
             program = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
             program.save(str(temporary), external_data=False)
         else:
-            torch.onnx.export(module, inputs, str(temporary), **options)
+            torch.onnx.export(module, inputs, str(temporary), dynamo=False, opset_version=opset)
     temporary.rename(target)
 
 
@@ -78,6 +98,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     options.out.mkdir(parents=True, exist_ok=True)
     allow_missing_torchvision_operators()
+    add_missing_operators()
     fork = multiprocessing.get_context("fork")
     failures: dict[str, str] = {}
     chosen = {n: b for n, b in networks(options.which).items() if not options.names or n in options.names}

@@ -114,7 +114,8 @@ def _timm(name: str) -> Builder:
         module = timm.create_model(name, pretrained=False, exportable=True)
         channels, size, _ = module.default_cfg["input_size"]
         fixed = module.default_cfg.get("fixed_input_size", False)
-        return module, image(size if fixed else min(size, SIDES.get(name, SIZE)), channels)
+        least = module.default_cfg.get("min_input_size", (0, 0, 0))[1]
+        return module, image(size if fixed else max(least, min(size, SIDES.get(name, SIZE))), channels)
 
     return build
 
@@ -146,7 +147,10 @@ TORCHVISION = (
     "mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 "
     "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11_bn wide_resnet50_2"
 )
-SIDES = {"maxvit_t": 224, "inception_v3": 128, "alexnet": 224, "googlenet": 128, "vgg11_bn": 224, "swin_t": 112}
+SIDES = {
+    "maxvit_t": 224, "inception_v3": 128, "alexnet": 224, "googlenet": 128, "vgg11_bn": 224, "swin_t": 112,
+    "csatv2": 448,  # pools to 7 x 7, which one exporter can only do from a multiple of it
+}  # fmt: skip
 
 
 def torchvision_networks() -> dict[str, Builder]:
