@@ -56,8 +56,7 @@ class Engine:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.known = shapes.concrete(model)
-        self.larger = shapes.concrete(model, larger=True) if shapes.has_free_inputs(model) else self.known
+        self.known, self.larger = shapes.concrete_twice(model)
         self.labels = Labels()
         self.sinks: list[Sink] = []
         self.opset = model.opset_imports.get("", 1)

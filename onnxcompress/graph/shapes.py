@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,10 @@ import numpy.typing as npt
 import onnx
 import onnx.reference
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir import serde
 
 from . import edit
+from .inference import GRAPHS, Skeleton, Types, shape_of, static, type_of
 
 SMALL = 4096
 """Elements up to which an intermediate constant is worth evaluating; shapes, pads and indices are far below."""
@@ -24,20 +24,23 @@ FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 
 def infer(model: ir.Model) -> None:
     """Fill in types and shapes where the model says nothing; what the file says is kept."""
-    inferred = _infer(model.clone())
-    for graph, known in zip(model.graphs(), inferred.graphs(), strict=True):
-        mapping = {value.name: value for value in _own_values(known)}
+    for graph, known in list(Skeleton(model, annotated=True).infer()):
         for value in _own_values(graph):
-            other = mapping.get(value.name)
-            if other is None or value.is_graph_input():
+            kind = known.get(value.name or "")
+            if kind is None or value.is_graph_input():
                 continue
             if value.type is None:
-                value.type = other.type
+                value.type = type_of(kind)
             if value.shape is None:
-                value.shape = other.shape
-            elif other.shape is not None and len(value.shape) == len(other.shape):
-                dims = zip(value.shape, other.shape, strict=True)
-                value.shape = ir.Shape([b if _unknown(a) else a for a, b in dims])
+                value.shape = shape_of(kind)
+            elif any(_unknown(dim) for dim in value.shape):
+                _complete(value, shape_of(kind))
+
+
+def _complete(value: ir.Value, other: ir.Shape | None) -> None:
+    if value.shape is not None and other is not None and len(value.shape) == len(other):
+        dims = zip(value.shape, other, strict=True)
+        value.shape = ir.Shape([b if _unknown(a) else a for a, b in dims])
 
 
 def forget(model: ir.Model) -> None:
@@ -50,17 +53,6 @@ def forget(model: ir.Model) -> None:
 
 def _unknown(dim: int | ir.SymbolicDim) -> bool:
     return not isinstance(dim, int) and dim.value is None
-
-
-def _infer(copy: ir.Model) -> ir.Model:
-    """Run onnx's shape inference in place, on a copy of ours; what it cannot infer stays unknown."""
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # a failure leaves shapes unknown, which callers report by node name
-    try:
-        return common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
-    finally:
-        logger.setLevel(level)
 
 
 def _own_values(graph: ir.Graph) -> list[ir.Value]:
@@ -85,14 +77,8 @@ class Concrete:
     values: dict[ir.Value, npt.NDArray[Any]] = field(default_factory=dict)
     moving: set[ir.Value] = field(default_factory=set)
 
-    def fixed(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
-        """Return the array of a value that no shape and no input can change, else None."""
-        if value is None or value in self.moving:
-            return None
-        return self.values.get(value)
 
-
-def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None, *, larger: bool = False) -> Concrete:
+def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Concrete:
     """Compute shapes and small constants of the main graph for concrete input sizes.
 
     Parameters
@@ -101,22 +87,27 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
         Not changed.
     sizes : mapping, optional
         Input name → shape. Without it, a batch is 1, an unknown extent of an image 64, any other 8.
-    larger : bool
-        Let all of these be larger: what stays the same then does not depend on the input.
     """
-    copy = model.clone()
-    _bind_inputs(copy.graph, sizes or {}, larger=larger)
-    forget(copy)
-    for value in copy.graph.outputs:
-        value.shape = None
-    inferred = _infer(copy)
-    known = {value.name: value for value in _own_values(inferred.graph)}
+    return _probe(model, Skeleton(model, annotated=False), _bound_inputs(model.graph, sizes or {}, larger=False))
+
+
+def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
+    """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
+    skeleton = Skeleton(model, annotated=False)
+    one = _probe(model, skeleton, _bound_inputs(model.graph, {}, larger=False))
+    if not has_free_inputs(model):
+        return one, one
+    return one, _probe(model, skeleton, _bound_inputs(model.graph, {}, larger=True))
+
+
+def _probe(model: ir.Model, skeleton: Skeleton, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
+    _, known = next(skeleton.infer(sizes))
     result = Concrete()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        shape = _static(known[value.name].shape if value.name in known else value.shape)
+        tensor = value.const_value
+        shape = sizes.get(value.name or "") if tensor is None else tuple(tensor.shape.numpy())
         if shape is not None:
             result.shapes[value] = shape
-        tensor = value.const_value
         if tensor is not None and tensor.size <= SMALL and tensor.dtype != ir.DataType.STRING:
             result.values[value] = tensor.numpy()
     for node in model.graph:
@@ -130,14 +121,14 @@ def has_free_inputs(model: ir.Model) -> bool:
     return any(not isinstance(dim, int) or dim <= 0 for shape in shaped for dim in shape)
 
 
-def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]], *, larger: bool) -> None:
+def _bound_inputs(graph: ir.Graph, given: Mapping[str, tuple[int, ...]], *, larger: bool) -> dict[str, tuple[int, ...]]:
     bound: dict[str, int] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for value in graph.inputs:
-        if value.shape is None or value.name in graph.initializers:
+        if value.shape is None or value.name is None or value.name in graph.initializers:
             continue
-        given = sizes.get(value.name or "")
-        if given is not None and len(given) == len(value.shape):
-            value.shape = ir.Shape(given)
+        if len(given.get(value.name, ())) == len(value.shape) and value.name in given:
+            sizes[value.name] = tuple(given[value.name])
             continue
         dims: list[int] = []
         for axis, dim in enumerate(value.shape):
@@ -145,7 +136,8 @@ def _bind_inputs(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]], *, large
             symbol = None if isinstance(dim, int) else dim.value
             named = symbol is not None and symbol.isidentifier()
             dims.append(bound.setdefault(symbol, size) if named and symbol is not None else size)
-        value.shape = ir.Shape(dims)
+        sizes[value.name] = tuple(dims)
+    return sizes
 
 
 def _default_size(axis: int, rank: int, *, larger: bool) -> int:
@@ -156,13 +148,7 @@ def _default_size(axis: int, rank: int, *, larger: bool) -> int:
     return 12 if larger else 8
 
 
-def _static(shape: ir.Shape | None) -> tuple[int, ...] | None:
-    if shape is None or not all(isinstance(dim, int) for dim in shape):
-        return None
-    return tuple(int(dim) for dim in shape)  # type: ignore[arg-type]
-
-
-def _visit(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value], opset: int) -> None:
+def _visit(node: ir.Node, result: Concrete, known: Types, opset: int) -> None:
     """Evaluate a node whose inputs are all known and small, or take over its inferred shapes."""
     outputs = _evaluate(node, result, opset)
     if outputs is not None:
@@ -173,13 +159,10 @@ def _visit(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value]
             if moving:
                 result.moving.add(value)
         return
-    if not all(_static(known[v.name].shape) is not None for v in node.outputs if v.name in known):
-        _infer_node(node, result, known)
-    for value in node.outputs:
-        other = known.get(value.name)
-        shape = None if other is None else _static(other.shape)
-        if shape is not None:
-            result.shapes[value] = shape
+    shapes = {v: static(known.get(v.name or "")) for v in node.outputs if v.name}
+    if None in shapes.values():
+        shapes |= _infer_node(node, result, known)
+    result.shapes.update((value, shape) for value, shape in shapes.items() if shape is not None)
 
 
 def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[Any]] | None:
@@ -199,7 +182,7 @@ def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[A
         return [np.asarray(shape[edit.int_attribute(node, "start", 0) : end], np.int64)]
     if "::" in op or not node.inputs or any(v is not None and v not in result.values for v in node.inputs):
         return None
-    if op.startswith("Random") or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+    if op.startswith("Random") or any(a.type in GRAPHS for a in node.attributes.values()):
         return None
     if op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad") and _large_output(node, result):
         return None
@@ -220,7 +203,7 @@ def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -
 
     An input may have any dtype that the operator's numpy implementation takes, also one the graph does not have.
     """
-    proto = ir.to_proto(node)
+    proto = serde.serialize_node(node)
     names = [n for n in proto.input if n]
     feeds = {name: array for name, array in zip(proto.input, inputs, strict=True) if name and array is not None}
     graph_inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
@@ -235,31 +218,28 @@ def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -
     return [np.asarray(o) for o in outputs] if all(isinstance(o, (np.ndarray, np.generic)) for o in outputs) else None
 
 
-def _infer_node(node: ir.Node, result: Concrete, known: Mapping[str | None, ir.Value]) -> None:
+def _infer_node(node: ir.Node, result: Concrete, known: Types) -> dict[ir.Value, tuple[int, ...] | None]:
     """Infer one node with the values that onnx's own data propagation did not carry."""
-    if node.domain not in ("", "ai.onnx") or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
-        return
+    if node.domain not in ("", "ai.onnx") or any(a.type in GRAPHS for a in node.attributes.values()):
+        return {}
     version = (node.graph.opset_imports if node.graph is not None else {}).get("", 1)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in node.inputs:
         if value is None or value.name is None:
             continue
-        dtype = known[value.name].dtype if value.name in known else value.dtype
-        if dtype is None or value not in result.shapes:
-            return
-        types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), result.shapes[value])
+        dtype = known[value.name].tensor_type.elem_type if value.name in known else int(value.dtype or 0)
+        if not dtype or value not in result.shapes:
+            return {}
+        types[value.name] = onnx.helper.make_tensor_type_proto(dtype, result.shapes[value])
         if value in result.values:
             data[value.name] = onnx.numpy_helper.from_array(result.values[value], value.name)
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
         found = onnx.shape_inference.infer_node_outputs(
-            schema, ir.to_proto(node), types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
+            schema, serde.serialize_node(node), types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
         )
     except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return
-    for value in node.outputs:
-        if value.name in found and value.name in known:
-            proto = found[value.name].tensor_type
-            if proto.HasField("shape") and all(d.HasField("dim_value") for d in proto.shape.dim):
-                known[value.name].shape = ir.Shape([d.dim_value for d in proto.shape.dim])
+        return {}
+    known.update(found)
+    return {value: static(found.get(value.name or "")) for value in node.outputs}

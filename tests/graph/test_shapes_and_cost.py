@@ -36,7 +36,6 @@ def test_shape_arithmetic_is_followed_and_marked_as_moving() -> None:
     target = next(v for node in subject.graph for v in node.outputs if v.name == "t")
     assert known.values[target].tolist() == [1, -1]
     assert target in known.moving
-    assert known.fixed(target) is None
 
 
 def test_what_the_file_says_is_kept() -> None:
