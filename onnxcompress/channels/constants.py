@@ -13,7 +13,7 @@ from ..graph import edit
 from ..graph.shapes import run_node
 from ..graph.weights import constant_behind
 from .engine import Engine
-from .movement import MOVES, run_on
+from .movement import MOVES, looks_up, moved_inputs, trace
 from .rules import RULES, elementwise, reduced_axes
 
 Channel: TypeAlias = npt.NDArray[np.float64]
@@ -77,33 +77,37 @@ class Constants:
 
 def _move(constants: Constants, node: ir.Node) -> None:
     """Move the values as the operator does."""
-    engine, rule = constants.engine, MOVES[edit.op_of(node)]
-    sources = [v for v in (node.inputs if rule.data is None else node.inputs[:1]) if v is not None]
+    engine, sources = constants.engine, moved_inputs(node)
     axes = sorted({axis for source in sources for axis in constants.axes(source)})
-    if rule.unchanged:
+    if MOVES[edit.op_of(node)].unchanged:
         for axis in axes:
             constants.set(node.outputs[0], axis, constants.along(sources[0], axis))
         return
     if all(edit.constant(v) is not None for v in node.inputs if v is not None):
         return  # a weight that is moved before use: what reads it looks through the move
     labelled = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
-    for axis in axes:
-        if axis not in labelled:
-            continue
-        arrays = [
-            np.broadcast_to(_on_axis(constants.along(s, axis), axis, len(engine.shape(s))), engine.shape(s))
-            for s in sources
-        ]
-        for value, moved in zip(node.outputs, run_on(engine, node, list(arrays)) or [], strict=False):
+    if looks_up(engine, node):
+        labelled -= {edit.int_attribute(node, "axis", 0) % len(engine.shape(sources[0]))}
+    moved = sorted(labelled.intersection(axes))
+    for value, traced in zip(node.outputs, (trace(engine, node) if moved else None) or [], strict=False):
+        for axis in moved:
+            table = np.concatenate([[_padding(engine, node)], *(constants.along(s, axis) for s in sources)])
+            field = table[traced.sources[axis]]
             for out, rows in enumerate(engine.axes(value)):
                 if rows is not None:
-                    others = tuple(d for d in range(moved.ndim) if d != out)
-                    low, high = moved.min(axis=others), moved.max(axis=others)  # NaN wherever one is NaN
-                    constants.set(value, out, np.where(low == high, low, np.nan))
+                    others = tuple(d for d in range(field.ndim) if d != out)
+                    low, high = field.min(axis=others), field.max(axis=others)  # NaN wherever one is NaN
+                    constants.set(value, out, np.resize(np.where(low == high, low, np.nan), rows.shape[1]))
 
 
-def _on_axis(channel: Channel, axis: int, rank: int) -> Channel:
-    return channel.reshape([-1 if d == axis else 1 for d in range(rank)])
+def _padding(engine: Engine, node: ir.Node) -> float:
+    """Return what Pad fills with: zero where nothing is given, NaN where only a run knows, or the mode copies."""
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    given = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+    if mode != "constant":
+        return np.nan
+    known = np.zeros(1) if given is None else engine.known.values.get(given)
+    return np.nan if known is None else float(known.ravel()[0])
 
 
 def _elementwise(constants: Constants, node: ir.Node) -> None:

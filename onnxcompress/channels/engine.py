@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import onnx_ir as ir
 
 from ..graph import edit, shapes
 from .labels import Labels, Rows
+
+if TYPE_CHECKING:
+    from .movement import Trace
 
 Axes = list[Rows | None]
 """The label rows of each axis; None for an axis whose positions nothing may remove one by one."""
@@ -63,6 +66,7 @@ class Engine:
         self._axes: dict[ir.Value, Axes] = {}
         self.fixed: dict[ir.Value, str] = {}
         self.shifted: set[tuple[ir.Value, int]] = set()
+        self.traces: dict[Hashable, list[Trace] | None] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape, or () when it is unknown."""

@@ -17,7 +17,8 @@ from .labels import Rows
 if TYPE_CHECKING:
     from .engine import Engine
 
-Coordinates = npt.NDArray[np.int64]
+Field = npt.NDArray[np.int64]
+"""A number for every element of an output; axes along which nothing changes have extent 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,25 @@ class Move:
     parameter: int | None = None
     independent: bool = False
     unchanged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Where the elements of one output come from.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The output's shape, as the operator was run.
+    sources : list of Field
+        For each axis of the inputs: the position there, counted from 1 and on from one input to the next; 0 is padding.
+    padded : list of bool arrays
+        For each axis of the output: where nothing but padding goes.
+    """
+
+    shape: tuple[int, ...]
+    sources: list[Field]
+    padded: list[npt.NDArray[np.bool_]]
 
 
 MOVES: dict[str, Move] = {
@@ -71,19 +91,42 @@ def move(engine: Engine, node: ir.Node) -> None:
         source = node.inputs[0]
         engine.set(node.outputs[0], engine.axes(source) if source is not None else [])
         return
-    sources = [v for v in (node.inputs if rule.data is None else node.inputs[:1]) if v is not None]
+    sources = moved_inputs(node)
     if not any(rows is not None for source in sources for rows in engine.axes(source)):
         return
-    axes = [engine.axes(source) for source in sources]
-    shapes = [_run_shape(engine.shape(s), a, rule, node) for s, a in zip(sources, axes, strict=True)]
-    outputs = _coordinates(engine, node, rule, shapes)
-    if outputs is None:
+    traces = trace(engine, node)
+    if traces is None:
         for source in sources:
             engine.freeze_all(source, f"{edit.label(node)}: its parameters are not known before the model runs")
         return
-    for value, coordinates in zip(node.outputs, outputs, strict=False):
-        _label_output(engine, node, value, coordinates, axes, shapes)
+    for value, traced in zip(node.outputs, traces, strict=False):
+        _label_output(engine, node, value, traced, sources)
         _freeze_what_cannot_be_rewritten(engine, node, rule, value)
+
+
+def moved_inputs(node: ir.Node) -> list[ir.Value]:
+    """Return the inputs whose elements a node moves."""
+    moved = node.inputs if MOVES[edit.op_of(node)].data is None else node.inputs[:1]
+    return [value for value in moved if value is not None]
+
+
+def trace(engine: Engine, node: ir.Node) -> list[Trace] | None:
+    """Find where each output of a data-movement node comes from; None when a parameter is unknown."""
+    op = edit.op_of(node)
+    rule, sources = MOVES[op], moved_inputs(node)
+    parameters = _parameters(engine, node, rule)
+    if parameters is None:
+        return None
+    shapes = [_run_shape(engine.shape(s), engine.axes(s), rule, node) for s in sources]
+    if rule.independent and len({len(s) for s in shapes}) == 1 and len(shapes) > 1:
+        shapes = _common_extents(node, shapes)
+    attributes = tuple(sorted((a.name, repr(a.value)) for a in node.attributes.values()))
+    given = tuple((index, a.dtype.str, a.shape, a.tobytes()) for index, a in parameters.items())
+    key = (op, attributes, tuple(shapes), given)  # deep networks repeat the same blocks
+    if key not in engine.traces:
+        coordinates = _run(engine, node, parameters, shapes)
+        engine.traces[key] = None if coordinates is None else [_traced(c, shapes) for c in coordinates]
+    return engine.traces[key]
 
 
 def _run_shape(shape: tuple[int, ...], axes: Sequence[Rows | None], rule: Move, node: ir.Node) -> tuple[int, ...]:
@@ -94,34 +137,42 @@ def _run_shape(shape: tuple[int, ...], axes: Sequence[Rows | None], rule: Move, 
     return tuple(n if axes[d] is not None or d == acted else 1 for d, n in enumerate(shape))
 
 
-def _coordinates(engine: Engine, node: ir.Node, rule: Move, shapes: list[tuple[int, ...]]) -> list[Coordinates] | None:
-    """Run the node with every element replaced by its number, counted from 1 over all moved inputs; 0 is padding."""
-    if rule.independent and len({len(s) for s in shapes}) == 1 and len(shapes) > 1:
-        shapes[:] = _common_extents(node, shapes)
-    ends = np.cumsum([int(np.prod(s)) for s in shapes])
-    counted = [
-        np.arange(end - np.prod(s), end, dtype=np.int64).reshape(s) + 1 for s, end in zip(shapes, ends, strict=True)
-    ]
-    return run_on(engine, node, counted)
-
-
-def run_on(engine: Engine, node: ir.Node, moved: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]] | None:
-    """Run a data-movement node with other arrays in place of what it moves; None when a parameter is unknown."""
-    rule = MOVES[edit.op_of(node)]
-    arrays: list[npt.NDArray[Any] | None] = []
-    waiting = iter(moved)
+def _parameters(engine: Engine, node: ir.Node, rule: Move) -> dict[int, npt.NDArray[Any]] | None:
+    """Return the inputs that say how to move; the value that Pad fills with is not among them."""
+    found: dict[int, npt.NDArray[Any]] = {}
+    if "value" in node.attributes and node.attributes["value"].as_float():
+        return None  # before opset 11 Pad would fill the numbers with it too
     for index, value in enumerate(node.inputs):
-        if value is None or (edit.op_of(node) == "Pad" and index == 2):
-            arrays.append(None)  # the padding value is 0, which means "no source" to whoever reads coordinates
-        elif rule.data is None or index == rule.data:
-            arrays.append(next(waiting))
-        elif (known := engine.known.values.get(value)) is not None:
-            arrays.append(known)
-        elif edit.op_of(node) == "Gather":  # any index will do: the gathered axis is frozen, the others do not care
+        if value is None or rule.data in (None, index) or (node.op_type == "Pad" and index == 2):
+            continue
+        if (known := engine.known.values.get(value)) is not None:
+            found[index] = known
+        elif looks_up(engine, node):  # any index will do: the axis is frozen, the others do not care
             engine.freeze_axes(node.inputs[0], [edit.int_attribute(node, "axis", 0)], f"{edit.label(node)} looks it up")
-            arrays.append(np.zeros(engine.shape(value), np.int64))
+            found[index] = np.zeros(engine.shape(value), np.int64)
         else:
             return None
+    return found
+
+
+def looks_up(engine: Engine, node: ir.Node) -> bool:
+    """Tell whether a node gathers by indices that only a run knows."""
+    return node.op_type == "Gather" and (node.inputs[1] is None or node.inputs[1] not in engine.known.values)
+
+
+def _run(
+    engine: Engine, node: ir.Node, parameters: dict[int, npt.NDArray[Any]], shapes: list[tuple[int, ...]]
+) -> list[Field] | None:
+    """Run the node with every element replaced by its number, counted from 1 over all moved inputs; 0 is padding."""
+    ends = np.cumsum([int(np.prod(s)) for s in shapes])
+    counted = (
+        np.arange(end - np.prod(s), end, dtype=np.int64).reshape(s) + 1 for s, end in zip(shapes, ends, strict=True)
+    )
+    moved = MOVES[edit.op_of(node)].data
+    arrays: list[npt.NDArray[Any] | None] = [
+        next(counted) if value is not None and moved in (None, index) else parameters.get(index)
+        for index, value in enumerate(node.inputs)
+    ]
     return run_node(node, arrays, engine.opset)
 
 
@@ -132,22 +183,40 @@ def _common_extents(node: ir.Node, shapes: list[tuple[int, ...]]) -> list[tuple[
     return [tuple(s[d] if d == axis else widest[d] for d in range(len(s))) for s in shapes]
 
 
-def _label_output(
-    engine: Engine,
-    node: ir.Node,
-    value: ir.Value,
-    source: Coordinates,
-    axes: list[list[Rows | None]],
-    shapes: list[tuple[int, ...]],
-) -> None:
-    out: list[list[Rows]] = [[] for _ in source.shape]
-    rank = max(len(a) for a in axes)
-    for axis in range(rank):
-        for field in _fields(engine, source, axis, axes, shapes):
-            _place(engine, node, field, source, out)
+def _traced(coordinates: Field, shapes: list[tuple[int, ...]]) -> Trace:
+    rank = max(len(shape) for shape in shapes)
+    others = [tuple(d for d in range(coordinates.ndim) if d != axis) for axis in range(coordinates.ndim)]
+    padded = [(coordinates == 0).all(axis=axes) for axes in others]
+    return Trace(coordinates.shape, [_source(coordinates, axis, shapes) for axis in range(rank)], padded)
+
+
+def _source(coordinates: Field, axis: int, shapes: list[tuple[int, ...]]) -> Field:
+    """Turn element numbers into positions along an axis of the inputs, and drop what does not change."""
+    field = np.zeros_like(coordinates)
+    start, before = 1, 1
+    for shape in shapes:
+        size = int(np.prod(shape))
+        if axis < len(shape):
+            mine = (coordinates >= start) & (coordinates < start + size)
+            stride = int(np.prod(shape[axis + 1 :]))
+            field[mine] = before + (coordinates[mine] - start) // stride % shape[axis]
+            before += shape[axis]
+        start += size
+    for d in range(field.ndim):
+        first = np.take(field, [0], d) if field.size else field
+        if (field == first).all():
+            field = first
+    return field
+
+
+def _label_output(engine: Engine, node: ir.Node, value: ir.Value, traced: Trace, sources: list[ir.Value]) -> None:
+    out: list[list[Rows]] = [[] for _ in traced.shape]
+    for axis, source in enumerate(traced.sources):
+        for row in _tables(engine, axis, sources):
+            _place(engine, node, row[source], source == 0, out)
     rows = [np.concatenate(r) if r else None for r in out]
     if edit.op_of(node) == "Pad":
-        _label_padding(engine, node, source, rows)
+        _label_padding(engine, node, traced, rows)
     for axis, row in enumerate(rows):
         if row is not None and engine.is_free(value, axis):
             engine.labels.freeze(row, f"{edit.label(node)} merges it with an extent of the input")
@@ -155,42 +224,36 @@ def _label_output(
     engine.set(value, [r if r is not None and r.shape[1] == n > 1 else None for r, n in zip(rows, shape, strict=True)])
 
 
-def _fields(
-    engine: Engine, source: Coordinates, axis: int, axes: list[list[Rows | None]], shapes: list[tuple[int, ...]]
-) -> list[Coordinates]:
-    """For each label row of an input axis: the label of every output element (0: none)."""
-    fields: list[Coordinates] = []
+def _tables(engine: Engine, axis: int, sources: list[ir.Value]) -> Rows:
+    """Return the labels that the positions of an axis have, all inputs one after another, 0 for padding first."""
+    axes = [
+        (engine.axes(source)[axis], engine.shape(source)[axis]) for source in sources if axis < len(engine.axes(source))
+    ]
+    if all(rows is None for rows, _ in axes):
+        return np.zeros((0, 1), np.int64)
+    parts = [np.zeros((1, n), np.int64) if rows is None else engine.labels.resolve(rows) for rows, n in axes]
+    table = np.zeros((max(len(part) for part in parts), 1 + sum(part.shape[1] for part in parts)), np.int64)
     start = 1
-    for input_axes, shape in zip(axes, shapes, strict=True):
-        size = int(np.prod(shape))
-        rows = engine.labels.resolve(r) if axis < len(shape) and (r := input_axes[axis]) is not None else None
-        if rows is not None and shape[axis] == rows.shape[1]:
-            mine = (source >= start) & (source < start + size)
-            stride = int(np.prod(shape[axis + 1 :]))
-            position = (np.where(mine, source - start, 0) // stride) % shape[axis]
-            while len(fields) < len(rows):
-                fields.append(np.zeros_like(source))
-            for row, field in zip(rows, fields, strict=False):
-                field[mine] = row[position[mine]]
-        start += size
-    return fields
+    for part in parts:
+        table[: len(part), start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return table
 
 
-def _place(engine: Engine, node: ir.Node, field: Coordinates, source: Coordinates, out: list[list[Rows]]) -> None:
+def _place(engine: Engine, node: ir.Node, field: Field, padding: npt.NDArray[np.bool_], out: list[list[Rows]]) -> None:
     """Find the output axis that a field of labels runs along; if it runs along several, factor it."""
-    labels = np.unique(field[field > 0])
+    labels = field[field > 0]
     if not labels.size:
         return
-    padding = source == 0
-    candidates = [d for d, n in enumerate(source.shape) if n > 1]
-    if len(labels) == 1 or not candidates:
-        engine.labels.freeze(labels[None], f"{edit.label(node)} takes it by itself")
+    if (labels == labels[0]).all():
+        engine.labels.freeze(labels[None, :1], f"{edit.label(node)} takes it by itself")
         return
-    along = [d for d in candidates if _varies(field, padding, d)]
+    candidates = [d for d, n in enumerate(field.shape) if n > 1]
+    along = [d for d in candidates if len(candidates) == 1 or _varies(field, padding, d)]
     if len(along) == 1:
         out[along[0]].append(_along(field, along[0]))
         return
-    fresh = {d: engine.labels.fresh(source.shape[d]) for d in along}
+    fresh = {d: engine.labels.fresh(field.shape[d]) for d in along}
     corner = tuple(slice(None) if d in along else slice(0, 1) for d in range(field.ndim))
     single = field[corner]
     product = np.stack([np.broadcast_to(_on_axis(fresh[d][0], d, field.ndim), single.shape).ravel() for d in along])
@@ -199,30 +262,29 @@ def _place(engine: Engine, node: ir.Node, field: Coordinates, source: Coordinate
         out[d].append(fresh[d])
 
 
-def _varies(field: Coordinates, padding: npt.NDArray[np.bool_], axis: int) -> bool:
+def _varies(field: Field, padding: npt.NDArray[np.bool_], axis: int) -> bool:
     """Tell whether the labels change along `axis`, padding aside."""
     full = np.where(padding, field.max(axis=axis, keepdims=True), field)
     return bool((full != np.take(full, [0], axis)).any())
 
 
-def _along(field: Coordinates, axis: int) -> Rows:
+def _along(field: Field, axis: int) -> Rows:
     row: Rows = field.max(axis=tuple(d for d in range(field.ndim) if d != axis))[None]
     return row
 
 
-def _on_axis(row: npt.NDArray[np.int64], axis: int, rank: int) -> Coordinates:
+def _on_axis(row: npt.NDArray[np.int64], axis: int, rank: int) -> Field:
     return row.reshape([-1 if d == axis else 1 for d in range(rank)])
 
 
 WIDTH = ("LayerNormalization", "RMSNormalization")
 
 
-def _label_padding(engine: Engine, node: ir.Node, source: Coordinates, rows: list[Rows | None]) -> None:
+def _label_padding(engine: Engine, node: ir.Node, traced: Trace, rows: list[Rows | None]) -> None:
     """Channels that Pad adds get labels of their own: they can go when what they are added to goes."""
     for axis, row in enumerate(rows):
         if row is not None:
-            others = tuple(d for d in range(source.ndim) if d != axis)
-            empty = (source == 0).all(axis=others) & (row == 0).all(0)
+            empty = traced.padded[axis] & (row == 0).all(0)
             added = engine.labels.fresh(int(empty.sum()))
             row[0, empty] = added[0]
             if any(use.op_type in WIDTH for use in node.outputs[0].consumers()):
