@@ -209,6 +209,17 @@ class Context:
         self._ranges: dict[str, Range] = {}
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
+    def on(self, model: ir.Model) -> Context:
+        """Return the same for another model."""
+        return Context(
+            model,
+            original=self.original,
+            samples=self._samples,
+            seed=self.seed,
+            progress=self.progress,
+            metric=self.metric,
+        )
+
     @property
     def samples(self) -> Samples:
         """The samples; raises `DataError` when there are none."""

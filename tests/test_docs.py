@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command_line import call
 from corpus.topologies import mlp
 
 from onnxcompress import apply
@@ -45,6 +47,23 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, (command, done.stderr)
         assert done.stdout or done.stderr, command
+
+
+def mapped() -> list[str]:
+    """The lines that stand for other tools' functions."""
+    table = (ROOT / "docs" / "prune.md").read_text().split("## From other tools")[1].split("## ")[0]
+    return re.findall(r"`(-p [^`]+)`", table)
+
+
+@pytest.mark.parametrize("line", mapped())
+def test_what_stands_for_other_tools_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, kind in (("masks", bool), ("scores", float)):
+        np.savez(f"{name}.npz", **{"stem.weight": np.ones((64, 1, 3, 3), kind)})
+    out = [] if "--dry-run" in line else ["-o", "out.onnx"]
+    result = call("apply", ROOT / "models" / "digits.onnx", *shlex.split(line), *out)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "out.onnx").exists() == bool(out)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Changes, Context, Pass
-from onnxcompress.graph.weights import Weight
 
 from .masks import Mask, MaskPlan, apply_masks
-from .weights import array_of, lowest_share, usable, without
+from .weights import Floats, lowest_share, usable, with_scores, without
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,9 @@ class MagnitudePrune(Pass):
         Of equal magnitudes the first in memory goes first, so the share is exact.
     normalise : {"tensor", "channel", "model"}
         What the maximum is taken over: each weight tensor, each of its output channels, or all weights.
+    scores : str
+        An ``.npz`` file of arrays named after weights and of their shapes: they rank in place of |W| (their magnitudes
+        count), and weights that it does not name are left alone.
     exclude : tuple of str
         Weights to leave alone, by patterns (``head*``) on their names.
 
@@ -46,36 +48,38 @@ class MagnitudePrune(Pass):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     normalise: Literal["tensor", "channel", "model"] = "tensor"
+    scores: str = ""
     exclude: tuple[str, ...] = ()
 
     def plan(self, model: ir.Model, context: Context) -> MaskPlan:
         """Choose what becomes zero."""
         weights, refused = usable(model)
         weights, excluded = without(self.name, self.exclude, weights)
-        largest = max((float(np.abs(array_of(w)).max()) for w in weights), default=0.0)
-        magnitudes = {str(w.value.name): self._normalised(w, largest) for w in weights}
+        scores, lacking = with_scores(self.name, self.scores, weights)
+        largest = max((float(np.abs(s).max()) for s in scores.values()), default=0.0)
+        ranked = {str(w.value.name): w for w in weights if w.value.name in scores}
+        magnitudes = {name: self._normalised(np.abs(scores[name]), w.axis, largest) for name, w in ranked.items()}
         if self.normalise == "model" and self.sparsity is not None and magnitudes:
             keeps = _split(self._keep(np.concatenate([m.ravel() for m in magnitudes.values()])), magnitudes)
         else:
             keeps = {name: self._keep(magnitude) for name, magnitude in magnitudes.items()}
         masks = {name: Mask.of(keep) for name, keep in keeps.items() if not keep.all()}
-        return MaskPlan(masks=masks, refused=(*refused, *excluded))
+        return MaskPlan(masks=masks, refused=(*refused, *excluded, *lacking))
 
     def apply(self, model: ir.Model, plan: MaskPlan) -> Changes:
         """Zero what the plan does not keep."""
         return apply_masks(model, plan)
 
-    def _normalised(self, weight: Weight, largest: float) -> npt.NDArray[np.floating[Any]]:
-        magnitude: npt.NDArray[np.floating[Any]] = np.abs(array_of(weight))
+    def _normalised(self, magnitude: Floats, axis: int, largest: float) -> Floats:
         if self.normalise == "model":
             return np.asarray(magnitude / largest) if largest else magnitude
         others = None
-        if self.normalise == "channel" and weight.axis >= 0:
-            others = tuple(d for d in range(magnitude.ndim) if d != weight.axis)
+        if self.normalise == "channel" and axis >= 0:
+            others = tuple(d for d in range(magnitude.ndim) if d != axis)
         top = magnitude.max(axis=others, keepdims=True)
         return np.asarray(magnitude / np.where(top == 0, 1, top))
 
-    def _keep(self, magnitude: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    def _keep(self, magnitude: Floats) -> npt.NDArray[np.bool_]:
         if self.sparsity is None:
             return magnitude >= self.threshold
         return lowest_share(magnitude, self.sparsity)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Groups
@@ -64,6 +65,8 @@ class PruneChannels(Pass):
     compensate : bool
         Fit the weights that read the channels to those that stay, in closed form, on up to 512 samples without
         labels; see docs/recovery.md. FoldConstants and FoldBatchNorm before it let it reach more.
+    steps : int
+        Get there in so many equal steps, and score what is left after each; with `compensate` after fitting it.
 
     Notes
     -----
@@ -98,6 +101,7 @@ class PruneChannels(Pass):
     overrides: tuple[str, ...] = ()
     keep_at_least: Annotated[int, msgspec.Meta(ge=1)] = 1
     compensate: bool = False
+    steps: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,6 +117,7 @@ class PruneChannels(Pass):
         if self.sparsity == "auto":
             plan, short = self._allocated(ranker, model, context)
         else:
+            ranker = self._step_by_step(ranker, self.sparsity, model, context)
             channels, short = self._lowest(ranker, self.sparsity)
             plan = self._completed(channels, model, context)
         return dataclasses.replace(plan, refused=(*refused, *short, *plan.refused))
@@ -129,6 +134,18 @@ class PruneChannels(Pass):
             scores, lacking = score_groups(self.importance, self.reduction, chosen, context)
         ranker = Ranker(groups, scores, self.ranking, self.round_to, self.keep_at_least, fixed)
         return ranker, [*refusals(groups), *factors, *out, *lacking]
+
+    def _step_by_step(self, ranker: Ranker, sparsity: float, model: ir.Model, context: Context) -> Ranker:
+        """Zero a little more in each step but the last and score again; what is gone stays first in the order."""
+        for step in range(1, self.steps):
+            channels, _ = self._lowest(ranker, sparsity * step / self.steps)
+            copy = model.clone()
+            apply_channels(copy, self._completed(channels, model, context))
+            scores = {name: score.copy() for name, score in self.ranker(context.on(copy))[0].scores.items()}
+            for name, gone in channels.items():
+                scores[name][gone] = -np.inf
+            ranker = dataclasses.replace(ranker, scores=scores)
+        return ranker
 
     def _lowest(self, ranker: Ranker, sparsity: float) -> tuple[dict[str, list[int]], list[Refusal]]:
         if self.budget == "channels":
@@ -175,8 +192,10 @@ class PruneChannels(Pass):
     def _check_auto(self) -> None:
         if (self.sparsity == "auto") != (self.max_drop is not None):
             raise OptionError(f"{self.name}: sparsity = 'auto' and max_drop = NUMBER go together; give both or neither")
-        if self.sparsity == "auto" and (self.ranking, self.budget) != ("local", "channels"):
-            raise OptionError(f"{self.name}: sparsity = 'auto' finds each group's share; leave ranking and budget out")
+        if self.sparsity == "auto" and (self.ranking, self.budget, self.steps) != ("local", "channels", 1):
+            raise OptionError(
+                f"{self.name}: sparsity = 'auto' finds each group's share; leave ranking, budget and steps out"
+            )
 
     def _needs(self) -> Needs:
         criterion = IMPORTANCE.get(self.importance)

@@ -15,6 +15,7 @@ from onnxcompress.contract import Changes, Context, Pass, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import Weight, find_weights
 
+from .arrays import read_arrays
 from .masks import Keep, Mask, MaskPlan, apply_masks
 from .select import matching
 
@@ -56,6 +57,16 @@ def without(owner: str, patterns: Iterable[str], weights: list[Weight]) -> tuple
     excluded = {name: pattern for pattern, hit in found.items() for name in hit}
     refused = [Refusal(name, f"excluded by '{pattern}'") for name, pattern in excluded.items()]
     return [w for w in weights if str(w.value.name) not in excluded], refused
+
+
+def with_scores(owner: str, path: str, weights: list[Weight]) -> tuple[dict[str, Floats], list[Refusal]]:
+    """Return what ranks the elements of each weight: magnitudes, or what a file gives; the rest is left alone."""
+    if not path:
+        return {str(w.value.name): np.abs(array_of(w)) for w in weights}, []
+    shapes = {str(w.value.name): array_of(w).shape for w in weights}
+    given = read_arrays(f"{owner}: scores", path, shapes)
+    lacking = [Refusal(name, f"'{path}' has no scores for it") for name in shapes if name not in given]
+    return {name: array.astype(np.float64) for name, array in given.items()}, lacking
 
 
 RECURRENT = ("GRU", "LSTM", "RNN")

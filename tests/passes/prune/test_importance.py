@@ -279,3 +279,28 @@ def test_a_budget_out_of_reach_is_said() -> None:
     reason = next(r.reason for r in plan.refused if r.subject == "model")
     full, left = 64 * 16 * 27 + 16 * 12 * 144 + 60, 64 * 8 * 27 + 16 * 8 * 72 + 40
     assert reason == f"at most {1 - left / full:.1%} of its macs can go, and 90.0% were asked for"
+
+
+def test_steps_score_again_what_is_left() -> None:
+    """Norms over what makes and what reads a channel: each weight that goes takes part of its readers' norms along."""
+    subject = mlp()
+    first = removed(subject, sparsity=0.25)
+    copy = subject.clone()
+    PruneChannels(sparsity=0.25).apply(copy, PruneChannels(sparsity=0.25).plan(subject, Context(subject)))
+    again = PruneChannels().ranker(Context(copy))[0].scores
+    expected = {}
+    for name, score in again.items():
+        rest = [c for c in np.argsort(score, kind="stable") if c not in first[name]]
+        expected[name] = sorted([*first[name], *rest[: int(0.5 * len(score)) - len(first[name])]])
+    assert removed(subject, sparsity=0.5, steps=2) == expected
+    assert expected != removed(subject, sparsity=0.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": "macs"}, {"ranking": "global"}, {"importance": "random"}])
+def test_steps_end_at_the_same_size(options: dict[str, object]) -> None:
+    subject = residual()
+    once, often = (removed(subject, sparsity=0.4, steps=n, **options) for n in (1, 3))
+    if options.get("ranking") == "global":
+        assert sum(map(len, often.values())) == sum(map(len, once.values()))
+    else:
+        assert {n: len(c) for n, c in often.items()} == {n: len(c) for n, c in once.items()}

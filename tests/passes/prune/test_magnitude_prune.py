@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
-from onnxcompress.errors import OptionError
+from onnxcompress.errors import OptionError, PassError
 from onnxcompress.passes import MagnitudePrune, Shrink
 from onnxcompress.passes.prune.masks import Mask, MaskPlan
 
@@ -141,3 +143,24 @@ def test_options_are_checked_when_the_pass_is_made(options: dict, message: str) 
     with pytest.raises(OptionError) as error:
         MagnitudePrune(**options)
     assert message in str(error.value)
+
+
+def test_scores_of_the_callers_rank_in_place_of_magnitudes(tmp_path: Path) -> None:
+    subject = conv_chain()
+    scores = {name: np.random.default_rng(3).standard_normal(weights(subject)[name].shape) for name in ("w1", "w2")}
+    np.savez(tmp_path / "s.npz", **scores)
+    found, changes = pruned(subject, MagnitudePrune(sparsity=0.3, scores=str(tmp_path / "s.npz")))
+    before, after = weights(subject), weights(found)
+    for name, score in scores.items():
+        lowest = np.argsort(np.abs(score), axis=None)[: int(0.3 * score.size)]
+        expected = before[name].copy()
+        expected.ravel()[lowest] = 0
+        assert np.array_equal(after[name], expected)
+    assert np.array_equal(after["w3"], before["w3"])
+    assert {r.subject: r.reason for r in changes.refused} == {"w3": f"'{tmp_path / 's.npz'}' has no scores for it"}
+
+
+def test_scores_that_do_not_fit(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", w1=np.ones((2, 2)))
+    with pytest.raises(PassError, match=r"magnitude-prune: scores = '.*s.npz': 'w1': its shape is \(2, 2\)"):
+        pruned(conv_chain(), MagnitudePrune(scores=str(tmp_path / "s.npz")))
