@@ -183,7 +183,6 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
     array = _computed(engine, weight)
     if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
         return None
-    bias = edit.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if node.op_type == "MatMul":
         if array.ndim != 2 or len(engine.shape(data)) < 2:
             return None
@@ -195,35 +194,47 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
         alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
         matrix = _matrix(alpha * (array if edit.int_attribute(node, "transB", 0) else array.T), ())
-        return data, 1, matrix, _gemm_bias(node, bias, len(matrix.sum), beta), 1
+        return data, 1, matrix, _bias(engine, node, len(matrix.sum), beta), 1
     groups = edit.int_attribute(node, "group", 1)
     axes = tuple(range(2, array.ndim))
     matrix = _conv_matrix(array, groups, axes, transposed=node.op_type == "ConvTranspose")
-    return data, 1, matrix, None if bias is None else bias.numpy().astype(np.float64), 1
+    return data, 1, matrix, _bias(engine, node, len(matrix.sum)), 1
 
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _computed(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
-    """Return the array of a constant, also of one that is moved before use."""
+    """Return the array of a constant, also of one that is moved or dequantized before use."""
     tensor = edit.constant(value)
     if value is None or tensor is not None or constant_behind(value) is None:
         return None if tensor is None else tensor.numpy()
     node = value.producer()
     assert node is not None
     source = _computed(engine, node.inputs[0])
-    rest = [None if v is None else engine.known.values.get(v) for v in node.inputs[1:]]
-    moved = run_node(node, [source, *rest], engine.opset)
+    rest = [None if v is None else _known(engine, v) for v in node.inputs[1:]]
+    opset = max(engine.opset, OPSET_19) if node.op_type == "DequantizeLinear" else engine.opset
+    moved = run_node(node, [source, *rest], opset)
     return None if moved is None else moved[0]
 
 
-def _gemm_bias(node: ir.Node, bias: ir.TensorProtocol | None, outputs: int, beta: float) -> Channel | None:
+def _known(engine: Engine, value: ir.Value) -> npt.NDArray[np.generic] | None:
+    tensor = edit.constant(value)
+    return engine.known.values.get(value) if tensor is None else tensor.numpy()
+
+
+OPSET_19 = 19
+"""From here on onnx's reference implementation knows DequantizeLinear, which was the same before."""
+
+
+def _bias(engine: Engine, node: ir.Node, outputs: int, beta: float = 1.0) -> Channel | None:
+    """Return what is added to each output; NaN where that is no constant, or not the same in each row."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    if bias is None or (bias.size not in (1, outputs)) or len(bias.shape) > 1:
+    array = _computed(engine, node.inputs[2])
+    if array is None or array.size not in (1, outputs) or array.ndim > 1:
         return np.full(outputs, np.nan)
-    return np.broadcast_to(beta * bias.numpy().astype(np.float64), (outputs,))
+    return np.broadcast_to(beta * array.astype(np.float64), (outputs,))
 
 
 def _matrix(array: npt.NDArray[np.floating], axes: tuple[int, ...]) -> Matrix:
@@ -286,6 +297,13 @@ def _filled(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], axis, np.full(n, number))
 
 
+def _quantized(constants: Constants, node: ir.Node) -> None:
+    """Zero stays zero; among quantized values 0 stands for the zero point."""
+    for axis in constants.axes(node.inputs[0]):
+        channel = constants.along(node.inputs[0], axis)
+        constants.set(node.outputs[0], axis, np.where(channel == 0, 0, np.nan))
+
+
 def _spatial(constants: Constants, node: ir.Node) -> None:
     """Pooling, resizing: a constant channel stays what it is; where borders mix in padding, only zero does."""
     exact = node.op_type in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
@@ -315,6 +333,7 @@ PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "ConstantOfShape": _filled,
     "Conv": _weighted,
     "ConvTranspose": _weighted,
+    "DequantizeLinear": _quantized,
     "Gemm": _weighted,
     "GlobalAveragePool": _spatial,
     "LayerNormalization": _layer_norm,
@@ -322,6 +341,7 @@ PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "GlobalMaxPool": _spatial,
     "MatMul": _weighted,
     "MaxPool": _spatial,
+    "QuantizeLinear": _quantized,
     "ReduceMax": _reduction,
     "ReduceMean": _reduction,
     "ReduceMin": _reduction,

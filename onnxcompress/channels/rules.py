@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.weights import constant_behind
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 from .movement import MOVES, move
@@ -23,11 +24,18 @@ def rule_of(node: ir.Node) -> Rule:
 
 def no_rule(engine: Engine, node: ir.Node) -> None:
     """Freeze everything the node reads: nobody knows what it does with a channel."""
-    inner = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-    what = "it runs an inner graph" if inner else "this operator has no rule"
+    called = node.op_identifier() in engine.model.functions
+    inner = "it runs an inner graph" if inner_graphs(node) else ""
+    what = "it calls a function of the model" if called else inner or "this operator has no rule"
     for value in node.inputs:
         if value is not None:
             engine.freeze_all(value, f"{edit.label(node)}: {what}")
+
+
+def inner_graphs(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that a node runs: the branches of an If, the body of a Loop or a Scan."""
+    one = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return one + [g for a in node.attributes.values() if a.type == ir.AttributeType.GRAPHS for g in a.as_graphs()]
 
 
 def elementwise(engine: Engine, node: ir.Node) -> None:
@@ -336,6 +344,8 @@ def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
             axes[axis] = engine.join(node, axes[axis], engine.axes(value)[0])
         elif value is not None and len(engine.shape(value)) > 1:
             engine.freeze_all(data, f"{edit.label(node)}: it is quantized in blocks")
+    if edit.constant(data) is not None and constant_behind(node.outputs[0]) is None:
+        engine.freeze_all(data, f"{edit.label(node)}: its zero point is not 0")
     engine.set(node.outputs[0], axes)
 
 

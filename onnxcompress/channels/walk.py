@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from .engine import Engine
-from .rules import no_rule, rule_of
+from .rules import inner_graphs, no_rule, rule_of
 from .shift import note_shift
 
 
@@ -22,8 +22,8 @@ def analyse(model: ir.Model) -> Engine:
         engine.labels.note = FOLD if _is_constant(node, computed) else ""
         _visit(engine, node)
     engine.labels.note = ""
-    for value in _captured(model.graph):
-        engine.freeze_all(value, f"an inner graph reads '{value.name}'")
+    for value, node in _captured(model.graph).items():
+        engine.freeze_all(value, f"{edit.label(node)}: its inner graph reads '{value.name}'")
     for value in model.graph.outputs:
         engine.freeze_all(value, f"it reaches graph output '{value.name}'")
     _freeze_whole_axes(engine)
@@ -57,13 +57,15 @@ def _visit(engine: Engine, node: ir.Node) -> None:
             engine.freeze_all(value, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
 
 
-def _captured(graph: ir.Graph) -> list[ir.Value]:
-    """Values of the main graph that inner graphs read."""
-    found: dict[ir.Value, None] = {}
-    for inner in graph.subgraphs():
-        read = (*(value for node in inner for value in node.inputs), *inner.outputs)
-        found |= dict.fromkeys(value for value in read if value is not None and value.graph is graph)
-    return list(found)
+def _captured(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
+    """Values of the main graph that inner graphs read, each with the node whose inner graph it is."""
+    found: dict[ir.Value, ir.Node] = {}
+    for node in graph:
+        for inner in inner_graphs(node):
+            read = [value for each in inner.all_nodes() for value in each.inputs]
+            ends = [value for each in (inner, *inner.subgraphs()) for value in each.outputs]
+            found |= dict.fromkeys((v for v in (*read, *ends) if v is not None and v.graph is graph), node)
+    return found
 
 
 def _freeze_whole_axes(engine: Engine) -> None:

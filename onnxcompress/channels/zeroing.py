@@ -42,6 +42,8 @@ def _ends_well(value: ir.Value) -> bool:
 def _use_is_fine(node: ir.Node, index: int) -> bool:
     op = edit.op_of(node)
     rule = MOVES.get(op)
+    if op == "DequantizeLinear" and index == 0:
+        return constant_behind(node.outputs[0]) is not None and _ends_well(node.outputs[0])
     if rule is None:
         return index in ZEROED.get(op, ())
     moved = rule.data is None or index == rule.data
@@ -51,5 +53,9 @@ def _use_is_fine(node: ir.Node, index: int) -> bool:
 def _is_constant_move(node: ir.Node) -> bool:
     """Tell whether the node only moves constants: then what reads them decides, as if they had been moved already."""
     rule = MOVES[edit.op_of(node)]
-    data = node.inputs if rule.data is None else node.inputs[:1]
-    return all(constant_behind(v) is not None or edit.constant(v) is not None for v in data if v is not None)
+    moved = range(len(node.inputs)) if rule.data is None else (rule.data,)
+    return all(
+        (constant_behind(v) if index in moved else edit.constant(v)) is not None
+        for index, v in enumerate(node.inputs)
+        if v is not None
+    )

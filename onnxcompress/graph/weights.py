@@ -58,13 +58,24 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
 
 
 def constant_behind(value: ir.Value | None) -> ir.Value | None:
-    """Return the constant that a value is, or is moved from by operators that keep its elements; else None."""
+    """Return the constant that a value is, or is moved from by operators that keep its elements; else None.
+
+    Dequantizing counts as such where the zero point is 0: what is zero before is zero after.
+    """
     while value is not None and edit.constant(value) is None:
         node = value.producer()
-        if node is None or edit.op_of(node) not in TRANSPARENT:
+        if node is None or not (edit.op_of(node) in TRANSPARENT or _is_symmetric(node)):
             return None
         value = node.inputs[0]
     return value
+
+
+def _is_symmetric(node: ir.Node) -> bool:
+    """Tell whether a node dequantizes with a zero point of 0."""
+    point = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = edit.constant(point)
+    known = point is None or (tensor is not None and not tensor.numpy().any())
+    return edit.op_of(node) == "DequantizeLinear" and known
 
 
 def output_axis(node: ir.Node, index: int, rank: int) -> int:

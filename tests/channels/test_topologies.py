@@ -27,8 +27,8 @@ def pruned_and_masked(model: ir.Model, sparsity: float, seed: int = 0) -> tuple[
 
 def parameters(model: ir.Model) -> int:
     """Count from the file, not with the project's own counter."""
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-    return sum(int(np.prod(t.dims)) for t in ir.to_proto(model).graph.initializer if t.data_type in floats)
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8)
+    return sum(int(np.prod(t.dims)) for t in ir.to_proto(model).graph.initializer if t.data_type in kinds)
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
@@ -83,10 +83,18 @@ def test_what_reaches_an_output_is_frozen_and_says_so() -> None:
     assert [(g.name, g.frozen) for g in frozen] == [("w3", "it reaches graph output 'y'")]
 
 
-def test_inner_graphs_freeze_what_they_read_and_nothing_else() -> None:
-    groups = find_groups(TOPOLOGIES["inner graph"][0]())
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("inner graph", "t (If): its inner graph reads 's'"),
+        ("loop", "l (Loop): it runs an inner graph"),
+        ("local function", "t (local::twice): it calls a function of the model"),
+    ],
+)
+def test_inner_graphs_freeze_what_they_read_and_nothing_else(name: str, reason: str) -> None:
+    groups = find_groups(TOPOLOGIES[name][0]())
     assert [g.name for g in groups.prunable] == ["w0"]
-    assert ("w1", "an inner graph reads 's'") in [(g.name, g.frozen) for g in groups.frozen]
+    assert ("w1", reason) in [(g.name, g.frozen) for g in groups.frozen]
 
 
 def test_an_operator_without_a_rule_freezes_with_its_name() -> None:
@@ -117,7 +125,7 @@ def test_a_weight_that_is_computed_freezes_and_the_reason_says_what_helps() -> N
 
 def test_attention_finds_heads_and_head_dimensions() -> None:
     groups = {g.name: g.size for g in find_groups(TOPOLOGIES["attention"][0]()).prunable}
-    assert sorted(groups.values()) == [4, 4, 4, 12]  # heads; dimensions of q·k; of v; the residual stream
+    assert sorted(groups.values()) == [4, 6, 6, 24]  # heads; dimensions of q·k; of v; the residual stream
 
 
 def test_a_residual_stream_is_one_group() -> None:

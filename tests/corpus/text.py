@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-HEADER = '<ir_version: 9, opset_import: ["" : {opset}]>\n'
+HEADER = '<ir_version: 9, opset_import: ["" : {opset}, "local" : 1]>\n'
 
 
 def model(text: str, weights: dict[str, tuple[int, ...] | np.ndarray], *, opset: int = 18, seed: int = 0) -> ir.Model:
