@@ -1,91 +1,162 @@
 """Prune real pretrained models with and without compensation, without training; print scores on test data.
 
-    python benchmarks/recovery.py KIT_FOLDER [--sparsity 0.1 0.25 0.5] [--inner] [MODEL ...]
+    python benchmarks/recovery.py KIT_FOLDER [MODEL ...] [--sparsity 0.1 0.25 0.5] [--only NAME ...] [--results FILE]
 
-KIT_FOLDER is as for ``kit.py``. Samples come from the calibration split (512 drawn from a seed), scores from the test
-split through plain ONNX Runtime, after `Shrink`. `--inner` prunes only groups that one weight makes: the insides of
-residual blocks and not the streams that all blocks of a stage share.
+KIT_FOLDER is as for ``kit.py``; the model `digits` is the demonstration's own, with its own data. Samples come from the
+calibration split (512 drawn from a seed), scores from the test split through plain ONNX Runtime, after `Shrink`.
+With `--results`, each line is kept in a file as it comes, and what is there already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from kit import SCORED, load_kit, score
+import onnxruntime as ort
+from kit import load_kit, score
 
 from onnxcompress import OnnxCompressError, apply
-from onnxcompress.channels.groups import find_groups
 from onnxcompress.contract import Pass
-from onnxcompress.graph.load import load
+from onnxcompress.demo.data import load_split
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Shrink
+
+MODELS = (
+    "digits",
+    "resnet20_cifar10",
+    "resnet56_cifar10",
+    "mobilenet_v1_025_imagenet",
+    "vit_cifar10",
+    "ppocr_cls",
+    "ppocr_rec",
+    "minilm_l6_v2",
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "l2": {},
+    "wanda": {"importance": "wanda"},
+    "rec.": {"importance": "reconstruction"},
+    "rec. global": {"importance": "reconstruction", "ranking": "global"},
     "l2 + comp.": {"compensate": True},
     "rec. + comp.": {"importance": "reconstruction", "compensate": True},
-    "rec. global + comp.": {"importance": "reconstruction", "compensate": True, "ranking": "global"},
+    "rec. global + comp.": {"importance": "reconstruction", "ranking": "global", "compensate": True},
 }
+"""Magnitude; without compensation; with it."""
 
 
-def samples(kit: ModuleType, name: str, count: int = 512) -> Any:
-    """Draw calibration samples: one array for each input, or a list of feeds where shapes differ."""
-    feeds: list[dict[str, Any]] = kit.feeds(name, "calib")
-    drawn = [feeds[i] for i in np.random.default_rng(0).permutation(len(feeds))[:count]]
-    if len({tuple(a.shape for a in feed.values()) for feed in drawn}) > 1:
-        return drawn
-    return {key: np.concatenate([feed[key] for feed in drawn]) for key in drawn[0]}
+@dataclass(frozen=True)
+class Subject:
+    """A model with the samples that passes see, and its score on others."""
+
+    name: str
+    path: Path
+    samples: list[dict[str, Any]]
+    kit: ModuleType
+
+    @property
+    def few(self) -> dict[str, Any]:
+        """A few samples for the report, which is not what is printed here."""
+        return {key: array[:2] for key, array in self.samples[0].items()}
+
+    @classmethod
+    def of(cls, kit: ModuleType, folder: Path, name: str, count: int = 512) -> Subject:
+        """Load a model of the kit, or the demonstration's."""
+        if name == "digits":
+            path = Path(__file__).parents[1] / "models" / "digits.onnx"
+            return cls(name, path, [{"image": load_split("train")[0][:count]}], kit)
+        return cls(name, folder / "models" / f"{name}.onnx", draw(kit.feeds(name, "calib"), count), kit)
+
+    def score(self, path: Path) -> float:
+        """Score a model in the place of this one."""
+        if self.name != "digits":
+            return score(self.kit, self.name, path)
+        images, labels = load_split("test")
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return float((session.run(None, {"image": images})[0].argmax(1) == labels).mean())
 
 
-def shared(path: Path) -> tuple[str, ...]:
-    """Return the groups that more than one weight makes."""
-    model, _ = apply(load(path), [FoldConstants(), FoldBatchNorm()])
-    groups = find_groups(model).prunable
-    return tuple(g.name for g in groups if sum(m.role == "out" for m in g.members) > 1)
+def draw(feeds: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Draw samples, and put those of the same shape together."""
+    drawn: dict[Any, list[dict[str, Any]]] = {}
+    for i in np.random.default_rng(0).permutation(len(feeds))[:count]:
+        drawn.setdefault(tuple(a.shape for a in feeds[i].values()), []).append(feeds[i])
+    return [{key: np.concatenate([feed[key] for feed in same]) for key in same[0]} for same in drawn.values()]
 
 
-def rows(kit: ModuleType, folder: Path, name: str, shares: list[float], budget: str, *, inner: bool) -> None:
-    """Print one model's table."""
-    source = folder / "models" / f"{name}.onnx"
-    data = samples(kit, name)
-    exclude = shared(source) if inner else ()
-    print(f"{name}: original {score(kit, name, source):.4f}", flush=True)
-    for share in shares:
-        for variant, options in VARIANTS.items():
-            prune = PruneChannels(sparsity=share, budget=budget, exclude=exclude, **options)  # type: ignore[arg-type]
-            recipe: list[Pass] = [FoldConstants(), FoldBatchNorm(), prune, Shrink()]
-            with tempfile.TemporaryDirectory() as temporary:
-                target = Path(temporary, "pruned.onnx")
-                start = time.perf_counter()
-                _, report = apply(source, recipe, data=data, output=target)
-                seconds = time.perf_counter() - start
-                macs = [stage.macs or 0 for stage in report.stages]
-                left = macs[-1] / max(macs[0], 1)
-                print(f"  {share:4.2f} {variant:20s} {score(kit, name, target):7.4f}", end="")
-                print(f"  macs {left:.3f}  bytes {target.stat().st_size / source.stat().st_size:.3f}", end="")
-                print(f"  {seconds:5.0f} s  refused {len(report.steps[2].refused)}", flush=True)
+class Results:
+    """One JSON object a line, kept in a file if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def has(self, model: str, share: float, variant: str) -> bool:
+        """Tell whether this has been measured."""
+        return any((r["model"], r["share"], r["variant"]) == (model, share, variant) for r in self.rows)
+
+    def add(self, **row: Any) -> None:
+        """Print a row and keep it."""
+        text = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items())
+        print(text, flush=True)
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def measure(subject: Subject, share: float, variant: str, budget: str, results: Results) -> None:
+    """Prune once, and add the row."""
+    prune = PruneChannels(sparsity=share, budget=budget, **VARIANTS[variant])  # type: ignore[arg-type]
+    recipe: list[Pass] = [FoldConstants(), FoldBatchNorm(), prune, Shrink()]
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary, "pruned.onnx")
+        start = time.perf_counter()
+        _, report = apply(subject.path, recipe, data=subject.samples, output=target, evaluate_on=subject.few)
+        seconds = time.perf_counter() - start
+        macs = [stage.macs or 0 for stage in report.stages]
+        not_fitted = [r.subject for r in report.steps[2].refused if "not compensated" in r.reason]
+        results.add(
+            model=subject.name,
+            share=share,
+            variant=variant,
+            score=subject.score(target),
+            macs=macs[-1] / max(macs[0], 1),
+            bytes=target.stat().st_size / subject.path.stat().st_size,
+            seconds=seconds,
+            not_fitted=len(not_fitted),
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", type=Path)
-    parser.add_argument("models", nargs="*", default=SCORED)
+    parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.25, 0.5])
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--budget", default="macs", help="what the sparsity is a share of: channels, macs, …")
-    parser.add_argument("--inner", action="store_true")
+    parser.add_argument("--results", type=Path)
     options = parser.parse_args()
-    kit = load_kit(options.kit)
+    kit, results = load_kit(options.kit), Results(options.results)
     for name in options.models:
-        try:
-            rows(kit, options.kit, name, options.sparsity, options.budget, inner=options.inner)
-        except OnnxCompressError as error:
-            print(f"{name}: {error}", flush=True)
+        subject = Subject.of(kit, options.kit, name)
+        if not results.has(name, 0, "original"):
+            results.add(model=name, share=0, variant="original", score=subject.score(subject.path))
+        for share in options.sparsity:
+            for variant in options.only:
+                if results.has(name, share, variant):
+                    continue
+                try:
+                    measure(subject, share, variant, options.budget, results)
+                except OnnxCompressError as error:
+                    print(f"{name} {share} {variant}: {error}", flush=True)
     return 0
 
 

@@ -41,6 +41,11 @@ class Moments:
     cross: Matrix
     count: int
 
+    def covariance(self) -> Matrix:
+        """Return the covariance of x without its last column, which is one of ones."""
+        mean = self.own[:-1, -1] / max(self.count, 1)
+        return self.own[:-1, :-1] / max(self.count, 1) - np.outer(mean, mean)
+
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows (the same in either order, to rounding)."""
         return Moments(self.own + other.own, self.cross + other.cross, self.count + other.count)
@@ -100,6 +105,11 @@ def rows_of(array: Array, axis: int) -> Array:
     return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
 
 
+def with_one(rows: Array) -> Array:
+    """Append a column of ones."""
+    return np.concatenate([rows, np.ones((len(rows), 1), rows.dtype)], 1)
+
+
 def gram_of(pairs: Iterable[tuple[Array, Array]], name: str) -> Moments:
     """Add up the moments of pairs of rows.
 
@@ -136,7 +146,7 @@ def collect_grams(
     Returns
     -------
     dict of (str, int, int) to Moments
-        `Moments.own` is the Gram matrix.
+        `Moments.own` is the Gram matrix of the tensor's positions along the axis, and of a one.
 
     Raises
     ------
@@ -155,7 +165,7 @@ def collect_grams(
             tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None
             if tensor is None or not walk.has(str(tensor.name)):
                 raise PassError(f"node '{name}': its input {index} is constant or missing")
-            rows = (rows_of(array, axis) for array in walk.fetch(str(tensor.name)))
+            rows = (with_one(rows_of(array, axis)) for array in walk.fetch(str(tensor.name)))
             found[name, index, axis] = gram_of(((r, r[:, :0]) for r in rows), str(tensor.name))
             progress("grams", done + 1, len(reads))
     return found

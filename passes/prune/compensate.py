@@ -20,7 +20,7 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
-from onnxcompress.runtime.gram import Moments, gram_of, rows_of
+from onnxcompress.runtime.gram import Moments, gram_of, rows_of, with_one
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
 
@@ -172,7 +172,7 @@ def _channel_pairs(
 ) -> Iterator[tuple[Array, Array]]:
     """Yield rows of [channels that are left; 1] and of the original's channels, at the same positions."""
     for original, pruned in zip(before, after, strict=True):
-        yield _with_one(rows_of(pruned, consumer.axis)[:, kept]), rows_of(original, consumer.axis)
+        yield with_one(rows_of(pruned, consumer.axis)[:, kept]), rows_of(original, consumer.axis)
 
 
 def _patch_pairs(
@@ -180,11 +180,7 @@ def _patch_pairs(
 ) -> Iterator[tuple[Array, Array]]:
     """Yield rows of [what a convolution's kernel covers; 1] and of its outputs in the original model."""
     for original, pruned in zip(before, after, strict=True):
-        yield _with_one(patches(consumer.node, pruned[:, kept], consumer.kernel)), rows_of(original, 1)
-
-
-def _with_one(rows: Array) -> Array:
-    return np.concatenate([rows, np.ones((len(rows), 1), rows.dtype)], 1)
+        yield with_one(patches(consumer.node, pruned[:, kept], consumer.kernel)), rows_of(original, 1)
 
 
 def _solved(consumer: Consumer, kept: Indices, moments: Moments) -> tuple[Matrix, Matrix]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from onnxcompress.channels.groups import Group, Groups
 from onnxcompress.contract import Refusal
@@ -20,6 +19,10 @@ from .compensate import RECOVERY_SAMPLES, RIDGE
 from .consumers import Consumer, consumer_of
 
 Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+AT_ONCE, CANDIDATES = 32, 4
+"""One channel in so many is eliminated before all costs are computed anew, out of so many times as many candidates."""
 
 
 def reconstruction_scores(
@@ -59,11 +62,11 @@ def reconstruction_scores(
     the channels.
     """
     found = {group.name: _readers(groups, group) for group in chosen}
-    sizes = {group.name: group.labels for group in chosen}
+    sizes = {group.name: group.size for group in chosen}
     reads = {_key(c): None for readers in found.values() for c, _ in readers}
     grams = collect_grams(groups.engine.model, samples.head(RECOVERY_SAMPLES), list(reads), progress=progress)
     scores = {
-        name: _eliminate([_Reader.of(c, index, grams[_key(c)]) for c, index in readers], len(sizes[name]))
+        name: _eliminate([_Reader.of(c, i, sizes[name], grams[_key(c)]) for c, i in readers], sizes[name])
         for name, readers in found.items()
         if readers
     }
@@ -75,7 +78,7 @@ def _key(consumer: Consumer) -> tuple[str, int, int]:
     return edit.output_name(consumer.node), 0, consumer.axis
 
 
-def _readers(groups: Groups, group: Group) -> list[tuple[Consumer, npt.NDArray[np.int64]]]:
+def _readers(groups: Groups, group: Group) -> list[tuple[Consumer, Indices]]:
     """Return what sums over the group's channels, and which channel stands at each position that it reads."""
     index = {(m.value, m.axis): m.index for m in group.members}
     nothing = groups.table(())
@@ -95,65 +98,104 @@ class _Reader:
 
     Attributes
     ----------
-    index : (inputs,) int array
-        Which channel of the group stands at each position; -1 for none.
+    places : (channels, most) int array
+        The positions at which each channel of the group stands, filled up with -1.
     inverse : (inputs, inputs) array
-        Inverse of the Gram matrix of the positions that are left.
+        Inverse of the covariance of the positions that are left.
     energy : (inputs, inputs) array
         ``Wᵀ W`` of the weights as refitted so far.
-    total : float
-        Mean square of the outputs before anything goes.
     """
 
-    index: npt.NDArray[np.int64]
+    places: Indices
     inverse: Matrix
     energy: Matrix
-    total: float
 
     @classmethod
-    def of(cls, consumer: Consumer, index: npt.NDArray[np.int64], moments: Moments) -> _Reader:
-        """Look at an operator before anything has gone."""
-        gram = moments.own / max(moments.count, 1)
-        gram = gram + np.eye(len(gram)) * (RIDGE * np.trace(gram) / len(gram) or 1.0)
-        energy = np.zeros(gram.shape)
+    def of(cls, consumer: Consumer, index: Indices, size: int, moments: Moments) -> _Reader:
+        """Look at an operator before anything has gone; its outputs are scaled to a variance of 1."""
+        covariance = moments.covariance()
+        energy = np.zeros(covariance.shape)
         for part in consumer.parts():
             weight = np.moveaxis(consumer.weight[part.weight], consumer.in_axis, 0)
             flat = weight.reshape(len(weight), -1)
             energy[part.data, part.data] += flat @ flat.T
-        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram), np.eye(len(gram)))
-        return cls(index, inverse, energy, float((gram * energy).sum()) or 1.0)
+        energy /= float((covariance * energy).sum()) or 1.0
+        ridge = RIDGE * np.trace(covariance) / len(covariance) or 1.0
+        inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        return cls(_places(index, size), inverse, energy)
 
-    def costs(self, size: int) -> Matrix:
-        """Return what removing each channel would cost now."""
-        inside = self.index >= 0
-        diagonal = np.diag(self.inverse)[inside]
-        cost = np.diag(self.energy)[inside] / np.where(diagonal > 0, diagonal, np.inf)
-        return np.bincount(self.index[inside], np.maximum(cost, 0), size) / self.total
+    def costs(self, channels: Indices) -> Matrix:
+        """Return the variance that is left unexplained when one of the channels goes and the rest is refitted."""
+        at = self.places[channels]
+        absent = at < 0
+        rows, columns = at[:, :, None], at[:, None, :]
+        outside = absent[:, :, None] | absent[:, None, :]
+        inverse = np.where(outside, np.eye(at.shape[1]), self.inverse[rows, columns])
+        energy = np.where(outside, 0, self.energy[rows, columns])
+        return np.asarray(np.maximum(np.trace(np.linalg.solve(inverse, energy), axis1=1, axis2=2), 0))
 
-    def remove(self, channel: int) -> None:
-        """Take a channel out and refit the weights of the others."""
-        for position in np.flatnonzero(self.index == channel):
-            pivot = self.inverse[position, position]
-            if pivot <= 0:
-                continue
-            step = self.inverse[position] / pivot
-            moved = self.energy[position].copy()
-            self.energy += np.outer(step, step) * moved[position] - np.outer(step, moved) - np.outer(moved, step)
-            self.inverse -= np.outer(step, step) * pivot
-            for matrix in (self.energy, self.inverse):
-                matrix[position] = matrix[:, position] = 0
+    def part(self, channels: Indices) -> _Reader:
+        """Return the same for some channels alone: what is eliminated among them needs nothing of the others."""
+        at = self.places[channels]
+        inside = at >= 0
+        places = np.where(inside, np.cumsum(inside).reshape(inside.shape) - 1, -1)
+        positions = np.ix_(at[inside], at[inside])
+        return _Reader(places, self.inverse[positions], self.energy[positions])
+
+    def remove(self, channels: Indices) -> None:
+        """Take channels out and refit the weights of the others."""
+        at = self.places[channels]
+        at = at[at >= 0]
+        if not len(at):
+            return
+        stays = np.ones(len(self.inverse), bool)
+        stays[at] = False
+        rest = np.ix_(stays, stays)
+        across = self.inverse[at][:, stays]
+        step = np.linalg.solve(self.inverse[np.ix_(at, at)], across)
+        moved = step.T @ self.energy[at][:, stays]
+        self.inverse = self.inverse[rest] - across.T @ step
+        self.energy = self.energy[rest] - moved - moved.T + step.T @ self.energy[np.ix_(at, at)] @ step
+        self.places[channels] = -1
+        number = np.append(np.cumsum(stays) - 1, -1)
+        self.places = number[self.places]
+
+
+def _places(index: Indices, size: int) -> Indices:
+    """Return for each channel the positions at which it stands, filled up with -1."""
+    positions = np.flatnonzero(index >= 0)
+    channels = index[positions]
+    order = np.argsort(channels, kind="stable")
+    counts = np.bincount(channels, minlength=size)
+    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places = np.full((size, int(counts.max(initial=1))), -1)
+    places[channels[order], nth] = positions[order]
+    return places
 
 
 def _eliminate(readers: list[_Reader], size: int) -> Matrix:
-    """Return for each channel the error that has added up when it goes."""
+    """Return for each channel the error that has added up when it goes.
+
+    The candidates for the next few eliminations are the channels that look cheapest now; among them each step is exact.
+    """
     scores, error = np.full(size, np.inf), 0.0
-    left = np.ones(size, bool)
-    for _ in range(size):
-        costs = np.where(left, sum(reader.costs(size) for reader in readers), np.inf)
-        cheapest = int(np.argmin(costs))
-        error += float(costs[cheapest])
-        scores[cheapest] = error
-        left[cheapest] = False
+    left = np.arange(size)
+    while len(left):
+        costs = sum(reader.costs(left) for reader in readers)
+        count = -(-len(left) // AT_ONCE)
+        candidates = left[np.argsort(costs, kind="stable")[: CANDIDATES * count]]
+        parts = [reader.part(candidates) for reader in readers]
+        inside = np.arange(len(candidates))
+        for _ in range(count):
+            now = np.asarray(sum(part.costs(inside) for part in parts))
+            cheapest = int(np.argmin(now))
+            error += float(now[cheapest])
+            scores[candidates[inside[cheapest]]] = error
+            for part in parts:
+                part.remove(inside[cheapest : cheapest + 1])
+            inside = np.delete(inside, cheapest)
+        gone = np.delete(candidates, inside)
         for reader in readers:
-            reader.remove(cheapest)
+            reader.remove(gone)
+        left = np.setdiff1d(left, gone, assume_unique=True)
     return scores

@@ -24,6 +24,8 @@ def test_grams_equal_numpy_and_do_not_depend_on_how_samples_are_split(parse):
     one, other = (collect_grams(subject, samples, reads) for samples in (whole, split))
     for read, value in zip(reads, (np.maximum(-array, 0), -array), strict=True):
         rows = np.moveaxis(value.astype(np.float64), 1, -1).reshape(-1, 3)
+        np.testing.assert_allclose(one[read].covariance(), np.cov(rows.T, bias=True), rtol=1e-9)
+        rows = np.append(rows, np.ones((len(rows), 1)), 1)
         np.testing.assert_allclose(one[read].own, rows.T @ rows, rtol=1e-12)
         np.testing.assert_array_equal(one[read].own, other[read].own)
         assert one[read].count == other[read].count == 23 * 500
