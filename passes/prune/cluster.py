@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -101,7 +101,7 @@ class Cluster(Pass):
     def apply(self, model: ir.Model, plan: ClusterPlan) -> Changes:
         """Put the values in place."""
         by_name = {value.name: value for value in edit.values(model.graph)}
-        done = []
+        done, pairs = [], []
         for name, book in plan.books.items():
             tensor = edit.constant(by_name[name])
             assert tensor is not None
@@ -109,9 +109,10 @@ class Cluster(Pass):
             after = book.decode().astype(before.dtype)
             if not np.array_equal(before, after):
                 edit.set_constant(by_name[name], after)
-                sizes = [len(zlib.compress(array.tobytes())) / 1000 for array in (before, after)]
-                what = f"{len(np.unique(after))} different values; zipped {sizes[0]:,.1f} → {sizes[1]:,.1f} kB"
-                done.append(Change(name, f"{what}, in the file {after.nbytes / 1000:,.1f} kB"))
+                pairs.append((_zipped(before), _zipped(after), after.nbytes))
+                done.append(Change(name, f"{len(np.unique(after))} different values; {_sizes(*pairs[-1])}"))
+        if len(done) > 1:
+            done.insert(0, Change("all of these", _sizes(*np.sum(pairs, axis=0))))
         return Changes(tuple(done), plan.refused)
 
     def _book(self, weight: Weight, random: np.random.Generator) -> Codebook:
@@ -126,3 +127,11 @@ class Cluster(Pass):
             codes = np.moveaxis(codes.reshape(moved), 0, axis)
         values = np.stack([np.resize(values, self.clusters) for values, _ in found])
         return Codebook(array.shape, axis, values, np.ascontiguousarray(codes).reshape(-1))
+
+
+def _zipped(array: npt.NDArray[Any]) -> int:
+    return len(zlib.compress(array.tobytes()))
+
+
+def _sizes(before: int, after: int, plain: int) -> str:
+    return f"zipped {before / 1000:,.1f} → {after / 1000:,.1f} kB, in the file {plain / 1000:,.1f} kB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 import numpy as np
 import onnx
@@ -75,6 +76,10 @@ def test_a_model_keeps_few_values(initialisation: str) -> None:
     match = re.fullmatch(r"(\d) different values; zipped ([\d.]+) → ([\d.]+) kB, in the file 6.9 kB", what)
     assert match
     assert float(match[3]) < 0.4 * float(match[2])
+    packed = [sum(len(zlib.compress(found[n].tobytes())) for n in ("w1", "w2", "w3")) for found in (before, after)]
+    plain = sum(before[n].nbytes for n in ("w1", "w2", "w3"))
+    total = f"zipped {packed[0] / 1000:.1f} → {packed[1] / 1000:.1f} kB, in the file {plain / 1000:.1f} kB"
+    assert (report.steps[0].done[0].subject, report.steps[0].done[0].what) == ("all of these", total)
 
 
 def test_each_channel_has_values_of_its_own() -> None:
