@@ -13,8 +13,9 @@ from ..graph import edit
 from ..graph.shapes import run_node
 from ..graph.weights import constant_behind
 from .engine import Engine
+from .means import reduced_axes
 from .movement import MOVES, looks_up, moved_inputs, trace
-from .rules import RULES, elementwise, reduced_axes
+from .rules import RULES, elementwise
 
 Channel: TypeAlias = npt.NDArray[np.float64]
 """One number per position of an axis: what the whole slice at that position is, NaN where it depends on the input."""

@@ -13,7 +13,8 @@ from ..errors import PassError
 from ..graph import edit, shapes
 from .groups import Groups
 from .labels import Rows
-from .rules import STATES, is_zero, reduced_axes
+from .means import add_lost_squares, centred, reduced_axes
+from .rules import STATES, is_zero
 
 Kept = npt.NDArray[np.bool_]
 
@@ -90,6 +91,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         A name is no prunable group of this model, or a channel is out of range.
     """
     removal = Removal(model, groups, groups.table(labels_of(groups, channels)))
+    _keep_numbers(removal)
     nodes = list(model.graph)
     for node in (
         *(n for n in nodes if n.op_type not in REPLACING),
@@ -202,6 +204,19 @@ def _reduce_mean(removal: Removal, node: ir.Node) -> None:
     multiply = scaled.producer()
     assert multiply is not None
     edit.replace_uses(out, scaled, except_for=[multiply])
+    parts = centred(removal.groups.engine, node)
+    if parts is not None:
+        add_lost_squares(removal.model.graph, node, parts[1], share, scaled)
+
+
+def _keep_numbers(removal: Removal) -> None:
+    """Fix the numbers that are computed from shapes, such as how many channels a variance divides by."""
+    engine = removal.groups.engine
+    for node in list(removal.model.graph):
+        source, out = node.inputs[0] if node.inputs else None, node.outputs[0]
+        array = engine.constant(out) if edit.op_of(node) == "Cast" else None
+        if array is not None and array.dtype.kind == "f" and source is not None and edit.constant(source) is None:
+            edit.replace_uses(out, edit.add_constant(removal.model.graph, f"{edit.output_name(node)}_kept", array))
 
 
 REPLACING = ("LayerNormalization", "RMSNormalization", "ReduceMean")

@@ -11,6 +11,7 @@ from ..graph import edit
 from ..graph.weights import constant_behind
 from .engine import Axes, Engine, Sink
 from .labels import Rows
+from .means import centred, reduced_axes
 from .movement import MOVES, move
 
 Rule = Callable[[Engine, ir.Node], None]
@@ -291,34 +292,26 @@ def resize(engine: Engine, node: ir.Node) -> None:
 
 
 def reduction(engine: Engine, node: ir.Node) -> None:
-    """Drop the reduced axes: a sum uses channels up, any other reduction over labels freezes them."""
+    """Drop the reduced axes: a sum uses channels up, any other reduction over labels freezes them.
+
+    In a variance that is written out, (x - m)² is summed, but it is the channels of x that must be zero.
+    """
     data, out = node.inputs[0], node.outputs[0]
     assert data is not None
     axes, reduced = engine.axes(data), reduced_axes(engine, node)
     if reduced is None:
         no_rule(engine, node)
         return
+    parts = centred(engine, node)
+    source = data if parts is None else parts[0]
     for axis in reduced:
         rows = axes[axis]
-        if rows is not None and node.op_type in SUMS and (data, axis - len(axes)) not in engine.shifted:
-            engine.sinks.append(Sink(node, data, axis, None, 0, 0, 1, rows))
+        if rows is not None and node.op_type in SUMS and (source, axis - len(axes)) not in engine.shifted:
+            engine.sinks.append(Sink(node, source, axis, None, 0, 0, 1, rows))
         elif rows is not None:
             engine.labels.freeze(rows, f"{edit.label(node)} mixes it with others along the axis")
     keep = edit.int_attribute(node, "keepdims", 1)
     engine.set(out, [None if d in reduced else r for d, r in enumerate(axes) if keep or d not in reduced])
-
-
-def reduced_axes(engine: Engine, node: ir.Node) -> set[int] | None:
-    """Return the axes that a reduction drops; None when they are computed in the graph."""
-    rank = len(engine.shape(node.inputs[0])) if node.inputs[0] is not None else 0
-    given = node.inputs[1] if len(node.inputs) > 1 else None
-    array = engine.known.values.get(given) if given is not None else None
-    if given is not None and array is None:
-        return None
-    named = edit.ints_attribute(node, "axes") or () if array is None else tuple(array.ravel().tolist())
-    if not named and not edit.int_attribute(node, "noop_with_empty_axes", 0):
-        named = tuple(range(rank))
-    return {axis % rank for axis in named} if rank else set()
 
 
 SUMS = {"ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"}

@@ -52,6 +52,17 @@ def test_any_sparsity_keeps_pruned_equal_to_masked(name: str, sparsity: float) -
     assert (parameters(pruned) < parameters(model)) == (sparsity > 0)
 
 
+@pytest.mark.parametrize("name", [n for n in TOPOLOGIES if "norm" in n or n in ("encoder", "interleaved")])
+def test_what_was_pruned_can_be_pruned_again(name: str) -> None:
+    """The nodes that keep a mean over the old width stand in the way of nothing."""
+    model = TOPOLOGIES[name][0]()
+    once, _ = pruned_and_masked(model, 0.3)
+    twice, masked = pruned_and_masked(once, 0.5, seed=1)
+    feeds = drawn_feeds(model, seed=3)
+    assert_same(plain_run(masked, feeds), plain_run(twice, feeds))
+    assert parameters(twice) < parameters(once)
+
+
 def is_normalised(group: Group) -> bool:
     """Of these, the weights that make a channel must be zero too, not only those that read it."""
     return any(n.op_type in ("LayerNormalization", "ReduceMean") for m in group.members for n in m.value.consumers())

@@ -43,6 +43,7 @@ from .transformers import (
     mean_square_norm,
     norm_after_norm,
     token_on_zeros,
+    variance_norm,
     vision_transformer,
     written_out_layer_norm,
 )  # fmt: skip
@@ -72,7 +73,8 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "vision transformer": (vision_transformer, 0.35),
     "norm after norm": (norm_after_norm, 0.46),
     "mean square norm": (mean_square_norm, 0.35),
-    "written out layer norm": (written_out_layer_norm, 0.75),
+    "written out layer norm": (written_out_layer_norm, 0.35),
+    "variance norm": (variance_norm, 0.35),
     "token on zeros": (token_on_zeros, 0.36),
     "unet": (unet, 0.35),
     "grouped": (grouped, 0.50),

@@ -191,7 +191,7 @@ def mean_square_norm() -> ir.Model:
 
 
 def written_out_layer_norm() -> ir.Model:
-    """LayerNormalization written out: subtracting the mean shifts every channel, so the width stays."""
+    """LayerNormalization written out: subtracting the mean shifts every channel."""
     return model(
         """ln (float[N,4,8] x) => (float[N,4,5] y) {
             a = MatMul(x, w1)
@@ -207,8 +207,40 @@ def written_out_layer_norm() -> ir.Model:
             k = Relu(h)
             y = MatMul(k, w3)
         }""",
-        {"w1": (8, 16), "w2": (16, 12), "w3": (12, 5), "last": np.array([-1])},
+        {"w1": (8, 32), "w2": (32, 32), "w3": (32, 5), "last": np.array([-1])},
     )
+
+
+def variance_norm() -> ir.Model:
+    """Division by the unbiased deviation, as exporters write ``x.var()``: the width is read off the shape."""
+    return model(
+        """var (float[N,4,8] x) => (float[N,4,5] y) {
+            a = MatMul(x, w1)
+            s = Shape(a)
+            n = Gather<axis=0>(s, two)
+            m = ReduceMean(a, last)
+            c = Sub(a, m)
+            q = Mul(c, c)
+            v = ReduceMean<keepdims=0>(q, last)
+            f = Cast<to=1>(n)
+            t = Mul(v, f)
+            one = Constant<value = float {1.0}>()
+            g = Sub(f, one)
+            u = Div(t, g)
+            e = Unsqueeze(u, last)
+            d = Sqrt(e)
+            i = Reciprocal(d)
+            b = Mul(a, i)
+            h = MatMul(b, w2)
+            k = Relu(h)
+            p = MatMul(k, w3)
+            r = Add(a, p)
+            y = MatMul(r, w4)
+        }""",
+        {
+            "w1": (8, 32), "w2": (32, 24), "w3": (24, 32), "w4": (32, 5), "last": np.array([-1]), "two": np.array(2),
+        },
+    )  # fmt: skip
 
 
 def token_on_zeros() -> ir.Model:
