@@ -33,7 +33,7 @@ class Dead:
 
 
 @dataclass(frozen=True)
-class _Use:
+class Use:
     """Per position of a sink's data axis: is it alive, and its constant (NaN: none, or not foldable)."""
 
     sink: Sink
@@ -49,7 +49,7 @@ def find_dead(groups: Groups) -> Dead:
     is the same for every input and can be folded into a bias. A channel is dead when each position it stands at is.
     """
     constants = Constants(groups.engine)
-    uses = [_use(groups, constants, sink) for sink in groups.sinks]
+    uses = [use_of(groups, constants, sink) for sink in groups.sinks]
     count = groups.engine.labels.count
     alive, bordered, summed = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, bool)
     for use in uses:
@@ -75,17 +75,18 @@ def find_dead(groups: Groups) -> Dead:
     return dead
 
 
-def _use(groups: Groups, constants: Constants, sink: Sink) -> _Use:
+def use_of(groups: Groups, constants: Constants, sink: Sink) -> Use:
+    """Tell what a sink makes of each position of its data."""
     channel = constants.along(sink.data, sink.axis)
     layout = layout_of(groups.engine, sink.node) if sink.weight is not None else None
     if layout is None:
         other = np.zeros(0) if sink.weight is None else constants.along(sink.weight, sink.in_axis)
         dead = (channel == 0) | ((other == 0) if other.shape == channel.shape else False)
-        return _Use(sink, ~dead, np.zeros(len(channel), bool), np.full(len(channel), np.nan))
+        return Use(sink, ~dead, np.zeros(len(channel), bool), np.full(len(channel), np.nan))
     read = layout[2].any.any(0)
     known = ~np.isnan(channel)
     bordered = read & known & (channel != 0) & padded(sink.node)
-    return _Use(sink, read & (~known | bordered), bordered, np.where(read & (channel != 0), channel, np.nan))
+    return Use(sink, read & (~known | bordered), bordered, np.where(read & (channel != 0), channel, np.nan))
 
 
 def _keep_one(groups: Groups, gone: npt.NDArray[np.bool_]) -> None:
@@ -100,7 +101,7 @@ def _keep_one(groups: Groups, gone: npt.NDArray[np.bool_]) -> None:
                     changed = True
 
 
-def _add_folds(groups: Groups, uses: list[_Use], gone: npt.NDArray[np.bool_], dead: Dead) -> None:
+def _add_folds(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_], dead: Dead) -> None:
     for use in uses:
         layout = layout_of(groups.engine, use.sink.node) if use.sink.weight is not None else None
         axes = groups.axes[use.sink.data][use.sink.axis]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxcompress.channels.dead import find_dead
 from onnxcompress.channels.groups import Groups, find_groups
+from onnxcompress.channels.masked import masked_but_alive
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
@@ -56,6 +57,7 @@ class Shrink(Pass):
             _play(copy, groups, rounds[-1])
             groups = find_groups(copy)
             dead = find_dead(groups)
+        refused += [Refusal(group, reason) for group, reason in masked_but_alive(groups, dead).items()]
         return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:

@@ -134,6 +134,22 @@ def test_a_weight_that_is_computed_freezes_and_the_reason_says_what_helps() -> N
     assert [g.name for g in find_groups(folded).prunable] == ["w0", "scaled_folded"]
 
 
+def test_zeroed_channels_that_cannot_go_are_named_with_what_reads_them() -> None:
+    """A bias that is not zero keeps them apart from zero, and a recurrent layer takes no constant into its bias."""
+    zeroed = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    zeroed[:, [1, 4, 6]] = 0
+    graph = model(
+        """rnn (float[6,1,5] x) => (float[6,1,1,10] y) {
+            a = MatMul(x, w0)
+            b = Add(a, b0)
+            y = LSTM<hidden_size=10>(b, w, r)
+        }""",
+        {"w0": zeroed, "b0": (8,), "w": (1, 40, 8), "r": (1, 40, 10)},
+    )
+    refused = {r.subject: r.reason for r in Shrink().plan(graph, Context(graph)).refused}
+    assert refused["w0"] == "3 zero channels stay: y (LSTM) still reads something there"
+
+
 def test_attention_finds_heads_and_head_dimensions() -> None:
     groups = {g.name: g.size for g in find_groups(TOPOLOGIES["attention"][0]()).prunable}
     assert sorted(groups.values()) == [4, 6, 6, 24]  # heads; dimensions of q·k; of v; the residual stream
