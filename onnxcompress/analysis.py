@@ -1,49 +1,54 @@
-"""How much each group of channels matters to a model's job."""
+"""How much a model's job suffers when a pass works on one group, or one weight, alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .contract import Context, Refusal
-from .errors import OptionError
+import onnx_ir as ir
+
+from .contract import Context, Pass, Plan, Refusal
+from .errors import DataError, MetricError, OptionError
 from .graph import shapes
 from .graph.kinds import to_ir
-from .passes.prune.budget import Meter
-from .passes.prune.prune_channels import PruneChannels
-from .passes.prune.sensitivity import SHARES, Judge, Point, measure
 from .progress import Progress, silent
-from .runtime.samples import load_samples
+from .runtime.compare import Comparison, Reference
+from .runtime.samples import Samples, load_samples
 
 if TYPE_CHECKING:
     from .graph.kinds import AnyModel
 
+SHARES = (0.1, 0.25, 0.5, 0.75)
+"""Sparsities that are tried by default."""
+
 
 @dataclass(frozen=True)
-class GroupSensitivity:
-    """One group, pruned alone.
+class Point:
+    """One subject pruned alone, all else as it was.
 
     Attributes
     ----------
-    name : str
-    channels : int
-        How many it has.
-    macs_saved : tuple of float
-        For each point, the share of the model's multiply-accumulates that goes.
-    points : tuple of Point
-        By growing share; none for a group too small to lose a channel.
+    share : float
+        The sparsity.
+    value : float
+        The metric then.
+    drop : float
+        How much of the metric was lost; higher is worse.
+    cosine : float or None
+        Cosine of the first output and the original's: it tells subjects apart where the metric is too coarse to.
     """
 
-    name: str
-    channels: int
-    macs_saved: tuple[float, ...]
-    points: tuple[Point, ...]
+    share: float
+    value: float
+    drop: float
+    cosine: float | None
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What each group alone costs.
+    """What each subject alone costs.
 
     Attributes
     ----------
@@ -55,10 +60,10 @@ class Sensitivity:
     random : bool
         The samples were random values, so that the metric says little about the model's job.
     shares : tuple of float
-    groups : tuple of GroupSensitivity
-        In the order of the graph.
+    curves : dict of str to tuple of Point
+        Group or weight → its points, by growing share; none where so small a share is nothing.
     refused : tuple of Refusal
-        Groups that cannot be pruned, with the reason.
+        What cannot be pruned, with the reason.
     """
 
     metric: str
@@ -66,21 +71,94 @@ class Sensitivity:
     count: int
     random: bool
     shares: tuple[float, ...]
-    groups: tuple[GroupSensitivity, ...]
+    curves: dict[str, tuple[Point, ...]]
     refused: tuple[Refusal, ...]
+
+
+class Judge:
+    """Compares what plans make of a model to the model as it is.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    metric : str or None
+        As for `Reference.compare`.
+    """
+
+    def __init__(self, model: ir.Model, samples: Samples, metric: str | None) -> None:
+        self._model, self._metric = model, metric
+        self._reference = Reference(model, samples)
+
+    def compare(self, step: Pass, plan: Plan) -> Comparison:
+        """Score the model as `step` makes it by `plan`."""
+        copy = self._model.clone()
+        step.apply(copy, plan)
+        found = self._reference.compare(copy, self._metric)
+        if found.drop is None:
+            raise MetricError(f"metric '{found.metric}' has no drop; use agreement, cosine or max_abs instead")
+        return found
+
+
+def measure(
+    judge: Judge, step: Pass, plans: Mapping[float, Mapping[str, Plan]], *, progress: Progress = silent
+) -> tuple[dict[str, tuple[Point, ...]], Comparison]:
+    """Carry out plans for single subjects, one at a time, and score the model each time.
+
+    Parameters
+    ----------
+    judge : Judge
+    step : Pass
+        Whose plans these are.
+    plans : mapping
+        Share → subject → plan; those of a subject that are equal are tried once.
+    progress : callable
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    curves, comparison
+        Subject → its points, by growing share; and the last comparison made.
+
+    Raises
+    ------
+    DataError
+        There is not a single plan.
+
+    Notes
+    -----
+    Li et al., "Pruning filters for efficient ConvNets", arXiv:1608.08710, section 3.2.
+    """
+    tasks = [(share, subject) for share in sorted(plans) for subject in plans[share]]
+    curves: dict[str, list[Point]] = {subject: [] for _, subject in tasks}
+    last: dict[str, str] = {}
+    found = None
+    for done, (share, subject) in enumerate(tasks):
+        plan = plans[share][subject]
+        text = plan.to_json()
+        if text != last.get(subject):
+            found = judge.compare(step, plan)
+            assert found.drop is not None
+            curves[subject].append(Point(share, found.value_b, found.drop, found.cosine))
+            last[subject] = text
+        progress("sensitivity", done + 1, len(tasks))
+    if found is None:
+        raise DataError(f"{step.name}: nothing goes at these shares, so there is nothing to measure")
+    return {subject: tuple(points) for subject, points in curves.items()}, found
 
 
 def sensitivity(
     model: AnyModel,
     data: Any,
+    step: Pass,
     *,
     metric: str | None = None,
-    importance: str = "l2",
     shares: Sequence[float] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Zero a share of one group's channels after another, and score the model each time.
+    """Prune one group, or one weight, after another and score the model each time.
 
     Parameters
     ----------
@@ -88,12 +166,13 @@ def sensitivity(
         Never changed.
     data
         Samples, as for `onnxcompress.apply`.
+    step : Pass
+        A pass with an option `sparsity` and a plan that can be taken apart, such as `PruneChannels` or
+        `MagnitudePrune`; its own sparsity does not count.
     metric : str, optional
         As for `onnxcompress.compare`.
-    importance : str
-        Which channels go first; see `PruneChannels`.
     shares : sequence of float, optional
-        In (0, 1): the shares that are tried; by default 0.1, 0.25, 0.5 and 0.75.
+        In (0, 1): the sparsities that are tried; by default 0.1, 0.25, 0.5 and 0.75.
     seed : int
         Seeds everything random.
     progress : callable, optional
@@ -107,36 +186,19 @@ def sensitivity(
     ------
     OptionError, ModelError, DataError, MetricError
         An option is wrong, or the model or the samples cannot be used.
-
-    Notes
-    -----
-    Li et al., "Pruning filters for efficient ConvNets", arXiv:1608.08710, section 3.2.
     """
-    shares = shares or SHARES
-    for share in shares:
-        if not 0 < share < 1:
-            raise OptionError(f"sensitivity: shares = {share!r}: expected numbers above 0 and below 1")
-    step = PruneChannels(importance=importance)
+    shares = tuple(sorted(shares or SHARES))
+    if not all(0 < share < 1 for share in shares):
+        raise OptionError(f"sensitivity: shares = {list(shares)}: expected numbers above 0 and below 1")
+    if "sparsity" not in step.options():
+        raise OptionError(f"sensitivity: {step.name} has no option 'sparsity'")
     original, _ = to_ir(model)
     known = original.clone()
     shapes.infer(known)
     samples = load_samples(data, known, seed)
     context = Context(known, samples=samples, seed=seed, progress=progress, metric=metric)
-    ranker, refused = step.ranker(context)
-    judge = Judge(known, samples, metric)
-    curves = measure(judge, ranker, list(ranker.scores), shares, progress=progress or silent)
-    meter = Meter(ranker.groups, "macs")
-    sizes = {group.name: group.size for group in ranker.groups.prunable}
-
-    def saved(name: str, point: Point) -> float:
-        left: int = meter.left({name: point.channels})
-        return float(1 - left / max(meter.total, 1))
-
-    groups = tuple(
-        GroupSensitivity(name, sizes[name], tuple(saved(name, p) for p in points), points)
-        for name, points in curves.items()
-    )
-    whole = judge.whole()
-    return Sensitivity(
-        whole.metric, whole.value_a, whole.count, samples.random, tuple(sorted(shares)), groups, tuple(refused)
-    )
+    plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]
+    parts = {share: plan.parts() for share, plan in plans.items()}
+    curves, found = measure(Judge(known, samples, metric), step, parts, progress=progress or silent)
+    refused = tuple(dict.fromkeys(refusal for plan in plans.values() for refusal in plan.refused))
+    return Sensitivity(found.metric, found.value_a, found.count, samples.random, shares, curves, refused)

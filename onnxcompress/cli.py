@@ -244,9 +244,11 @@ def compare(
 def sensitivity(
     model: ModelPath,
     data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
+    step: Annotated[
+        str, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="A pass that has a sparsity.")
+    ] = "prune-channels",
     metric: MetricOption = None,
-    importance: Annotated[str, typer.Option("--importance", help="What goes first; see passes prune-channels.")] = "l2",
-    share: Annotated[list[float] | None, typer.Option("--share", help="A share to try; may be repeated.")] = None,
+    share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -256,11 +258,13 @@ def sensitivity(
     from . import files
     from .analysis import sensitivity as run
     from .display import console
+    from .recipe import parse_pass
 
+    parsed = parse_pass(step)
     if report is not None:
         files.check_target(report, overwrite=overwrite)
     with console.progress_bar() as progress:
-        found = run(model, data, metric=metric, importance=importance, shares=share, seed=seed, progress=progress)
+        found = run(model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress)
     from .display import curves
 
     if report is not None:

@@ -12,7 +12,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -63,11 +63,18 @@ class Needs:
     training: bool = False
 
 
+PlanT = TypeVar("PlanT", bound="Plan")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a pass decided, as plain data. Subclasses add fields of plain types and numpy arrays."""
 
     refused: tuple[Refusal, ...] = ()
+
+    def parts(self: PlanT) -> dict[str, PlanT]:
+        """Return a plan for each subject (a group, a weight) alone; none where they hang together."""
+        return {}
 
     def to_json(self) -> str:
         """Encode as one JSON object; arrays become ``{"dtype", "shape", "base64"}``."""
@@ -80,9 +87,6 @@ class Plan:
             return msgspec.json.decode(text, type=cls, dec_hook=_decode_array)
         except msgspec.MsgspecError as error:
             raise OptionError(f"plan: {error}; expected what `{cls.__name__}.to_json` writes") from None
-
-
-PlanT = TypeVar("PlanT", bound=Plan)
 
 
 def _encode_array(value: Any) -> Any:
@@ -207,6 +211,7 @@ class Context:
         self.progress: Progress = progress or silent
         self._samples = samples
         self._ranges: dict[str, Range] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
     def on(self, model: ir.Model) -> Context:
@@ -233,6 +238,12 @@ class Context:
         from .channels.groups import find_groups
 
         return find_groups(self.model)
+
+    def keep(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` returned the first time it was asked for under this key."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
 
     def ranges(self, tensors: list[str]) -> Mapping[str, Range]:
         """Return the smallest and largest value of each named tensor over the samples."""

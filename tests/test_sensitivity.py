@@ -16,7 +16,7 @@ import onnxcompress
 from onnxcompress import OnnxCompressError, apply, load
 from onnxcompress.contract import Plan
 from onnxcompress.display import curves
-from onnxcompress.passes import PruneChannels, Shrink
+from onnxcompress.passes import Cluster, MagnitudePrune, PruneChannels, Shrink
 
 
 @pytest.fixture
@@ -45,61 +45,61 @@ def top1(proto: onnx.ModelProto, data) -> float:
 
 
 def test_each_point_is_the_masked_model(model, data):
-    found = onnxcompress.sensitivity(model, data, shares=(0.5, 0.25, 0.26))
-    (group,) = found.groups
+    found = onnxcompress.sensitivity(model, data, PruneChannels(), shares=(0.5, 0.25, 0.26))
+    ((name, points),) = found.curves.items()
     whole = top1(onnx.load(model), data)
     assert (found.metric, found.value, found.count, found.shares) == ("top1", whole, 24, (0.25, 0.26, 0.5))
-    assert (group.name, group.channels) == ("w1", 16)
-    assert [(p.share, len(p.channels)) for p in group.points] == [(0.25, 4), (0.5, 8)]  # .26 of 16 are 4 as well
-    for point in group.points:
-        proto = masked(model, point.channels)
+    assert name == "w1"
+    assert [p.share for p in points] == [0.25, 0.5]  # .26 of 16 are 4 as well
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
+    norms = [np.linalg.norm(arrays["w1"], axis=0), np.linalg.norm(arrays["w2"], axis=1)]
+    order = np.argsort(sum(n / n.mean() for n in norms))
+    for point in points:
+        proto = masked(model, order[: int(16 * point.share)].tolist())
         assert point.value == pytest.approx(top1(proto, data))
         assert point.drop == pytest.approx(whole - point.value)
         with np.load(data) as arrays:
             a, b = (plain_run(p, {"x": arrays["x"]})["y"].astype(float).ravel() for p in (onnx.load(model), proto))
         assert point.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-5)
-    assert group.macs_saved == pytest.approx((0.25, 0.5))
 
 
 def test_the_model_stays_as_it_is(model, data):
     loaded = load(model)
     before = ir.to_proto(loaded).SerializeToString()
-    onnxcompress.sensitivity(loaded, data)
+    onnxcompress.sensitivity(loaded, data, PruneChannels())
     assert ir.to_proto(loaded).SerializeToString() == before
 
 
 def test_wrong_use_is_said(model, data):
-    with pytest.raises(OnnxCompressError, match=r"shares = 1\.0: expected numbers above 0 and below 1"):
-        onnxcompress.sensitivity(model, data, shares=(0.5, 1.0))
-    with pytest.raises(OnnxCompressError, match="importance = 'l3': expected one of l1"):
-        onnxcompress.sensitivity(model, data, importance="l3")
+    with pytest.raises(OnnxCompressError, match=r"shares = \[0\.5, 1\.0\]: expected numbers above 0 and below 1"):
+        onnxcompress.sensitivity(model, data, PruneChannels(), shares=(0.5, 1.0))
+    with pytest.raises(OnnxCompressError, match="cluster has no option 'sparsity'"):
+        onnxcompress.sensitivity(model, data, Cluster())
     with pytest.raises(OnnxCompressError, match=r"metric 'sqnr' has no drop"):
-        onnxcompress.sensitivity(model, data, metric="sqnr")
-    with pytest.raises(OnnxCompressError, match="no group can lose a channel at these shares"):
-        onnxcompress.sensitivity(model, data, shares=(0.01,))
+        onnxcompress.sensitivity(model, data, PruneChannels(), metric="sqnr")
+    with pytest.raises(OnnxCompressError, match="prune-channels: nothing goes at these shares"):
+        onnxcompress.sensitivity(model, data, PruneChannels(), shares=(0.01,))
 
 
 def test_command_prints_and_plots(model, data, tmp_path):
     page = tmp_path / "curves.html"
     result = call("sensitivity", model, "--data", data, "--share", "0.25", "--share", "0.5", "--report", page)
     assert result.exit_code == 0, result.stderr
-    found = onnxcompress.sensitivity(model, data, shares=(0.25, 0.5))
-    drops = [f"{p.drop:.4f}" for p in found.groups[0].points]
+    points = onnxcompress.sensitivity(model, data, PruneChannels(), shares=(0.25, 0.5)).curves["w1"]
     (row,) = (line.split() for line in result.stdout.splitlines() if line.strip().startswith("w1"))
-    assert row[1:4] == ["16", *drops]
-    assert row[-1] == "50.0%"
+    assert row[1:3] == [f"{p.drop:.4f}" for p in points]
     checker = Checker()
     text = page.read_text(encoding="utf-8")
     checker.feed(text)
     assert (checker.open, checker.wrong, checker.foreign) == ([], [], [])
     assert text.count("<circle") == 3
-    for point in found.groups[0].points:
+    for point in points:
         assert f"{point.share:.0%} gone: {point.value:.4f}" in text
     again = call("sensitivity", model, "--data", data, "--report", page)
     assert again.exit_code == 2
     assert "curves.html" in again.stderr
     as_json = json.loads(call("sensitivity", model, "--data", data, "--json").stdout)
-    assert [p["share"] for p in as_json["groups"][0]["points"]] == [0.1, 0.25, 0.5, 0.75]
+    assert [p["share"] for p in as_json["curves"]["w1"]] == [0.1, 0.25, 0.5, 0.75]
 
 
 def test_the_most_sensitive_group_comes_first(data, tmp_path):
@@ -120,9 +120,21 @@ def test_the_most_sensitive_group_comes_first(data, tmp_path):
     }
     for name, array in arrays.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
-    found = onnxcompress.sensitivity(proto, str(data), metric="max_abs", shares=(0.5,))
-    drops = {group.name: group.points[0].drop for group in found.groups}
-    assert [group.name for group in curves.ranked(found)] == sorted(drops, key=lambda name: -drops[name])
+    found = onnxcompress.sensitivity(proto, str(data), PruneChannels(), metric="max_abs", shares=(0.5,))
+    drops = {name: points[0].drop for name, points in found.curves.items()}
+    assert len(drops) == 2
+    assert [name for name, _ in curves.ranked(found)] == sorted(drops, key=lambda name: -drops[name])
+
+
+def test_weights_one_by_one(model, data):
+    found = onnxcompress.sensitivity(model, data, MagnitudePrune(), shares=(0.5,))
+    assert set(found.curves) == {"w1", "w2"}
+    proto = onnx.load(model)
+    (tensor,) = (t for t in proto.graph.initializer if t.name == "w2")
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array.ravel()[np.argsort(np.abs(array), axis=None)[: array.size // 2]] = 0
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
+    assert found.curves["w2"][0].value == pytest.approx(top1(proto, data))
 
 
 def apply_auto(model, data, **options) -> tuple[ir.Model, Plan]:

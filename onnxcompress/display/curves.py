@@ -12,7 +12,7 @@ from .page import Tick, fill, ticks
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..analysis import GroupSensitivity, Sensitivity
+    from ..analysis import Point, Sensitivity
 
 Scale = Callable[[float], float]
 
@@ -26,17 +26,12 @@ def table(found: Sensitivity) -> list[RenderableType]:
 
     from .tables import gathered, new_table, titled
 
-    top = max((p.drop for g in found.groups for p in g.points), default=0.0)
-    rows = new_table(("group", ">channels", *(f">{share:.0%}" for share in found.shares), "", ">MACs saved"))
-    for group in ranked(found):
-        drops = {p.share: p.drop for p in group.points}
-        rows.add_row(
-            Text(group.name),
-            str(group.channels),
-            *(units.number(drops.get(share)) for share in found.shares),
-            "".join(_height(p.drop, top) for p in group.points),
-            f"{max(group.macs_saved, default=0.0):.1%}",
-        )
+    top = max((p.drop for points in found.curves.values() for p in points), default=0.0)
+    rows = new_table(("pruned alone", *(f">{share:.0%}" for share in found.shares), ""))
+    for name, points in ranked(found):
+        drops = {p.share: p.drop for p in points}
+        curve = "".join(_height(p.drop, top) for p in points)
+        rows.add_row(Text(name), *(units.number(drops.get(share)) for share in found.shares), curve)
     title = f"{found.metric} {units.number(found.value)} on {found.count} samples; lost when a share of one group goes"
     if found.random:
         title += "; random data: the metric says nothing about the model's job"
@@ -46,9 +41,9 @@ def table(found: Sensitivity) -> list[RenderableType]:
     return parts
 
 
-def ranked(found: Sensitivity) -> list[GroupSensitivity]:
-    """Return the groups, the most sensitive first."""
-    return sorted(found.groups, key=lambda g: -max((p.drop for p in g.points), default=0.0))
+def ranked(found: Sensitivity) -> list[tuple[str, tuple[Point, ...]]]:
+    """Return the curves, the most sensitive group's first."""
+    return sorted(found.curves.items(), key=lambda item: -max((p.drop for p in item[1]), default=0.0))
 
 
 def _height(drop: float, top: float) -> str:
@@ -57,17 +52,16 @@ def _height(drop: float, top: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One group's drawing: where its points lie, and the same as text."""
+    """One group's drawing."""
 
     name: str
     line: str
     marks: list[tuple[float, float, str]]
-    text: str
 
 
 def page(found: Sensitivity, model: str) -> str:
     """Return one HTML page that needs nothing else: a curve for each group, all on the same scale."""
-    values = [found.value, *(p.value for g in found.groups for p in g.points)]
+    values = [found.value, *(p.value for points in found.curves.values() for p in points)]
     spread = max(max(values) - min(values), abs(max(values)) * 0.01, 1e-6)
     up = ticks(max(values) - spread, max(values), 3)
     widest = max(found.shares)
@@ -82,7 +76,7 @@ def page(found: Sensitivity, model: str) -> str:
         "sensitivity.html.j2",
         found=found,
         model=model,
-        curves=[_curve(group, found, x, y) for group in ranked(found)],
+        curves=[_curve(name, points, found.value, x, y) for name, points in ranked(found)],
         up=[Tick(y(value), f"{value:.4g}") for value in up],
         across=[Tick(x(share), f"{share:.0%}") for share in (0.0, *found.shares)],
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP},
@@ -90,9 +84,7 @@ def page(found: Sensitivity, model: str) -> str:
     )
 
 
-def _curve(group: GroupSensitivity, found: Sensitivity, x: Scale, y: Scale) -> Curve:
-    points: Sequence[tuple[float, float]] = [(0.0, found.value), *((p.share, p.value) for p in group.points)]
-    marks = [(x(share), y(value), f"{share:.0%} gone: {units.number(value)}") for share, value in points]
-    line = " ".join(f"{px},{py}" for px, py, _ in marks)
-    saved = f"{group.channels} channels; up to {max(group.macs_saved, default=0.0):.1%} of the MACs"
-    return Curve(group.name, line, marks, saved)
+def _curve(name: str, points: Sequence[Point], whole: float, x: Scale, y: Scale) -> Curve:
+    values = [(0.0, whole), *((p.share, p.value) for p in points)]
+    marks = [(x(share), y(value), f"{share:.0%} gone: {units.number(value)}") for share, value in values]
+    return Curve(name, " ".join(f"{px},{py}" for px, py, _ in marks), marks)

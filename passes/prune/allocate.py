@@ -5,37 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from onnxcompress.analysis import Point
 from onnxcompress.contract import Refusal
 from onnxcompress.progress import Progress, silent
 
 from .budget import Meter
 from .masks import ChannelPlan
-from .sensitivity import Judge, Point
 
 Channels = dict[str, list[int]]
 
 
 def allocate(
-    curves: Mapping[str, Sequence[Point]],
-    meter: Meter,
-    judge: Judge,
+    path: Sequence[Channels],
     complete: Callable[[Channels], ChannelPlan],
+    drop: Callable[[ChannelPlan], float | None],
     max_drop: float,
     *,
     progress: Progress = silent,
 ) -> tuple[ChannelPlan, list[Refusal]]:
-    """Go along `cheapest_first` as far as the drop of all groups together stays within `max_drop`.
+    """Go along ever larger cuts as far as the drop of all groups together stays within `max_drop`.
 
     Parameters
     ----------
-    curves : mapping
-        Group → its points, of `sensitivity.measure`.
-    meter : Meter
-        Counts what is left.
-    judge : Judge
-        Measures the drop of an allocation on the samples; it is not predicted from the curves.
+    path : sequence of dict
+        Cuts, such as those of `cheapest_first`.
     complete : callable
-        Turns channels into the plan that is judged, with what makes up for them.
+        Turns a cut into the plan that is judged, with what makes up for it.
+    drop : callable
+        Measures what a plan costs; it is not predicted from the groups' own costs.
     max_drop : float
         The largest drop of the metric.
     progress : callable
@@ -44,17 +41,16 @@ def allocate(
     Returns
     -------
     plan, refused
-        When even the first step loses too much, only what `complete` adds by itself, and it is said.
+        When even the first cut loses too much, only what `complete` adds by itself, and it is said.
     """
-    path = cheapest_first(curves, meter)
     plans: dict[int, ChannelPlan] = {}
     low, high = 0, len(path) + 1  # the last that fits, the first that does not
     tries = math.ceil(math.log2(high))
     while high - low > 1:
         middle = (low + high) // 2
         plan = complete(path[middle - 1])
-        drop = judge.compare(plan).drop
-        if drop is not None and drop <= max_drop:
+        lost = drop(plan)
+        if lost is not None and lost <= max_drop:
             low, plans[middle] = middle, plan
         else:
             high = middle
@@ -64,30 +60,38 @@ def allocate(
     return complete({}), [Refusal("model", f"even the cheapest cut that was tried loses more than {max_drop:g}")]
 
 
-def cheapest_first(curves: Mapping[str, Sequence[Point]], meter: Meter) -> list[Channels]:
+def cheapest_first(
+    curves: Mapping[str, Sequence[Point]], cuts: Mapping[float, Mapping[str, list[int]]], meter: Meter
+) -> list[Channels]:
     """Return ever larger cuts: each takes one group one point further, where most is saved for what it costs.
 
     Marginal analysis (Fox, "Discrete optimization via marginal analysis", 1966); it takes the costs of groups as
     independent.
+
+    Parameters
+    ----------
+    curves : mapping
+        Group → its points.
+    cuts : mapping
+        Share → group → the channels that go at that point.
+    meter : Meter
+        Counts what is left.
     """
-    at = dict.fromkeys(curves, 0)
-    saved = {
-        name: [0.0, *(float(meter.total - meter.left({name: p.channels})) for p in points)]
-        for name, points in curves.items()
-    }
+    channels = {name: [[], *(cuts[p.share][name] for p in points)] for name, points in curves.items()}
+    saved = {name: [meter.total - meter.left({name: c}) for c in steps] for name, steps in channels.items()}
     costs = {name: _costs(points) for name, points in curves.items()}
+    at = dict.fromkeys(curves, 0)
+
+    def price(name: str) -> float:
+        now, then = at[name], at[name] + 1
+        gain = saved[name][then] - saved[name][now]
+        return (costs[name][then] - costs[name][now]) / gain if gain > 0 else math.inf
+
     path: list[Channels] = []
-    for _ in range(sum(len(points) for points in curves.values())):
-        open_ = [name for name, points in curves.items() if at[name] < len(points)]
-
-        def price(name: str) -> float:
-            before, after = at[name], at[name] + 1
-            gain = saved[name][after] - saved[name][before]
-            return (costs[name][after] - costs[name][before]) / gain if gain > 0 else math.inf
-
-        best = min(open_, key=price)
+    for _ in range(sum(map(len, curves.values()))):
+        best = min((name for name in curves if at[name] < len(curves[name])), key=price)
         at[best] += 1
-        path.append({name: list(points[at[name] - 1].channels) for name, points in curves.items() if at[name]})
+        path.append({name: channels[name][k] for name, k in at.items() if k})
     return path
 
 

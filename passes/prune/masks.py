@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +51,10 @@ class MaskPlan(Plan):
 
     masks: dict[str, Mask] = dataclasses.field(default_factory=dict)
 
+    def parts(self) -> dict[str, MaskPlan]:
+        """Return each mask alone."""
+        return {name: MaskPlan(masks={name: mask}) for name, mask in self.masks.items()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChannelPlan(Plan):
@@ -69,6 +72,12 @@ class ChannelPlan(Plan):
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+
+    def parts(self) -> dict[str, ChannelPlan]:
+        """Return each group alone; none of them where weights were fitted to all that goes."""
+        if self.weights or self.biases:
+            return {}
+        return {name: ChannelPlan(channels={name: gone}) for name, gone in self.channels.items()}
 
 
 def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
@@ -92,43 +101,21 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     """Zero channels: the filters that make them, their biases, and the weights that read them."""
     groups = find_groups(model)
-    for value, array in _with_zeros(groups, labels_of(groups, plan.channels)).items():
-        edit.set_constant(value, array)
-    sizes = {group.name: group.size for group in groups.prunable}
-    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
-    return Changes((*done, *_write(model, plan)), plan.refused)
-
-
-@contextmanager
-def zeroed(groups: Groups, labels: Iterable[int]) -> Iterator[None]:
-    """Zero channels of the model that `groups` were found in, while the block runs."""
-    before = {}
-    try:
-        for value, array in _with_zeros(groups, labels).items():
-            tensor = edit.constant(value)
-            assert tensor is not None
-            before[value] = tensor.numpy()
-            edit.set_constant(value, array)
-        yield
-    finally:
-        for value, array in before.items():
-            edit.set_constant(value, array)
-
-
-def _with_zeros(groups: Groups, labels: Iterable[int]) -> dict[ir.Value, npt.NDArray[Any]]:
-    """Return the constants that change when channels are zeroed, as they are then."""
-    gone = groups.table(labels)
-    changed: dict[ir.Value, npt.NDArray[Any]] = {}
+    gone = groups.table(labels_of(groups, plan.channels))
     for value, axes in groups.axes.items():
         tensor = edit.constant(value)
         if tensor is None or not may_be_zero(groups, value):
             continue
+        array: npt.NDArray[Any] | None = None
         for axis, rows in enumerate(axes):
             if rows is not None and (hit := gone[rows].any(0)).any():
-                if value not in changed:
-                    changed[value] = tensor.numpy().copy()
-                changed[value][(slice(None),) * axis + (hit,)] = 0
-    return changed
+                array = tensor.numpy().copy() if array is None else array
+                array[(slice(None),) * axis + (hit,)] = 0
+        if array is not None:
+            edit.set_constant(value, array)
+    sizes = {group.name: group.size for group in groups.prunable}
+    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
+    return Changes((*done, *_write(model, plan)), plan.refused)
 
 
 def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:

@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.analysis import SHARES, Judge, measure
 from onnxcompress.channels.groups import Groups
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
 from onnxcompress.runtime.samples import Samples
 
-from .allocate import allocate
+from .allocate import allocate, cheapest_first
 from .budget import Budget, Meter, reach
 from .compensate import compensate
 from .importance import IMPORTANCE, score_groups
@@ -22,7 +23,6 @@ from .masks import ChannelPlan, apply_channels, independent, refusals
 from .ranking import Ranker, Ranking
 from .reconstruction import reconstruction_scores
 from .select import group_names, matching, read_override
-from .sensitivity import Judge, measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,13 @@ class PruneChannels(Pass):
 
     def ranker(self, context: Context) -> tuple[Ranker, list[Refusal]]:
         """Score the channels of every group that can be pruned; says which cannot."""
+        asked = (self.importance, self.reduction, self.ranking, self.round_to, self.keep_at_least)
+        found: tuple[Ranker, list[Refusal]] = context.keep(
+            (*asked, self.exclude, self.overrides), lambda: self._ranked(context)
+        )
+        return found
+
+    def _ranked(self, context: Context) -> tuple[Ranker, list[Refusal]]:
         groups = context.groups
         excluded, fixed = self._selected(groups)
         chosen, factors = independent(groups, skip=excluded)
@@ -170,15 +177,18 @@ class PruneChannels(Pass):
         free = [name for name in ranker.scores if name not in fixed]
         if not free:
             return self._completed(fixed, model, context), []
+        cuts = {share: {n: c for n in free if (c := ranker.only(n, share))} for share in SHARES}
+        plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
         fitted, judges = self._halves(context.samples)
         judge = Judge(model, judges, context.metric)
-        curves = measure(judge, ranker, free, progress=context.progress)
-
-        def complete(channels: dict[str, list[int]]) -> ChannelPlan:
-            return self._completed(fixed | channels, model, context, fitted)
-
-        meter = Meter(ranker.groups, "macs")
-        return allocate(curves, meter, judge, complete, self.max_drop, progress=context.progress)
+        curves, _ = measure(judge, self, plans, progress=context.progress)
+        return allocate(
+            cheapest_first(curves, cuts, Meter(ranker.groups, "macs")),
+            lambda channels: self._completed(fixed | channels, model, context, fitted),
+            lambda plan: judge.compare(self, plan).drop,
+            self.max_drop,
+            progress=context.progress,
+        )
 
     def _halves(self, samples: Samples) -> tuple[Samples, Samples]:
         """Return what weights are fitted to, and what judges: what was fitted to must not judge."""
