@@ -47,7 +47,8 @@ def _visit(engine: Engine, node: ir.Node) -> None:
     if all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs):
         return  # integers that are known already carry sizes and indices, never channels
     rule = rule_of(node)
-    unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v not in known.shapes]
+    used = [v for v in node.outputs if v.uses() or v.is_graph_output()]
+    unknown = [v for v in (*node.inputs, *used) if v is not None and v not in known.shapes]
     if rule is no_rule or not unknown:
         rule(engine, node)
         note_shift(engine, node)
