@@ -13,9 +13,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import TrainingError
-from ..graph import edit, shapes
+from ..graph import edit
 from ..runtime.samples import Samples
 from ..runtime.session import open_session
+from .batch_norm import train_batch_norms, write_out_batch_norms
 from .gradients import Trainable, find_trainable
 
 LABELS = "onnxcompress.labels"
@@ -87,7 +88,7 @@ def build_objective(
     if not weights:
         reason = next(iter(found.stopped.values()), "no float32 initializer is a weight of a node that leads to it")
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
-    states = {} if evaluate else _train_batch_norms(graph)
+    states = {} if evaluate else train_batch_norms(graph)
     _keep_statistics(graph)
     loss = _add_loss(graph, logits, temperature, hard_weight)
     inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
@@ -110,7 +111,7 @@ def _prepared(model: ir.Model, *, evaluate: bool = False) -> ir.Model:
             graph.inputs.remove(value)
     common.TopologicalSortPass()(copy)
     if evaluate:
-        _write_out_batch_norms(copy)
+        write_out_batch_norms(copy)
     _free_batch(graph)
     return copy
 
@@ -178,51 +179,6 @@ def _free_batch(graph: ir.Graph) -> None:
             # -1 also serves a Reshape that merges the batch with other dimensions; 0 is the next best.
             target[0] = 0 if -1 in target[1:] else -1
             node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}/batch_free_shape", target))
-
-
-def _train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
-    """Put every BatchNormalization in training mode; returns the next running statistic of each initializer."""
-    states: dict[str, ir.Value] = {}
-    for node in graph:
-        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode"):
-            continue
-        node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
-        node.resize_outputs(3)
-        for position in (1, 2):
-            running, following = node.inputs[position + 2], node.outputs[position]
-            if running is None or running.const_value is None:
-                raise TrainingError(f"node '{node.name}' (BatchNormalization) has statistics that are no initializer")
-            if str(running.name) in states:
-                raise TrainingError(f"'{running.name}' is a running statistic of more than one BatchNormalization")
-            following.name = f"{running.name}/next"
-            following.type, following.shape = running.type, running.shape
-            states[str(running.name)] = following
-    return states
-
-
-def _write_out_batch_norms(model: ir.Model) -> None:
-    """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode."""
-    shapes.infer(model)
-    for node in list(model.graph):
-        data, parameters = node.inputs[0] if node.inputs else None, [edit.constant(v) for v in node.inputs[1:5]]
-        if node.op_type != "BatchNormalization" or data is None:
-            continue
-        if data.shape is None or None in parameters or node.attributes.get_int("training_mode"):
-            raise TrainingError(f"{edit.label(node)} is in training mode, or its parameters or rank are not known")
-        scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in parameters if t is not None)
-        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        column = (-1, *[1] * (len(data.shape) - 2))
-        last = data
-        for op_type, array in (("Mul", factor), ("Add", shift - mean * factor)):
-            # Constant nodes and not initializers, which would be trained.
-            constant = ir.node("Constant", [], {"value": ir.tensor(array.reshape(column).astype(np.float32))})
-            step = ir.node(op_type, [last, constant.outputs[0]])
-            for made in (constant, step):
-                made.outputs[0].name = f"{node.outputs[0].name}/{op_type}/{made.op_type}"
-            model.graph.insert_before(node, [constant, step])
-            last = step.outputs[0]
-        edit.replace_uses(node.outputs[0], last)
-        model.graph.remove(node, safe=True)
 
 
 def _keep_statistics(graph: ir.Graph) -> None:

@@ -1,0 +1,54 @@
+"""BatchNormalization where gradients flow: with the batch's statistics to train, with its own to measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import TrainingError
+from ..graph import edit, shapes
+
+
+def train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Put every BatchNormalization in training mode; returns the next running statistic of each initializer."""
+    states: dict[str, ir.Value] = {}
+    for node in graph:
+        if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode"):
+            continue
+        node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+        node.resize_outputs(3)
+        for position in (1, 2):
+            running, following = node.inputs[position + 2], node.outputs[position]
+            if running is None or running.const_value is None:
+                raise TrainingError(f"node '{node.name}' (BatchNormalization) has statistics that are no initializer")
+            if str(running.name) in states:
+                raise TrainingError(f"'{running.name}' is a running statistic of more than one BatchNormalization")
+            following.name = f"{running.name}/next"
+            following.type, following.shape = running.type, running.shape
+            states[str(running.name)] = following
+    return states
+
+
+def write_out_batch_norms(model: ir.Model) -> None:
+    """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode."""
+    shapes.infer(model)
+    for node in list(model.graph):
+        data, parameters = node.inputs[0] if node.inputs else None, [edit.constant(v) for v in node.inputs[1:5]]
+        if node.op_type != "BatchNormalization" or data is None:
+            continue
+        if data.shape is None or None in parameters or node.attributes.get_int("training_mode"):
+            raise TrainingError(f"{edit.label(node)} is in training mode, or its parameters or rank are not known")
+        scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in parameters if t is not None)
+        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        column = (-1, *[1] * (len(data.shape) - 2))
+        last = data
+        for op_type, array in (("Mul", factor), ("Add", shift - mean * factor)):
+            # Constant nodes and not initializers, which would be trained.
+            constant = ir.node("Constant", [], {"value": ir.tensor(array.reshape(column).astype(np.float32))})
+            step = ir.node(op_type, [last, constant.outputs[0]])
+            for made in (constant, step):
+                made.outputs[0].name = f"{node.outputs[0].name}/{op_type}/{made.op_type}"
+            model.graph.insert_before(node, [constant, step])
+            last = step.outputs[0]
+        edit.replace_uses(node.outputs[0], last)
+        model.graph.remove(node, safe=True)
