@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 import onnxcompress
 from onnxcompress.channels.groups import Groups, find_groups
+from onnxcompress.contract import Context, Pass
 from onnxcompress.graph import edit
 from onnxcompress.passes import FoldConstants, PruneChannels, Shrink
 
@@ -58,7 +60,7 @@ def prune(path: Path, sparsity: float) -> Row:
 
 
 def _prune(path: Path, sparsity: float, row: Row) -> None:
-    model, _ = onnxcompress.apply(path, [FoldConstants()])
+    model = run_pass(onnxcompress.load(path), FoldConstants())
     start = time.process_time()
     groups = find_groups(model)
     row["analysis"] = time.process_time() - start
@@ -67,11 +69,21 @@ def _prune(path: Path, sparsity: float, row: Row) -> None:
     row["original"] = parameters(model)
     with tempfile.TemporaryDirectory(prefix="architectures-") as folder:
         masked, pruned = Path(folder, "masked.onnx"), Path(folder, "pruned.onnx")
-        between, _ = onnxcompress.apply(model, [PruneChannels(sparsity=sparsity)], output=masked)
-        small, report = onnxcompress.apply(between, [Shrink()], output=pruned)
-        row["stays"] = [f"{r.subject}: {r.reason}" for step in report.steps for r in step.refused][:5]
+        between = run_pass(model, PruneChannels(sparsity=sparsity))
+        small = run_pass(between, Shrink(), row)
+        onnxcompress.save(between, masked)
+        onnxcompress.save(small, pruned)
         row["kept"] = parameters(small) / max(row["original"], 1)
         row["error"], row["response"] = difference(masked, pruned)
+
+
+def run_pass(model: ir.Model, step: Pass, row: Row | None = None) -> ir.Model:
+    """Run a pass alone, on a copy: what comes out is judged here, not by the pipeline."""
+    plan, copy = step.plan(model, Context(model)), model.clone()
+    changes = step.apply(copy, plan)
+    if row is not None:
+        row["stays"] = [f"{r.subject}: {r.reason}" for r in changes.refused][:5]
+    return copy
 
 
 def parameters(model: Any) -> int:
