@@ -18,6 +18,7 @@ from .segments import Walk
 from .session import Array
 
 Matrix = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 4096
 """Rows that are multiplied at a time: always the same ones, however the samples are split into batches."""
@@ -25,13 +26,13 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of two sets of columns over the same rows.
+    """Second moments of two sets of columns over the same rows, perhaps of several such pairs at once.
 
     Attributes
     ----------
-    own : (k, k) float64 array
+    own : (…, k, k) float64 array
         Σ x xᵀ over the rows.
-    cross : (m, k) float64 array
+    cross : (…, m, k) float64 array
         Σ y xᵀ.
     count : int
         How many rows.
@@ -41,10 +42,18 @@ class Moments:
     cross: Matrix
     count: int
 
+    def error(self, matrix: Matrix) -> float:
+        """Return Σ|y - S x|² for a matrix S (m, k), less Σ|y|²."""
+        return float(((matrix @ self.own - 2 * self.cross) * matrix).sum())
+
+    def part(self, number: int) -> Moments:
+        """Return those of one of several pairs."""
+        return Moments(self.own[number], self.cross[number], self.count)
+
     def covariance(self) -> Matrix:
         """Return the covariance of x without its last column, which is one of ones."""
-        mean = self.own[:-1, -1] / max(self.count, 1)
-        return self.own[:-1, :-1] / max(self.count, 1) - np.outer(mean, mean)
+        mean = self.own[..., :-1, -1] / max(self.count, 1)
+        return self.own[..., :-1, :-1] / max(self.count, 1) - mean[..., :, None] * mean[..., None, :]
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows (the same in either order, to rounding)."""
@@ -64,9 +73,9 @@ class Gram:
         self._rows = 0
 
     def add(self, x: Array, y: Array) -> None:
-        """Take rows of x (n, k) and of y (n, m)."""
+        """Take rows of x (…, n, k) and of y (…, n, m)."""
         self._waiting.append((x.astype(np.float64), y.astype(np.float64)))
-        self._rows += len(x)
+        self._rows += x.shape[-2]
         if self._rows >= BLOCK_ROWS:
             self._flush()
 
@@ -77,7 +86,7 @@ class Gram:
         return found if not self._rows else self._with(found, *self._gathered())
 
     def _gathered(self) -> tuple[Matrix, Matrix]:
-        x, y = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        x, y = (np.concatenate(parts, -2) for parts in zip(*self._waiting, strict=True))
         return x, y
 
     def _flush(self) -> None:
@@ -85,14 +94,14 @@ class Gram:
         if self._rows < BLOCK_ROWS:
             return
         x, y = self._gathered()
-        whole = len(x) - len(x) % BLOCK_ROWS
+        whole = self._rows - self._rows % BLOCK_ROWS
         for start in range(0, whole, BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            self._moments = self._with(self._moments, x[block], y[block])
-        self._waiting, self._rows = [(x[whole:], y[whole:])], len(x) - whole
+            self._moments = self._with(self._moments, x[..., block, :], y[..., block, :])
+        self._waiting, self._rows = [(x[..., whole:, :], y[..., whole:, :])], self._rows - whole
 
     def _with(self, moments: Moments | None, x: Matrix, y: Matrix) -> Moments:
-        new = Moments(x.T @ x, y.T @ x, len(x))
+        new = Moments(np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x, x.shape[-2])
         return new if moments is None or not moments.count else moments.merge(new)
 
 
@@ -107,25 +116,27 @@ def rows_of(array: Array, axis: int) -> Array:
 
 def with_one(rows: Array) -> Array:
     """Append a column of ones."""
-    return np.concatenate([rows, np.ones((len(rows), 1), rows.dtype)], 1)
+    return np.concatenate([rows, np.ones((*rows.shape[:-1], 1), rows.dtype)], -1)
 
 
-def gram_of(pairs: Iterable[tuple[Array, Array]], name: str) -> Moments:
-    """Add up the moments of pairs of rows.
+def grams_of(parts: Iterable[tuple[Array, Array, Flags]], name: str) -> tuple[Moments, Moments]:
+    """Add up the moments of rows (x, y) that come with a flag each: of those without it, and of those with it.
 
     Raises
     ------
     DataError
         A tensor (called `name`) holds NaN or infinity.
     """
-    gram = Gram()
+    grams = Gram(), Gram()
     with np.errstate(invalid="ignore", over="ignore"):
-        for x, y in pairs:
-            gram.add(x, y)
-        moments = gram.moments()
-    if not (np.isfinite(moments.own).all() and np.isfinite(moments.cross).all()):
+        for x, y, flags in parts:
+            for gram, chosen in zip(grams, (~flags, flags), strict=True):
+                if chosen.any():
+                    gram.add(x[..., chosen, :], y[..., chosen, :])
+        found = grams[0].moments(), grams[1].moments()
+    if not all(np.isfinite(m.own).all() and np.isfinite(m.cross).all() for m in found):
         raise DataError(f"tensor '{name}' holds NaN or infinity for some sample")
-    return moments
+    return found
 
 
 def collect_grams(
@@ -166,6 +177,7 @@ def collect_grams(
             if tensor is None or not walk.has(str(tensor.name)):
                 raise PassError(f"node '{name}': its input {index} is constant or missing")
             rows = (with_one(rows_of(array, axis)) for array in walk.fetch(str(tensor.name)))
-            found[name, index, axis] = gram_of(((r, r[:, :0]) for r in rows), str(tensor.name))
+            parts = ((r, r[:, :0], np.zeros(len(r), bool)) for r in rows)
+            found[name, index, axis] = grams_of(parts, str(tensor.name))[0]
             progress("grams", done + 1, len(reads))
     return found

@@ -43,6 +43,7 @@ class Walk:
 
     def __init__(self, model: ir.Model, samples: Samples, folder: Path, batch: int = 32) -> None:
         self.model = model
+        self.samples = samples.count
         self._folder = folder
         self._batches: list[dict[str, _Stored]] = []
         self._position = 0

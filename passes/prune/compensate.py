@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
-from onnxcompress.runtime.gram import Moments, gram_of, rows_of, with_one
+from onnxcompress.runtime.gram import Moments, grams_of, rows_of, with_one
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
 
-from .consumers import Consumer, consumer_of, patches
+from .consumers import Consumer, consumer_of
 from .masks import ChannelPlan, apply_channels
+from .windows import patches
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -34,8 +35,17 @@ Matrix = npt.NDArray[np.float64]
 RECOVERY_SAMPLES = 512
 """How many samples are looked at; a convolution makes many rows of each."""
 
-RIDGE = 1e-5
-"""Added to the diagonal of a Gram matrix, relative to its mean."""
+ROWS, ROWS_FOR_UNKNOWN = 16384, 16
+"""Rows that a convolution is fitted to: at least so many, and so many for each unknown, if there are as many."""
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""What may be added to the diagonal of a Gram matrix, relative to its mean."""
+
+HELD_OUT = 4
+"""One sample in so many decides which ridge to take."""
+
+FEWEST = 2
+"""Unknowns that may stand against one row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +141,9 @@ def _consumers(groups: Groups, gone: npt.NDArray[np.bool_]) -> tuple[list[Consum
     order = {node: number for number, node in enumerate(groups.engine.model.graph)}
     found, refused = [], []
     for sink in sorted(groups.sinks, key=lambda s: order[s.node]):
-        removed = groups.removed(sink.rows, gone)
-        if not removed.any():
+        if not groups.removed(sink.rows, gone).any():
             continue
-        consumer = consumer_of(groups, sink, removed, gone)
+        consumer = consumer_of(groups, sink, gone)
         if isinstance(consumer, Consumer):
             found.append(consumer)
         else:
@@ -151,15 +160,12 @@ def _fit(consumer: Consumer, before: Walk, after: Walk, result: Compensation) ->
     assert data is not None and weight is not None
     if not after.has(str(data.name)):
         raise PassError("not compensated: what it reads is constant")
-    kept = np.flatnonzero(~consumer.removed)
-    if consumer.refittable(len(kept)):
-        before.advance(name, behind=True)
-        pairs = _patch_pairs(consumer, before.fetch(name), after.fetch(str(data.name)), kept)
-    else:
-        before.advance(name)
-        pairs = _channel_pairs(consumer, before.fetch(str(consumer.data.name)), after.fetch(str(data.name)), kept)
-    new, addition = _solved(consumer, kept, gram_of(pairs, str(data.name)))
-    written = consumer.masked(new).astype(consumer.dtype if consumer.dtype.itemsize >= 4 else np.float32)
+    before.advance(name, behind=consumer.fitted_whole)
+    target = name if consumer.fitted_whole else str(consumer.data.name)
+    rows = _Rows(consumer, before.samples)
+    pairs = zip(before.fetch(target), after.fetch(str(data.name)), strict=True)
+    blocks, addition = _solved(consumer, *grams_of(map(rows.of, pairs), str(data.name)))
+    written = consumer.masked(blocks).astype(consumer.dtype if consumer.dtype.itemsize >= 4 else np.float32)
     result.weights[str(consumer.value.name)] = written
     edit.set_constant(weight, written.astype(consumer.dtype))
     if consumer.biased:
@@ -167,63 +173,105 @@ def _fit(consumer: Consumer, before: Walk, after: Walk, result: Compensation) ->
         edit.add_to_output(after.model.graph, name, result.biases[name])
 
 
-def _channel_pairs(
-    consumer: Consumer, before: Iterator[Array], after: Iterator[Array], kept: Indices
-) -> Iterator[tuple[Array, Array]]:
-    """Yield rows of [channels that are left; 1] and of the original's channels, at the same positions."""
-    for original, pruned in zip(before, after, strict=True):
-        yield with_one(rows_of(pruned, consumer.axis)[:, kept]), rows_of(original, consumer.axis)
+class _Rows:
+    """Makes rows of what an operator reads in the pruned model and of what it shall be nearest to in the original one.
+
+    A convolution makes far more rows than are needed; of each sample some positions are drawn, by its number.
+    """
+
+    def __init__(self, consumer: Consumer, samples: int) -> None:
+        unknowns = len(consumer.kept) * (math.prod(consumer.kernel) if consumer.fitted_whole else 1)
+        self._each = -(-max(ROWS, ROWS_FOR_UNKNOWN * unknowns) // max(samples, 1))
+        self._consumer = consumer
+        self._seen = 0
+
+    def of(self, pair: tuple[Array, Array]) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Return (groups, rows, unknowns), (groups, rows, targets), and which rows are held out."""
+        first, count = self._seen, len(pair[0])
+        self._seen += count
+        x, y = self._flat(*pair) if not self._consumer.kernel else self._drawn(first, *pair)
+        held = np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1
+        return x, y, np.repeat(held, x.shape[1] // count)
+
+    def _flat(self, original: Array, pruned: Array) -> tuple[Array, Array]:
+        kept = np.flatnonzero(~self._consumer.removed)
+        return self._grouped(rows_of(pruned, self._consumer.axis)[:, kept, None]), rows_of(original, -1)[None]
+
+    def _drawn(self, first: int, original: Array, pruned: Array) -> tuple[Array, Array]:
+        consumer, kept = self._consumer, np.flatnonzero(~self._consumer.removed)
+        at = self._positions(first, len(original), math.prod(original.shape[2:]))
+        y = _at(original, at).reshape(at.size, consumer.groups, -1)[:, consumer.alive].swapaxes(0, 1)
+        if consumer.fitted_whole:
+            return self._grouped(patches(consumer.node, pruned[:, kept], consumer.kernel, at)), y
+        return self._grouped(_at(pruned[:, kept], at)[:, :, None]), y
+
+    def _grouped(self, x: Array) -> Array:
+        x = x.reshape(len(x), len(self._consumer.alive), -1).swapaxes(0, 1)
+        return with_one(x) if self._consumer.biased else x
+
+    def _positions(self, first: int, samples: int, count: int) -> Indices:
+        if count <= self._each:
+            return np.tile(np.arange(count), (samples, 1))
+        draw = (np.random.default_rng(first + i).choice(count, self._each, replace=False) for i in range(samples))
+        return np.sort(np.stack(list(draw)), 1)
 
 
-def _patch_pairs(
-    consumer: Consumer, before: Iterator[Array], after: Iterator[Array], kept: Indices
-) -> Iterator[tuple[Array, Array]]:
-    """Yield rows of [what a convolution's kernel covers; 1] and of its outputs in the original model."""
-    for original, pruned in zip(before, after, strict=True):
-        yield with_one(patches(consumer.node, pruned[:, kept], consumer.kernel)), rows_of(original, 1)
+def _at(array: Array, at: Indices) -> Array:
+    """Return what stands at some spatial positions (samples, n) of each sample, as (samples · n, channels)."""
+    taken: Array = np.take_along_axis(array.reshape(*array.shape[:2], -1), at[:, None], 2)
+    return np.asarray(taken.swapaxes(1, 2).reshape(at.size, array.shape[1]))
 
 
-def _solved(consumer: Consumer, kept: Indices, moments: Moments) -> tuple[Matrix, Matrix]:
-    """Return the new weights of an operator, and what its output channels gain."""
-    weight, addition = np.zeros_like(consumer.weight), np.zeros(consumer.outputs)
-    refit = consumer.refittable(len(kept))
-    taps = math.prod(consumer.kernel) if refit else 1
-    for part in consumer.parts():
-        inside = np.flatnonzero((kept >= part.data.start) & (kept < part.data.stop))
-        if not len(inside):
-            continue
-        columns = (inside[:, None] * taps + np.arange(taps)).ravel()
-        columns = np.append(columns, len(kept) * taps) if consumer.biased else columns
-        own, local = moments.own[np.ix_(columns, columns)], kept[inside] - part.data.start
-        if refit:
-            start = consumer.unrolled(part, local)[:, : len(columns)]
-            found = _solve(own, moments.cross[part.output][:, columns], start, moments.count, len(inside) * taps)
-            weight[part.weight], addition[part.output] = consumer.rolled(part, local, found)
-        else:
-            start = np.zeros((part.data.stop - part.data.start, len(columns)))
-            start[local, np.arange(len(inside))] = 1
-            found = _solve(own, moments.cross[part.data][:, columns], start, moments.count, len(inside))
-            found = found if consumer.biased else np.pad(found, ((0, 0), (0, 1)))
-            weight[part.weight], addition[part.output] = consumer.mixed(part, local, found)
-    return weight, addition
-
-
-def _solve(own: Matrix, cross: Matrix, start: Matrix, count: int, weighted: int) -> Matrix:
-    """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
-
-    The ridge is on the first `weighted` columns, not on the one of ones.
+def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix, Matrix]:
+    """Return the new weights of an operator as blocks, and what its output channels gain.
 
     Raises
     ------
     PassError
-        There are fewer rows than unknowns, or the normal equations have no solution.
+        There are too few rows for so many unknowns, or no fit is better on samples held out.
     """
-    if count < len(own):
-        raise PassError(f"not compensated: {count} rows of samples for {len(own)} unknowns; give more samples")
-    ridge = np.zeros(len(own))
-    ridge[:weighted] = RIDGE * np.diag(own)[:weighted].mean()
+    count, unknowns = fitted.count + held.count, fitted.own.shape[-1]
+    if not held.count or FEWEST * count < unknowns:
+        raise PassError(f"not compensated: {count} rows of samples for {unknowns} unknowns; give more samples")
+    blocks, kept = consumer.blocks(), consumer.kept
+    new, addition = np.zeros_like(blocks), np.zeros((consumer.groups, blocks.shape[1]))
+    bias, gained = consumer.bias().reshape(addition.shape), False
+    for number, group in enumerate(consumer.alive):
+        block, whole = blocks[group], consumer.fitted_whole
+        start = block[:, kept].reshape(len(block), -1) if whole else np.eye(block.shape[1])[:, kept]
+        constant = bias[group] if whole else np.zeros(len(start))
+        start = np.append(start, constant[:, None], 1) if consumer.biased else start
+        found = _nearest(fitted.part(number), held.part(number), start, weighted=start.shape[1] - consumer.biased)
+        gained |= found is not start
+        found, constant = (found[:, :-1], found[:, -1] - constant) if consumer.biased else (found, 0 * constant)
+        if whole:
+            new[group][:, kept], addition[group] = found.reshape(block[:, kept].shape), constant
+        else:
+            new[group][:, kept] = np.einsum("oit,ik->okt", block, found)
+            addition[group] = np.einsum("oit,i,t->o", block, constant, consumer.coverage.ravel())
+    if not gained:
+        raise PassError(f"not compensated: no fit to {fitted.count} rows does better on samples held out")
+    return new, addition.ravel()
+
+
+def _nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> Matrix:
+    """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
+
+    The ridge, on the first `weighted` columns, draws towards `start`. Which one is best is seen on samples held out;
+    then all are fitted. Where none is better than `start`, that is returned.
+    """
+    errors = [held.error(_with_ridge(fitted, start, ridge, weighted)) for ridge in RIDGES]
+    if min(errors) >= held.error(start):
+        return start
+    return _with_ridge(fitted.merge(held), start, RIDGES[int(np.argmin(errors))], weighted)
+
+
+def _with_ridge(moments: Moments, start: Matrix, ridge: float, weighted: int) -> Matrix:
+    """Solve the normal equations; the ridge is relative to the mean of the diagonal."""
+    diagonal = np.diag(moments.own)[:weighted].mean()
+    own = moments.own + np.diag(np.where(np.arange(len(moments.own)) < weighted, ridge * diagonal, 0))
     try:
-        factor = scipy.linalg.cho_factor(own + np.diag(ridge))
-    except scipy.linalg.LinAlgError:
-        raise PassError("not compensated: what it reads is the same for every sample") from None
-    return np.asarray(start + scipy.linalg.cho_solve(factor, (cross - start @ own).T).T, np.float64)
+        factor = scipy.linalg.cho_factor(own)
+    except scipy.linalg.LinAlgError:  # what it reads is the same for every sample
+        return start
+    return np.asarray(start + scipy.linalg.cho_solve(factor, (moments.cross - start @ moments.own).T).T, np.float64)

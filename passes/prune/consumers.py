@@ -1,10 +1,9 @@
-"""The operators that read channels through constant weights, seen as one thing: weights to mix, a bias to add."""
+"""The operators that read channels through constant weights, seen alike: as blocks of weights with a bias."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,18 @@ from onnxcompress.channels.engine import Sink
 from onnxcompress.channels.groups import Groups
 from onnxcompress.graph import edit
 
+from .windows import coverage
+
 Matrix = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 LARGEST = 4608
 """Weights of one output channel that are fitted at once: 512 channels under a 3x3 kernel."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One group of a grouped convolution (the whole of anything else): where it stands in data, weight and output."""
-
-    data: slice
-    weight: slice
-    output: slice
-
-
-@dataclasses.dataclass(frozen=True)
 class Consumer:
-    """An operator that sums over channels with a weight of its own.
+    """An operator that multiplies channels by a weight of its own.
 
     Attributes
     ----------
@@ -42,12 +35,12 @@ class Consumer:
         Its values.
     dtype : dtype
         What they are stored as.
-    axis, in_axis : int
-        The axis of the data, and of the weight, that is summed over.
+    axis : int
+        The axis of the data that is summed over.
     groups, outputs : int
         How many groups the channels are cut into, and how many output channels there are.
     removed : (inputs,) bool array
-        Which positions of the data axis go.
+        Which positions of the data axis go; of each group all, or the same ones as of the others that stay.
     zeroed : dict
         Axis of the weight → which of its positions are zero.
     silent : (outputs,) bool array
@@ -63,44 +56,13 @@ class Consumer:
     weight: Matrix
     dtype: np.dtype[Any]
     axis: int
-    in_axis: int
     groups: int
     outputs: int
-    removed: npt.NDArray[np.bool_]
-    zeroed: dict[int, npt.NDArray[np.bool_]]
-    silent: npt.NDArray[np.bool_]
+    removed: Flags
+    zeroed: dict[int, Flags]
+    silent: Flags
     biased: bool
     coverage: Matrix
-
-    def parts(self) -> Iterator[Part]:
-        """The groups, one by one."""
-        inputs, outputs = len(self.removed) // self.groups, self.outputs // self.groups
-        for g in range(self.groups):
-            data, output = slice(g * inputs, (g + 1) * inputs), slice(g * outputs, (g + 1) * outputs)
-            whole = slice(0, len(self.weight))
-            weight = whole if self.groups == 1 else data if self.in_axis == 0 else output
-            yield Part(data, weight, output)
-
-    def mixed(self, part: Part, kept: npt.NDArray[np.int64], mixing: Matrix) -> tuple[Matrix, Matrix]:
-        """Return a part's weights after mixing, and what its output channels gain.
-
-        Parameters
-        ----------
-        part : Part
-        kept : int array
-            The positions of the part's data that stay.
-        mixing : (inputs, len(kept) + 1) array
-            What each input is made of: the kept ones, and 1.
-        """
-        weight = self.weight[part.weight]
-        moved = np.moveaxis(weight, self.in_axis, -1)
-        new = np.zeros_like(moved)
-        new[..., kept] = moved @ mixing[:, :-1]
-        constant = moved @ mixing[:, -1]  # (outputs, kernel) in the order of the weight's other axes
-        kernel = tuple(range(1, constant.ndim))
-        addition = (constant * self.coverage).sum(axis=kernel)
-        alpha = self.node.attributes["alpha"].as_float() if "alpha" in self.node.attributes else 1.0
-        return np.moveaxis(new, -1, self.in_axis), alpha * addition
 
     @property
     def data(self) -> ir.Value:
@@ -114,33 +76,63 @@ class Consumer:
         """The kernel's shape."""
         return self.weight.shape[2:]
 
-    def refittable(self, kept: int) -> bool:
-        """Tell whether all weights of a convolution can be fitted at once."""
-        return self.node.op_type == "Conv" and self.biased and kept * math.prod(self.kernel) <= LARGEST
+    @property
+    def alive(self) -> npt.NDArray[np.int64]:
+        """The groups that keep an input."""
+        return np.flatnonzero(~self.removed.reshape(self.groups, -1).all(1))
 
-    def unrolled(self, part: Part, kept: npt.NDArray[np.int64]) -> Matrix:
-        """Return a convolution's weights for the inputs that stay, and its bias, as a matrix (outputs, unknowns)."""
-        weight = self.weight[part.weight][:, kept]
-        tensor = edit.constant(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
-        bias = np.zeros(self.outputs) if tensor is None else tensor.numpy().astype(np.float64)
-        return np.concatenate([weight.reshape(len(weight), -1), bias[part.output, None]], 1)
+    @property
+    def kept(self) -> npt.NDArray[np.int64]:
+        """The positions inside each of these groups that stay."""
+        return np.flatnonzero(~self.removed.reshape(self.groups, -1)[self.alive].all(0))
 
-    def rolled(self, part: Part, kept: npt.NDArray[np.int64], matrix: Matrix) -> tuple[Matrix, Matrix]:
-        """Return the weights that `unrolled` would make `matrix` of, and what the bias has gained."""
-        weight = np.zeros_like(self.weight[part.weight])
-        weight[:, kept] = matrix[:, :-1].reshape(len(matrix), len(kept), *self.kernel)
-        return weight, matrix[:, -1] - self.unrolled(part, kept)[:, -1]
+    @property
+    def fitted_whole(self) -> bool:
+        """Whether each weight is fitted; else input channels are mixed, alike at each position of the kernel."""
+        return self.node.op_type != "ConvTranspose" and len(self.kept) * math.prod(self.kernel) <= LARGEST
 
-    def masked(self, weight: Matrix) -> Matrix:
-        """Return the weight with zeros where channels go."""
+    def blocks(self) -> Matrix:
+        """Return the weights as (groups, outputs of each, inputs of each, positions of the kernel).
+
+        The factor that a Gemm puts on them is in.
+        """
+        first, second = self.weight.shape[:2]
+        flat = self.weight.reshape(first, second, -1)
+        if self.node.op_type == "Conv":
+            found = flat.reshape(self.groups, first // self.groups, second, -1)
+        elif self.node.op_type == "ConvTranspose":
+            found = flat.reshape(self.groups, first // self.groups, second, -1).swapaxes(1, 2)
+        else:
+            found = self._factor * (flat if self._transposed else flat.swapaxes(0, 1))[None]
+        return np.asarray(found, np.float64)
+
+    def masked(self, blocks: Matrix) -> Matrix:
+        """Undo `blocks`, and put zeros where channels go."""
+        if self.node.op_type in ("Gemm", "MatMul"):
+            blocks = (blocks[0] if self._transposed else blocks[0].swapaxes(0, 1)) / self._factor
+        elif self.node.op_type == "ConvTranspose":
+            blocks = blocks.swapaxes(1, 2)
+        weight = np.array(blocks.reshape(self.weight.shape))
         for axis, where in self.zeroed.items():
             weight[(slice(None),) * axis + (where,)] = 0
         return weight
 
+    def bias(self) -> Matrix:
+        """Return the bias that the operator has itself."""
+        tensor = edit.constant(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
+        beta = self.node.attributes["beta"].as_float() if "beta" in self.node.attributes else 1.0
+        return np.zeros(self.outputs) + (0 if tensor is None else beta * tensor.numpy().astype(np.float64))
 
-def consumer_of(
-    groups: Groups, sink: Sink, removed: npt.NDArray[np.bool_], gone: npt.NDArray[np.bool_]
-) -> Consumer | str:
+    @property
+    def _factor(self) -> float:
+        return self.node.attributes["alpha"].as_float() if "alpha" in self.node.attributes else 1.0
+
+    @property
+    def _transposed(self) -> bool:
+        return self.node.op_type == "Gemm" and bool(edit.int_attribute(self.node, "transB", 0))
+
+
+def consumer_of(groups: Groups, sink: Sink, gone: Flags) -> Consumer | str:
     """Look at a sink; returns why it cannot be fitted, if it cannot."""
     node, value = sink.node, sink.weight
     tensor = edit.constant(value)
@@ -151,10 +143,12 @@ def consumer_of(
     reason = _reason(node, value, tensor)
     if reason:
         return reason
+    removed = groups.removed(sink.rows, gone)
+    stays = ~removed.reshape(sink.groups, -1)
+    if (stays[stays.any(1)] != stays.any(0)).any():
+        return "its groups lose different channels"
     out_axis = 1 if node.op_type != "MatMul" else len(groups.engine.shape(node.outputs[0])) - 1
     outputs = groups.engine.shape(node.outputs[0])[out_axis]
-    axes = groups.axes[value]
-    zeroed = {axis: np.asarray(gone[rows].any(0)) for axis, rows in enumerate(axes) if rows is not None}
     rows = groups.axes[node.outputs[0]][out_axis]
     return Consumer(
         node=node,
@@ -162,11 +156,10 @@ def consumer_of(
         weight=tensor.numpy().astype(np.float64),
         dtype=tensor.numpy().dtype,
         axis=sink.axis,
-        in_axis=sink.in_axis,
         groups=sink.groups,
         outputs=outputs,
         removed=removed,
-        zeroed=zeroed,
+        zeroed={a: np.asarray(gone[r].any(0)) for a, r in enumerate(groups.axes[value]) if r is not None},
         silent=np.zeros(outputs, bool) if rows is None else np.asarray(gone[rows].any(0)),
         biased=_can_be_biased(node),
         coverage=_coverage(groups, node),
@@ -194,66 +187,7 @@ def _can_be_biased(node: ir.Node) -> bool:
 
 
 def _coverage(groups: Groups, node: ir.Node) -> Matrix:
-    """Return, for each position of the kernel, over what share of the output it meets data."""
     if node.op_type in ("Gemm", "MatMul"):
         return np.ones(())
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
-    sizes, kernel = groups.engine.shape(data)[2:], groups.engine.shape(weight)[2:]
-    if node.op_type == "ConvTranspose":
-        out = groups.engine.shape(node.outputs[0])[2:]
-        return np.full(kernel, math.prod(sizes) / max(math.prod(out), 1))
-    shares = np.ones(())
-    for axis, (size, extent) in enumerate(zip(sizes, kernel, strict=True)):
-        shares = np.multiply.outer(shares, _along(node, axis, len(kernel), size, extent))
-    return shares
-
-
-def _along(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> Matrix:
-    """The shares along one axis of a convolution."""
-    stride, dilation, before, after = _window(node, axis, rank, size, extent)
-    span = dilation * (extent - 1) + 1
-    starts = np.arange(max((size + before + after - span) // stride + 1, 1)) * stride - before
-    reads = starts[:, None] + np.arange(extent) * dilation
-    return np.asarray(((reads >= 0) & (reads < size)).mean(0), np.float64)
-
-
-def _window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tuple[int, int, int, int]:
-    """Return stride, dilation and the padding before and after, along one axis of a convolution."""
-    stride = (edit.ints_attribute(node, "strides") or (1,) * rank)[axis]
-    dilation = (edit.ints_attribute(node, "dilations") or (1,) * rank)[axis]
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    if auto.startswith("SAME"):
-        total = max((-(-size // stride) - 1) * stride + dilation * (extent - 1) + 1 - size, 0)
-        before = total // 2 if auto == "SAME_UPPER" else total - total // 2
-        return stride, dilation, before, total - before
-    pads = edit.ints_attribute(node, "pads") if auto == "NOTSET" else None
-    pads = pads or (0,) * (2 * rank)
-    return stride, dilation, pads[axis], pads[axis + rank]
-
-
-def patches(node: ir.Node, array: npt.NDArray[Any], kernel: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return one row for each output position of a convolution: what its kernel covers, channel by channel.
-
-    Parameters
-    ----------
-    node : onnx_ir.Node
-        The Conv; its strides, dilations and padding count.
-    array : (samples, channels, …) array
-    kernel : tuple of int
-
-    Returns
-    -------
-    (samples · positions, channels · kernel) array
-    """
-    rank = len(kernel)
-    windows = [_window(node, a, rank, array.shape[a + 2], extent) for a, extent in enumerate(kernel)]
-    padded = np.pad(array, [(0, 0), (0, 0), *((before, after) for _, _, before, after in windows)])
-    spans = tuple(w[1] * (extent - 1) + 1 for w, extent in zip(windows, kernel, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, rank + 2)))
-    steps = tuple(slice(None, None, w[0]) for w in windows)
-    taps = tuple(slice(None, None, w[1]) for w in windows)
-    window = (slice(None), slice(None), *steps, *taps)
-    view = view[window]
-    view = np.moveaxis(view, 1, rank + 1)
-    return view.reshape(math.prod(view.shape[: rank + 1]), -1)
+    shapes = [groups.engine.shape(v)[2:] for v in (node.inputs[0], node.inputs[1], node.outputs[0]) if v is not None]
+    return coverage(node, *shapes)

@@ -15,11 +15,14 @@ from onnxcompress.progress import Progress, silent
 from onnxcompress.runtime.gram import Moments, collect_grams
 from onnxcompress.runtime.samples import Samples
 
-from .compensate import RECOVERY_SAMPLES, RIDGE
+from .compensate import RECOVERY_SAMPLES
 from .consumers import Consumer, consumer_of
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+
+RIDGE = 1e-5
+"""The least that a covariance is drawn to the identity."""
 
 AT_ONCE, CANDIDATES = 32, 4
 """One channel in so many is eliminated before all costs are computed anew, out of so many times as many candidates."""
@@ -86,7 +89,7 @@ def _readers(groups: Groups, group: Group) -> list[tuple[Consumer, Indices]]:
     for sink in groups.sinks:
         if (sink.data, sink.axis) in index and edit.constant(sink.data) is None:
             at = index[sink.data, sink.axis]
-            consumer = consumer_of(groups, sink, np.zeros(len(at), bool), nothing)
+            consumer = consumer_of(groups, sink, nothing)
             if isinstance(consumer, Consumer):
                 found.append((consumer, at))
     return found
@@ -111,23 +114,26 @@ class _Reader:
     energy: Matrix
 
     @classmethod
-    def of(cls, consumer: Consumer, index: Indices, size: int, moments: Moments) -> _Reader:
+    def of(cls, consumer: Consumer, index: Indices, channels: int, moments: Moments) -> _Reader:
         """Look at an operator before anything has gone; its outputs are scaled to a variance of 1."""
-        covariance = moments.covariance()
+        covariance = shrunk(moments.covariance(), moments.count)
         energy = np.zeros(covariance.shape)
-        for part in consumer.parts():
-            weight = np.moveaxis(consumer.weight[part.weight], consumer.in_axis, 0)
-            flat = weight.reshape(len(weight), -1)
-            energy[part.data, part.data] += flat @ flat.T
+        size = len(energy) // consumer.groups
+        for number, block in enumerate(consumer.blocks()):
+            inside = slice(number * size, (number + 1) * size)
+            flat = block.swapaxes(0, 1).reshape(size, -1)
+            energy[inside, inside] = flat @ flat.T
         energy /= float((covariance * energy).sum()) or 1.0
-        ridge = RIDGE * np.trace(covariance) / len(covariance) or 1.0
-        inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-        return cls(_places(index, size), inverse, energy)
+        inverse: Matrix = np.asarray(np.linalg.inv(covariance), np.float64)
+        return cls(_places(index, channels), inverse, energy)
 
     def costs(self, channels: Indices) -> Matrix:
         """Return the variance that is left unexplained when one of the channels goes and the rest is refitted."""
         at = self.places[channels]
         absent = at < 0
+        if at.shape[1] == 1:
+            one = at[:, 0]
+            return np.where(absent[:, 0], 0, np.maximum(self.energy[one, one] / self.inverse[one, one], 0))
         rows, columns = at[:, :, None], at[:, None, :]
         outside = absent[:, :, None] | absent[:, None, :]
         inverse = np.where(outside, np.eye(at.shape[1]), self.inverse[rows, columns])
@@ -159,6 +165,19 @@ class _Reader:
         self.places[channels] = -1
         number = np.append(np.cumsum(stays) - 1, -1)
         self.places = number[self.places]
+
+
+def shrunk(covariance: Matrix, count: int) -> Matrix:
+    """Draw a covariance of few rows towards a multiple of the identity, so that no more is promised than holds.
+
+    Oracle approximating shrinkage: Chen et al., arXiv:0907.4698, equation 23.
+    """
+    size = len(covariance)
+    square, mean = float((covariance**2).sum()), float(np.trace(covariance)) / size
+    spread = (count + 1 - 2 / size) * (square - size * mean**2)
+    amount = ((1 - 2 / size) * square + (size * mean) ** 2) / spread if spread > 0 else 1.0
+    amount = min(max(amount, RIDGE), 1.0)
+    return np.asarray((1 - amount) * covariance + amount * (mean or 1.0) * np.eye(size))
 
 
 def _places(index: Indices, size: int) -> Indices:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +17,15 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import DataError
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.passes.prune.compensate import compensate
+from onnxcompress.passes.prune.compensate import ROWS, compensate
 from onnxcompress.passes.prune.masks import ChannelPlan
+from onnxcompress.passes.prune.reconstruction import reconstruction_scores
 from onnxcompress.runtime.samples import load_samples
 
 CONV = "g (float[N,3,8,8] x) => (float[N,4,h,w] y) { a = Conv(x, w1, b1) y = NODE }"
 FLAT = "g (float[N,T,5] x) => (float[N,T,4] y) { a = MatMul(x, w1) y = NODE }"
 GEMM = "g (float[N,5] x) => (float[N,4] y) { a = Gemm(x, w1, b1) y = NODE }"
+SHAPES = {"cut": np.array([0, 0, 4, 3]), "flat": np.array([0, 0, 12])}
 CASES = {
     "conv 1x1": (CONV, "Conv(a, w2, b2)", (6, 3, 3, 3), (4, 6, 1, 1)),
     "conv 3x3": (CONV, "Conv(a, w2)", (6, 3, 3, 3), (4, 6, 3, 3)),
@@ -54,7 +59,7 @@ def feeds(subject: ir.Model, count: int = 40) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(2).standard_normal((count, *shape)).astype(np.float32)}
 
 
-def planned(subject: ir.Model, data: dict[str, np.ndarray], channels: list[int]) -> ChannelPlan:
+def planned(subject: ir.Model, data: Any, channels: list[int]) -> ChannelPlan:
     """Plan with these channels in place of the chosen ones."""
     context = Context(subject, samples=load_samples(data, subject))
     fitted = compensate(subject, context.groups, {"w1": channels}, context.samples)
@@ -102,8 +107,79 @@ def test_too_few_samples_are_refused_by_name() -> None:
     subject = dependent("gemm", constant=True)
     plan = planned(subject, feeds(subject, 3), [4, 5])
     assert not plan.weights
-    assert "3 rows of samples for 5 unknowns" in plan.refused[0].reason
+    assert "3 rows of samples for 5 unknowns" in plan.refused[0].reason  # none of the three is held out
     assert "Gemm" in plan.refused[0].subject
+
+
+def test_each_group_of_a_convolution_is_fitted_by_itself() -> None:
+    """The last of the three channels of each group is a combination of the two others."""
+    subject = dependent("conv 1x1", constant=True)
+    weights = {v.name: v.const_value.numpy().copy() for v in subject.graph.initializers.values()}
+    for name in ("w1", "b1"):
+        weights[name][[2, 5]] = 0.5 * weights[name][[0, 3]] - weights[name][[1, 4]]
+    weights["w2"] = np.random.default_rng(4).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    grouped = model(CONV.replace("NODE", "Conv<group=2>(a, w2, b2)"), weights)
+    data = feeds(grouped)
+    context = Context(grouped, samples=load_samples(data, grouped))
+    member = next(g for g in context.groups.prunable if g.size == 3)
+    fitted = compensate(grouped, context.groups, {member.name: [2]}, context.samples)
+    plan = ChannelPlan(channels={member.name: [2]}, weights=fitted.weights, biases=fitted.biases)
+    PruneChannels().apply(pruned := grouped.clone(), plan)
+    assert not plan.weights["w2"][:, 2].any()
+    expected = outputs(grouped, data)
+    np.testing.assert_allclose(outputs(pruned, data), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_of_many_positions_some_are_drawn_whatever_the_batches() -> None:
+    subject = dependent("conv 3x3 padded, strided", constant=False)
+    data = {"x": np.random.default_rng(3).standard_normal((30, 3, 72, 72)).astype(np.float32)}
+    parts = [{"x": data["x"][a:b]} for a, b in pairwise([0, 1, 8, 21, 30])]
+    text = CONV.replace("8,8", "72,72").replace("NODE", CASES["conv 3x3 padded, strided"][1])
+    weights = {v.name: v.const_value.numpy() for v in subject.graph.initializers.values()}
+    large = model(text, weights)
+    plan = planned(large, data, [4, 5])
+    assert math.prod((30, 36, 36)) > ROWS
+    np.testing.assert_array_equal(plan.weights["w2"], planned(large, parts, [4, 5]).weights["w2"])
+    PruneChannels().apply(pruned := large.clone(), plan)
+    expected = outputs(large, data)
+    np.testing.assert_allclose(outputs(pruned, data), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_fit_to_few_samples_does_no_harm() -> None:
+    """Where the channels that go share nothing with those that stay, 40 rows for 31 unknowns teach only noise."""
+    random = np.random.default_rng(5)
+    weights = {"w1": np.eye(40), "w2": random.standard_normal((40, 40))}
+    text = "g (float[N,40] x) => (float[N,40] y) { a = MatMul(x, w1) y = MatMul(a, w2) }"
+    subject = model(text, {name: array.astype(np.float32) for name, array in weights.items()})
+    plan = planned(subject, {"x": random.standard_normal((40, 40)).astype(np.float32)}, list(range(10)))
+    fresh = {"x": random.standard_normal((2000, 40)).astype(np.float32)}
+    pruned, masked = subject.clone(), subject.clone()
+    PruneChannels().apply(pruned, plan)
+    PruneChannels().apply(masked, replace(plan, weights={}, biases={}))
+    error, before = (((outputs(m, fresh) - outputs(subject, fresh)) ** 2).mean() for m in (pruned, masked))
+    assert error < 1.1 * before
+
+
+def test_channels_with_many_positions_are_eliminated_as_a_whole() -> None:
+    """Each head's error is that of least squares on all others, whatever went before."""
+    random = np.random.default_rng(6)
+    rows = random.standard_normal((512, 50, 12)) @ (np.eye(12) + random.standard_normal((12, 12)) / 4)
+    weight = random.standard_normal((12, 5))
+    weights = {"w1": np.eye(12), "w2": weight}
+    text = """g (float[N,T,12] x) => (float[N,T,5] y) {
+        a = MatMul(x, w1) r = Reshape(a, cut) t = Tanh(r) z = Atanh(t) f = Reshape(z, flat) y = MatMul(f, w2) }"""
+    rows = (rows / np.abs(rows).max() * 0.9).astype(np.float32)
+    subject = model(text, {n: a.astype(np.float32) for n, a in weights.items()} | SHAPES)
+    context = Context(subject, samples=load_samples({"x": rows}, subject))
+    group = next(g for g in context.groups.prunable if g.size == 4)
+    scores, _ = reconstruction_scores(context.groups, [group], context.samples)
+    seen, gone = np.append(rows.reshape(-1, 12), np.ones((25600, 1)), 1).astype(np.float64), []
+    wanted = seen[:, :12] @ weight
+    for head in np.argsort(scores[group.name])[:3]:
+        gone += range(3 * head, 3 * head + 3)
+        rest = np.delete(seen, gone, 1)
+        left = wanted - rest @ np.linalg.lstsq(rest, wanted, rcond=None)[0]
+        np.testing.assert_allclose(scores[group.name][head], left.var(0).sum() / wanted.var(0).sum(), rtol=0.05)
 
 
 def test_nan_in_an_activation_is_an_error() -> None:
