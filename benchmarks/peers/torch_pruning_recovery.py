@@ -72,6 +72,8 @@ def left_alone(network: torch.nn.Module, image: torch.Tensor) -> list[torch.nn.M
     graph = tp.DependencyGraph().build_dependency(network, example_inputs=image)
     shared = []
     for layer in layers:
+        if getattr(layer, "groups", 1) > 1:
+            continue  # depthwise: it goes with what feeds it
         prune = tp.prune_linear_out_channels if isinstance(layer, torch.nn.Linear) else tp.prune_conv_out_channels
         others = {
             d.target.module for d, _ in graph.get_pruning_group(layer, prune, [0]) if "prune_out" in str(d.handler)
