@@ -52,7 +52,8 @@ def seeded(builder: Builder) -> Built:
     module, inputs = builder()
     spread_constants(module)
     calibrate(module, inputs)
-    return module.eval(), inputs
+    fix_pools(module.eval(), inputs)
+    return module, inputs
 
 
 def calibrate(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -71,6 +72,27 @@ def calibrate(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         norm.momentum = momentum
         norm.running_mean.add_(mean * norm.running_var.sqrt())
         norm.running_var.mul_(variance)
+
+
+def fix_pools(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Give adaptive pooling to more than one pixel its kernel: the exporter by tracing does not always find it."""
+    kernels: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(pool: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+        if out.shape[-1] > 1 and all(n % m == 0 for n, m in zip(given[0].shape[-2:], out.shape[-2:], strict=True)):
+            kernels[pool] = tuple(n // m for n, m in zip(given[0].shape[-2:], out.shape[-2:], strict=True))
+
+    pools = [m for m in module.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    handles = [pool.register_forward_hook(note) for pool in pools]
+    if pools:
+        with torch.no_grad():
+            module(*inputs)
+    for handle in handles:
+        handle.remove()
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if child in kernels:
+                setattr(parent, name, nn.AvgPool2d(kernels[child]))
 
 
 def spread_constants(module: nn.Module) -> None:
