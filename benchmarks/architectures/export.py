@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from networks import Builder, allow_missing_torchvision_operators, networks, seeded
-from torch.onnx import symbolic_helper
+from torch.onnx import symbolic_helper, symbolic_opset11
 
 EXPORTERS = ("script", "dynamo")
 OPSET_OF_SCRIPT = 17
@@ -32,7 +32,7 @@ OPSETS = {"volo_d1_224": 18}
 
 
 def add_missing_operators() -> None:
-    """Write RMSNorm out for the exporter by tracing, which does not know it."""
+    """Tell the exporter by tracing what it does not know: RMSNorm, and the sizes behind a Pad with known amounts."""
 
     def rms_norm(graph: Any, x: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
         def number(value: float) -> Any:
@@ -44,7 +44,18 @@ def add_missing_operators() -> None:
         root = graph.op("Sqrt", graph.op("Add", mean, number(given if isinstance(given, float) else 1e-6)))
         return graph.op("Mul", graph.op("Div", x, root), weight)
 
+    def pad(graph: Any, x: Any, amounts: Any, mode: Any, value: Any) -> Any:
+        given, rank = symbolic_helper._maybe_get_const(amounts, "is"), symbolic_helper._get_tensor_rank(x)
+        if symbolic_helper._parse_arg(mode, "s") != "constant" or not isinstance(given, list) or rank is None:
+            return symbolic_opset11.pad(graph, x, amounts, mode, value)
+        unpadded = [0] * (rank - len(given) // 2)  # torch counts the axes from the last
+        pads = torch.tensor([*unpadded, *given[::2][::-1], *unpadded, *given[1::2][::-1]])
+        number = symbolic_helper._maybe_get_const(value, "f")
+        filling = torch.tensor(number if isinstance(number, float) else 0.0)
+        return graph.op("Pad", x, graph.op("Constant", value_t=pads), graph.op("Constant", value_t=filling))
+
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", rms_norm, OPSET_OF_SCRIPT)
+    torch.onnx.register_custom_op_symbolic("aten::pad", pad, OPSET_OF_SCRIPT)
 
 
 def export(builder: Builder, exporter: str, target: Path) -> None:
