@@ -26,20 +26,26 @@ from onnxcompress.passes import (
 from onnxcompress.runtime.inputs import runnable_feed
 from onnxcompress.runtime.session import open_session
 
-MODELS = [
-    "gtcrn_simple",
-    "minilm_l6_v2",
-    "mnist_cntk",
-    "mobilenet_v1_025_imagenet",
-    "nanodet_m_320",
-    "ppocr_cls",
-    "ppocr_rec",
-    "resnet20_cifar10",
-    "resnet56_cifar10",
-    "silero_vad",
-    "ultraface_rfb320",
-    "vit_cifar10",
-]
+LARGEST_SHARE = {
+    "gtcrn_simple": 0.96,
+    "minilm_l6_v2": 0.77,
+    "mnist_cntk": 0.37,
+    "mobilenet_v1_025_imagenet": 0.40,
+    "nanodet_m_320": 0.34,
+    "ppocr_cls": 0.31,
+    "ppocr_rec": 0.34,
+    "resnet20_cifar10": 0.26,
+    "resnet56_cifar10": 0.26,
+    "silero_vad": 1.00,
+    "ultraface_rfb320": 0.38,
+    "vit_cifar10": 0.41,
+}
+"""Model → the largest share of parameters left when half of each group's channels go.
+
+In gtcrn nearly every channel meets a cache that is an input and an output of the graph; in minilm the residual stream
+is the output, half of the parameters are its word vectors; silero sits inside an If.
+"""
+MODELS = list(LARGEST_SHARE)
 SCORED = ["resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls"]
 UNPRUNABLE = {"silero_vad"}
 """Everything sits inside an If."""
@@ -73,14 +79,12 @@ def test_load_and_save_keep_the_outputs(kit: Path, tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_pruned_equals_masked(kit: Path, tmp_path: Path, name: str) -> None:
-    masked, _ = apply(path_of(kit, name), [PruneChannels(sparsity=0.3)])
+    masked, _ = apply(path_of(kit, name), [PruneChannels(sparsity=0.5)])
     _, report = apply(masked, [Shrink()], output=tmp_path / "small.onnx")
     feeds = example(masked)
     assert_same(plain_run(masked, feeds), plain_run(tmp_path / "small.onnx", feeds), 1e-5)
-    if name in UNPRUNABLE:
-        assert report.steps[0].done == []
-    else:
-        assert report.stages[-1].parameters < report.stages[0].parameters
+    assert report.stages[-1].parameters <= LARGEST_SHARE[name] * report.stages[0].parameters
+    assert (report.steps[0].done == []) == (name in UNPRUNABLE)
 
 
 @pytest.mark.parametrize("name", MODELS)
