@@ -126,10 +126,25 @@ def _convolution(
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         engine.join(node, out, engine.axes(bias)[0])
-    for value in (data, weight):
-        engine.freeze_axes(value, range(2, len(engine.shape(value))), f"{edit.label(node)}: a spatial axis")
     rank = len(engine.shape(node.outputs[0])) or len(engine.shape(data))
-    engine.set(node.outputs[0], [engine.axes(data)[0], out, *[None] * (rank - 2)])
+    alone = _pointwise_axes(engine, node, data, weight)
+    spatial = [axis for axis in range(2, len(engine.shape(data))) if axis not in alone]
+    for value in (data, weight):
+        engine.freeze_axes(value, spatial, f"{edit.label(node)}: a spatial axis")
+    shifted = [axis for axis in alone if bias is not None or (data, axis - rank) in engine.shifted]
+    engine.shifted.update((node.outputs[0], axis - rank) for axis in shifted if engine.axes(data)[axis] is not None)
+    kept = [engine.axes(data)[axis] if axis in alone else None for axis in range(2, rank)]
+    engine.set(node.outputs[0], [engine.axes(data)[0], out, *kept])
+
+
+def _pointwise_axes(engine: Engine, node: ir.Node, data: ir.Value, weight: ir.Value) -> set[int]:
+    """Return the spatial axes that a convolution leaves as they are: kernel 1, every position, no padding."""
+    count = len(engine.shape(data)) - 2
+    strides, pads = edit.ints_attribute(node, "strides"), edit.ints_attribute(node, "pads")
+    strides, pads = strides or (1,) * count, pads or (0,) * 2 * count
+    more = edit.ints_attribute(node, "output_padding") or (0,) * count
+    steady = zip(engine.shape(weight)[2:], strides, pads[:count], pads[count:], more, strict=False)
+    return {2 + axis for axis, sizes in enumerate(steady) if sizes == (1, 1, 0, 0, 0)}
 
 
 def gemm(engine: Engine, node: ir.Node) -> None:

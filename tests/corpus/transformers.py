@@ -243,6 +243,21 @@ def variance_norm() -> ir.Model:
     )  # fmt: skip
 
 
+def mixer() -> ir.Model:
+    """Tokens mixed by a convolution whose channels they are: the embedding is its spatial axis."""
+    return model(
+        """mixer (float[N,4,8] x) => (float[N,4,3] y) {
+            a = MatMul(x, w1)
+            t = Conv(a, wt, bt)
+            g = Relu(t)
+            r = Add(a, g)
+            h = MatMul(r, w2)
+            y = MatMul(h, w3)
+        }""",
+        {"w1": (8, 32), "wt": (4, 4, 1), "bt": (4,), "w2": (32, 24), "w3": (24, 3)},
+    )
+
+
 def token_on_zeros() -> ir.Model:
     """A class token that is added to zeros, one for each image of the batch, as some exports expand it."""
     return model(
