@@ -226,6 +226,11 @@ class Context:
         )
 
     @property
+    def has_samples(self) -> bool:
+        """Whether there are any."""
+        return self._samples is not None
+
+    @property
     def samples(self) -> Samples:
         """The samples; raises `DataError` when there are none."""
         if self._samples is None:

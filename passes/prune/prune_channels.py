@@ -13,6 +13,7 @@ from onnxcompress.analysis import SHARES, Judge, measure
 from onnxcompress.channels.groups import Groups
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
+from onnxcompress.runtime.noise import noise_samples
 from onnxcompress.runtime.samples import Samples
 
 from .allocate import allocate, cheapest_first
@@ -23,6 +24,11 @@ from .masks import ChannelPlan, apply_channels, independent, refusals
 from .ranking import Ranker, Ranking
 from .reconstruction import reconstruction_scores
 from .select import group_names, matching, read_override
+
+NOISE = 256
+"""Samples that are made up where none are given."""
+
+MADE_UP = "no samples were given, so weights were fitted to noise; a hundred real ones keep far more"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,9 +171,11 @@ class PruneChannels(Pass):
         """Add what makes up for the channels, fitted to all samples or to some."""
         if not (self.compensate and channels):
             return ChannelPlan(channels=channels)
-        fitted = compensate(model, context.groups, channels, samples or context.samples, progress=context.progress)
+        made_up = [] if context.has_samples else [Refusal("model", MADE_UP)]
+        given = samples or (noise_samples(model, NOISE, context.seed) if made_up else context.samples)
+        fitted = compensate(model, context.groups, channels, given, progress=context.progress)
         return ChannelPlan(
-            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=tuple(fitted.refused)
+            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=(*made_up, *fitted.refused)
         )
 
     def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
@@ -211,7 +219,7 @@ class PruneChannels(Pass):
         criterion = IMPORTANCE.get(self.importance)
         measured = criterion is None or criterion.measure is not None
         return Needs(
-            samples=self.compensate or self.sparsity == "auto" or measured,
+            samples=self.sparsity == "auto" or measured,
             training=criterion is not None and criterion.training,
         )
 

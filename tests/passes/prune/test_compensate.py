@@ -20,6 +20,7 @@ from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.passes.prune.compensate import ROWS, compensate
 from onnxcompress.passes.prune.masks import ChannelPlan
 from onnxcompress.passes.prune.reconstruction import reconstruction_scores
+from onnxcompress.runtime.noise import noise_samples, pink
 from onnxcompress.runtime.samples import load_samples
 
 CONV = "g (float[N,3,8,8] x) => (float[N,4,h,w] y) { a = Conv(x, w1, b1) y = NODE }"
@@ -210,7 +211,27 @@ def test_channels_that_others_can_replace_go_first() -> None:
     np.testing.assert_allclose(outputs(pruned, feeds(subject)), expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_samples_are_asked_for() -> None:
-    subject = dependent("gemm", constant=True)
-    with pytest.raises(DataError, match="needs samples"):
-        apply(subject, [PruneChannels(compensate=True)])
+def test_without_samples_weights_are_fitted_to_noise_and_it_is_said() -> None:
+    subject = dependent("conv 3x3", constant=False)
+    data = feeds(subject)
+    pruned, report = apply(subject, [PruneChannels(compensate=True, sparsity=0.34, importance="random")])
+    assert any("fitted to noise" in refusal.reason for refusal in report.steps[0].refused)
+    masked, _ = apply(subject, [PruneChannels(sparsity=0.34, importance="random")])
+    expected = outputs(subject, data)
+    error, before = (((outputs(m, data) - expected) ** 2).mean() for m in (pruned, masked))
+    assert error < 0.7 * before
+
+
+def test_noise_has_the_spectrum_of_images() -> None:
+    """Of amplitudes that go with 1/f, power falls by four for twice the frequency."""
+    noise = pink(np.random.default_rng(0).standard_normal((400, 1, 64, 64)))
+    power = (np.abs(np.fft.fft2(noise[:, 0])) ** 2).mean(0)
+    np.testing.assert_allclose(power[0, [4, 8, 16]] / power[0, [8, 16, 32]], 4, rtol=0.35)
+    np.testing.assert_allclose(power[4, 0] / power[0, 4], 1, rtol=0.35)
+
+
+@pytest.mark.parametrize("inputs", ["float[N,5] x", "int64[N,T] x", "float[1,3,8,8] x"])
+def test_noise_fits_any_input(inputs: str) -> None:
+    subject = model(f"g ({inputs}) => ({inputs.replace(' x', ' y')}) {{ y = Identity(x) }}", {})
+    samples = noise_samples(subject, 8, 0)
+    assert sum(len(batch["x"]) for batch in samples.batches()) == 8
