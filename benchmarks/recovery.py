@@ -42,13 +42,15 @@ MODELS = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "l2": {},
     "wanda": {"importance": "wanda"},
-    "rec.": {"importance": "reconstruction"},
-    "rec. global": {"importance": "reconstruction", "ranking": "global"},
-    "l2 + comp.": {"compensate": True},
-    "rec. + comp.": {"importance": "reconstruction", "compensate": True},
-    "rec. global + comp.": {"importance": "reconstruction", "ranking": "global", "compensate": True},
+    "reconstruction, global": {"importance": "reconstruction", "ranking": "global"},
+    "l2, fitted to noise": {"compensate": True},
+    "l2, fitted": {"compensate": True},
+    "reconstruction, fitted": {"importance": "reconstruction", "compensate": True},
+    "reconstruction, global, fitted": {"importance": "reconstruction", "ranking": "global", "compensate": True},
 }
-"""Magnitude; without compensation; with it."""
+"""Magnitude; other criteria; with compensation, first without samples."""
+
+WITHOUT_SAMPLES = {"l2", "l2, fitted to noise"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def measure(subject: Subject, share: float, variant: str, budget: str, results: 
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary, "pruned.onnx")
         start = time.perf_counter()
-        _, report = apply(subject.path, recipe, data=subject.samples, output=target, evaluate_on=subject.few)
+        data = None if variant in WITHOUT_SAMPLES else subject.samples
+        _, report = apply(subject.path, recipe, data=data, output=target, evaluate_on=subject.few)
         seconds = time.perf_counter() - start
         macs = [stage.macs or 0 for stage in report.stages]
         not_fitted = [r.subject for r in report.steps[2].refused if "not compensated" in r.reason]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from .session import Array
 
 Matrix = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+
+ROWS = 16384
+"""Positions of images that are enough for a matrix of channels; of each sample, its share is drawn."""
 
 BLOCK_ROWS = 4096
 """Rows that are multiplied at a time: always the same ones, however the samples are split into batches."""
@@ -114,6 +119,37 @@ def rows_of(array: Array, axis: int) -> Array:
     return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
 
 
+def draw(first: int, samples: int, count: int, most: int) -> Indices:
+    """Draw up to `most` of `count` positions for each of some samples, numbered from `first`.
+
+    The same for a sample whatever batch it comes in.
+
+    Returns
+    -------
+    (samples, n) int array
+    """
+    if count <= most:
+        return np.tile(np.arange(count), (samples, 1))
+    found = (np.random.default_rng(first + i).choice(count, most, replace=False) for i in range(samples))
+    return np.sort(np.stack(list(found)), 1)
+
+
+def rows_at(array: Array, at: Indices) -> Array:
+    """Return what stands at some spatial positions (samples, n) of each sample, as (samples · n, channels)."""
+    taken = np.take_along_axis(array.reshape(*array.shape[:2], -1), at[:, None], 2)
+    return np.asarray(taken.swapaxes(1, 2).reshape(at.size, array.shape[1]))
+
+
+def _drawn_rows(arrays: Iterable[Array], axis: int, samples: int) -> Iterator[Array]:
+    """Yield rows; of images, where each sample has many, only some."""
+    first, each = 0, -(-ROWS // max(samples, 1))
+    for array in arrays:
+        image = axis == 1 and array.ndim > 3
+        at = draw(first, len(array), math.prod(array.shape[2:]), each) if image else None
+        yield rows_of(array, axis) if at is None else rows_at(array, at)
+        first += len(array)
+
+
 def with_one(rows: Array) -> Array:
     """Append a column of ones."""
     return np.concatenate([rows, np.ones((*rows.shape[:-1], 1), rows.dtype)], -1)
@@ -176,8 +212,8 @@ def collect_grams(
             tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None
             if tensor is None or not walk.has(str(tensor.name)):
                 raise PassError(f"node '{name}': its input {index} is constant or missing")
-            rows = (with_one(rows_of(array, axis)) for array in walk.fetch(str(tensor.name)))
-            parts = ((r, r[:, :0], np.zeros(len(r), bool)) for r in rows)
+            rows = _drawn_rows(walk.fetch(str(tensor.name)), axis, walk.samples)
+            parts = ((with_one(r), r[:, :0], np.zeros(len(r), bool)) for r in rows)
             found[name, index, axis] = grams_of(parts, str(tensor.name))[0]
             progress("grams", done + 1, len(reads))
     return found

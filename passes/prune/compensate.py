@@ -20,7 +20,7 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
-from onnxcompress.runtime.gram import Moments, grams_of, rows_of, with_one
+from onnxcompress.runtime.gram import ROWS, Moments, draw, grams_of, rows_at, rows_of, with_one
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
 
@@ -35,8 +35,8 @@ Matrix = npt.NDArray[np.float64]
 RECOVERY_SAMPLES = 512
 """How many samples are looked at; a convolution makes many rows of each."""
 
-ROWS, ROWS_FOR_UNKNOWN = 16384, 16
-"""Rows that a convolution is fitted to: at least so many, and so many for each unknown, if there are as many."""
+ROWS_FOR_UNKNOWN = 16
+"""A convolution is fitted to at least `ROWS` rows, and to so many for each unknown, if there are as many."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """What may be added to the diagonal of a Gram matrix, relative to its mean."""
@@ -199,27 +199,15 @@ class _Rows:
 
     def _drawn(self, first: int, original: Array, pruned: Array) -> tuple[Array, Array]:
         consumer, kept = self._consumer, np.flatnonzero(~self._consumer.removed)
-        at = self._positions(first, len(original), math.prod(original.shape[2:]))
-        y = _at(original, at).reshape(at.size, consumer.groups, -1)[:, consumer.alive].swapaxes(0, 1)
+        at = draw(first, len(original), math.prod(original.shape[2:]), self._each)
+        y = rows_at(original, at).reshape(at.size, consumer.groups, -1)[:, consumer.alive].swapaxes(0, 1)
         if consumer.fitted_whole:
             return self._grouped(patches(consumer.node, pruned[:, kept], consumer.kernel, at)), y
-        return self._grouped(_at(pruned[:, kept], at)[:, :, None]), y
+        return self._grouped(rows_at(pruned[:, kept], at)[:, :, None]), y
 
     def _grouped(self, x: Array) -> Array:
         x = x.reshape(len(x), len(self._consumer.alive), -1).swapaxes(0, 1)
         return with_one(x) if self._consumer.biased else x
-
-    def _positions(self, first: int, samples: int, count: int) -> Indices:
-        if count <= self._each:
-            return np.tile(np.arange(count), (samples, 1))
-        draw = (np.random.default_rng(first + i).choice(count, self._each, replace=False) for i in range(samples))
-        return np.sort(np.stack(list(draw)), 1)
-
-
-def _at(array: Array, at: Indices) -> Array:
-    """Return what stands at some spatial positions (samples, n) of each sample, as (samples · n, channels)."""
-    taken: Array = np.take_along_axis(array.reshape(*array.shape[:2], -1), at[:, None], 2)
-    return np.asarray(taken.swapaxes(1, 2).reshape(at.size, array.shape[1]))
 
 
 def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix, Matrix]:

@@ -17,9 +17,10 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import DataError
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.passes.prune.compensate import ROWS, compensate
+from onnxcompress.passes.prune.compensate import compensate
 from onnxcompress.passes.prune.masks import ChannelPlan
 from onnxcompress.passes.prune.reconstruction import reconstruction_scores
+from onnxcompress.runtime.gram import ROWS
 from onnxcompress.runtime.noise import noise_samples, pink
 from onnxcompress.runtime.samples import load_samples
 
