@@ -144,7 +144,7 @@ def add_to_output(graph: ir.Graph, name: str, addition: npt.NDArray[Any]) -> Non
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     if len(node.inputs) < 3:
         node.resize_inputs(3)
-    node.replace_input_with(2, add_constant(graph, f"{name}_bias", (old + addition).astype(dtype)))
+    _replace_constant(graph, node, 2, f"{name}_bias", (old + addition).astype(dtype))
 
 
 def _add_behind(graph: ir.Graph, node: ir.Node, addition: npt.NDArray[Any]) -> None:
@@ -156,13 +156,21 @@ def _add_behind(graph: ir.Graph, node: ir.Node, addition: npt.NDArray[Any]) -> N
         bias = constant(added.inputs[1 - index])
         if bias is not None and bias.shape.numpy() == addition.shape:
             total = (bias.numpy().astype(np.float64) + addition).astype(addition.dtype)
-            added.replace_input_with(1 - index, add_constant(graph, f"{out.name}_bias", total))
+            _replace_constant(graph, added, 1 - index, f"{out.name}_bias", total)
             return
     constant_value = add_constant(graph, f"{out.name}_constant", addition)
     total_value = add_node(graph, "Add", [out, constant_value], after=node, dtype=out.dtype, shape=out.shape)
     added_node = total_value.producer()
     assert added_node is not None
     replace_uses(out, total_value, except_for=[added_node])
+
+
+def _replace_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
+    """Give a node a constant of its own; the one before goes if nothing else reads it."""
+    old = node.inputs[index]
+    node.replace_input_with(index, add_constant(graph, name, array))
+    if old is not None and old.is_initializer() and not (old.uses() or old.is_graph_input() or old.is_graph_output()):
+        graph.initializers.pop(str(old.name))
 
 
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:

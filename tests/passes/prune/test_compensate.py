@@ -88,6 +88,7 @@ def test_combinations_of_kept_channels_are_made_up_for_exactly(case: str, consta
     scale = np.abs(expected).max()
     assert np.abs(outputs(masked, data) - expected).max() > 0.05 * scale
     np.testing.assert_allclose(outputs(pruned, data), expected, atol=1e-4 * scale)
+    assert all(value.uses() for value in pruned.graph.initializers.values())
     shrunk, report = apply(pruned, [Shrink()], data=data)
     assert report.stages[-1].parameters < report.stages[0].parameters
     np.testing.assert_allclose(outputs(shrunk, data), outputs(pruned, data), atol=1e-5 * scale)
