@@ -101,9 +101,12 @@ class Groups:
 
     @cached_property
     def axes(self) -> dict[ir.Value, Axes]:
-        """The resolved label rows of every value."""
-        resolve = self.engine.labels.resolve
-        return {v: [None if r is None else resolve(r) for r in axes] for v, axes in self.engine.known_axes()}
+        """The resolved label rows of every value; equal ones are one array."""
+        rows = {id(r): r for _, axes in self.engine.known_axes() for r in axes if r is not None}
+        resolved = {key: self.engine.labels.resolve(r) for key, r in rows.items()}
+        once: dict[tuple[int, bytes], Rows] = {}
+        resolved = {key: once.setdefault((len(r), r.tobytes()), r) for key, r in resolved.items()}
+        return {v: [None if r is None else resolved[id(r)] for r in axes] for v, axes in self.engine.known_axes()}
 
     @cached_property
     def roles(self) -> dict[Slot, str]:
@@ -164,13 +167,18 @@ def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> tuple[npt.NDArra
             code += 1
             owner[row[(owner[row] == 0) & (row > 0)]] = code
     slots: dict[int, list[Slot]] = {}
+    owners: dict[int, list[int]] = {}  # many values share the rows of an axis
     for value, axes in groups.axes.items():
-        for axis in range(len(axes)):
-            for row in _rows(groups, (value, axis)):
-                code += 1
-                owner[row[(owner[row] == 0) & (row > 0) & consumed[row]]] = code
-                for name in np.unique(owner[row]).tolist():
-                    slots.setdefault(name, []).append((value, axis))
+        for axis, rows in enumerate(axes):
+            if rows is None:
+                continue
+            if id(rows) not in owners:
+                for row in rows:
+                    code += 1
+                    owner[row[(owner[row] == 0) & (row > 0) & consumed[row]]] = code
+                owners[id(rows)] = np.unique(owner[rows]).tolist()
+            for name in owners[id(rows)]:
+                slots.setdefault(name, []).append((value, axis))
     return owner, slots
 
 
@@ -205,7 +213,9 @@ def _strata(members: tuple[Member, ...], size: int) -> npt.NDArray[np.int64]:
     touched = np.zeros((size, len(members)), bool)
     for number, member in enumerate(members):
         touched[member.index[member.index >= 0], number] = True
-    _, strata, counts = np.unique(touched, axis=0, return_inverse=True, return_counts=True)
+    packed = np.packbits(touched, axis=1)
+    keys = packed.view(f"V{packed.shape[1]}") if packed.size else np.zeros(size)
+    _, strata, counts = np.unique(keys, return_inverse=True, return_counts=True)
     strata = strata.reshape(size).astype(np.int64)
     strata[counts[strata] < SMALLEST_STRATUM] = len(counts)
     return strata
@@ -249,8 +259,12 @@ def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -
     members = []
     position = np.full(groups.engine.labels.count, -1, np.int64)
     position[labels] = np.arange(len(labels))
+    found: dict[int, npt.NDArray[np.int64]] = {}
     for value, axis in dict.fromkeys(slots):
-        index = position[_rows(groups, (value, axis))].max(0)
+        rows = _rows(groups, (value, axis))
+        if id(rows) not in found:
+            found[id(rows)] = position[rows].max(0)
+        index = found[id(rows)]
         role = groups.roles.get((value, axis), "parameter")
         if (index >= 0).any():
             members.append(Member(value, axis, index, role if edit.constant(value) is not None else "activation"))

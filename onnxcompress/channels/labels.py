@@ -62,7 +62,7 @@ class Labels:
     def resolve(self, rows: Rows) -> Rows:
         """Return `rows` in terms of the labels that represent their classes, products written out."""
         rows = self._find(rows)
-        while self._factored[rows].any():
+        while self._factors and self._factored[rows].any():
             rows = self._find(self._expand(rows))
         return _pack(self._drop_frozen(rows)) if len(rows) > 1 else rows
 
@@ -79,6 +79,9 @@ class Labels:
             a, b = self._differences(a, b)
             if not a.size:
                 return
+            if len(a) == len(b) == 1 and a.all() and b.all():
+                self._union(a[0], b[0])
+                return
             many_a, many_b = (a > 0).sum(0), (b > 0).sum(0)
             fixed = (many_a == 0) | (many_b == 0)
             if fixed.any():
@@ -92,7 +95,13 @@ class Labels:
 
     def _differences(self, a: Rows, b: Rows) -> tuple[Rows, Rows]:
         """Resolve both, strike out the labels they share, and keep the positions where something is left."""
-        a, b = self.resolve(a).copy(), self.resolve(b).copy()
+        a, b = self.resolve(a), self.resolve(b)
+        if len(a) == len(b) == 1:
+            left = (a != b)[0]
+            return a[:, left], b[:, left]
+        if a.shape == b.shape and (a == b).all():
+            return a[:, :0], b[:, :0]
+        a, b = a.copy(), b.copy()
         for row in range(len(a)):
             for other in range(len(b)):
                 same = (a[row] == b[other]) & (a[row] > 0)
@@ -103,23 +112,28 @@ class Labels:
 
     def _find(self, rows: Rows) -> Rows:
         root = self._parent[rows]
-        while True:
-            above = self._parent[root]
-            if np.array_equal(above, root):
-                self._parent[rows] = root
-                return root
-            root = above
+        above = self._parent[root]
+        if (above == root).all():
+            return root
+        while not (above == root).all():
+            root, above = above, self._parent[above]
+        self._parent[rows] = root
+        return root
 
     def _union(self, a: Rows, b: Rows) -> None:
+        """Make each label of `a` one with the label beside it in `b`."""
+        a, b = self._find(a), self._find(b)
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        frozen = self._is_frozen[a] | self._is_frozen[b]
         while True:
-            a, b = self._find(a), self._find(b)
-            differ = a != b
-            if not differ.any():
-                return
-            a, b = a[differ], b[differ]
-            frozen = self._is_frozen[a] | self._is_frozen[b]
-            self._is_frozen[a[frozen]] = self._is_frozen[b[frozen]] = True
-            self._parent[np.maximum(a, b)] = np.minimum(a, b)  # where writes collide, the next round mends it
+            self._parent[high] = low
+            lost = self._parent[high] != low  # another pair wrote to the same place
+            if not lost.any():
+                break
+            one, other = self._find(low[lost]), self._find(high[lost])
+            low, high = np.minimum(one, other), np.maximum(one, other)
+        if frozen.any():
+            self._is_frozen[self._find(a[frozen])] = True
 
     def _union_same_count(self, a: Rows, b: Rows, where: npt.NDArray[np.bool_]) -> None:
         for row in range(min(len(a), len(b))):

@@ -211,8 +211,9 @@ def _source(coordinates: Field, axis: int, shapes: list[tuple[int, ...]]) -> Fie
 
 def _label_output(engine: Engine, node: ir.Node, value: ir.Value, traced: Trace, sources: list[ir.Value]) -> None:
     out: list[list[Rows]] = [[] for _ in traced.shape]
+    known = [(engine.axes(source), engine.shape(source)) for source in sources]
     for axis, source in enumerate(traced.sources):
-        for row in _tables(engine, axis, sources):
+        for row in _tables(engine, [(axes[axis], shape[axis]) for axes, shape in known if axis < len(shape)]):
             _place(engine, node, row[source], source == 0, out)
     rows = [np.concatenate(r) if r else None for r in out]
     if edit.op_of(node) == "Pad":
@@ -224,13 +225,10 @@ def _label_output(engine: Engine, node: ir.Node, value: ir.Value, traced: Trace,
     engine.set(value, [r if r is not None and r.shape[1] == n > 1 else None for r, n in zip(rows, shape, strict=True)])
 
 
-def _tables(engine: Engine, axis: int, sources: list[ir.Value]) -> Rows:
-    """Return the labels that the positions of an axis have, all inputs one after another, 0 for padding first."""
-    axes = [
-        (engine.axes(source)[axis], engine.shape(source)[axis]) for source in sources if axis < len(engine.axes(source))
-    ]
+def _tables(engine: Engine, axes: list[tuple[Rows | None, int]]) -> Rows:
+    """Return the labels of an axis's positions, all inputs one after another; the first position is padding."""
     if all(rows is None for rows, _ in axes):
-        return np.zeros((0, 1), np.int64)
+        return NOTHING
     parts = [np.zeros((1, n), np.int64) if rows is None else engine.labels.resolve(rows) for rows, n in axes]
     table = np.zeros((max(len(part) for part in parts), 1 + sum(part.shape[1] for part in parts)), np.int64)
     start = 1
@@ -238,6 +236,9 @@ def _tables(engine: Engine, axis: int, sources: list[ir.Value]) -> Rows:
         table[: len(part), start : start + part.shape[1]] = part
         start += part.shape[1]
     return table
+
+
+NOTHING: Rows = np.zeros((0, 1), np.int64)
 
 
 def _place(engine: Engine, node: ir.Node, field: Field, padding: npt.NDArray[np.bool_], out: list[list[Rows]]) -> None:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from .engine import Engine
+from .labels import Rows
 from .rules import inner_graphs, no_rule, rule_of
 from .shift import note_shift
 
@@ -71,10 +72,13 @@ def _captured(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
 
 def _freeze_whole_axes(engine: Engine) -> None:
     """Freeze labels that stand at every position of an axis: without them nothing would be left."""
+    first: dict[int, tuple[ir.Value, Rows]] = {}  # many values share the rows of an axis
     for value, axes in engine.known_axes():
         for rows in axes:
             if rows is not None:
-                names, counts = np.unique(engine.labels.resolve(rows), return_counts=True)
-                whole = names[(counts == rows.shape[1]) & (names > 0)]
-                if whole.size:
-                    engine.labels.freeze(whole[None], f"'{value.name}' would have nothing left")
+                first.setdefault(id(rows), (value, rows))
+    for value, rows in first.values():
+        resolved = engine.labels.resolve(rows)
+        whole = [label for label in resolved[:, 0] if label and (resolved == label).any(0).all()]
+        if whole:
+            engine.labels.freeze(np.array([whole]), f"'{value.name}' would have nothing left")

@@ -14,8 +14,8 @@ from . import edit
 Types = dict[str, onnx.TypeProto]
 """Value name → type and shape."""
 
-PARAMETER = 1000
-"""Bytes up to which whole numbers are kept: target shapes, axes and pads decide about shapes."""
+PARAMETER = 128
+"""Elements up to which whole numbers are kept: target shapes, axes and pads decide about shapes."""
 
 SCALES = 8
 """Elements up to which other constants are kept, as Resize needs its scales."""
@@ -151,9 +151,8 @@ def _is_large_constant(node: ir.Node) -> bool:
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
-    if tensor.dtype == ir.DataType.STRING:
-        return False
-    return tensor.size > SCALES and not (tensor.dtype.is_integer() and tensor.nbytes <= PARAMETER)
+    dtype, size = tensor.dtype, tensor.size
+    return dtype != ir.DataType.STRING and size > (PARAMETER if dtype.is_integer() else SCALES)
 
 
 def _typed(value: ir.Value, tensor: ir.TensorProtocol | None) -> onnx.ValueInfoProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -88,31 +89,40 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     sizes : mapping, optional
         Input name → shape. Without it, a batch is 1, an unknown extent of an image 64, any other 8.
     """
-    return _probe(model, Skeleton(model, annotated=False), _bound_inputs(model.graph, sizes or {}, larger=False))
+    return _Probe(model).run(_bound_inputs(model.graph, sizes or {}, larger=False))
 
 
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
     """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
-    skeleton = Skeleton(model, annotated=False)
-    one = _probe(model, skeleton, _bound_inputs(model.graph, {}, larger=False))
+    probe = _Probe(model)
+    one = probe.run(_bound_inputs(model.graph, {}, larger=False))
     if not has_free_inputs(model):
         return one, one
-    return one, _probe(model, skeleton, _bound_inputs(model.graph, {}, larger=True))
+    return one, probe.run(_bound_inputs(model.graph, {}, larger=True))
 
 
-def _probe(model: ir.Model, skeleton: Skeleton, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
-    _, known = next(skeleton.infer(sizes))
-    result = Concrete()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        tensor = value.const_value
-        shape = sizes.get(value.name or "") if tensor is None else tuple(tensor.shape.numpy())
-        if shape is not None:
-            result.shapes[value] = shape
-        if tensor is not None and tensor.size <= SMALL and tensor.dtype != ir.DataType.STRING:
-            result.values[value] = tensor.numpy()
-    for node in model.graph:
-        _visit(node, result, known, model.opset_imports.get("", 1))
-    return result
+class _Probe:
+    """A model made ready for shapes to be computed, for one size of its inputs after the other."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model, self._skeleton = model, Skeleton(model, annotated=False)
+        self._constants = Concrete()
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None:
+                shape = self._constants.shapes[value] = tuple(tensor.shape.numpy())
+                if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING:
+                    self._constants.values[value] = tensor.numpy()
+
+    def run(self, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
+        _, known = next(self._skeleton.infer(sizes))
+        result = Concrete(dict(self._constants.shapes), dict(self._constants.values))
+        for value in self._model.graph.inputs:
+            if value.name is not None and value.name in sizes:
+                result.shapes[value] = sizes[value.name]
+        for node in self._model.graph:
+            _visit(node, result, known, self._model.opset_imports.get("", 1))
+        return result
 
 
 def has_free_inputs(model: ir.Model) -> bool:

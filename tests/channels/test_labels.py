@@ -61,3 +61,12 @@ def test_a_frozen_factor_leaves_the_product() -> None:
     rows = np.concatenate([np.repeat(heads, 3, 1), np.tile(inner, 2)])
     labels.freeze(heads, "heads stay")
     assert labels.resolve(rows).tolist() == np.tile(inner, 2).tolist()
+
+
+def test_what_is_joined_with_a_frozen_label_in_one_go_is_frozen() -> None:
+    """a = b and b = c are said at once, and c is frozen: then the product a·d is d alone."""
+    labels = Labels()
+    a, b, c, d = (labels.fresh(1) for _ in range(4))
+    labels.freeze(c, "")
+    labels.join(np.concatenate([a, b], 1), np.concatenate([b, c], 1), "")
+    assert labels.resolve(np.concatenate([a, d])).tolist() == d.tolist()
