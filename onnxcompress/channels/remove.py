@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ class Removal:
     model: ir.Model
     groups: Groups
     gone: npt.NDArray[np.bool_]
+    _follows: dict[ir.Value, bool] = field(default_factory=dict)
 
     def kept(self, value: ir.Value | None, axis: int) -> Kept | None:
         """Return which positions of an axis stay; None when all do."""
@@ -40,6 +41,19 @@ class Removal:
         """Return the extent of an axis after the removal."""
         kept = self.kept(value, axis)
         return self.groups.engine.shape(value)[axis] if kept is None else int(kept.sum())
+
+    def follows(self, value: ir.Value) -> bool:
+        """Tell whether a size computed in the graph changes by itself: whether it asks what loses channels."""
+        if value not in self._follows:
+            node = value.producer()
+            read = [] if node is None else [v for v in node.inputs if v is not None]
+            moving = value in self.groups.engine.known.moving
+            if node is not None and moving and edit.op_of(node) in ("Shape", "Size"):
+                ranks = range(len(self.groups.engine.shape(read[0])))
+                self._follows[value] = any(self.kept(read[0], axis) is not None for axis in ranks)
+            else:
+                self._follows[value] = moving and any(self.follows(v) for v in read)
+        return self._follows[value]
 
     def parameter(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
         """Return a node's constant integer input as a fresh array; None when it follows shapes by itself."""
@@ -243,17 +257,20 @@ def _target(removal: Removal, node: ir.Node) -> None:
     """Rewrite the sizes that Reshape, Expand or ConstantOfShape ask for; 0, 1 and -1 may mean "as it is"."""
     out, index = node.outputs[0], 0 if node.op_type == "ConstantOfShape" else 1
     attribute = edit.ints_attribute(node, "shape") if len(node.inputs) <= index else None
+    engine = removal.groups.engine
     fixed = np.array(attribute) if attribute is not None else removal.parameter(node, index)
     value = node.inputs[index] if attribute is None else None
-    target = fixed if fixed is not None or value is None else removal.groups.engine.known.values.get(value)
-    old = removal.groups.engine.shape(out)
+    target = fixed if fixed is not None or value is None else engine.known.values.get(value)
+    follows = value is not None and removal.follows(value)
+    old = engine.shape(out)
     if target is None or len(target) > len(old):
         return
     first = len(old) - len(target)
     changed = {
         place: removal.extent(out, first + place)
         for place in range(len(target))
-        if removal.kept(out, first + place) is not None and int(target[place]) == old[first + place]
+        if (removal.kept(out, first + place) is not None or (follows and not engine.is_free(out, first + place)))
+        and int(target[place]) == old[first + place]
     }
     new = np.array([changed.get(place, int(size)) for place, size in enumerate(target)])
     if attribute is not None:

@@ -95,6 +95,28 @@ def computed_shape() -> ir.Model:
     )
 
 
+def shape_of_another() -> ir.Model:
+    """Heads put together again by the width of another tensor, which loses channels while they lose none."""
+    return model(
+        """shape_of_another (float[N,4,8] x) => (float[N,4,3] y) {
+            a = MatMul(x, w1)
+            b = MatMul(x, w2)
+            heads = Reshape(b, split)
+            soft = Softmax(heads)
+            width = Shape<start=2>(a)
+            sizes = Concat<axis=0>(same, width)
+            whole = Reshape(soft, sizes)
+            left = MatMul(a, w3)
+            right = MatMul(whole, w4)
+            y = Add(left, right)
+        }""",
+        {
+            "w1": (8, 12), "w2": (8, 12), "w3": (12, 3), "w4": (12, 3),
+            "split": np.array([0, 4, 2, 6]), "same": np.array([0, 4]),
+        },
+    )  # fmt: skip
+
+
 def inner_graph() -> ir.Model:
     """A model whose If reads one tensor from outside: that one freezes, the rest does not."""
     return model(

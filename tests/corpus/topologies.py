@@ -34,6 +34,7 @@ from .layers import (
     mlp,
     quantized,
     recurrent,
+    shape_of_another,
     tied,
     zero_state,
 )  # fmt: skip
@@ -88,6 +89,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "behind": (lambda: behind(64), 0.35),
     "quantized": (quantized, 0.35),
     "computed shape": (computed_shape, 0.50),
+    "shape of another": (shape_of_another, 0.70),
     "inner graph": (inner_graph, 0.64),
     "loop": (loop, 0.75),
     "local function": (local_function, 0.75),
