@@ -11,6 +11,8 @@ from ..graph import edit
 from .constants import Constants, layout_of, padded
 from .engine import Sink
 from .groups import Groups
+from .labels import Rows
+from .rules import GATES
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,52 @@ class Dead:
 
 @dataclass(frozen=True)
 class Use:
-    """Per position of a sink's data axis: is it alive, and its constant (NaN: none, or not foldable)."""
+    """What a sink makes of each position of its data axis, with labels `rows`.
+
+    `dead`: it contributes nothing whoever reads it. `bordered`: it is constant, and cannot be folded. `constant`: what
+    is to be folded, else NaN. `read`: (outputs, positions), who reads it; None where only `dead` counts.
+    """
 
     sink: Sink
-    alive: npt.NDArray[np.bool_]
+    rows: Rows
+    dead: npt.NDArray[np.bool_]
     bordered: npt.NDArray[np.bool_]
     constant: npt.NDArray[np.float64]
+    read: npt.NDArray[np.bool_] | None = None
+    outputs: Rows | None = None
+
+    def alive(self, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Tell which positions still count when the labels in `gone` have left the outputs."""
+        if self.read is None:
+            return ~self.dead
+        read = self.read if self.outputs is None else self.read[~gone[self.outputs].any(0)]
+        return read.any(0) & ~self.dead
+
+
+def uses_of(groups: Groups) -> list[Use]:
+    """Tell what each sink makes of the positions of its data."""
+    constants = Constants(groups.engine)
+    return [_use(groups, constants, sink) for sink in groups.sinks]
 
 
 def find_dead(groups: Groups) -> Dead:
     """Find every channel whose removal provably leaves the outputs as they are.
 
-    A position of a sink (Conv, Gemm, MatMul, …) is dead when the weights that read it are all zero, or when its value
-    is the same for every input and can be folded into a bias. A channel is dead when each position it stands at is.
+    A position of a sink (Conv, Gemm, MatMul, …) is dead when the weights that read it for outputs that stay are all
+    zero, or when its value is the same for every input and can be folded into a bias. A channel is dead when each
+    position it stands at is.
     """
-    constants = Constants(groups.engine)
-    uses = [use_of(groups, constants, sink) for sink in groups.sinks]
-    count = groups.engine.labels.count
-    alive, bordered, summed = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, bool)
-    for use in uses:
-        rows = groups.engine.labels.resolve(use.sink.rows)
-        summed[rows] = True
-        alive[rows[:, use.alive]] = True
-        bordered[rows[:, use.bordered]] = True
+    uses = uses_of(groups)
     prunable = groups.table(label for group in groups.prunable for label in group.labels.tolist())
-    gone = prunable & summed & ~alive
-    gone[0] = False
+    prunable &= _marked(groups, uses, [np.ones_like(use.dead) for use in uses])
+    prunable[0] = False
+    gone = np.zeros_like(prunable)
+    while (more := prunable & ~_alive(groups, uses, gone) & ~gone).any():
+        gone |= more  # what is read for these alone is dead too
     _keep_one(groups, gone)
+    while (needed := gone & _alive(groups, uses, gone)).any():
+        gone &= ~needed
+    bordered = _marked(groups, uses, [use.bordered for use in uses])
     dead = Dead()
     for group in groups.prunable:
         channels = np.flatnonzero(gone[group.labels]).tolist()
@@ -75,18 +96,39 @@ def find_dead(groups: Groups) -> Dead:
     return dead
 
 
-def use_of(groups: Groups, constants: Constants, sink: Sink) -> Use:
-    """Tell what a sink makes of each position of its data."""
+def _marked(groups: Groups, uses: list[Use], marks: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+    """Return, as a table by label, which labels stand at some position that is marked."""
+    table = np.zeros(groups.engine.labels.count, bool)
+    for use, mark in zip(uses, marks, strict=True):
+        table[use.rows[:, mark]] = True
+    return table
+
+
+def _alive(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return _marked(groups, uses, [use.alive(gone) for use in uses])
+
+
+def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
     channel = constants.along(sink.data, sink.axis)
     layout = layout_of(groups.engine, sink.node) if sink.weight is not None else None
+    rows, nothing = groups.engine.labels.resolve(sink.rows), np.full(len(channel), np.nan)
     if layout is None:
         other = np.zeros(0) if sink.weight is None else constants.along(sink.weight, sink.in_axis)
         dead = (channel == 0) | ((other == 0) if other.shape == channel.shape else False)
-        return Use(sink, ~dead, np.zeros(len(channel), bool), np.full(len(channel), np.nan))
-    read = layout[2].any.any(0)
+        return Use(sink, rows, dead, np.zeros(len(channel), bool), nothing, *_gates(groups, sink))
+    read = layout[2].any
     known = ~np.isnan(channel)
-    bordered = read & known & (channel != 0) & padded(sink.node)
-    return Use(sink, read & (~known | bordered), bordered, np.where(read & (channel != 0), channel, np.nan))
+    bordered = read.any(0) & known & (channel != 0) & padded(sink.node)
+    folded = np.where(read.any(0) & (channel != 0), channel, np.nan)
+    return Use(sink, rows, known & ~bordered, bordered, folded, read, groups.axes[sink.node.outputs[0]][layout[4]])
+
+
+def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.bool_], Rows | None] | tuple[()]:
+    """Return who reads the inputs of a recurrent operator."""
+    tensor = edit.constant(sink.weight) if sink.node.op_type in GATES else None
+    if tensor is None or sink.weight is None:
+        return ()
+    return (tensor.numpy() != 0).any(0), groups.axes[sink.weight][sink.out_axis]
 
 
 def _keep_one(groups: Groups, gone: npt.NDArray[np.bool_]) -> None:
@@ -103,11 +145,8 @@ def _keep_one(groups: Groups, gone: npt.NDArray[np.bool_]) -> None:
 
 def _add_folds(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_], dead: Dead) -> None:
     for use in uses:
-        layout = layout_of(groups.engine, use.sink.node) if use.sink.weight is not None else None
         axes = groups.axes[use.sink.data][use.sink.axis]
-        if layout is None or axes is None:
-            continue
-        where = gone[axes].any(0) & ~np.isnan(use.constant)
-        if where.any():
-            name = edit.output_name(use.sink.node)
-            dead.folds[name] = layout[2].sum[:, where] @ use.constant[where]
+        where = None if axes is None else gone[axes].any(0) & ~np.isnan(use.constant)
+        layout = layout_of(groups.engine, use.sink.node) if where is not None and where.any() else None
+        if layout is not None:
+            dead.folds[edit.output_name(use.sink.node)] = layout[2].sum[:, where] @ use.constant[where]

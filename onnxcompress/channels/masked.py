@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph import edit
-from .constants import Constants
-from .dead import Dead, use_of
+from .dead import Dead, Use, uses_of
 from .groups import Group, Groups, Member
+from .remove import labels_of
 
 
 def masked_but_alive(groups: Groups, dead: Dead) -> dict[str, str]:
@@ -26,14 +26,19 @@ def masked_but_alive(groups: Groups, dead: Dead) -> dict[str, str]:
         Group name → how many channels stay, and why.
     """
     found = {}
-    constants = Constants(groups.engine)
+    uses: list[Use] = []
+    gone = groups.table(labels_of(groups, dead.channels))
     for group in groups.prunable:
         zeroed = _zeroed(group)
         zeroed[dead.channels.get(group.name, [])] = False
         if zeroed.any() and not zeroed.all() and group.name not in dead.kept:
-            readers = _readers(groups, constants, group.labels[zeroed])
+            uses = uses or uses_of(groups)
+            table = groups.table(group.labels[zeroed].tolist())
+            readers = [use for use in uses if (table[use.rows].any(0) & use.alive(gone)).any()]
             if readers:
-                found[group.name] = f"{int(zeroed.sum())} zero channels stay: {readers[0]} still reads something there"
+                found[group.name] = (
+                    f"{int(zeroed.sum())} zero channels stay: {edit.label(readers[0].sink.node)} still reads something there"
+                )
     return found
 
 
@@ -53,13 +58,3 @@ def _is_zero(member: Member) -> npt.NDArray[np.bool_]:
     array = tensor.numpy()
     nonzero: npt.NDArray[np.bool_] = (array != 0).any(axis=tuple(d for d in range(array.ndim) if d != member.axis))
     return ~nonzero
-
-
-def _readers(groups: Groups, constants: Constants, labels: npt.NDArray[np.int64]) -> list[str]:
-    table = groups.table(labels.tolist())
-    found = []
-    for sink in groups.sinks:
-        rows = groups.engine.labels.resolve(sink.rows)
-        if (table[rows].any(0) & use_of(groups, constants, sink).alive).any():
-            found.append(edit.label(sink.node))
-    return found

@@ -23,7 +23,7 @@ Kept = npt.NDArray[np.bool_]
 class Removal:
     """What a node rewriter may ask about the removal."""
 
-    model: ir.Model
+    insert: edit.Inserter
     groups: Groups
     gone: npt.NDArray[np.bool_]
     _follows: dict[ir.Value, bool] = field(default_factory=dict)
@@ -66,21 +66,21 @@ class Removal:
         while len(node.inputs) <= index:
             node.resize_inputs(len(node.inputs) + 1)
         name = f"{node.name or node.outputs[0].name}_{index}"
-        node.replace_input_with(index, edit.add_constant(self.model.graph, name, np.asarray(array, np.int64)))
+        node.replace_input_with(index, self.insert.constant(name, np.asarray(array, np.int64)))
 
     def set_elements(self, node: ir.Node, index: int, elements: Mapping[int, int]) -> None:
         """Overwrite some elements of a parameter that is computed in the graph; the others stay computed."""
         value = node.inputs[index]
         assert value is not None
-        count, graph, name = len(self.groups.engine.known.values[value]), self.model.graph, edit.output_name(node)
+        count, name = len(self.groups.engine.known.values[value]), edit.output_name(node)
         parts = []
         for place in range(count):
             if place in elements:
-                parts.append(edit.add_constant(graph, f"{name}_{place}", np.array([elements[place]])))
+                parts.append(self.insert.constant(f"{name}_{place}", np.array([elements[place]])))
             else:
-                where = edit.add_constant(graph, f"{name}_at_{place}", np.array([place]))
-                parts.append(edit.add_node(graph, "Gather", [value, where], attributes={"axis": 0}, before=node))
-        node.replace_input_with(index, edit.add_node(graph, "Concat", parts, attributes={"axis": 0}, before=node))
+                where = self.insert.constant(f"{name}_at_{place}", np.array([place]))
+                parts.append(self.insert.node("Gather", [value, where], attributes={"axis": 0}, before=node))
+        node.replace_input_with(index, self.insert.node("Concat", parts, attributes={"axis": 0}, before=node))
 
 
 def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -> int:
@@ -104,7 +104,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
     PassError
         A name is no prunable group of this model, or a channel is out of range.
     """
-    removal = Removal(model, groups, groups.table(labels_of(groups, channels)))
+    removal = Removal(edit.Inserter(model.graph), groups, groups.table(labels_of(groups, channels)))
     _keep_numbers(removal)
     nodes = list(model.graph)
     for node in (
@@ -173,12 +173,12 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     kept = removal.kept(data, rank - 1)
     if kept is None:
         return
-    gone, graph = int((~kept).sum()), removal.model.graph
+    gone = int((~kept).sum())
     for index in range(1, len(node.inputs)):
         tensor = edit.constant(node.inputs[index])
         if tensor is not None:
             array = np.concatenate([tensor.numpy()[kept], np.zeros(gone, tensor.numpy().dtype)])
-            node.replace_input_with(index, edit.add_constant(graph, f"{edit.output_name(node)}_{index}", array))
+            node.replace_input_with(index, removal.insert.constant(f"{edit.output_name(node)}_{index}", array))
     before = data.producer()
     if before is not None and before.op_type == "Pad" and len(data.uses()) == 1:  # padded by an earlier removal
         pads = removal.parameter(before, 1)
@@ -189,12 +189,12 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     pads = np.zeros(2 * rank, np.int64)
     pads[-1] = gone
     name = edit.output_name(node)
-    wide = edit.add_node(
-        graph, "Pad", [data, edit.add_constant(graph, f"{name}_pads", pads)], before=node, dtype=data.dtype
+    wide = removal.insert.node(
+        "Pad", [data, removal.insert.constant(f"{name}_pads", pads)], before=node, dtype=data.dtype
     )
     node.replace_input_with(0, wide)
-    ends = [edit.add_constant(graph, f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
-    cut = edit.add_node(graph, "Slice", [out, *ends], after=node, dtype=out.dtype)
+    ends = [removal.insert.constant(f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
+    cut = removal.insert.node("Slice", [out, *ends], after=node, dtype=out.dtype)
     sliced = cut.producer()
     assert sliced is not None
     edit.replace_uses(out, cut, except_for=[sliced])
@@ -213,24 +213,24 @@ def _reduce_mean(removal: Removal, node: ir.Node) -> None:
     if share == 1.0:
         return
     dtype = (data.dtype or ir.DataType.FLOAT).numpy()
-    factor = edit.add_constant(removal.model.graph, f"{edit.output_name(node)}_share", np.array(share, dtype))
-    scaled = edit.add_node(removal.model.graph, "Mul", [out, factor], after=node, dtype=out.dtype, shape=out.shape)
+    factor = removal.insert.constant(f"{edit.output_name(node)}_share", np.array(share, dtype))
+    scaled = removal.insert.node("Mul", [out, factor], after=node, dtype=out.dtype, shape=out.shape)
     multiply = scaled.producer()
     assert multiply is not None
     edit.replace_uses(out, scaled, except_for=[multiply])
     parts = centred(removal.groups.engine, node)
     if parts is not None:
-        add_lost_squares(removal.model.graph, node, parts[1], share, scaled)
+        add_lost_squares(removal.insert, node, parts[1], share, scaled)
 
 
 def _keep_numbers(removal: Removal) -> None:
     """Fix the numbers that are computed from shapes, such as how many channels a variance divides by."""
     engine = removal.groups.engine
-    for node in list(removal.model.graph):
+    for node in list(removal.insert.graph):
         source, out = node.inputs[0] if node.inputs else None, node.outputs[0]
         array = engine.constant(out) if edit.op_of(node) == "Cast" else None
         if array is not None and array.dtype.kind == "f" and source is not None and edit.constant(source) is None:
-            edit.replace_uses(out, edit.add_constant(removal.model.graph, f"{edit.output_name(node)}_kept", array))
+            edit.replace_uses(out, removal.insert.constant(f"{edit.output_name(node)}_kept", array))
 
 
 REPLACING = ("LayerNormalization", "RMSNormalization", "ReduceMean")
@@ -329,10 +329,10 @@ def _slice(removal: Removal, node: ir.Node) -> None:
 
 def _look_up(removal: Removal, node: ir.Node, axis: int, places: npt.NDArray[np.int64]) -> None:
     """Let a node read these positions of its first input, in this order."""
-    data, graph = node.inputs[0], removal.model.graph
+    data = node.inputs[0]
     assert data is not None
-    indices = edit.add_constant(graph, f"{edit.output_name(node)}_places", places)
-    found = edit.add_node(graph, "Gather", [data, indices], attributes={"axis": axis}, before=node, dtype=data.dtype)
+    indices = removal.insert.constant(f"{edit.output_name(node)}_places", places)
+    found = removal.insert.node("Gather", [data, indices], attributes={"axis": axis}, before=node, dtype=data.dtype)
     node.replace_input_with(0, found)
 
 

@@ -5,7 +5,7 @@ A constant whose `Value.shape` went stale passes the plain checker, so nobody el
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,40 +67,76 @@ def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
     value.type = ir.TensorType(tensor.dtype)
 
 
-def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """Add an initializer under a name that is free in the graph."""
-    name = free_name(graph, name)
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    value = ir.val(name, const_value=tensor)
-    graph.register_initializer(value)
-    return value
+class Names:
+    """Gives names that are free in a graph and its inner graphs; each costs the same, however large the graph."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._values = {value.name for value in values(graph) if value.name}
+        self._nodes = {node.name for node in graph.all_nodes() if node.name}
+
+    def value(self, base: str) -> str:
+        """Return `base`, or `base_1`, `base_2`, … : the first that no value has. It is then taken."""
+        return _take(base, self._values)
+
+    def node(self, base: str) -> str:
+        """Like `value`, for nodes."""
+        return _take(base, self._nodes)
 
 
-def add_node(
-    graph: ir.Graph,
-    op_type: str,
-    inputs: Sequence[ir.Value | None],
-    *,
-    attributes: dict[str, Any] | None = None,
-    name: str | None = None,
-    before: ir.Node | None = None,
-    after: ir.Node | None = None,
-    dtype: ir.DataType | None = None,
-    shape: ir.Shape | None = None,
-) -> ir.Value:
-    """Add a node with one output; it stands `before` or `after` a node, or at the end. Returns its output."""
-    node = ir.node(op_type, list(inputs), attributes or {}, name=free_node_name(graph, name or op_type))
-    output = node.outputs[0]
-    output.name = free_name(graph, f"{node.name}_output")
-    output.type = ir.TensorType(dtype) if dtype is not None else None
-    output.shape = shape
-    if before is not None:
-        graph.insert_before(before, node)
-    elif after is not None:
-        graph.insert_after(after, node)
-    else:
-        graph.append(node)
-    return output
+def _take(base: str, taken: set[str]) -> str:
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
+
+
+class Inserter:
+    """Adds constants and nodes to a graph, under free names.
+
+    Parameters
+    ----------
+    graph : onnx_ir.Graph
+    names : Names, optional
+        Those of the outermost graph, where `graph` is an inner one.
+    """
+
+    def __init__(self, graph: ir.Graph, names: Names | None = None) -> None:
+        self.graph = graph
+        self.names = Names(graph) if names is None else names
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Add an initializer."""
+        name = self.names.value(name)
+        value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+        self.graph.register_initializer(value)
+        return value
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        attributes: dict[str, Any] | None = None,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """Add a node with one output; it stands `before` or `after` a node, or at the end. Returns its output."""
+        node = ir.node(op_type, list(inputs), attributes or {}, name=self.names.node(op_type))
+        output = node.outputs[0]
+        output.name = self.names.value(f"{node.name}_output")
+        output.type = ir.TensorType(dtype) if dtype is not None else None
+        output.shape = shape
+        if before is not None:
+            self.graph.insert_before(before, node)
+        elif after is not None:
+            self.graph.insert_after(after, node)
+        else:
+            self.graph.append(node)
+        return output
 
 
 def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] = ()) -> None:
@@ -118,25 +154,31 @@ def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] 
         name = old.name
         if new.producer() is not None and not new.is_graph_output():
             new_name, old.name = new.name, f"{name}_inner"
-            new.name, old.name = name, free_name(graph, new_name or f"{name}_inner")
+            new.name = name
+            old.name = Names(graph).value(new_name or f"{name}_inner")
         new.shape, new.type = old.shape, old.type
         for position, output in enumerate(graph.outputs):
             if output is old:
                 graph.outputs[position] = new
 
 
-def add_to_output(graph: ir.Graph, name: str, addition: npt.NDArray[Any]) -> None:
-    """Add a constant to each output channel of the Conv, ConvTranspose, Gemm or MatMul whose output is `name`.
+def add_to_outputs(graph: ir.Graph, additions: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Add a constant to each output channel of the Conv, ConvTranspose, Gemm or MatMul nodes with these output names.
 
     It goes into the bias where there is one (for MatMul, a constant that is added next), else into a new one.
     """
-    node = next(n for n in graph if output_name(n) == name)
-    weight = constant(node.inputs[1])
-    assert weight is not None
-    dtype = weight.numpy().dtype
-    if node.op_type == "MatMul":
-        _add_behind(graph, node, addition.astype(dtype))
+    if not additions:
         return
+    nodes, insert = {output_name(node): node for node in graph}, Inserter(graph)
+    for name, addition in additions.items():
+        node = nodes[name]
+        weight = constant(node.inputs[1])
+        assert weight is not None
+        add = _add_behind if node.op_type == "MatMul" else _add_to_bias
+        add(insert, node, addition, weight.numpy().dtype)
+
+
+def _add_to_bias(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     old = 0.0 if bias is None else bias.numpy().astype(np.float64)
     if node.op_type == "Gemm" and "beta" in node.attributes:
@@ -144,10 +186,10 @@ def add_to_output(graph: ir.Graph, name: str, addition: npt.NDArray[Any]) -> Non
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     if len(node.inputs) < 3:
         node.resize_inputs(3)
-    _replace_constant(graph, node, 2, f"{name}_bias", (old + addition).astype(dtype))
+    _replace_constant(insert, node, 2, f"{output_name(node)}_bias", (old + addition).astype(dtype))
 
 
-def _add_behind(graph: ir.Graph, node: ir.Node, addition: npt.NDArray[Any]) -> None:
+def _add_behind(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
     """Add a constant to the output of a node that takes no bias."""
     out = node.outputs[0]
     uses = list(out.uses())
@@ -155,22 +197,23 @@ def _add_behind(graph: ir.Graph, node: ir.Node, addition: npt.NDArray[Any]) -> N
         added, index = uses[0]
         bias = constant(added.inputs[1 - index])
         if bias is not None and bias.shape.numpy() == addition.shape:
-            total = (bias.numpy().astype(np.float64) + addition).astype(addition.dtype)
-            _replace_constant(graph, added, 1 - index, f"{out.name}_bias", total)
+            total = (bias.numpy().astype(np.float64) + addition).astype(dtype)
+            _replace_constant(insert, added, 1 - index, f"{out.name}_bias", total)
             return
-    constant_value = add_constant(graph, f"{out.name}_constant", addition)
-    total_value = add_node(graph, "Add", [out, constant_value], after=node, dtype=out.dtype, shape=out.shape)
+    value = insert.constant(f"{out.name}_constant", addition.astype(dtype))
+    total_value = insert.node("Add", [out, value], after=node, dtype=out.dtype, shape=out.shape)
     added_node = total_value.producer()
     assert added_node is not None
     replace_uses(out, total_value, except_for=[added_node])
 
 
-def _replace_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
+def _replace_constant(insert: Inserter, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
     """Give a node a constant of its own; the one before goes if nothing else reads it."""
     old = node.inputs[index]
-    node.replace_input_with(index, add_constant(graph, name, array))
+    node.replace_input_with(index, insert.constant(name, array))
     if old is not None and old.is_initializer() and not (old.uses() or old.is_graph_input() or old.is_graph_output()):
-        graph.initializers.pop(str(old.name))
+        assert old.graph is not None
+        old.graph.initializers.pop(str(old.name))
 
 
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:
@@ -188,30 +231,6 @@ def remove_dead(model: ir.Model) -> int:
             model.graph.initializers.pop(str(value.name))
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return before - sum(1 for _ in model.graph.all_nodes())
-
-
-def free_name(graph: ir.Graph, base: str) -> str:
-    """Return `base`, or `base_1`, `base_2`, … : the first that no value of the graph, inner or outer, has."""
-    return _first_free(base, value_names(graph))
-
-
-def free_node_name(graph: ir.Graph, base: str) -> str:
-    """Like `free_name`, for nodes."""
-    return _first_free(base, {node.name for node in graph.all_nodes() if node.name})
-
-
-def _first_free(base: str, taken: set[str]) -> str:
-    if base not in taken:
-        return base
-    number = 1
-    while f"{base}_{number}" in taken:
-        number += 1
-    return f"{base}_{number}"
-
-
-def value_names(graph: ir.Graph) -> set[str]:
-    """Return the names of all values of the graph and its inner graphs."""
-    return {value.name for value in values(graph) if value.name}
 
 
 def values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -36,7 +36,7 @@ class Tapper:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.opset = graph.opset_imports.setdefault("", DEFAULT_OPSET)
-        self._prefix = edit.free_name(graph, "tap")
+        self._prefix = edit.Names(graph).value("tap")
         self._count = 0
 
     def add(self, op_type: str, *inputs: ir.Value, **attributes: int | list[int] | ir.TensorProtocol) -> ir.Value:

@@ -170,7 +170,7 @@ def _fit(consumer: Consumer, before: Walk, after: Walk, result: Compensation) ->
     edit.set_constant(weight, written.astype(consumer.dtype))
     if consumer.biased:
         result.biases[name] = np.where(consumer.silent, 0, addition)
-        edit.add_to_output(after.model.graph, name, result.biases[name])
+        edit.add_to_outputs(after.model.graph, {name: result.biases[name]})
 
 
 class _Rows:

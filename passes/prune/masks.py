@@ -125,8 +125,7 @@ def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
         tensor = edit.constant(by_name[name])
         assert tensor is not None
         edit.set_constant(by_name[name], array.astype(tensor.numpy().dtype))
-    for name, addition in plan.biases.items():
-        edit.add_to_output(model.graph, name, addition)
+    edit.add_to_outputs(model.graph, plan.biases)
     return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]
 
 

@@ -11,7 +11,7 @@ from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
 from . import constants, scales
-from .insert import Inserter, Names, bypass, drop_unused_inputs
+from .insert import Inserter, bypass, drop_unused_inputs
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 from .units import alpha, bias_of, channel_axis, weight_of
 
@@ -30,7 +30,7 @@ class Application:
         self.model = model
         self.plan = plan
         self._grid = scales.GRIDS[plan.dtype]
-        self._inserter = Inserter(model.graph, Names(model))
+        self._inserter = Inserter(model.graph)
         self._nodes = {edit.output_name(node): node for node in model.graph}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
         self._points: dict[tuple[float, int], list[ir.Value]] = {}

@@ -12,48 +12,15 @@ import onnx_ir as ir
 from onnxcompress.graph import edit
 
 
-class Names:
-    """Gives names that are free in a model; each costs the same, however large the model."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._values = edit.value_names(model.graph)
-        self._nodes = {node.name for node in model.graph.all_nodes() if node.name}
-
-    def value(self, base: str) -> str:
-        """Return `base`, or `base_1`, …, and take it."""
-        return _take(base, self._values)
-
-    def node(self, base: str) -> str:
-        """Like `value`, for nodes."""
-        return _take(base, self._nodes)
-
-
-def _take(base: str, taken: set[str]) -> str:
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}_{number}"
-    taken.add(name)
-    return name
-
-
-class Inserter:
+class Inserter(edit.Inserter):
     """Adds constants, QuantizeLinear and DequantizeLinear to one graph.
 
     What reads constants only, and what reads a graph input, stands at the start of the graph.
     """
 
-    def __init__(self, graph: ir.Graph, names: Names) -> None:
-        self.graph = graph
-        self.names = names
+    def __init__(self, graph: ir.Graph, names: edit.Names | None = None) -> None:
+        super().__init__(graph, names)
         self._first = next(iter(graph), None)
-
-    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """Add an initializer."""
-        name = self.names.value(name)
-        value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
-        self.graph.register_initializer(value)
-        return value
 
     def add(
         self,

@@ -16,7 +16,7 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
 
 from . import scales
-from .insert import Inserter, Names, drop_unused_inputs
+from .insert import Inserter, drop_unused_inputs
 from .opset import raise_opset
 
 
@@ -110,7 +110,7 @@ class QuantizeWeights(Pass):
         done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
         inputs = {value for value in model.graph.inputs if value.uses()}
         values = {value.name: value for value in edit.values(model.graph)}
-        names = Names(model)
+        names = edit.Names(model.graph)
         for name, stored in plan.weights.items():
             if name not in values or edit.constant(values[name]) is None:
                 raise PassError(f"the plan names the weight '{name}', which the model does not have")
@@ -162,7 +162,7 @@ def _array(value: ir.Value) -> npt.NDArray[Any]:
     return tensor.numpy()
 
 
-def _replace(value: ir.Value, stored: StoredWeight, names: Names) -> str:
+def _replace(value: ir.Value, stored: StoredWeight, names: edit.Names) -> str:
     """Let the readers of a constant read integers through DequantizeLinear."""
     graph = value.graph
     assert isinstance(graph, ir.Graph)
@@ -196,7 +196,7 @@ def _reads_rows(node: ir.Node) -> bool:
     return edit.int_attribute(node, "axis", 0) == 0
 
 
-def _dequantize_rows(gather: ir.Node, inputs: list[ir.Value], axis: int | None, names: Names) -> None:
+def _dequantize_rows(gather: ir.Node, inputs: list[ir.Value], axis: int | None, names: edit.Names) -> None:
     """Let Gather look up integers and convert what it found."""
     graph = gather.graph
     assert isinstance(graph, ir.Graph)

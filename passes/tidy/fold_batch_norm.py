@@ -50,13 +50,13 @@ class FoldBatchNorm(Pass):
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan."""
         wanted = set(plan.nodes)
-        done = []
+        done, insert = [], edit.Inserter(model.graph)
         for node in list(model.graph):
             if edit.op_of(node) == "BatchNormalization" and edit.output_name(node) in wanted:
                 assert node.inputs[0] is not None
                 before = node.inputs[0].producer()
                 assert before is not None
-                _fold(model.graph, before, node)
+                _fold(insert, before, node)
                 done.append(Change(edit.label(node), f"folded into {edit.label(before)}"))
         if done:
             edit.remove_dead(model)
@@ -87,7 +87,7 @@ def _obstacle(node: ir.Node) -> str:
     return ""
 
 
-def _fold(graph: ir.Graph, before: ir.Node, norm: ir.Node) -> None:
+def _fold(insert: edit.Inserter, before: ir.Node, norm: ir.Node) -> None:
     scale, shift, mean, variance = (_double(v) for v in norm.inputs[1:5])
     epsilon = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
     factor = scale / np.sqrt(variance + epsilon)
@@ -100,10 +100,10 @@ def _fold(graph: ir.Graph, before: ir.Node, norm: ir.Node) -> None:
         bias = bias * before.attributes.pop("beta").as_float()
     folded = _scaled(weight.numpy().astype(np.float64), factor, before)
     shifted = ((np.ravel(bias) - mean) * factor + shift).astype(dtype)
-    before.replace_input_with(1, edit.add_constant(graph, f"{edit.output_name(before)}_weight", folded.astype(dtype)))
+    before.replace_input_with(1, insert.constant(f"{edit.output_name(before)}_weight", folded.astype(dtype)))
     if len(before.inputs) < 3:
         before.resize_inputs(3)
-    before.replace_input_with(2, edit.add_constant(graph, f"{edit.output_name(before)}_bias", shifted))
+    before.replace_input_with(2, insert.constant(f"{edit.output_name(before)}_bias", shifted))
     edit.replace_uses(norm.outputs[0], before.outputs[0])
 
 

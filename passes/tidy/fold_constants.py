@@ -39,11 +39,11 @@ class FoldConstants(Pass):
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
         copy, refused = model.clone(), []
-        names = []
+        names, insert = [], edit.Inserter(copy.graph)
         for node in list(copy.graph):
             if not _is_constant(node):
                 continue
-            folded = _fold(copy, node)
+            folded = _fold(insert, node)
             if folded is None:
                 refused.append(Refusal(edit.label(node), "it cannot be computed here"))
             elif folded:
@@ -55,9 +55,9 @@ class FoldConstants(Pass):
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan and remove what is then dead."""
         wanted = set(plan.nodes)
-        done = []
+        done, insert = [], edit.Inserter(model.graph)
         for node in list(model.graph):
-            if edit.output_name(node) in wanted and _fold(model, node):
+            if edit.output_name(node) in wanted and _fold(insert, node):
                 done.append(Change(edit.label(node), "computed"))
         if done:
             edit.remove_dead(model)
@@ -75,12 +75,12 @@ def _is_constant(node: ir.Node) -> bool:
     return bool(present) and len(fixed) == len(present)
 
 
-def _fold(model: ir.Model, node: ir.Node) -> bool | None:
+def _fold(insert: edit.Inserter, node: ir.Node) -> bool | None:
     """Fold one node; False when the result is too large, None when it cannot be computed."""
     tensors = [edit.constant(v) for v in node.inputs]
     before = sum(t.nbytes for t in tensors if t is not None)
     arrays: list[npt.NDArray[Any] | None] = [None if t is None else t.numpy() for t in tensors]
-    results = run_node(node, arrays, model.opset_imports.get("", 1))
+    results = run_node(node, arrays, insert.graph.opset_imports.get("", 1))
     if results is None:
         return None
     if sum(r.nbytes for r in results) > before + GROWTH:
@@ -90,5 +90,5 @@ def _fold(model: ir.Model, node: ir.Node) -> bool | None:
             return None
         if value.is_graph_output():
             return None
-        edit.replace_uses(value, edit.add_constant(model.graph, f"{value.name}_folded", array))
+        edit.replace_uses(value, insert.constant(f"{value.name}_folded", array))
     return True

@@ -11,24 +11,17 @@ import onnx_ir as ir
 from onnxcompress.channels.dead import find_dead
 from onnxcompress.channels.groups import Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
-from onnxcompress.channels.remove import remove
+from onnxcompress.channels.remove import labels_of, remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
 
 
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """What goes in one round: channels by group, and constants to add to outputs by the output's name."""
-
-    channels: dict[str, list[int]]
-    folds: dict[str, npt.NDArray[np.float64]]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShrinkPlan(Plan):
-    """The rounds: what goes first makes more contribute nothing."""
+    """What goes: channels by group, and constants to add to outputs by the output's name."""
 
-    rounds: tuple[Round, ...] = ()
+    channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    folds: dict[str, npt.NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,38 +37,35 @@ class Shrink(Pass):
     tolerance = 1e-5
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
-        """Find what is dead, round after round, on a copy."""
-        copy = model.clone()
-        groups = find_groups(copy)
-        rounds: list[Round] = []
-        dead = find_dead(groups)
+        """Find what is dead."""
+        dead = find_dead(context.groups)
         refused = [Refusal(group, reason) for group, reason in dead.kept.items()]
-        refused += _frozen_but_dead(groups)
-        while dead.channels:
-            context.progress("shrink", len(rounds), len(rounds) + 1)
-            rounds.append(Round(dead.channels, dead.folds))
-            _play(copy, groups, rounds[-1])
-            groups = find_groups(copy)
-            dead = find_dead(groups)
-        refused += [Refusal(group, reason) for group, reason in masked_but_alive(groups, dead).items()]
-        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
+        refused += _frozen_but_dead(context.groups)
+        refused += [Refusal(group, reason) for group, reason in masked_but_alive(context.groups, dead).items()]
+        return ShrinkPlan(channels=dead.channels, folds=dead.folds, refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
-        """Replay the rounds."""
-        done = []
-        for step in plan.rounds:
-            groups = find_groups(model)
-            sizes = {group.name: group.size for group in groups.prunable}
-            _play(model, groups, step)
-            for name, channels in step.channels.items():
-                done.append(Change(name, f"{len(channels)} of {sizes[name]} channels removed"))
+        """Remove it."""
+        if not plan.channels:
+            return Changes(refused=plan.refused)
+        groups = find_groups(model)
+        remove(model, groups, plan.channels)
+        edit.add_to_outputs(model.graph, _kept(groups, plan))
+        sizes = {group.name: group.size for group in groups.prunable}
+        done = [Change(name, f"{len(gone)} of {sizes[name]} channels removed") for name, gone in plan.channels.items()]
         return Changes(tuple(done), plan.refused)
 
 
-def _play(model: ir.Model, groups: Groups, step: Round) -> None:
-    for name, addition in step.folds.items():
-        edit.add_to_output(model.graph, name, addition)
-    remove(model, find_groups(model) if step.folds else groups, step.channels)
+def _kept(groups: Groups, plan: ShrinkPlan) -> dict[str, npt.NDArray[np.float64]]:
+    """Cut what is to be added to outputs down to the channels that stay."""
+    gone = groups.table(labels_of(groups, plan.channels))
+    outputs = {edit.output_name(sink.node): sink.node for sink in groups.sinks}
+    found = {}
+    for name, addition in plan.folds.items():
+        node = outputs[name]
+        rows = groups.axes[node.outputs[0]][-1 if node.op_type == "MatMul" else 1]
+        found[name] = addition if rows is None else addition[~gone[rows].any(0)]
+    return found
 
 
 def _frozen_but_dead(groups: Groups) -> list[Refusal]:

@@ -57,7 +57,7 @@ def test_replacing_a_graph_output_keeps_its_name() -> None:
     subject = mlp()
     out = subject.graph.outputs[0]
     node = out.producer()
-    doubled = edit.add_node(subject.graph, "Add", [out, out], after=node, dtype=out.dtype)
+    doubled = edit.Inserter(subject.graph).node("Add", [out, out], after=node, dtype=out.dtype)
     edit.replace_uses(out, doubled, except_for=[doubled.producer()])  # type: ignore[list-item]
     feeds = drawn_feeds(mlp())
     before, after = plain_run(mlp(), feeds), plain_run(subject, feeds)
@@ -66,7 +66,8 @@ def test_replacing_a_graph_output_keeps_its_name() -> None:
 
 def test_added_names_are_free() -> None:
     subject = mlp()
-    names = [edit.add_constant(subject.graph, "w1", np.zeros(1, np.float32)).name for _ in range(3)]
+    insert = edit.Inserter(subject.graph)
+    names = [insert.constant("w1", np.zeros(1, np.float32)).name for _ in range(3)]
     assert names == ["w1_1", "w1_2", "w1_3"]
 
 

@@ -184,7 +184,7 @@ def test_constant_channel_folds_into_a_bias_without_padding() -> None:
     subject = zero(conv_chain(), w2=(0, [4]))
     conv = next(n for n in subject.graph if n.outputs[0].name == "c")
     conv.resize_inputs(3)
-    bias = edit.add_constant(subject.graph, "b2", np.linspace(0.5, 1.5, 12).astype(np.float32))
+    bias = edit.Inserter(subject.graph).constant("b2", np.linspace(0.5, 1.5, 12).astype(np.float32))
     conv.replace_input_with(2, bias)
     _, shapes, _ = shrunk(subject)
     assert shapes["w3"] == (5, 11)
@@ -233,7 +233,7 @@ def test_padding_channels_shrink_with_the_sum() -> None:
     assert pads.tolist() == [0, 2, 0, 0, 0, 3, 0, 0]
 
 
-def test_a_chain_of_dead_channels_goes_in_rounds() -> None:
+def test_a_chain_of_dead_channels_goes_at_once() -> None:
     """Zero readers of the second layer kill it, and then what only it read from the first."""
     subject = model(
         """g (float[N,3] x) => (float[N,4] y) {
