@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -21,14 +21,19 @@ Channel: TypeAlias = npt.NDArray[np.float64]
 """One number per position of an axis: what the whole slice at that position is, NaN where it depends on the input."""
 
 
+Fixed: TypeAlias = Callable[[ir.Value], Iterable[tuple[int, Channel]]]
+
+
 class Constants:
     """The constant slices of every tensor.
+
+    `fixed` says what is known beforehand: for a value, axes with their channels.
 
     Zero times anything counts as zero, so an input that reaches Inf or NaN is not provided for, as everywhere in
     pruning.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, fixed: Fixed) -> None:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Channel] = {}
         for node in engine.model.graph:
@@ -38,6 +43,10 @@ class Constants:
             rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)
             if rule is not None:
                 rule(self, node)
+            for value in node.outputs:
+                for axis, channel in fixed(value):
+                    known = self.along(value, axis)
+                    self.set(value, axis, np.where(np.isnan(known), channel, known))
 
     def along(self, value: ir.Value | None, axis: int) -> Channel:
         """Return the constant slices of a tensor along an axis."""
@@ -92,7 +101,7 @@ def _move(constants: Constants, node: ir.Node) -> None:
     moved = sorted(labelled.intersection(axes))
     for value, traced in zip(node.outputs, (trace(engine, node) if moved else None) or [], strict=False):
         for axis in moved:
-            table = np.concatenate([[_padding(engine, node)], *(constants.along(s, axis) for s in sources)])
+            table = np.concatenate([[padding(engine, node)], *(constants.along(s, axis) for s in sources)])
             field = table[traced.sources[axis]]
             for out, rows in enumerate(engine.axes(value)):
                 if rows is not None:
@@ -101,7 +110,7 @@ def _move(constants: Constants, node: ir.Node) -> None:
                     constants.set(value, out, np.resize(np.where(low == high, low, np.nan), rows.shape[1]))
 
 
-def _padding(engine: Engine, node: ir.Node) -> float:
+def padding(engine: Engine, node: ir.Node) -> float:
     """Return what Pad fills with: zero where nothing is given, NaN where only a run knows, or the mode copies."""
     mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
     given = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
@@ -175,11 +184,15 @@ class Matrix:
         self.sum, self.any = total, nonzero
 
 
+Part: TypeAlias = Callable[[npt.NDArray[np.floating]], npt.NDArray[np.floating]]
 Layout: TypeAlias = tuple[ir.Value, int, Matrix, "Channel | None", int]
 
 
-def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
-    """Return (data, data axis, weight matrix, bias or None, output axis) of a node with a constant weight."""
+def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout | None:
+    """Return (data, data axis, weight matrix, bias or None, output axis) of a node with a constant weight.
+
+    `part` (such as the positive weights) is taken of the weights.
+    """
     data, weight = node.inputs[0], node.inputs[1]
     array = _computed(engine, weight)
     if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
@@ -188,17 +201,17 @@ def layout_of(engine: Engine, node: ir.Node) -> Layout | None:
         if array.ndim != 2 or len(engine.shape(data)) < 2:
             return None
         rank = len(engine.shape(data))
-        return data, rank - 1, _matrix(array.T, ()), None, rank - 1
+        return data, rank - 1, _matrix(part(array.T), ()), None, rank - 1
     if node.op_type == "Gemm":
         if edit.int_attribute(node, "transA", 0):
             return None
         alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
-        matrix = _matrix(alpha * (array if edit.int_attribute(node, "transB", 0) else array.T), ())
+        matrix = _matrix(part(alpha * (array if edit.int_attribute(node, "transB", 0) else array.T)), ())
         return data, 1, matrix, _bias(engine, node, len(matrix.sum), beta), 1
     groups = edit.int_attribute(node, "group", 1)
     axes = tuple(range(2, array.ndim))
-    matrix = _conv_matrix(array, groups, axes, transposed=node.op_type == "ConvTranspose")
+    matrix = _conv_matrix(part(array), groups, axes, transposed=node.op_type == "ConvTranspose")
     return data, 1, matrix, _bias(engine, node, len(matrix.sum)), 1
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph import edit
+from .bounds import Bounds
 from .constants import Constants, layout_of, padded
 from .engine import Sink
 from .groups import Groups
@@ -60,7 +61,7 @@ class Use:
 
 def uses_of(groups: Groups) -> list[Use]:
     """Tell what each sink makes of the positions of its data."""
-    constants = Constants(groups.engine)
+    constants = Constants(groups.engine, Bounds(groups.engine).fixed)
     return [_use(groups, constants, sink) for sink in groups.sinks]
 
 

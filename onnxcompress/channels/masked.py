@@ -36,9 +36,8 @@ def masked_but_alive(groups: Groups, dead: Dead) -> dict[str, str]:
             table = groups.table(group.labels[zeroed].tolist())
             readers = [use for use in uses if (table[use.rows].any(0) & use.alive(gone)).any()]
             if readers:
-                found[group.name] = (
-                    f"{int(zeroed.sum())} zero channels stay: {edit.label(readers[0].sink.node)} still reads something there"
-                )
+                first = edit.label(readers[0].sink.node)
+                found[group.name] = f"{int(zeroed.sum())} zero channels stay: {first} still reads something there"
     return found
 
 
