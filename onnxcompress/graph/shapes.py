@@ -214,9 +214,9 @@ def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -
     An input may have any dtype that the operator's numpy implementation takes, also one the graph does not have.
     """
     proto = serde.serialize_node(node)
-    names = [n for n in proto.input if n]
-    feeds = {name: array for name, array in zip(proto.input, inputs, strict=True) if name and array is not None}
-    graph_inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names)]
+    feeds = {f"input_{place}": array for place, array in enumerate(inputs) if array is not None}
+    proto.input[:] = ["" if array is None else f"input_{place}" for place, array in enumerate(inputs)]
+    graph_inputs = [onnx.ValueInfoProto(name=name) for name in feeds]
     graph_outputs = [onnx.ValueInfoProto(name=name) for name in proto.output if name]
     graph = onnx.helper.make_graph([proto], "one", graph_inputs, graph_outputs)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])

@@ -25,6 +25,37 @@ def pruned_and_masked(model: ir.Model, sparsity: float, seed: int = 0) -> tuple[
     return pruned, masked
 
 
+def test_the_same_tensor_twice_is_not_taken_for_two() -> None:
+    """Both Concats look alike; what is found for the first must not be said of the second."""
+    subject = model(
+        """twice (float[N,3,4,4] x) => (float[N,2,4,4] y, float[N,2,4,4] z) {
+            a = Conv(x, w1) b = Conv(x, w2)
+            p = Concat<axis=1>(a, a) q = Concat<axis=1>(a, b)
+            y = Conv(p, w3) z = Conv(q, w4)
+        }""",
+        {"w1": (4, 3, 1, 1), "w2": (4, 3, 1, 1), "w3": (2, 8, 1, 1), "w4": (2, 8, 1, 1)},
+    )
+    found = {(g.name, str(m.value.name)): m.index.tolist() for g in find_groups(subject).prunable for m in g.members}
+    assert found["w1", "p"] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert found["w1", "q"] == [0, 1, 2, 3, -1, -1, -1, -1]
+    assert found["w2", "q"] == [-1, -1, -1, -1, 0, 1, 2, 3]
+
+
+def test_padding_with_a_number_is_padding() -> None:
+    """The channels that Pad adds hold 2; they go with what they are added to, when the weights that read them are 0."""
+    subject = model(
+        """padded (float[N,3,4,4] x) => (float[N,2,4,4] y) {
+            a = Conv(x, w1) b = Pad(a, pads, two) c = Conv(x, w2) d = Add(b, c) y = Conv(d, w3)
+        }""",
+        {"w1": (4, 3, 1, 1), "w2": (6, 3, 1, 1), "w3": (2, 6, 1, 1)}
+        | {"pads": np.array([0, 1, 0, 0, 0, 1, 0, 0]), "two": np.array(2, np.float32)},
+    )
+    for seed in range(3):
+        pruned, masked = pruned_and_masked(subject, 0.5, seed)
+        assert_same(plain_run(masked, drawn_feeds(subject)), plain_run(pruned, drawn_feeds(subject)))
+        assert parameters(pruned) < parameters(subject)
+
+
 def parameters(model: ir.Model) -> int:
     """Count from the file, not with the project's own counter."""
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8)
