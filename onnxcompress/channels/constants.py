@@ -194,7 +194,7 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
     `part` (such as the positive weights) is taken of the weights.
     """
     data, weight = node.inputs[0], node.inputs[1]
-    array = _computed(engine, weight)
+    array = array_of(engine, weight)
     if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
         return None
     if node.op_type == "MatMul":
@@ -218,14 +218,14 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def _computed(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
+def array_of(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
     """Return the array of a constant, also of one that is moved or dequantized before use."""
     tensor = edit.constant(value)
     if value is None or tensor is not None or constant_behind(value) is None:
         return None if tensor is None else tensor.numpy()
     node = value.producer()
     assert node is not None
-    source = _computed(engine, node.inputs[0])
+    source = array_of(engine, node.inputs[0])
     rest = [None if v is None else _known(engine, v) for v in node.inputs[1:]]
     opset = max(engine.opset, OPSET_19) if node.op_type == "DequantizeLinear" else engine.opset
     moved = run_node(node, [source, *rest], opset)
@@ -245,7 +245,7 @@ def _bias(engine: Engine, node: ir.Node, outputs: int, beta: float = 1.0) -> Cha
     """Return what is added to each output; NaN where that is no constant, or not the same in each row."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    array = _computed(engine, node.inputs[2])
+    array = array_of(engine, node.inputs[2])
     if array is None or array.size not in (1, outputs) or array.ndim > 1:
         return np.full(outputs, np.nan)
     return np.broadcast_to(beta * array.astype(np.float64), (outputs,))

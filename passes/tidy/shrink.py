@@ -9,59 +9,124 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.dead import find_dead
-from onnxcompress.channels.groups import Groups, find_groups
+from onnxcompress.channels.duplicates import find_duplicates, merge
+from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
 from onnxcompress.channels.remove import labels_of, remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What goes at once.
+
+    Attributes
+    ----------
+    channels : dict
+        Group name → channels that contribute nothing.
+    folds : dict
+        Name of a node's output → what to add to its channels.
+    merges : dict
+        Group name → (channel that goes, equal channel that does its work).
+    """
+
+    channels: dict[str, list[int]]
+    folds: dict[str, npt.NDArray[np.float64]]
+    merges: dict[str, list[tuple[int, int]]]
+
+    def gone(self) -> dict[str, list[int]]:
+        """Return all channels that go, by group."""
+        names = dict.fromkeys([*self.channels, *self.merges])
+        return {n: [*self.channels.get(n, ()), *(gone for gone, _ in self.merges.get(n, ()))] for n in names}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShrinkPlan(Plan):
-    """What goes: channels by group, and constants to add to outputs by the output's name."""
+    """What goes, one round after the other: merged channels may make others equal."""
 
-    channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    folds: dict[str, npt.NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+    rounds: tuple[Round, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shrink(Pass):
     """Remove every channel that provably contributes nothing; the outputs stay the same.
 
+    Parameters
+    ----------
+    lossless : bool
+        Also merge channels that are equal for every input (the same weights on the same inputs): the weights that
+        read them are added up. Says so where nothing was found.
+
+    Notes
+    -----
     A channel goes when all weights that read it are zero, or when it has the same value for every input (an all-zero
-    filter) and that value can be folded into the biases of what reads it. With it goes the same position of every
-    tensor of its group: weights, biases, BatchNormalization parameters, the other side of a residual addition, a
-    whole group of a depthwise convolution. One channel of each axis is always kept.
+    filter, a ReLU that can never fire) and that value can be folded into the biases of what reads it. With it goes the
+    same position of every tensor of its group: weights, biases, BatchNormalization parameters, the other side of a
+    residual addition, a whole group of a depthwise convolution. One channel of each axis is always kept.
     """
+
+    lossless: bool = False
 
     tolerance = 1e-5
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
-        """Find what is dead."""
-        dead = find_dead(context.groups)
-        refused = [Refusal(group, reason) for group, reason in dead.kept.items()]
-        refused += _frozen_but_dead(context.groups)
-        refused += [Refusal(group, reason) for group, reason in masked_but_alive(context.groups, dead).items()]
-        return ShrinkPlan(channels=dead.channels, folds=dead.folds, refused=tuple(refused))
+        """Find what is dead, and what is equal."""
+        groups = context.groups
+        first, reasons = _find(groups, merging=self.lossless)
+        refused = [Refusal(group, reason) for group, reason in reasons.items()]
+        refused += _frozen_but_dead(groups)
+        if first is None:
+            if self.lossless:
+                refused.append(Refusal("model", "every channel counts, and no two are equal"))
+            return ShrinkPlan(refused=tuple(refused))
+        rounds, copy = [first], model.clone()
+        while self.lossless:
+            context.progress(self.name, len(rounds), len(rounds) + 1)
+            _play(copy, find_groups(copy), rounds[-1])
+            more, _ = _find(find_groups(copy), merging=True)
+            if more is None:
+                break
+            rounds.append(more)
+        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
         """Remove it."""
-        if not plan.channels:
-            return Changes(refused=plan.refused)
-        groups = find_groups(model)
-        remove(model, groups, plan.channels)
-        edit.add_to_outputs(model.graph, _kept(groups, plan))
-        sizes = {group.name: group.size for group in groups.prunable}
-        done = [Change(name, f"{len(gone)} of {sizes[name]} channels removed") for name, gone in plan.channels.items()]
+        done = []
+        for step in plan.rounds:
+            groups = find_groups(model)
+            _play(model, groups, step)
+            done += [_said(group, step) for group in groups.prunable if group.name in step.gone()]
         return Changes(tuple(done), plan.refused)
 
 
-def _kept(groups: Groups, plan: ShrinkPlan) -> dict[str, npt.NDArray[np.float64]]:
+def _find(groups: Groups, *, merging: bool) -> tuple[Round | None, dict[str, str]]:
+    """Return what can go, if anything, and why channels stay that look dead."""
+    dead = find_dead(groups)
+    merges = find_duplicates(groups, dead.channels) if merging else {}
+    reasons = dead.kept | masked_but_alive(groups, dead)
+    return (Round(dead.channels, dead.folds, merges) if dead.channels or merges else None), reasons
+
+
+def _said(group: Group, step: Round) -> Change:
+    dead, equal = len(step.channels.get(group.name, ())), len(step.merges.get(group.name, ()))
+    parts = [f"{dead} of {group.size} channels removed"] if dead else []
+    parts += [f"{equal} of {group.size} channels merged with equal ones"] if equal else []
+    return Change(group.name, ", ".join(parts))
+
+
+def _play(model: ir.Model, groups: Groups, step: Round) -> None:
+    merge(groups, step.merges)
+    remove(model, groups, step.gone())
+    edit.add_to_outputs(model.graph, _kept(groups, step))
+
+
+def _kept(groups: Groups, step: Round) -> dict[str, npt.NDArray[np.float64]]:
     """Cut what is to be added to outputs down to the channels that stay."""
-    gone = groups.table(labels_of(groups, plan.channels))
+    gone = groups.table(labels_of(groups, step.gone()))
     outputs = {edit.output_name(sink.node): sink.node for sink in groups.sinks}
     found = {}
-    for name, addition in plan.folds.items():
+    for name, addition in step.folds.items():
         node = outputs[name]
         rows = groups.axes[node.outputs[0]][-1 if node.op_type == "MatMul" else 1]
         found[name] = addition if rows is None else addition[~gone[rows].any(0)]

@@ -48,7 +48,7 @@ def test_bounds_hold_on_every_topology(name: str) -> None:
     assert_bounds_hold(TOPOLOGIES[name][0](), 3)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_bounds_hold_on_random_graphs(seed: int) -> None:
     assert_bounds_hold(random_graph(seed), seed)

@@ -71,7 +71,7 @@ def test_pruned_equals_masked_and_is_smaller(name: str) -> None:
     assert_same(plain_run(masked, feeds), plain_run(pruned, feeds))
     onnx.checker.check_model(ir.to_proto(pruned), full_check=True)
     assert parameters(pruned) <= share * parameters(model)
-    assert not Shrink().plan(pruned, Context(pruned)).channels  # all that is dead goes at once
+    assert not Shrink().plan(pruned, Context(pruned)).rounds  # all that is dead goes at once
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
