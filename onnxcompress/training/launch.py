@@ -111,7 +111,9 @@ def train(
     """
     hard = 0.0 if labels is None else 1.0 if teacher is None else settings.hard_weight
     settings = dataclasses.replace(settings, hard_weight=hard)
-    objective = build_objective(model, temperature=settings.temperature, hard_weight=hard, frozen=frozen)
+    objective = build_objective(
+        model, temperature=settings.temperature, hard_weight=hard, frozen=frozen, samples=inputs
+    )
     data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = initial_weights(model, objective)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..runtime.samples import Samples
 from ..runtime.session import open_session
 from .batch_norm import train_batch_norms, write_out_batch_norms
 from .gradients import Trainable, find_trainable
+from .pooling import write_out_average_pools
 
 LABELS = "onnxcompress.labels"
 TEACHER = "onnxcompress.teacher"
@@ -65,14 +66,17 @@ def build_objective(
     hard_weight: float,
     frozen: Collection[str] = (),
     evaluate: bool = False,
+    samples: Mapping[str, npt.NDArray[np.generic]] | None = None,
 ) -> Objective:
     """Build the graph whose first output is the loss of a batch.
 
     ``loss = (1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels, student)``,
     both means over the batch. A term whose weight is zero is left out, and with it its input. With `evaluate`
-    BatchNormalization stays as it is when the model is used.
+    BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
+    onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    copy = _prepared(model, evaluate=evaluate)
+    sizes = {name: np.shape(array)[1:] for name, array in (samples or {}).items()}
+    copy = _prepared(model, evaluate=evaluate, sizes=sizes)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -99,7 +103,9 @@ def build_objective(
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(model: ir.Model, *, evaluate: bool = False) -> ir.Model:
+def _prepared(
+    model: ir.Model, *, evaluate: bool = False, sizes: Mapping[str, tuple[int, ...]] | None = None
+) -> ir.Model:
     """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained."""
     copy = model.clone()
     if copy.functions:
@@ -110,8 +116,10 @@ def _prepared(model: ir.Model, *, evaluate: bool = False) -> ir.Model:
         if value.is_initializer():
             graph.inputs.remove(value)
     common.TopologicalSortPass()(copy)
+    _close_extents(graph, sizes or {})
     if evaluate:
         write_out_batch_norms(copy)
+    write_out_average_pools(copy)
     _free_batch(graph)
     return copy
 
@@ -129,6 +137,8 @@ def up_to_logits(model: ir.Model) -> ir.Model:
     graph = copy.graph
     logits = graph.outputs[0]
     producer = logits.producer()
+    while producer is not None and producer.op_type in ("Identity", "Reshape") and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()  # converters put these behind an old Softmax
     source = producer.inputs[0] if producer is not None and producer.op_type in ("Softmax", "LogSoftmax") else None
     if source is not None:
         source.shape = source.shape if source.shape is not None else logits.shape
@@ -154,6 +164,17 @@ def _at_trainable_opset(model: ir.Model) -> ir.Model:
         model = ir.from_proto(proto)
     model.ir_version = min(model.ir_version, NEWEST_IR)
     return model
+
+
+def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Put the samples' extents where the model has none; names for others, since one for two would make them equal."""
+    for value in graph.inputs:
+        known = sizes.get(str(value.name), ())
+        if value.shape and len(value.shape) > 1:
+            open_ = [f"{value.name}/{axis}" for axis in range(1, len(value.shape))]
+            rest = known if len(known) == len(open_) else open_
+            dims = [d if isinstance(d, int) else r for d, r in zip(value.shape[1:], rest, strict=True)]
+            value.shape = ir.Shape([value.shape[0], *dims])  # type: ignore[list-item]
 
 
 def _free_batch(graph: ir.Graph) -> None:

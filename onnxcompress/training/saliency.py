@@ -77,7 +77,7 @@ def measure_saliency(
     """
     found = trainable_weights(model)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
-    objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True)
+    objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True, samples=inputs)
     data = check_data(objective, inputs, labels, None)
     initial = initial_weights(model, objective)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:

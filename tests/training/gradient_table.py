@@ -54,7 +54,6 @@ BODIES = {
     "ScatterND": "y = ScatterND(x, positions, updates)",
     "Where": "y = Where(condition, x, p)",
     "MaxPool": "y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)",
-    "AveragePool": "y = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(x)",
     "Conv": "y = Conv(x, kernel)",
     "Gemm": "f = Flatten(x)\n y = Gemm(f, dense, bias)",
     "MatMul": "y = MatMul(x, matrix)",
@@ -76,7 +75,7 @@ BODIES = {
     "Resize": 'y = Resize<mode = "nearest">(x, , scales)',
 }
 TEXT = """<ir_version: 9, opset_import: ["" : %d]>
-g (float[3,4,6,6] image, float[4,1,1] w) => (float loss) {
+g (float[batch,4,6,6] image, float[4,1,1] w) => (float loss) {
  scaled = Mul(image, w)
  x = Sub(scaled, small)
  size = Abs(x)
