@@ -138,14 +138,16 @@ def _run_shape(shape: tuple[int, ...], axes: Sequence[Rows | None], rule: Move, 
 
 
 def _parameters(engine: Engine, node: ir.Node, rule: Move) -> dict[int, npt.NDArray[Any]] | None:
-    """Return the inputs that say how to move; the value that Pad fills with is not among them."""
+    """Return the inputs that say how to move; Pad fills with 0, whatever it is told to fill with."""
     found: dict[int, npt.NDArray[Any]] = {}
     if "value" in node.attributes and node.attributes["value"].as_float():
         return None  # before opset 11 Pad would fill the numbers with it too
     for index, value in enumerate(node.inputs):
-        if value is None or rule.data in (None, index) or (node.op_type == "Pad" and index == 2):
+        if value is None or rule.data in (None, index):
             continue
-        if (known := engine.known.values.get(value)) is not None:
+        if node.op_type == "Pad" and index == 2:
+            found[index] = np.zeros(engine.shape(value), np.int64)  # which stands for "padding" in coordinates
+        elif (known := engine.known.values.get(value)) is not None:
             found[index] = known
         elif looks_up(engine, node):  # any index will do: the axis is frozen, the others do not care
             engine.freeze_axes(node.inputs[0], [edit.int_attribute(node, "axis", 0)], f"{edit.label(node)} looks it up")

@@ -41,6 +41,7 @@ from .layers import (
 from .transformers import (
     attention,
     encoder,
+    linear_attention,
     mean_square_norm,
     mixer,
     norm_after_norm,
@@ -77,6 +78,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "mean square norm": (mean_square_norm, 0.35),
     "written out layer norm": (written_out_layer_norm, 0.35),
     "variance norm": (variance_norm, 0.35),
+    "linear attention": (linear_attention, 0.35),
     "mixer": (mixer, 0.35),
     "token on zeros": (token_on_zeros, 0.36),
     "unet": (unet, 0.35),

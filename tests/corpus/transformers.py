@@ -258,6 +258,37 @@ def mixer() -> ir.Model:
     )
 
 
+def linear_attention() -> ir.Model:
+    """ReLU attention: a row of ones, which Pad adds to the values, sums up what each output is divided by."""
+    return model(
+        """linear (float[N,5,8] x) => (float[N,5,3] y) {
+            h = MatMul(x, we)
+            q = MatMul(h, wq)
+            qr = Relu(q)
+            k = MatMul(h, wk)
+            kr = Relu(k)
+            kt = Transpose<perm=[0,2,1]>(kr)
+            v = MatMul(h, wv)
+            vp = Pad(v, pads, one)
+            s = MatMul(kt, vp)
+            o = MatMul(qr, s)
+            u = Slice(o, zero, last, axis)
+            n = Slice(o, last, far, axis)
+            e = Add(n, tiny)
+            d = Div(u, e)
+            z = MatMul(d, wo)
+            r = Add(h, z)
+            y = MatMul(r, wy)
+        }""",
+        {
+            "we": (8, 24), "wq": (24, 16), "wk": (24, 16), "wv": (24, 16), "wo": (16, 24), "wy": (24, 3),
+            "pads": np.array([0, 0, 0, 0, 0, 1]), "one": np.array(1, np.float32), "zero": np.array([0]),
+            "last": np.array([-1]), "far": np.array([2**62]), "axis": np.array([2]),
+            "tiny": np.array(0.5, np.float32),
+        },
+    )  # fmt: skip
+
+
 def token_on_zeros() -> ir.Model:
     """A class token that is added to zeros, one for each image of the batch, as some exports expand it."""
     return model(
