@@ -32,7 +32,7 @@ OPSETS = {"volo_d1_224": 18}
 
 
 def add_missing_operators() -> None:
-    """Tell the exporter by tracing what it does not know: RMSNorm, and the sizes behind a Pad with known amounts."""
+    """Tell the exporter by tracing what it does not know: RMSNorm, Col2Im, the sizes behind a Pad."""
 
     def rms_norm(graph: Any, x: Any, shape: Any, weight: Any, epsilon: Any) -> Any:
         def number(value: float) -> Any:
@@ -54,6 +54,21 @@ def add_missing_operators() -> None:
         filling = torch.tensor(number if isinstance(number, float) else 0.0)
         return graph.op("Pad", x, graph.op("Constant", value_t=pads), graph.op("Constant", value_t=filling))
 
+    def col2im(graph: Any, x: Any, size: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Any:
+        def numbers(value: Any) -> list[int]:
+            return list(symbolic_helper._get_const(value, "is", "size"))
+
+        if symbolic_helper._is_packed_list(size):
+            zero = graph.op("Constant", value_t=torch.tensor([0]))
+            parts = [graph.op("Unsqueeze", part, zero) for part in symbolic_helper._unpack_list(size)]
+            size = graph.op("Concat", *parts, axis_i=0)
+        kernel = graph.op("Constant", value_t=torch.tensor(numbers(kernel)))
+        pads = 2 * numbers(padding)
+        return graph.op(
+            "Col2Im", x, size, kernel, dilations_i=numbers(dilation), pads_i=pads, strides_i=numbers(stride)
+        )
+
+    torch.onnx.register_custom_op_symbolic("aten::col2im", col2im, OPSETS["volo_d1_224"])
     torch.onnx.register_custom_op_symbolic("aten::rms_norm", rms_norm, OPSET_OF_SCRIPT)
     torch.onnx.register_custom_op_symbolic("aten::pad", pad, OPSET_OF_SCRIPT)
 
