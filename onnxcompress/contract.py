@@ -237,6 +237,11 @@ class Context:
             raise DataError("this needs samples, and there are none; give them with --data (or data=...)")
         return self._samples
 
+    @property
+    def feed(self) -> dict[str, Any] | None:
+        """One sample; None where there are none."""
+        return None if self._samples is None else next(iter(self._samples.head(1).batches()))
+
     @cached_property
     def groups(self) -> Groups:
         """Which positions of which tensors must be pruned together."""

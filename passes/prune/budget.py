@@ -16,13 +16,11 @@ from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.cost import COUNTERS, parameters
 
+from .clock import Clock
 from .ranking import Ranker
 
-Budget: TypeAlias = Literal["channels", "parameters", "macs", "bytes"]
+Budget: TypeAlias = Literal["channels", "parameters", "macs", "bytes", "latency"]
 Gone: TypeAlias = npt.NDArray[np.bool_]
-
-STEPS = 24
-"""Halvings of the share: enough to tell any two of sixteen million channels apart."""
 
 
 class Meter:
@@ -33,7 +31,19 @@ class Meter:
     groups : Groups
     budget : {"parameters", "macs", "bytes"}
         Parameters are those that `inspect` counts; bytes are those of all constants, as they are stored.
+
+    Attributes
+    ----------
+    total : int
+        What the whole model has.
+    steps : int
+        Halvings of the share: enough to tell any two of sixteen million channels apart.
+    margin : float
+        How far off a count may be: not at all.
     """
+
+    steps = 24
+    margin = 0.0
 
     def __init__(self, groups: Groups, budget: Budget) -> None:
         self._groups = groups
@@ -53,6 +63,10 @@ class Meter:
         if self._macs:
             return sum(self._macs_of(node, gone) for node in self._groups.engine.model.graph)
         return sum(self._kept(value, size, gone) for value, size in self._constants)
+
+    def note(self, channels: Mapping[str, list[int]]) -> str:
+        """Return what there is to say about how it was counted: nothing."""
+        return ""
 
     def _kept(self, value: ir.Value, size: int, gone: Gone) -> int:
         tensor = edit.constant(value)
@@ -74,8 +88,13 @@ class Meter:
         return counter(node, read.__getitem__, self._shape(node.outputs[0], known[node.outputs[0]], gone))
 
 
-def reach(ranker: Ranker, meter: Meter, budget: Budget, share: float) -> tuple[dict[str, list[int]], list[Refusal]]:
-    """Find the smallest share of channels that takes `share` of the budget away; says so where none does."""
+def reach(
+    ranker: Ranker, meter: Meter | Clock, budget: Budget, share: float
+) -> tuple[dict[str, list[int]], list[Refusal]]:
+    """Find the smallest share of channels that takes `share` of the budget away; says so where none does.
+
+    What is measured counts as reached when it is as near as measurements can tell.
+    """
     wanted = meter.total * (1 - share)
     low, high = 0.0, 1.0
     best = ranker.choose(high)
@@ -84,10 +103,13 @@ def reach(ranker: Ranker, meter: Meter, budget: Budget, share: float) -> tuple[d
         most = 1 - left / max(meter.total, 1)
         reason = f"at most {most:.1%} of its {budget} can go, and {share:.1%} were asked for"
         return best, [Refusal("model", reason)]
-    for _ in range(STEPS):
+    for _ in range(meter.steps):
         middle = (low + high) / 2
         channels = ranker.choose(middle)
-        if meter.left(channels) <= wanted:
+        left = meter.left(channels)
+        if abs(left - wanted) < meter.margin:
+            return channels, []
+        if left <= wanted:
             high, best = middle, channels
         else:
             low = middle

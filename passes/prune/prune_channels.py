@@ -18,6 +18,7 @@ from onnxcompress.runtime.samples import Samples
 
 from .allocate import allocate, cheapest_first
 from .budget import Budget, Meter, reach
+from .clock import Clock
 from .compensate import compensate
 from .importance import IMPORTANCE, score_groups
 from .masks import ChannelPlan, apply_channels, independent, refusals
@@ -60,8 +61,8 @@ class PruneChannels(Pass):
         Which channels compete: local (those of one group), global (of all groups), isomorphic (of groups of the same
         kind, such as all inner layers of residual blocks).
     budget : str
-        What `sparsity` is a share of: channels, parameters, macs, or bytes of the weights. For the last three the
-        smallest share of channels is found that takes so much away.
+        What `sparsity` is a share of: channels, parameters, macs, bytes of the weights, or the measured latency. For
+        the last four the smallest share of channels is found that takes so much away.
     exclude : tuple of str
         Groups to leave alone, by patterns (``stem*``) on their names or their weights' names.
     overrides : tuple of str
@@ -123,9 +124,12 @@ class PruneChannels(Pass):
         if self.sparsity == "auto":
             plan, short = self._allocated(ranker, model, context)
         else:
-            ranker = self._step_by_step(ranker, self.sparsity, model, context)
-            channels, short = self._lowest(ranker, self.sparsity)
-            plan = self._completed(channels, model, context)
+            meter = self._meter(ranker, context)
+            ranker = self._step_by_step(ranker, meter, self.sparsity, model, context)
+            channels, short = self._lowest(ranker, meter, self.sparsity)
+            plan = dataclasses.replace(
+                self._completed(channels, model, context), note="" if meter is None else meter.note(channels)
+            )
         return dataclasses.replace(plan, refused=(*refused, *short, *plan.refused))
 
     def ranker(self, context: Context) -> tuple[Ranker, list[Refusal]]:
@@ -148,10 +152,12 @@ class PruneChannels(Pass):
         ranker = Ranker(groups, scores, self.ranking, self.round_to, self.keep_at_least, fixed)
         return ranker, [*refusals(groups), *factors, *out, *lacking]
 
-    def _step_by_step(self, ranker: Ranker, sparsity: float, model: ir.Model, context: Context) -> Ranker:
+    def _step_by_step(
+        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: float, model: ir.Model, context: Context
+    ) -> Ranker:
         """Zero a little more in each step but the last and score again; what is gone stays first in the order."""
         for step in range(1, self.steps):
-            channels, _ = self._lowest(ranker, sparsity * step / self.steps)
+            channels, _ = self._lowest(ranker, meter, sparsity * step / self.steps)
             copy = model.clone()
             apply_channels(copy, self._completed(channels, model, context))
             scores = {name: score.copy() for name, score in self.ranker(context.on(copy))[0].scores.items()}
@@ -160,10 +166,16 @@ class PruneChannels(Pass):
             ranker = dataclasses.replace(ranker, scores=scores)
         return ranker
 
-    def _lowest(self, ranker: Ranker, sparsity: float) -> tuple[dict[str, list[int]], list[Refusal]]:
-        if self.budget == "channels":
-            return ranker.choose(sparsity), []
-        return reach(ranker, Meter(ranker.groups, self.budget), self.budget, sparsity)
+    def _meter(self, ranker: Ranker, context: Context) -> Meter | Clock | None:
+        """Return what counts or measures the budget; None where it is channels."""
+        if self.budget == "latency":
+            return Clock(context.model, context.feed)
+        return None if self.budget == "channels" else Meter(ranker.groups, self.budget)
+
+    def _lowest(
+        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: float
+    ) -> tuple[dict[str, list[int]], list[Refusal]]:
+        return (ranker.choose(sparsity), []) if meter is None else reach(ranker, meter, self.budget, sparsity)
 
     def _completed(
         self, channels: dict[str, list[int]], model: ir.Model, context: Context, samples: Samples | None = None
