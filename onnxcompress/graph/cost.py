@@ -111,16 +111,19 @@ COUNTERS: dict[str, Callable[[ir.Node, Callable[[int], tuple[int, ...]], tuple[i
 
 
 def macs(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, int]:
-    """Return multiply-accumulates per node of the main graph, for nodes that multiply and whose shapes are known."""
+    """Return multiply-accumulates per node, for nodes that multiply and whose shapes are known.
+
+    In inner graphs each node counts once: both branches of an If, one round of a Loop.
+    """
     known = shapes.concrete(model, sizes)
     found: dict[str, int] = {}
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         counter = COUNTERS.get(edit.op_of(node))
         values = [v for v in (*node.inputs[:3], *node.outputs[:1]) if v is not None]
         if counter is None or any(v not in known.shapes for v in values):
             continue
         read = [() if v is None else known.shapes.get(v, ()) for v in node.inputs]
-        found[node.name or node.outputs[0].name or ""] = counter(
-            node, read.__getitem__, known.shapes.get(node.outputs[0], ())
-        )
+        name = node.name or edit.output_name(node)
+        count = counter(node, read.__getitem__, known.shapes.get(node.outputs[0], ()))
+        found[name] = found.get(name, 0) + count  # names may repeat from branch to branch
     return found

@@ -67,7 +67,7 @@ class Concrete:
     Attributes
     ----------
     shapes : dict
-        Main-graph value → shape as integers; values of unknown shape are absent.
+        Value → shape as integers; values of unknown shape are absent. Of inner graphs, what ONNX's inference finds.
     values : dict
         Main-graph value → array, for small constants and what is computed from them and from shapes.
     moving : set
@@ -115,13 +115,16 @@ class _Probe:
                     self._constants.values[value] = tensor.numpy()
 
     def run(self, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
-        _, known = next(self._skeleton.infer(sizes))
+        (_, known), *inner = self._skeleton.infer(sizes)
         result = Concrete(dict(self._constants.shapes), dict(self._constants.values))
         for value in self._model.graph.inputs:
             if value.name is not None and value.name in sizes:
                 result.shapes[value] = sizes[value.name]
         for node in self._model.graph:
             _visit(node, result, known, self._model.opset_imports.get("", 1))
+        for graph, types in inner:
+            found = ((value, static(types.get(value.name or ""))) for value in _own_values(graph))
+            result.shapes.update((value, shape) for value, shape in found if shape is not None)
         return result
 
 

@@ -61,7 +61,7 @@ class Meter:
         """Return what is left without these channels of these groups."""
         gone = self._groups.table(labels_of(self._groups, channels))
         if self._macs:
-            return sum(self._macs_of(node, gone) for node in self._groups.engine.model.graph)
+            return sum(self._macs_of(node, gone) for node in self._groups.engine.model.graph.all_nodes())
         return sum(self._kept(value, size, gone) for value, size in self._constants)
 
     def note(self, channels: Mapping[str, list[int]]) -> str:

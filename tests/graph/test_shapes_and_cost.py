@@ -79,3 +79,25 @@ def test_hostile_sizes_do_not_run() -> None:
     )
     known = shapes.concrete(subject)
     assert not any(v.name == "c" and v in known.values for node in subject.graph for v in node.outputs)
+
+
+def test_macs_of_inner_graphs_count_each_node_once() -> None:
+    """Both branches of the If and one round of the Loop, with names that repeat."""
+    subject = model(
+        """g (float[1,3,4,4] x, bool flag) => (float[1,6,4,4] y) {
+            t = If (flag) <
+                then_branch = same () => (float[1,6,4,4] u) { u = Conv(x, w1) },
+                else_branch = other () => (float[1,6,4,4] v) { h = Conv(x, w2) v = Conv(h, w3) }
+            >
+            three = Constant<value = int64 {3}>()
+            yes = Constant<value = bool {1}>()
+            y = Loop (three, yes, t) <
+                body = step (int64 i, bool go, float[1,6,4,4] before) => (bool more, float[1,6,4,4] after) {
+                    more = Identity(go)
+                    after = Conv(before, w4)
+                }
+            >
+        }""",
+        {"w1": (6, 3, 1, 1), "w2": (2, 3, 1, 1), "w3": (6, 2, 1, 1), "w4": (6, 6, 1, 1)},
+    )
+    assert sum(cost.macs(subject).values()) == 16 * (6 * 3 + 2 * 3 + 6 * 2 + 6 * 6)
