@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -260,3 +263,13 @@ def test_public_compare_and_bench_take_every_kind_of_model(model):
             onnxcompress.bench(wrong)
     with pytest.raises(onnxcompress.OnnxCompressError, match="seconds > 0"):
         onnxcompress.bench([model], seconds=0)
+
+
+def test_an_interrupt_while_starting_ends_without_a_traceback(tmp_path: Path) -> None:
+    """A stand-in for the first import sends the interrupt."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from onnxcompress.__main__ import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (-signal.SIGINT, "")
