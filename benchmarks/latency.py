@@ -106,7 +106,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     for path in options.models:
-        compare(path, onnxcompress.load(path), options.share, options.round_to, options.seconds)
+        try:
+            compare(path, onnxcompress.load(path), options.share, options.round_to, options.seconds)
+        except onnxcompress.OnnxCompressError as error:
+            print(f"{path}: {error}", flush=True)
     if not options.models:
         compare("ResNet-50's structure", resnet50(), options.share, options.round_to, options.seconds)
     return 0
