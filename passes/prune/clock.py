@@ -11,11 +11,14 @@ from onnxcompress.channels.groups import find_groups
 from onnxcompress.channels.remove import remove
 from onnxcompress.runtime.timing import Timing, time_models
 
-Timer: TypeAlias = Callable[[ir.Model, ir.Model], Timing]
-"""Times the second model beside the first."""
+Timer: TypeAlias = Callable[[ir.Model, ir.Model, float], Timing]
+"""Times the second model beside the first, for so many seconds."""
 
 SECONDS = 1.0
-"""How long one candidate and the original are timed."""
+LONGEST = 8.0
+"""How long one cut and the original are timed at first, and at most, where the ratio is less certain than `CERTAIN`."""
+
+CERTAIN = 0.03
 
 
 class Clock:
@@ -34,7 +37,7 @@ class Clock:
     ----------
     total : float
     margin : float
-        Half of the 95 % interval of the last ratio: what is nearer than this cannot be told apart.
+        Half of the 95 % interval of the last ratio, at most `CERTAIN`: what is nearer than this need not be told apart.
     """
 
     total = 1.0
@@ -42,7 +45,7 @@ class Clock:
 
     def __init__(self, model: ir.Model, feed: dict[str, Any] | None, timer: Timer | None = None) -> None:
         self._model = model
-        self._timer = timer or (lambda one, other: time_models([one, other], feed, seconds=SECONDS)[1])
+        self._timer = timer or (lambda one, other, seconds: time_models([one, other], feed, seconds=seconds)[1])
         self._timings: dict[tuple[tuple[str, tuple[int, ...]], ...], Timing] = {}
         self.margin = 0.0
 
@@ -52,10 +55,18 @@ class Clock:
         if key not in self._timings:
             copy = self._model.clone()
             remove(copy, find_groups(copy), channels)
-            self._timings[key] = self._timer(self._model, copy)
+            self._timings[key] = self._timed(copy)
         timing = self._timings[key]
-        self.margin = (timing.ratio_high - timing.ratio_low) / 2
+        self.margin = min(_spread(timing), CERTAIN)
         return timing.ratio
+
+    def _timed(self, copy: ir.Model) -> Timing:
+        seconds = SECONDS
+        timing = self._timer(self._model, copy, seconds)
+        while _spread(timing) > CERTAIN and seconds < LONGEST:
+            seconds *= 2
+            timing = self._timer(self._model, copy, seconds)
+        return timing
 
     def note(self, channels: Mapping[str, list[int]]) -> str:
         """Say what was measured."""
@@ -66,6 +77,10 @@ class Clock:
         return (
             f"without these channels it takes {interval} of the time, as measured; {len(self._timings)} cuts were timed"
         )
+
+
+def _spread(timing: Timing) -> float:
+    return (timing.ratio_high - timing.ratio_low) / 2
 
 
 def _key(channels: Mapping[str, list[int]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

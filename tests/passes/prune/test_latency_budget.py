@@ -22,9 +22,11 @@ class Counter:
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise, self.asked = noise, 0
+        self.longest = 0.0
 
-    def __call__(self, one: ir.Model, other: ir.Model) -> Timing:
+    def __call__(self, one: ir.Model, other: ir.Model, seconds: float) -> Timing:
         self.asked += 1
+        self.longest = max(self.longest, seconds)
         ratio = sum(macs(other).values()) / sum(macs(one).values())
         return Timing(1, 1, 1, ratio, ratio - self.noise, ratio + self.noise, 5)
 
@@ -55,10 +57,19 @@ def test_the_smallest_of_128_shares_that_is_fast_enough(share: float, round_to: 
 
 def test_what_noise_hides_is_not_searched_for() -> None:
     model, ranker = setting()
-    timer = Counter(noise=0.1)
+    exact, noisy = Counter(), Counter(noise=0.02)
+    reach(ranker, Clock(model, None, exact), "latency", 0.5)
+    channels, _ = reach(ranker, Clock(model, None, noisy), "latency", 0.5)
+    assert abs(left_of(model, channels) - 0.5) < 0.02
+    assert noisy.asked < exact.asked
+
+
+def test_a_noisy_machine_is_timed_longer_and_never_believed_blindly() -> None:
+    model, ranker = setting()
+    timer = Counter(noise=0.5)
     channels, _ = reach(ranker, Clock(model, None, timer), "latency", 0.5)
-    assert abs(left_of(model, channels) - 0.5) < 0.1
-    assert timer.asked < 5
+    assert timer.longest == 8
+    assert abs(left_of(model, channels) - 0.5) < 0.03
 
 
 def test_a_latency_out_of_reach_is_said() -> None:
