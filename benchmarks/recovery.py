@@ -4,7 +4,8 @@
 
 KIT_FOLDER is as for ``kit.py``; the model `digits` is the demonstration's own, with its own data. Samples come from the
 calibration split (512 drawn from a seed), scores from the test split through plain ONNX Runtime, after `Shrink`.
-With `--results`, each line is kept in a file as it comes, and what is there already is not measured again.
+With `--results`, each line is kept in a file as it comes, and what is there already is not measured again. A table in
+Markdown comes last.
 """
 
 from __future__ import annotations
@@ -113,6 +114,20 @@ class Results:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
+    def table(self, models: list[str]) -> str:
+        """Return scores as a table in Markdown, models and shares down, variants across; the best of each row bold."""
+        lines = [f"| model (original) | MACs gone | {' | '.join(VARIANTS)} |", "|---|---|" + "---|" * len(VARIANTS)]
+        for model in models:
+            scores = {(r["share"], r["variant"]): r["score"] for r in self.rows if r["model"] == model}
+            name = f"{model} ({scores.get((0, 'original'), float('nan')):.3f})"
+            for share in sorted({share for share, _ in scores if share}):
+                best = max(score for (other, _), score in scores.items() if other == share)
+                row = (scores.get((share, variant)) for variant in VARIANTS)
+                cells = ("–" if s is None else f"**{s:.3f}**" if s == best else f"{s:.3f}" for s in row)
+                lines.append(f"| {name} | {share:.0%} | {' | '.join(cells)} |")
+                name = ""
+        return "\n".join(lines).replace("0.", ".")
+
 
 def measure(subject: Subject, share: float, variant: str, budget: str, results: Results) -> None:
     """Prune once, and add the row."""
@@ -160,6 +175,7 @@ def main() -> int:
                     measure(subject, share, variant, options.budget, results)
                 except OnnxCompressError as error:
                     print(f"{name} {share} {variant}: {error}", flush=True)
+    print(results.table(options.models))
     return 0
 
 
