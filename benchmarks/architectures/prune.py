@@ -128,6 +128,8 @@ def _gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:
     for a, b in zip(first, second, strict=True):
         if a.shape != b.shape:
             raise ValueError(f"an output has shape {b.shape}, and had {a.shape}")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise ValueError("an output is not finite")
         if a.size:
             largest = float(np.abs(a.astype(np.float64)).max()) or 1.0
             worst = max(worst, float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) / largest)

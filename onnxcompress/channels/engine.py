@@ -54,7 +54,8 @@ class Engine:
     """What a rule may ask and say. Rules are functions of an engine and a node, in a table by operator.
 
     `shifted` holds the values, and axes counted from the end, along which a masked channel is not zero, since something
-    was added to all of them: the sum over such a channel is not nothing.
+    was added to all of them: the sum over such a channel is not nothing. `divisors` are the labels of values that are
+    divided by and would be zero where a channel is.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -66,6 +67,7 @@ class Engine:
         self._axes: dict[ir.Value, Axes] = {}
         self.fixed: dict[ir.Value, str] = {}
         self.shifted: set[tuple[ir.Value, int]] = set()
+        self.divisors: list[Rows] = []
         self.traces: dict[Hashable, list[Trace] | None] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:

@@ -43,6 +43,8 @@ def note_shift(engine: Engine, node: ir.Node) -> None:
         rank = len(engine.shape(out))
         labelled = [axis - rank for axis, rows in enumerate(engine.axes(out)) if rows is not None]
         engine.shifted.update((out, axis) for axis in labelled if _is_shifted(engine, node, op, axis))
+        if op == "Div":
+            _note_divisor(engine, node.inputs[1])
     elif op in MOVES or op in KEEPING or op.startswith("Reduce"):
         labels = _shifted_labels(engine, node.inputs if op == "Concat" else node.inputs[:1])
         for out in node.outputs if labels.size else ():
@@ -50,6 +52,13 @@ def note_shift(engine: Engine, node: ir.Node) -> None:
             for axis, rows in enumerate(engine.axes(out)):
                 if rows is not None and np.isin(engine.labels.resolve(rows), labels).any():
                     engine.shifted.add((out, axis - rank))
+
+
+def _note_divisor(engine: Engine, value: ir.Value | None) -> None:
+    if value is not None and edit.constant(value) is None:
+        for axis, rows in enumerate(engine.axes(value)):
+            if rows is not None and (value, axis - len(engine.shape(value))) not in engine.shifted:
+                engine.divisors.append(rows)
 
 
 def _shifted_labels(engine: Engine, values: Iterable[ir.Value | None]) -> npt.NDArray[np.int64]:
@@ -64,7 +73,11 @@ def _is_shifted(engine: Engine, node: ir.Node, op: str, axis: int) -> bool:
     read = [v for v in node.inputs if v is not None]
     computed = [v for v in read if edit.constant(v) is None]
     if op == "Mul":
-        return bool(computed) and all((v, axis) in engine.shifted for v in computed)
+        zeroed = any(v not in computed and len(engine.shape(v)) >= -axis and engine.shape(v)[axis] > 1 for v in read)
+        return bool(computed) and not zeroed and all((v, axis) in engine.shifted for v in computed)
     if op in NOT_ZERO_AT_ZERO or any((v, axis) in engine.shifted for v in computed):
         return True
+    if op == "Clip":
+        low = engine.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        return low is not None and bool((low > 0).all())
     return op in ADDING and any(len(engine.shape(v)) < -axis or engine.shape(v)[axis] == 1 for v in read)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.remove import labels_of
-from onnxcompress.channels.zeroing import may_be_zero
+from onnxcompress.channels.zeroing import makes_divisor_zero, may_be_zero
 from onnxcompress.contract import Change, Changes, Plan, Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
@@ -111,7 +111,7 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
             continue
         array: npt.NDArray[Any] | None = None
         for axis, rows in enumerate(axes):
-            if rows is not None and (hit := gone[rows].any(0)).any():
+            if rows is not None and (hit := gone[rows].any(0)).any() and not makes_divisor_zero(groups, value, axis):
                 array = tensor.numpy().copy() if array is None else array
                 array[(slice(None),) * axis + (hit,)] = 0
         if array is not None:

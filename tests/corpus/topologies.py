@@ -41,6 +41,7 @@ from .layers import (
 from .transformers import (
     attention,
     encoder,
+    gated_heads,
     linear_attention,
     mean_square_norm,
     mixer,
@@ -78,6 +79,7 @@ TOPOLOGIES: dict[str, tuple[Callable[[], ir.Model], float]] = {
     "mean square norm": (mean_square_norm, 0.35),
     "written out layer norm": (written_out_layer_norm, 0.35),
     "variance norm": (variance_norm, 0.35),
+    "gated heads": (gated_heads, 0.40),
     "linear attention": (linear_attention, 0.35),
     "mixer": (mixer, 0.35),
     "token on zeros": (token_on_zeros, 0.36),

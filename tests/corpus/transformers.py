@@ -289,6 +289,28 @@ def linear_attention() -> ir.Model:
     )  # fmt: skip
 
 
+def gated_heads() -> ir.Model:
+    """Heads with a gate each, divided by their own sum: a head of zeros would be 0 / 0."""
+    return model(
+        """gates (float[N,5,8] x) => (float[N,5,3] y) {
+            a = MatMul(x, w1)
+            h = Reshape(a, heads)
+            e = Sigmoid(h)
+            g = Mul(e, gate)
+            s = ReduceSum(g, last)
+            d = Div(g, s)
+            f = Reshape(d, flat)
+            b = MatMul(f, w2)
+            r = Relu(b)
+            y = MatMul(r, w3)
+        }""",
+        {
+            "w1": (8, 32), "gate": (8, 1), "w2": (32, 24), "w3": (24, 3), "heads": np.array([0, 5, 8, 4]),
+            "flat": np.array([0, 5, 32]), "last": np.array([-1]),
+        },
+    )  # fmt: skip
+
+
 def token_on_zeros() -> ir.Model:
     """A class token that is added to zeros, one for each image of the batch, as some exports expand it."""
     return model(
