@@ -356,9 +356,12 @@ PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "MatMul": _weighted,
     "MaxPool": _spatial,
     "QuantizeLinear": _quantized,
+    "ReduceL1": _reduction,
+    "ReduceL2": _reduction,
     "ReduceMax": _reduction,
     "ReduceMean": _reduction,
     "ReduceMin": _reduction,
     "ReduceSum": _reduction,
+    "ReduceSumSquare": _reduction,
     "Resize": _spatial,
 }

@@ -359,3 +359,30 @@ def flatten_to_gemm() -> ir.Model:
             "w1": (10, 2, 3, 3), "b1": (10,), "w2": (12, 90), "b2": (12,), "w3": (5, 12), "target": np.array([-1, 90]),
         },
     )  # fmt: skip
+
+
+def response_norm() -> ir.Model:
+    """ConvNeXt V2's normalisation: each channel's norm against the mean of all norms."""
+    return model(
+        """grn (float[N,3,6,6] x) => (float[N,4] y) {
+            a = Conv(x, w0)
+            r = Relu(a)
+            n = ReduceL2(r, space)
+            m = ReduceMean(n, channels)
+            e = Add(m, tiny)
+            d = Div(n, e)
+            s = Mul(r, d)
+            g = Mul(s, scale)
+            h = Add(g, shift)
+            k = Add(h, r)
+            b = Conv<pads=[1,1,1,1]>(k, w1)
+            p = GlobalAveragePool(b)
+            f = Flatten(p)
+            y = Gemm<transB=1>(f, w2)
+        }""",
+        {
+            "w0": (16, 3, 1, 1), "space": np.array([2, 3]), "channels": np.array([1]),
+            "tiny": np.array(1e-6, np.float32),
+            "scale": (1, 16, 1, 1), "shift": (1, 16, 1, 1), "w1": (24, 16, 3, 3), "w2": (4, 24),
+        },
+    )  # fmt: skip
