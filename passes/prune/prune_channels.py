@@ -71,7 +71,7 @@ class PruneChannels(Pass):
         Of each group at least so many channels stay.
     compensate : bool
         Fit the weights that read the channels to those that stay, in closed form, on up to 512 samples without
-        labels; see docs/recovery.md. FoldConstants and FoldBatchNorm before it let it reach more.
+        labels, or on noise; see docs/recovery.md. FoldConstants and FoldBatchNorm before it let it reach more.
     steps : int
         Get there in so many equal steps, and score what is left after each; with `compensate` after fitting it.
 
