@@ -25,7 +25,6 @@ import onnxruntime as ort
 from kit import load_kit, score
 
 from onnxcompress import OnnxCompressError, apply
-from onnxcompress.contract import Pass
 from onnxcompress.demo.data import load_split
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Shrink
 
@@ -135,21 +134,21 @@ class Results:
 def measure(subject: Subject, share: float, variant: str, budget: str, results: Results) -> None:
     """Prune once, and add the row."""
     prune = PruneChannels(sparsity=share, budget=budget, **VARIANTS[variant])  # type: ignore[arg-type]
-    recipe: list[Pass] = [prune, Shrink()]
     with tempfile.TemporaryDirectory() as temporary:
-        target = Path(temporary, "pruned.onnx")
+        masked, target = Path(temporary, "masked.onnx"), Path(temporary, "pruned.onnx")
         start = time.perf_counter()
         data = None if variant in WITHOUT_SAMPLES else subject.samples
-        _, report = apply(subject.folded, recipe, data=data, output=target, evaluate_on=subject.few)
+        _, report = apply(subject.folded, [prune], data=data, output=masked, evaluate_on=subject.few)
         seconds = time.perf_counter() - start
-        macs = [stage.macs or 0 for stage in report.stages]
+        _, shrunk = apply(masked, [Shrink()], output=target)
+        before, after = (stage.macs or 0 for stage in (shrunk.stages[0], shrunk.stages[-1]))
         not_fitted = [r.subject for r in report.steps[0].refused if "not compensated" in r.reason]
         results.add(
             model=subject.name,
             share=share,
             variant=variant,
             score=subject.score(target),
-            macs=macs[-1] / max(macs[0], 1),
+            macs=after / max(before, 1),
             bytes=target.stat().st_size / subject.path.stat().st_size,
             seconds=seconds,
             not_fitted=len(not_fitted),
