@@ -92,3 +92,18 @@ def test_a_relu_that_could_fire_stays() -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     _, report = apply(proto, [Shrink()])
     assert report.steps[0].done == []
+
+
+def test_what_has_no_known_shape_has_no_bounds() -> None:
+    """Which branch runs is known only when the model runs, and what pools over it has no extents before."""
+    text = """g (float[1,4,8,8] x, bool c) => (float y) {
+        r = If (c) <then_branch = a () => (float[?,?,?,?] t) { t = Relu(x) },
+                    else_branch = b () => (float[?,?] e) { e = Flatten(x) }>
+        p = MaxPool<kernel_shape = [2,2]>(r)
+        y = ReduceSum<keepdims = 0>(p)
+    }"""
+    subject = ir.from_proto(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'))
+    engine = analyse(subject)
+    assert subject.graph[0].outputs[0] not in engine.known.shapes
+    bounds = Bounds(engine)
+    assert not list(bounds.fixed(subject.graph[1].outputs[0]))
