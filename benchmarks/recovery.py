@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "l2, fitted": {"compensate": True},
     "reconstruction, fitted": {"importance": "reconstruction", "compensate": True},
     "reconstruction, global, fitted": {"importance": "reconstruction", "ranking": "global", "compensate": True},
+    "the same in 3 steps": {"importance": "reconstruction", "ranking": "global", "compensate": True, "steps": 3},
 }
 """Magnitude; other criteria; with compensation, first without samples."""
 
