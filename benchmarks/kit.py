@@ -9,7 +9,6 @@ KIT_FOLDER holds ``models/*.onnx`` and a ``kit.py`` with ``feeds(name, split)``,
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from loading import load_kit
 
 from onnxcompress import OnnxCompressError, apply
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Quantize, Shrink
@@ -25,16 +25,6 @@ from onnxcompress.runtime.timing import time_models
 
 SCORED = ("resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls")
 HEADER = f"{'model':28s} {'stage':>10s} {'score':>7s} {'bytes':>8s} {'latency':>17s}  refused"
-
-
-def load_kit(folder: Path) -> ModuleType:
-    """Import the kit's own module by its path."""
-    spec = importlib.util.spec_from_file_location("kit", folder / "kit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def score(kit: ModuleType, name: str, path: Path) -> float:

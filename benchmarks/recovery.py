@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from kit import load_kit, score
+from kit import score
+from loading import load_kit
 
 from onnxcompress import OnnxCompressError, apply
 from onnxcompress.demo.data import load_split

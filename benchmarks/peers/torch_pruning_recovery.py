@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import sys
 import warnings
 from pathlib import Path
@@ -22,7 +21,9 @@ import numpy as np
 import onnx
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "architectures"))
+from loading import load_kit
 from networks import allow_missing_torchvision_operators
 
 allow_missing_torchvision_operators()
@@ -41,16 +42,6 @@ IMPORTANCES: dict[str, tuple[Any, bool]] = {
     "taylor": (lambda: tp.importance.GroupTaylorImportance(), False),
     "taylor global": (lambda: tp.importance.GroupTaylorImportance(), True),
 }
-
-
-def load_kit(folder: Path) -> ModuleType:
-    """Import the kit's own module by its path."""
-    spec = importlib.util.spec_from_file_location("kit", folder / "kit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def samples(kit: ModuleType, name: str, count: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
