@@ -55,7 +55,7 @@ def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
     return node if node is not None and edit.op_of(node) == op else None
 
 
-def add_lost_squares(insert: edit.Inserter, node: ir.Node, mean: ir.Value, share: float, scaled: ir.Value) -> ir.Value:
+def add_lost_squares(insert: edit.Inserter, node: ir.Node, mean: ir.Value, share: float, scaled: ir.Value) -> None:
     """Add what the removed channels of zeros had in a variance: the mean's square, ``1 - share`` times."""
     dtype = (mean.dtype or ir.DataType.FLOAT).numpy()
     square = insert.node("Mul", [mean, mean], before=node, dtype=mean.dtype)
@@ -65,10 +65,4 @@ def add_lost_squares(insert: edit.Inserter, node: ir.Node, mean: ir.Value, share
     shaped = insert.node("ReduceMean", [square, *node.inputs[1:]], attributes=attributes, before=node, dtype=mean.dtype)
     lost = insert.constant(f"{edit.output_name(node)}_lost", np.array(1 - share, dtype))
     part = insert.node("Mul", [shaped, lost], before=node, dtype=mean.dtype)
-    multiply = scaled.producer()
-    assert multiply is not None
-    total = insert.node("Add", [scaled, part], after=multiply, dtype=scaled.dtype, shape=scaled.shape)
-    add = total.producer()
-    assert add is not None
-    edit.replace_uses(scaled, total, except_for=[add])
-    return total
+    insert.behind(scaled, "Add", part, shape=scaled.shape)

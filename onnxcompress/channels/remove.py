@@ -194,10 +194,7 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     )
     node.replace_input_with(0, wide)
     ends = [removal.insert.constant(f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
-    cut = removal.insert.node("Slice", [out, *ends], after=node, dtype=out.dtype)
-    sliced = cut.producer()
-    assert sliced is not None
-    edit.replace_uses(out, cut, except_for=[sliced])
+    removal.insert.behind(out, "Slice", *ends)
     out.shape = None
 
 
@@ -214,10 +211,7 @@ def _reduce_mean(removal: Removal, node: ir.Node) -> None:
         return
     dtype = (data.dtype or ir.DataType.FLOAT).numpy()
     factor = removal.insert.constant(f"{edit.output_name(node)}_share", np.array(share, dtype))
-    scaled = removal.insert.node("Mul", [out, factor], after=node, dtype=out.dtype, shape=out.shape)
-    multiply = scaled.producer()
-    assert multiply is not None
-    edit.replace_uses(out, scaled, except_for=[multiply])
+    scaled = removal.insert.behind(out, "Mul", factor, shape=out.shape)
     parts = centred(removal.groups.engine, node)
     if parts is not None:
         add_lost_squares(removal.insert, node, parts[1], share, scaled)

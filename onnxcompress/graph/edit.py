@@ -138,6 +138,14 @@ class Inserter:
             self.graph.append(node)
         return output
 
+    def behind(self, value: ir.Value, op_type: str, *others: ir.Value, shape: ir.Shape | None = None) -> ir.Value:
+        """Add a node that reads a node's output and `others`, between that output and all that read it."""
+        result = self.node(op_type, [value, *others], after=value.producer(), dtype=value.dtype, shape=shape)
+        node = result.producer()
+        assert node is not None
+        replace_uses(value, result, except_for=[node])
+        return result
+
 
 def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] = ()) -> None:
     """Let every consumer of `old` read `new`, and the graph return it; `except_for` nodes keep `old`.
@@ -200,11 +208,7 @@ def _add_behind(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dty
             total = (bias.numpy().astype(np.float64) + addition).astype(dtype)
             _replace_constant(insert, added, 1 - index, f"{out.name}_bias", total)
             return
-    value = insert.constant(f"{out.name}_constant", addition.astype(dtype))
-    total_value = insert.node("Add", [out, value], after=node, dtype=out.dtype, shape=out.shape)
-    added_node = total_value.producer()
-    assert added_node is not None
-    replace_uses(out, total_value, except_for=[added_node])
+    insert.behind(out, "Add", insert.constant(f"{out.name}_constant", addition.astype(dtype)), shape=out.shape)
 
 
 def _replace_constant(insert: Inserter, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
