@@ -131,6 +131,8 @@ class _Reader:
         """Return the variance that is left unexplained when one of the channels goes and the rest is refitted."""
         at = self.places[channels]
         absent = at < 0
+        if absent.all():  # none of them stands here, and perhaps nothing is left
+            return np.zeros(len(channels))
         if at.shape[1] == 1:
             one = at[:, 0]
             return np.where(absent[:, 0], 0, np.maximum(self.energy[one, one] / self.inverse[one, one], 0))

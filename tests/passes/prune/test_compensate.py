@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from corpus.oracle import plain_run
+from corpus.oracle import assert_same, drawn_feeds, plain_run
 from corpus.text import model
+from corpus.topologies import TOPOLOGIES
 
 from onnxcompress import apply
 from onnxcompress.contract import Context
@@ -237,3 +238,14 @@ def test_noise_fits_any_input(inputs: str) -> None:
     subject = model(f"g ({inputs}) => ({inputs.replace(' x', ' y')}) {{ y = Identity(x) }}", {})
     samples = noise_samples(subject, 8, 0)
     assert sum(len(batch["x"]) for batch in samples.batches()) == 8
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_every_topology_is_fitted_and_shrinks_exactly(topology: str) -> None:
+    """Groups that are read at places of their own, as the halves of a Split are, too."""
+    subject = TOPOLOGIES[topology][0]()
+    feeds = drawn_feeds(subject, batch=4)
+    prune = PruneChannels(importance="reconstruction", sparsity=0.3, compensate=True)
+    masked, _ = apply(subject, [prune], data=feeds)
+    small, _ = apply(masked, [Shrink()])
+    assert_same(plain_run(masked, feeds), plain_run(small, feeds))

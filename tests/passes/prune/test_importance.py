@@ -217,7 +217,9 @@ def test_measured_criteria_need_samples(importance: str) -> None:
     assert not PruneChannels.needs.samples  # what the catalogue lists
 
 
-@pytest.mark.parametrize("importance", ["l1", "bn_scale", "lamp", "fpgm", "activation", "apoz", "wanda"])
+@pytest.mark.parametrize(
+    "importance", ["l1", "bn_scale", "lamp", "fpgm", "activation", "apoz", "wanda", "reconstruction"]
+)
 @pytest.mark.parametrize("topology", ["conv chain, batch norm", "depthwise", "attention", "flatten to gemm", "grouped"])
 def test_every_criterion_shrinks_what_it_prunes(topology: str, importance: str) -> None:
     subject = TOPOLOGIES[topology][0]()
