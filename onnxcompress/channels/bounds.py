@@ -10,9 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.norms import batch_norm
 from .constants import WEIGHTED, Channel, layout_of, padded, padding
 from .engine import Engine
-from .movement import MOVES, looks_up, moved_inputs, trace
+from .movement import MOVES, moved_inputs, trace, traced_axes
 
 Interval: TypeAlias = npt.NDArray[np.float64]
 """Shape (2, n): the lowest and the highest value at each position."""
@@ -101,10 +102,9 @@ def _move(bounds: Bounds, node: ir.Node) -> None:
             for axis in range(len(engine.shape(out))):
                 bounds._set(out, axis, bounds.along(sources[0], axis))
         return
-    labelled = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
-    if looks_up(engine, node):
-        labelled -= {edit.int_attribute(node, "axis", 0) % len(engine.shape(sources[0]))}
-    useful = [axis for axis in sorted(labelled) if any(np.isfinite(bounds.along(s, axis)).any() for s in sources)]
+    useful = [
+        axis for axis in traced_axes(engine, node) if any(np.isfinite(bounds.along(s, axis)).any() for s in sources)
+    ]
     for value, traced in zip(node.outputs, (trace(engine, node) if useful else None) or [], strict=False):
         for axis in useful:
             fill = np.full((2, 1), padding(engine, node))
@@ -166,7 +166,7 @@ def _clip(node: ir.Node, read: list[Interval]) -> Interval:
 
 
 def _leaky_relu(node: ir.Node, read: list[Interval]) -> Interval:
-    slope = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 0.01
+    slope = node.attributes.get_float("alpha", 0.01)
     low, high = (np.where(r < 0, slope * r, r) for r in read[0])
     return np.stack([low, high]) if slope >= 0 else np.full(read[0].shape, np.nan)
 
@@ -241,13 +241,11 @@ def _dot(matrix: npt.NDArray[np.float64], vector: Channel) -> Channel:
 
 
 def _batch_norm(bounds: Bounds, node: ir.Node) -> None:
-    tensors = [edit.constant(v) for v in node.inputs[1:5]]
-    if any(t is None for t in tensors) or node.inputs[0] is None or len(node.outputs) > 1:
+    found = batch_norm(node)
+    if found is None or node.inputs[0] is None or len(node.outputs) > 1:
         return
-    scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in tensors if t is not None)
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    factor, mean, shift = found
     with np.errstate(invalid="ignore"):
-        factor = scale / np.sqrt(variance + epsilon)
         ends = bounds.along(node.inputs[0], 1) * factor
         ends = np.where(factor == 0, 0, ends)
         rest = [-mean * factor, shift]

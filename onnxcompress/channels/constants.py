@@ -10,11 +10,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
 from ..graph.weights import constant_behind
 from .engine import Engine
 from .means import reduced_axes
-from .movement import MOVES, looks_up, moved_inputs, trace
+from .movement import MOVES, moved_inputs, trace, traced_axes
 from .rules import RULES, elementwise
 
 Channel: TypeAlias = npt.NDArray[np.float64]
@@ -95,10 +96,7 @@ def _move(constants: Constants, node: ir.Node) -> None:
         return
     if all(edit.constant(v) is not None for v in node.inputs if v is not None):
         return  # a weight that is moved before use: what reads it looks through the move
-    labelled = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
-    if looks_up(engine, node):
-        labelled -= {edit.int_attribute(node, "axis", 0) % len(engine.shape(sources[0]))}
-    moved = sorted(labelled.intersection(axes))
+    moved = [axis for axis in traced_axes(engine, node) if axis in axes]
     for value, traced in zip(node.outputs, (trace(engine, node) if moved else None) or [], strict=False):
         for axis in moved:
             table = np.concatenate([[padding(engine, node)], *(constants.along(s, axis) for s in sources)])
@@ -205,8 +203,8 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
     if node.op_type == "Gemm":
         if edit.int_attribute(node, "transA", 0):
             return None
-        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
-        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        alpha = node.attributes.get_float("alpha", 1.0)
+        beta = node.attributes.get_float("beta", 1.0)
         matrix = _matrix(part(alpha * (array if edit.int_attribute(node, "transB", 0) else array.T)), ())
         return data, 1, matrix, _bias(engine, node, len(matrix.sum), beta), 1
     groups = edit.int_attribute(node, "group", 1)
@@ -279,14 +277,11 @@ def padded(node: ir.Node) -> bool:
 
 
 def _batch_norm(constants: Constants, node: ir.Node) -> None:
-    scale, shift, mean, variance = (_vector(v) for v in node.inputs[1:5])
-    if scale is None or shift is None or mean is None or variance is None:
-        return
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    with np.errstate(invalid="ignore"):  # a negative variance makes the channel NaN, which here means unknown
-        factor = scale / np.sqrt(variance + epsilon)
-    channel = constants.along(node.inputs[0], 1)
-    constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
+    found = batch_norm(node)
+    if found is not None:
+        factor, mean, shift = found
+        channel = constants.along(node.inputs[0], 1)
+        constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
 
 
 def _vector(value: ir.Value | None) -> Channel | None:

@@ -162,6 +162,15 @@ def looks_up(engine: Engine, node: ir.Node) -> bool:
     return node.op_type == "Gather" and (node.inputs[1] is None or node.inputs[1] not in engine.known.values)
 
 
+def traced_axes(engine: Engine, node: ir.Node) -> list[int]:
+    """Return the axes that have labels in some input that a node moves, and whose positions can be traced."""
+    sources = moved_inputs(node)
+    found = {axis for source in sources for axis, rows in enumerate(engine.axes(source)) if rows is not None}
+    if looks_up(engine, node):
+        found -= {edit.int_attribute(node, "axis", 0) % len(engine.shape(sources[0]))}
+    return sorted(found)
+
+
 def _run(
     engine: Engine, node: ir.Node, parameters: dict[int, npt.NDArray[Any]], shapes: list[tuple[int, ...]]
 ) -> list[Field] | None:

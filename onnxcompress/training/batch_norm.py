@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..graph import edit, shapes
+from ..graph.norms import batch_norm
 
 
 def train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
@@ -33,13 +34,12 @@ def write_out_batch_norms(model: ir.Model) -> None:
     """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode."""
     shapes.infer(model)
     for node in list(model.graph):
-        data, parameters = node.inputs[0] if node.inputs else None, [edit.constant(v) for v in node.inputs[1:5]]
-        if node.op_type != "BatchNormalization" or data is None:
+        if node.op_type != "BatchNormalization" or node.inputs[0] is None:
             continue
-        if data.shape is None or None in parameters or node.attributes.get_int("training_mode"):
+        data, found = node.inputs[0], batch_norm(node)
+        if data.shape is None or found is None or node.attributes.get_int("training_mode"):
             raise TrainingError(f"{edit.label(node)} is in training mode, or its parameters or rank are not known")
-        scale, shift, mean, variance = (t.numpy().astype(np.float64) for t in parameters if t is not None)
-        factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        factor, mean, shift = found
         column = (-1, *[1] * (len(data.shape) - 2))
         last = data
         for op_type, array in (("Mul", factor), ("Add", shift - mean * factor)):

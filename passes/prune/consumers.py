@@ -120,12 +120,12 @@ class Consumer:
     def bias(self) -> Matrix:
         """Return the bias that the operator has itself."""
         tensor = edit.constant(self.node.inputs[2]) if len(self.node.inputs) > 2 else None
-        beta = self.node.attributes["beta"].as_float() if "beta" in self.node.attributes else 1.0
+        beta = self.node.attributes.get_float("beta", 1.0)
         return np.zeros(self.outputs) + (0 if tensor is None else beta * tensor.numpy().astype(np.float64))
 
     @property
     def _factor(self) -> float:
-        return self.node.attributes["alpha"].as_float() if "alpha" in self.node.attributes else 1.0
+        return self.node.attributes.get_float("alpha", 1.0)
 
     @property
     def _transposed(self) -> bool:

@@ -314,7 +314,7 @@ def bias_of(node: ir.Node, bias_node: ir.Node | None, channels: int) -> npt.NDAr
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         found = constants.find(node.inputs[2])
         assert found is not None
-        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        beta = node.attributes.get_float("beta", 1.0)
         total = np.zeros(channels) + found.astype(np.float64).ravel() * beta
     if bias_node is not None:
         first = bias_node.inputs[0] is node.outputs[0]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.norms import batch_norm
 
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
 """The axis of the weight that makes output channels (of a grouped ConvTranspose: within the group)."""
@@ -88,9 +89,9 @@ def _obstacle(node: ir.Node) -> str:
 
 
 def _fold(insert: edit.Inserter, before: ir.Node, norm: ir.Node) -> None:
-    scale, shift, mean, variance = (_double(v) for v in norm.inputs[1:5])
-    epsilon = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
-    factor = scale / np.sqrt(variance + epsilon)
+    found = batch_norm(norm)
+    assert found is not None
+    factor, mean, shift = found
     weight = edit.constant(before.inputs[1])
     assert weight is not None
     dtype = weight.numpy().dtype
