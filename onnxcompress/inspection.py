@@ -119,7 +119,7 @@ def inspect(model: AnyModel) -> Inspection:
         nodes=[_node(node, sizes, macs) for node in known.graph],
         prunable=[_group(group) for group in groups.prunable],
         frozen=[_group(group) for group in groups.frozen],
-        inner_graphs=[edit.label(node) for node in known.graph.all_nodes() if _has_graph(node)],
+        inner_graphs=[edit.label(node) for node in known.graph.all_nodes() if edit.inner_graphs(node)],
         functions=[f"{domain}::{name}" for domain, name, _ in original.functions],
     )
 
@@ -149,7 +149,3 @@ def _node(node: ir.Node, sizes: dict[str, int], macs: dict[str, int]) -> NodeInf
 def _group(group: Group) -> GroupInfo:
     tensors = {member.value for member in group.constants()}
     return GroupInfo(group.name, group.size, len(tensors), group.frozen)
-
-
-def _has_graph(node: ir.Node) -> bool:
-    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

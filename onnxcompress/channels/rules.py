@@ -26,17 +26,11 @@ def rule_of(node: ir.Node) -> Rule:
 def no_rule(engine: Engine, node: ir.Node) -> None:
     """Freeze everything the node reads: nobody knows what it does with a channel."""
     called = node.op_identifier() in engine.model.functions
-    inner = "it runs an inner graph" if inner_graphs(node) else ""
+    inner = "it runs an inner graph" if edit.inner_graphs(node) else ""
     what = "it calls a function of the model" if called else inner or "this operator has no rule"
     for value in node.inputs:
         if value is not None:
             engine.freeze_all(value, f"{edit.label(node)}: {what}")
-
-
-def inner_graphs(node: ir.Node) -> list[ir.Graph]:
-    """Return the graphs that a node runs: the branches of an If, the body of a Loop or a Scan."""
-    one = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    return one + [g for a in node.attributes.values() if a.type == ir.AttributeType.GRAPHS for g in a.as_graphs()]
 
 
 def elementwise(engine: Engine, node: ir.Node) -> None:

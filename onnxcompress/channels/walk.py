@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ..graph import edit
 from .engine import Engine
 from .labels import Rows
-from .rules import inner_graphs, no_rule, rule_of
+from .rules import no_rule, rule_of
 from .shift import note_shift
 
 
@@ -63,7 +63,7 @@ def _captured(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
     """Values of the main graph that inner graphs read, each with the node whose inner graph it is."""
     found: dict[ir.Value, ir.Node] = {}
     for node in graph:
-        for inner in inner_graphs(node):
+        for inner in edit.inner_graphs(node):
             read = [value for each in inner.all_nodes() for value in each.inputs]
             ends = [value for each in (inner, *inner.subgraphs()) for value in each.outputs]
             found |= dict.fromkeys((v for v in (*read, *ends) if v is not None and v.graph is graph), node)

@@ -132,7 +132,8 @@ def inspection(found: Inspection) -> list[RenderableType]:
 def _uncounted(found: Inspection) -> str:
     unknown = sum(node.macs is None for node in found.nodes)
     parts = [f"not known for {unknown} nodes"] if unknown else []
-    parts += ["inner graphs and functions not counted"] if found.inner_graphs or found.functions else []
+    parts += ["in inner graphs only where shapes are known"] if found.inner_graphs else []
+    parts += ["functions not counted"] if found.functions else []
     return "".join(f"; {part}" for part in parts)
 
 

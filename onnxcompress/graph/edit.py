@@ -246,6 +246,18 @@ def values(graph: ir.Graph) -> Iterator[ir.Value]:
             yield from node.outputs
 
 
+def inner_graphs(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that a node runs: the branches of an If, the body of a Loop or a Scan."""
+    return [graph for attribute in node.attributes.values() for graph in graphs_in(attribute)]
+
+
+def graphs_in(attribute: ir.Attr) -> list[ir.Graph]:
+    """Return the graphs that an attribute holds: mostly none."""
+    if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return []
+    return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
+
+
 def op_of(node: ir.Node) -> str:
     """Return ``OpType``, or ``domain::OpType`` for another domain than ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"

@@ -20,8 +20,6 @@ PARAMETER = 128
 SCALES = 8
 """Elements up to which other constants are kept, as Resize needs its scales."""
 
-GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-
 
 class Skeleton:
     """A model's graphs as a protobuf for shape inference: weights are there by type and shape alone.
@@ -87,12 +85,12 @@ class Skeleton:
         for attribute in node.attributes.values():
             if attribute.is_ref():
                 serde.serialize_reference_attribute_into(proto.attribute.add(), attribute)
-            elif attribute.type not in GRAPHS:
-                serde.serialize_attribute_into(proto.attribute.add(), attribute)
-            else:
+            elif inner := edit.graphs_in(attribute):
                 made = proto.attribute.add(name=attribute.name, type=attribute.type.value)
-                for inner in _graphs(attribute):
-                    self._fill(made.g if attribute.type == ir.AttributeType.GRAPH else made.graphs.add(), inner)
+                for graph in inner:
+                    self._fill(made.g if attribute.type == ir.AttributeType.GRAPH else made.graphs.add(), graph)
+            else:
+                serde.serialize_attribute_into(proto.attribute.add(), attribute)
 
     def _value(self, proto: onnx.GraphProto, value: ir.Value, node: ir.Node) -> None:
         """Note what the model says of a node's output: all of it, or only what could not be inferred."""
@@ -134,15 +132,9 @@ def _types(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, 
     for node, made in zip(nodes, proto.node, strict=True):
         if not made.attribute:
             continue
-        attributes = (a for a in node.attributes.values() if not a.is_ref() and a.type in GRAPHS)
-        inner = [each for attribute in attributes for each in _graphs(attribute)]
         protos = [g for a in made.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
-        for each, other in zip(inner, protos, strict=True):
+        for each, other in zip(edit.inner_graphs(node), protos, strict=True):
             yield from _types(each, other)
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
 
 
 def _is_large_constant(node: ir.Node) -> bool:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir import serde
 
 from . import edit
-from .inference import GRAPHS, Skeleton, Types, shape_of, static, type_of
+from .inference import Skeleton, Types, shape_of, static, type_of
 
 SMALL = 4096
 """Elements up to which an intermediate constant is worth evaluating; shapes, pads and indices are far below."""
@@ -195,7 +195,7 @@ def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[A
         return [np.asarray(shape[edit.int_attribute(node, "start", 0) : end], np.int64)]
     if "::" in op or not node.inputs or any(v is not None and v not in result.values for v in node.inputs):
         return None
-    if op.startswith("Random") or any(a.type in GRAPHS for a in node.attributes.values()):
+    if op.startswith("Random") or edit.inner_graphs(node):
         return None
     if op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad") and _large_output(node, result):
         return None
@@ -233,7 +233,7 @@ def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -
 
 def _infer_node(node: ir.Node, result: Concrete, known: Types) -> dict[ir.Value, tuple[int, ...] | None]:
     """Infer one node with the values that onnx's own data propagation did not carry."""
-    if node.domain not in ("", "ai.onnx") or any(a.type in GRAPHS for a in node.attributes.values()):
+    if node.domain not in ("", "ai.onnx") or edit.inner_graphs(node):
         return {}
     version = (node.graph.opset_imports if node.graph is not None else {}).get("", 1)
     types: dict[str, onnx.TypeProto] = {}

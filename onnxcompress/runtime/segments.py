@@ -125,13 +125,10 @@ def _needed(graph: ir.Graph, order: list[ir.Node], index: int) -> list[str]:
 def _reads(node: ir.Node) -> Iterator[ir.Value]:
     """Everything that a node reads, its inner graphs included."""
     yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        inner = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
-        inner += list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
-        for graph in inner:
-            for inside in graph:
-                yield from _reads(inside)
-            yield from graph.outputs
+    for graph in edit.inner_graphs(node):
+        for inside in graph:
+            yield from _reads(inside)
+        yield from graph.outputs
 
 
 def _extract(model: ir.Model, inputs: dict[str, _Stored], outputs: list[str]) -> ir.Model:

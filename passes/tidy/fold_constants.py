@@ -68,7 +68,7 @@ def _is_constant(node: ir.Node) -> bool:
     op = edit.op_of(node)
     if op in KEPT or "::" in op or op.startswith("Random") or op in ("Bernoulli", "Multinomial"):
         return False
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+    if edit.inner_graphs(node):
         return False
     present = [v for v in node.inputs if v is not None]
     fixed = [v for v in present if edit.constant(v) is not None and not v.is_graph_input()]
