@@ -65,14 +65,19 @@ def uses_of(groups: Groups) -> list[Use]:
     return [_use(groups, constants, sink) for sink in groups.sinks]
 
 
-def find_dead(groups: Groups) -> Dead:
+def find_dead(groups: Groups, uses: list[Use]) -> Dead:
     """Find every channel whose removal provably leaves the outputs as they are.
 
     A position of a sink (Conv, Gemm, MatMul, …) is dead when the weights that read it for outputs that stay are all
     zero, or when its value is the same for every input and can be folded into a bias. A channel is dead when each
     position it stands at is.
+
+    Parameters
+    ----------
+    groups : Groups
+    uses : list of Use
+        Those of `uses_of`.
     """
-    uses = uses_of(groups)
     prunable = groups.table(label for group in groups.prunable for label in group.labels.tolist())
     prunable &= _marked(groups, uses, [np.ones_like(use.dead) for use in uses])
     prunable[0] = False

@@ -6,17 +6,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph import edit
-from .dead import Dead, Use, uses_of
+from .dead import Dead, Use
 from .groups import Group, Groups, Member
 from .remove import labels_of
 
 
-def masked_but_alive(groups: Groups, dead: Dead) -> dict[str, str]:
+def masked_but_alive(groups: Groups, uses: list[Use], dead: Dead) -> dict[str, str]:
     """Say of each group which zeroed channels stay, and what still reads them.
 
     Parameters
     ----------
     groups : Groups
+    uses : list of Use
+        Those of `uses_of`.
     dead : Dead
         What `find_dead` found in these groups.
 
@@ -26,13 +28,11 @@ def masked_but_alive(groups: Groups, dead: Dead) -> dict[str, str]:
         Group name → how many channels stay, and why.
     """
     found = {}
-    uses: list[Use] = []
     gone = groups.table(labels_of(groups, dead.channels))
     for group in groups.prunable:
         zeroed = _zeroed(group)
         zeroed[dead.channels.get(group.name, [])] = False
         if zeroed.any() and not zeroed.all() and group.name not in dead.kept:
-            uses = uses or uses_of(groups)
             table = groups.table(group.labels[zeroed].tolist())
             readers = [use for use in uses if (table[use.rows].any(0) & use.alive(gone)).any()]
             if readers:

@@ -16,7 +16,7 @@ from onnxcompress.graph.weights import constant_behind
 from onnxcompress.runtime.statistics import Moment
 from onnxcompress.training import logits_of, measure_saliency
 
-from .slots import Slot, activated_members, by_channel, read_members, slot_of
+from .slots import Slot, activated_members, by_channel, places_of, read_members, slot_of
 
 Scores = npt.NDArray[np.float64]
 
@@ -156,15 +156,9 @@ def _distances(group: Group, evidence: Evidence) -> list[Scores]:
 
 def _filters(member: Member, array: Scores, size: int) -> Scores:
     """Return one row for each channel: what stands at all its positions (the gates of an LSTM), side by side."""
-    positions = np.flatnonzero(member.index >= 0)
-    channels = member.index[positions]
-    order = np.argsort(channels, kind="stable")
-    counts = np.bincount(channels, minlength=size)
-    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     rows = np.moveaxis(array, member.axis, 0).reshape(len(member.index), -1)
-    filters = np.zeros((size, int(counts.max()), rows.shape[1]))
-    filters[channels[order], nth] = rows[positions[order]]
-    return filters.reshape(size, -1)
+    places = places_of(member.index, size)
+    return np.where(places[..., None] >= 0, rows[places], 0).reshape(size, -1)
 
 
 def _means(watched: Callable[[Groups, Group], list[Member]], moment: Moment) -> Measure:

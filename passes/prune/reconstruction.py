@@ -17,6 +17,7 @@ from onnxcompress.runtime.samples import Samples
 
 from .compensate import RECOVERY_SAMPLES
 from .consumers import Consumer, consumer_of
+from .slots import places_of
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -125,7 +126,7 @@ class _Reader:
             energy[inside, inside] = flat @ flat.T
         energy /= float((covariance * energy).sum()) or 1.0
         inverse: Matrix = np.asarray(np.linalg.inv(covariance), np.float64)
-        return cls(_places(index, channels), inverse, energy)
+        return cls(places_of(index, channels), inverse, energy)
 
     def costs(self, channels: Indices) -> Matrix:
         """Return the variance that is left unexplained when one of the channels goes and the rest is refitted."""
@@ -180,18 +181,6 @@ def shrunk(covariance: Matrix, count: int) -> Matrix:
     amount = ((1 - 2 / size) * square + (size * mean) ** 2) / spread if spread > 0 else 1.0
     amount = min(max(amount, RIDGE), 1.0)
     return np.asarray((1 - amount) * covariance + amount * (mean or 1.0) * np.eye(size))
-
-
-def _places(index: Indices, size: int) -> Indices:
-    """Return for each channel the positions at which it stands, filled up with -1."""
-    positions = np.flatnonzero(index >= 0)
-    channels = index[positions]
-    order = np.argsort(channels, kind="stable")
-    counts = np.bincount(channels, minlength=size)
-    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    places = np.full((size, int(counts.max(initial=1))), -1)
-    places[channels[order], nth] = positions[order]
-    return places
 
 
 def _eliminate(readers: list[_Reader], size: int) -> Matrix:

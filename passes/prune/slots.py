@@ -38,3 +38,19 @@ def by_channel(member: Member, values: npt.NDArray[np.float64], size: int) -> np
     inside = member.index >= 0
     where = member.index[inside]
     return np.bincount(where, values[inside], size) / np.maximum(np.bincount(where, minlength=size), 1)
+
+
+def places_of(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Return for each channel the positions at which it stands, as (size, most), filled up with -1.
+
+    >>> places_of(np.array([1, 0, -1, 1]), 2).tolist()
+    [[1, -1], [0, 3]]
+    """
+    positions = np.flatnonzero(index >= 0)
+    channels = index[positions]
+    order = np.argsort(channels, kind="stable")
+    counts = np.bincount(channels, minlength=size)
+    nth = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places = np.full((size, int(counts.max(initial=1))), -1)
+    places[channels[order], nth] = positions[order]
+    return places

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.channels.dead import find_dead
+from onnxcompress.channels.dead import find_dead, uses_of
 from onnxcompress.channels.duplicates import find_duplicates, merge
 from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
@@ -102,9 +102,10 @@ class Shrink(Pass):
 
 def _find(groups: Groups, *, merging: bool) -> tuple[Round | None, dict[str, str]]:
     """Return what can go, if anything, and why channels stay that look dead."""
-    dead = find_dead(groups)
+    uses = uses_of(groups)
+    dead = find_dead(groups, uses)
     merges = find_duplicates(groups, dead.channels) if merging else {}
-    reasons = dead.kept | masked_but_alive(groups, dead)
+    reasons = dead.kept | masked_but_alive(groups, uses, dead)
     return (Round(dead.channels, dead.folds, merges) if dead.channels or merges else None), reasons
 
 
