@@ -15,7 +15,7 @@ from .engine import Engine, Sink
 from .groups import Groups
 from .means import reduced_axes
 from .movement import MOVES, looks_up, moved_inputs, trace
-from .remove import labels_of
+from .removal import labels_of
 from .rules import RULES, elementwise, pooling, resize
 
 Kinds: TypeAlias = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ..graph import edit
 from .dead import Dead, Use
 from .groups import Group, Groups, Member
-from .remove import labels_of
+from .removal import labels_of
 
 
 def masked_but_alive(groups: Groups, uses: list[Use], dead: Dead) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Groups
-from onnxcompress.channels.remove import labels_of
+from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.cost import COUNTERS, parameters

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import scipy.linalg
 
 from onnxcompress.channels.groups import Groups
-from onnxcompress.channels.remove import labels_of
+from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups, find_groups
-from onnxcompress.channels.remove import labels_of
+from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.zeroing import makes_divisor_zero, may_be_zero
 from onnxcompress.contract import Change, Changes, Plan, Refusal
 from onnxcompress.errors import PassError

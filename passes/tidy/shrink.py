@@ -12,7 +12,8 @@ from onnxcompress.channels.dead import find_dead, uses_of
 from onnxcompress.channels.duplicates import find_duplicates, merge
 from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
-from onnxcompress.channels.remove import labels_of, remove
+from onnxcompress.channels.removal import labels_of
+from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
 
