@@ -118,8 +118,8 @@ def test_marks_lie_inside_the_drawing_and_in_order():
     chart = page.chart(report().stages)
     assert [mark.number for mark in chart.marks] == [1, 2, 3]
     for mark in chart.marks:
-        assert page.LEFT <= mark.x <= page.WIDTH - page.RIGHT
-        assert page.TOP <= mark.y <= page.HEIGHT - page.BOTTOM
+        assert chart.frame.left <= mark.x <= chart.frame.right
+        assert chart.frame.top <= mark.y <= chart.frame.bottom
     original, pruned, shrunk = chart.marks
     assert original.x == pruned.x > shrunk.x
     assert pruned.y > shrunk.y > original.y, "up is better, and an SVG counts downwards"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import units
-from .page import Tick, fill, ticks
+from .page import Frame, Tick, fill, range_ticks
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..analysis import Point, Sensitivity
 
-Scale = Callable[[float], float]
-
 HEIGHTS = "▁▂▃▄▅▆▇█"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 150, 46, 12, 12, 24
 
 
 def table(found: Sensitivity) -> list[RenderableType]:
@@ -62,29 +59,20 @@ class Curve:
 def page(found: Sensitivity, model: str) -> str:
     """Return one HTML page that needs nothing else: a curve for each group, all on the same scale."""
     values = [found.value, *(p.value for points in found.curves.values() for p in points)]
-    spread = max(max(values) - min(values), abs(max(values)) * 0.01, 1e-6)
-    up = ticks(max(values) - spread, max(values), 3)
-    widest = max(found.shares)
-
-    def x(share: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * share / widest, 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - up[0]) / (up[-1] - up[0]), 1)
-
+    up = range_ticks(values, 3)
+    frame = Frame(300, 150, 46, 288, 12, 126, most=max(found.shares), low=up[0], high=up[-1])
     return fill(
         "sensitivity.html.j2",
         found=found,
         model=model,
-        curves=[_curve(name, points, found.value, x, y) for name, points in ranked(found)],
-        up=[Tick(y(value), f"{value:.4g}") for value in up],
-        across=[Tick(x(share), f"{share:.0%}") for share in (0.0, *found.shares)],
-        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP},
-        bottom=HEIGHT - BOTTOM,
+        curves=[_curve(name, points, found.value, frame) for name, points in ranked(found)],
+        up=[Tick(frame.y(value), f"{value:.4g}") for value in up],
+        across=[Tick(frame.x(share), f"{share:.0%}") for share in (0.0, *found.shares)],
+        frame=frame,
     )
 
 
-def _curve(name: str, points: Sequence[Point], whole: float, x: Scale, y: Scale) -> Curve:
+def _curve(name: str, points: Sequence[Point], whole: float, frame: Frame) -> Curve:
     values = [(0.0, whole), *((p.share, p.value) for p in points)]
-    marks = [(x(share), y(value), f"{share:.0%} gone: {units.number(value)}") for share, value in values]
+    marks = [(frame.x(share), frame.y(value), f"{share:.0%} gone: {units.number(value)}") for share, value in values]
     return Curve(name, " ".join(f"{px},{py}" for px, py, _ in marks), marks)

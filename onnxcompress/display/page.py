@@ -18,10 +18,34 @@ if TYPE_CHECKING:
 MOST_LAYERS = 40
 """Bars in the chart of layers; what is smaller is added up in one more."""
 
-WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 18, 28, 30
 NEAR = 16
-"""The drawing of metric against size, in its own units; marks nearer to each other than `NEAR` share a label."""
+"""Marks of a drawing that are nearer to each other, in its own units, share a label."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A drawing's size and edges in its own units, and the values that stand at the right, bottom and top edges.
+
+    The left edge stands for 0.
+    """
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    most: float
+    low: float
+    high: float
+
+    def x(self, value: float) -> float:
+        """Return where a value stands from left to right."""
+        return round(self.left + (self.right - self.left) * value / self.most, 1)
+
+    def y(self, value: float) -> float:
+        """Return where a value stands from top to bottom."""
+        return round(self.bottom - (self.bottom - self.top) * (value - self.low) / (self.high - self.low), 1)
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,7 @@ class Tick:
 class Chart:
     """Metric against size."""
 
+    frame: Frame
     marks: list[Mark]
     across: list[Tick]
     up: list[Tick]
@@ -88,8 +113,6 @@ def render(report: Report) -> str:
         chart=chart(report.stages),
         bars=bars(report.layers),
         steps=steps,
-        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP},
-        bottom=HEIGHT - BOTTOM,
     )
 
 
@@ -174,19 +197,11 @@ def chart(stages: Sequence[Stage]) -> Chart | None:
     if len(scored) < 2:
         return None
     across = ticks(0, max(stage.bytes for _, stage, _ in scored))
-    values = [value for _, _, value in scored]
-    spread = max(max(values) - min(values), abs(max(values)) * 0.01, 1e-6)
-    up = ticks(max(values) - spread, max(values))
-    right, low, high = across[-1] or 1.0, up[0], up[-1]
-
-    def x(value: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * value / right, 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low), 1)
-
-    placed = [(x(stage.bytes), y(value), number, stage) for number, stage, value in scored]
+    up = range_ticks([value for _, _, value in scored])
+    frame = Frame(440, 250, 54, 422, 28, 220, most=across[-1] or 1.0, low=up[0], high=up[-1])
+    placed = [(frame.x(stage.bytes), frame.y(value), number, stage) for number, stage, value in scored]
     return Chart(
+        frame,
         [
             Mark(
                 px,
@@ -198,8 +213,8 @@ def chart(stages: Sequence[Stage]) -> Chart | None:
             )
             for i, (px, py, number, stage) in enumerate(placed)
         ],
-        [Tick(x(value), units.size(int(value)).replace(".0 ", " ")) for value in across],
-        [Tick(y(value), f"{value:.6g}") for value in up],
+        [Tick(frame.x(value), units.size(int(value)).replace(".0 ", " ")) for value in across],
+        [Tick(frame.y(value), f"{value:.6g}") for value in up],
     )
 
 
@@ -225,3 +240,9 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
+
+
+def range_ticks(values: Sequence[float], wanted: int = 4) -> list[float]:
+    """Return round numbers around values; where they hardly differ, around a hundredth of the largest."""
+    spread = max(max(values) - min(values), abs(max(values)) * 0.01, 1e-6)
+    return ticks(max(values) - spread, max(values), wanted)

@@ -1,4 +1,18 @@
-"""Make up for removed channels in closed form: what reads them learns to do with the ones that stay."""
+"""Make up for removed channels in closed form: what reads them learns to do with the ones that stay.
+
+An operator gets the weights and the bias that make its outputs on the pruned model, whose earlier layers have been
+fitted already, nearest to its outputs in the original one (least squares). So each layer also corrects what the
+layers before it did to its input.
+
+For a transposed convolution, and for one with too many weights for one matrix, let x be the channels that it reads in
+the original model and z those that are left of them in the pruned one. The matrix M that makes ``E|x - M [z; 1]|²``
+smallest is found, and the weights W are replaced by W M, alike at each position of the kernel, the last column going
+into the bias. Under padding, borders read zeros where M has a constant; the bias then is right on average over the
+output, not at each border position.
+
+The fit starts from "nothing changes", so that a ridge draws towards the pruned weights and not towards zero. One
+sample in four is held out and decides how strong it is, or that nothing is changed.
+"""
 
 from __future__ import annotations
 
@@ -76,15 +90,6 @@ def compensate(
 ) -> Compensation:
     """Fit what reads removed channels to the channels that stay, layer after layer.
 
-    An operator gets the weights and the bias that make its outputs on the pruned model, whose earlier layers have been
-    fitted already, nearest to its outputs in the original one (least squares). So each layer also corrects what the
-    layers before it did to its input.
-
-    For a transposed convolution, and for one with too many weights for one matrix, let x be the channels that it reads
-    in the original model and z those that are left of them in the pruned one. The matrix M that makes
-    ``E|x - M [z; 1]|²`` smallest is found, and the weights W are replaced by W M, alike at each position of the kernel,
-    the last column going into the bias.
-
     Parameters
     ----------
     model : onnx_ir.Model
@@ -112,11 +117,6 @@ def compensate(
     Least squares after channel pruning: He et al., arXiv:1707.06168; on the pruned model's own inputs: Luo et al.,
     ThiNet, arXiv:1707.06342; in one step with what is removed: Hassibi and Stork, Optimal Brain Surgeon (1993), Kurtic
     et al., ZipLM, arXiv:2302.04089. The column of ones is the bias correction of Nagel et al., arXiv:1906.04721.
-
-    The fit starts from "nothing changes", so that a ridge draws towards the pruned weights and not towards zero. One
-    sample in four is held out and decides how strong it is, or that nothing is changed.
-    Where a kernel is mixed under padding, borders read zeros where M has a constant; the bias then is right on
-    average over the output, not at each border position.
     """
     gone = groups.table(labels_of(groups, channels))
     samples = samples.head(RECOVERY_SAMPLES)
