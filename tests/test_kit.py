@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from corpus.oracle import assert_same, plain_run
+from loading import load_kit
 
 from onnxcompress import apply, load, save
 from onnxcompress.passes import (
@@ -55,15 +54,6 @@ def path_of(kit: Path, name: str) -> Path:
     return kit / "models" / f"{name}.onnx"
 
 
-def module_of(kit: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kit", kit / "kit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def example(model: ir.Model) -> dict[str, Any]:
     return runnable_feed(model, open_session(model))
 
@@ -99,7 +89,7 @@ def test_tidy_and_masks_run_on_everything(kit: Path, name: str) -> None:
 @pytest.mark.parametrize("name", SCORED)
 def test_prune_shrink_quantize(kit: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("PIL")
-    module = module_of(kit)
+    module = load_kit(kit)
     feeds = module.feeds(name, "calib")[:40]
     data = {key: np.concatenate([feed[key] for feed in feeds]) for key in feeds[0]}
     recipe = [FoldConstants(), FoldBatchNorm(), PruneChannels(sparsity=0.1), Shrink(), Quantize()]
@@ -140,7 +130,7 @@ def test_a_folder_of_images_through_a_small_function(kit: Path, tmp_path: Path) 
     name = "mobilenet_v1_025_imagenet"
     recipe = [FoldBatchNorm(), PruneChannels(sparsity=0.1, round_to=8), Shrink(), Quantize()]
     _, report = apply(path_of(kit, name), recipe, data=f"{tmp_path}/images.py:test")
-    module = module_of(kit)
+    module = load_kit(kit)
     session = open_session(path_of(kit, name))
     logits = [session.run(feed)["logits"] for feed in module.feeds(name, "test")[:60]]
     expected = (np.concatenate(logits).argmax(1) == module.labels(name)[:60]).mean()
