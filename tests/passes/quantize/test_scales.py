@@ -1,4 +1,4 @@
-"""The arithmetic of 8-bit quantization: bounds on the error for any numbers."""
+"""The arithmetic of quantization: bounds on the error for any numbers."""
 
 from __future__ import annotations
 
@@ -87,3 +87,48 @@ def test_biases_fit_into_int32(largest: np.ndarray, bias: np.ndarray, activation
     integers = scales.encode_bias(bias, product)
     assert np.abs(integers.astype(np.int64)).max() <= scales.BIAS_LIMIT * 1.001
     assert (np.abs(bias - integers * product.astype(np.float64)) <= product * 0.5001).all()
+
+
+def squared(matrix: np.ndarray, scale: np.ndarray, zero: np.ndarray, grid: scales.Grid) -> np.ndarray:
+    """The squared error of each row, by `encode` in float64."""
+    integers = scales.encode(matrix, scale, grid, zero_point=zero, axis=0).astype(np.float64)
+    return np.square(matrix - scale[:, None].astype(np.float64) * (integers - zero[:, None])).sum(1)
+
+
+@pytest.mark.parametrize("grid", [*scales.GRIDS.values(), scales.SYMMETRIC], ids=lambda g: f"{g.dtype}{g.low}")
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_clipped_scale_is_the_best_of_many_and_never_worse_than_the_widest(
+    grid: scales.Grid, symmetric: bool
+) -> None:
+    random = np.random.default_rng(0)
+    matrix = random.standard_t(3, (12, 200)).astype(np.float32)
+    matrix[0] = 0
+    scale, zero = scales.clipped(matrix, 0, grid, symmetric=symmetric)
+    assert scale.dtype == np.float32
+    assert ((zero >= grid.low) & (zero <= grid.high)).all()
+    errors = squared(matrix, scale, zero, grid)
+    assert errors[0] == 0
+    widest = scales.spanning(matrix, grid, symmetric=symmetric)
+    assert (errors <= squared(matrix, *widest, grid) * 1.0001).all()
+    if symmetric and grid.high - grid.low < 256:
+        for factor in np.linspace(0.2, 1.2, 400):
+            tried = (factor * widest[0]).astype(np.float32)
+            assert (errors <= squared(matrix, tried, zero, grid) * 1.15 + 1e-12).all()
+    if grid.high - grid.low == 15:
+        assert errors.sum() < 0.95 * squared(matrix, *widest, grid).sum()
+
+
+def test_a_tensor_has_one_clipped_scale_or_one_for_each_index() -> None:
+    array = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    assert scales.clipped(array, None, scales.INT4)[0].shape == (1,)
+    scale, zero = scales.clipped(array, 1, scales.UINT4)
+    assert zero.tolist() == [8] * 4
+    each = [scales.clipped(array[:, i], None, scales.UINT4)[0][0] for i in range(4)]
+    assert scale.tolist() == each
+
+
+@pytest.mark.parametrize("grid", scales.GRIDS.values(), ids=lambda g: g.dtype)
+def test_every_grid_holds_its_edges(grid: scales.Grid) -> None:
+    edges = scales.encode(np.array([-1e9, 0, 1e9], np.float32), np.ones(1, np.float32), grid, zero_point=grid.middle)
+    assert edges.dtype.name == grid.dtype
+    assert edges.astype(np.int64).tolist() == [grid.low, grid.middle, grid.high]
