@@ -13,13 +13,14 @@ from .prune import (
     RandomPrune,
 )
 from .quantize import Quantize, QuantizeWeights
-from .tidy import FoldBatchNorm, FoldConstants, RemoveDead, Shrink
+from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, RemoveDead, Shrink
 
 __all__ = [
     "ActivationPrune",
     "ApplyMask",
     "Cluster",
     "Distill",
+    "FoldAffine",
     "FoldBatchNorm",
     "FoldConstants",
     "MagnitudePrune",

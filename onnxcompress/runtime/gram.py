@@ -47,9 +47,9 @@ class Moments:
     cross: Matrix
     count: int
 
-    def error(self, matrix: Matrix) -> float:
-        """Return Σ|y - S x|² for a matrix S (m, k), less Σ|y|²."""
-        return float(((matrix @ self.own - 2 * self.cross) * matrix).sum())
+    def errors(self, matrix: Matrix) -> Matrix:
+        """Return Σ|y - S x|² for a matrix S (…, m, k), less Σ|y|²: one for each pair of sets."""
+        return np.asarray(((matrix @ self.own - 2 * self.cross) * matrix).sum((-1, -2)), np.float64)
 
     def part(self, number: int) -> Moments:
         """Return those of one of several pairs."""

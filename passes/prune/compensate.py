@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import scipy.linalg
 
 from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.removal import labels_of
@@ -34,13 +33,14 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
+from onnxcompress.runtime.fit import nearest
 from onnxcompress.runtime.gram import ROWS, Moments, draw, grams_of, rows_at, rows_of, with_one
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
+from onnxcompress.runtime.windows import patches
 
 from .consumers import Consumer, consumer_of
 from .masks import ChannelPlan, apply_channels
-from .windows import patches
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -51,9 +51,6 @@ RECOVERY_SAMPLES = 512
 
 ROWS_FOR_UNKNOWN = 16
 """A convolution is fitted to at least `ROWS` rows, and to so many for each unknown, if there are as many."""
-
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""What may be added to the diagonal of a Gram matrix, relative to its mean."""
 
 HELD_OUT = 4
 """One sample in so many decides which ridge to take."""
@@ -224,43 +221,26 @@ def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix,
         raise PassError(f"not compensated: {count} rows of samples for {unknowns} unknowns; give more samples")
     blocks, kept = consumer.blocks(), consumer.kept
     new, addition = np.zeros_like(blocks), np.zeros((consumer.groups, blocks.shape[1]))
-    bias, gained = consumer.bias().reshape(addition.shape), False
-    for number, group in enumerate(consumer.alive):
-        block, whole = blocks[group], consumer.fitted_whole
-        start = block[:, kept].reshape(len(block), -1) if whole else np.eye(block.shape[1])[:, kept]
-        constant = bias[group] if whole else np.zeros(len(start))
-        start = np.append(start, constant[:, None], 1) if consumer.biased else start
-        found = _nearest(fitted.part(number), held.part(number), start, weighted=start.shape[1] - consumer.biased)
-        gained |= found is not start
-        found, constant = (found[:, :-1], found[:, -1] - constant) if consumer.biased else (found, 0 * constant)
+    bias, whole = consumer.bias().reshape(addition.shape), consumer.fitted_whole
+    starts = np.stack([_start(consumer, blocks[group], bias[group]) for group in consumer.alive])
+    fits = nearest(fitted, held, starts, weighted=starts.shape[2] - consumer.biased)
+    for start, fit, group in zip(starts, fits, consumer.alive, strict=True):
+        block, constant = blocks[group], np.zeros(len(start))
+        if consumer.biased:
+            fit, constant = fit[:, :-1], fit[:, -1] - start[:, -1]
         if whole:
-            new[group][:, kept], addition[group] = found.reshape(block[:, kept].shape), constant
+            new[group][:, kept], addition[group] = fit.reshape(block[:, kept].shape), constant
         else:
-            new[group][:, kept] = np.einsum("oit,ik->okt", block, found)
+            new[group][:, kept] = np.einsum("oit,ik->okt", block, fit)
             addition[group] = np.einsum("oit,i,t->o", block, constant, consumer.coverage.ravel())
-    if not gained:
+    if np.array_equal(fits, starts):
         raise PassError(f"not compensated: no fit to {fitted.count} rows does better on samples held out")
     return new, addition.ravel()
 
 
-def _nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> Matrix:
-    """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
-
-    The ridge, on the first `weighted` columns, draws towards `start`. Which one is best is seen on samples held out;
-    then all are fitted. Where none is better than `start`, that is returned.
-    """
-    errors = [held.error(_with_ridge(fitted, start, ridge, weighted)) for ridge in RIDGES]
-    if min(errors) >= held.error(start):
-        return start
-    return _with_ridge(fitted.merge(held), start, RIDGES[int(np.argmin(errors))], weighted)
-
-
-def _with_ridge(moments: Moments, start: Matrix, ridge: float, weighted: int) -> Matrix:
-    """Solve the normal equations; the ridge is relative to the mean of the diagonal."""
-    diagonal = np.diag(moments.own)[:weighted].mean()
-    own = moments.own + np.diag(np.where(np.arange(len(moments.own)) < weighted, ridge * diagonal, 0))
-    try:
-        factor = scipy.linalg.cho_factor(own)
-    except scipy.linalg.LinAlgError:  # what it reads is the same for every sample
-        return start
-    return np.asarray(start + scipy.linalg.cho_solve(factor, (moments.cross - start @ moments.own).T).T, np.float64)
+def _start(consumer: Consumer, block: Matrix, bias: Matrix) -> Matrix:
+    """Return what one group does so far: its weights, or that it mixes nothing; then a column for the constant."""
+    kept = consumer.kept
+    start = block[:, kept].reshape(len(block), -1) if consumer.fitted_whole else np.eye(block.shape[1])[:, kept]
+    constant = bias if consumer.fitted_whole else np.zeros(len(start))
+    return np.append(start, constant[:, None], 1) if consumer.biased else start

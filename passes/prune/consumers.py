@@ -13,8 +13,7 @@ import onnx_ir as ir
 from onnxcompress.channels.engine import Sink
 from onnxcompress.channels.groups import Groups
 from onnxcompress.graph import edit
-
-from .windows import coverage
+from onnxcompress.runtime.windows import coverage
 
 Matrix = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -35,19 +35,20 @@ class Application:
         self._weights: dict[tuple[object, ...], ir.Value] = {}
         self._points: dict[tuple[float, int], list[ir.Value]] = {}
         self._replaced: dict[ir.Value, None] = {}
+        self._biases: dict[str, ir.Value] = {}
 
     def run(self) -> Changes:
         """Edit the model."""
         inputs = {value for value in self.model.graph.inputs if value.uses()}
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
-        labels = {name: edit.label(self._node(name)) for name in self.plan.nodes}
+        labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
         for weight in self.plan.weights:
             whats[weight.node] += f", {self._add_weight(weight)}"
         for operand in self.plan.operands:
             self._add_operand(operand)
         for conv, add in self.plan.bias_nodes.items():
-            if self._node(conv).op_type == "Conv":
-                bypass(self._node(add), self._node(conv).outputs[0])
+            if self.node(conv).op_type == "Conv":
+                bypass(self.node(add), self.node(conv).outputs[0])
         values = {value.name: value for value in edit.values(self.model.graph)}
         for activation in self.plan.activations:
             if activation.tensor not in values:
@@ -68,14 +69,15 @@ class Application:
                 found.append(Refusal(str(value.name), f"{reason}; quantize-weights behind quantize makes it small"))
         return found
 
-    def _node(self, name: str) -> ir.Node:
+    def node(self, name: str) -> ir.Node:
+        """Return the node that the plan names by its first output; also when it has been renamed since."""
         if name not in self._nodes:
             raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
         return self._nodes[name]
 
     def _add_weight(self, plan: WeightScale) -> str:
         """Replace a weight, and the bias, by integers; says how."""
-        node = self._node(plan.node)
+        node = self.node(plan.node)
         array = weight_of(node)
         source = node.inputs[plan.input]
         key = (source, plan.axis, alpha(node), plan.scale.tobytes())
@@ -86,15 +88,20 @@ class Application:
         bias = None
         if plan.bias_scale is not None and channels is not None:
             add = self.plan.bias_nodes.get(plan.node)
-            bias = bias_of(node, None if add is None else self._node(add), array.shape[channels])
+            bias = bias_of(node, None if add is None else self.node(add), array.shape[channels])
         if key not in self._weights:
-            integers = scales.encode(array, plan.scale, scales.SYMMETRIC, axis=plan.axis)
+            integers = plan.integers
+            if integers is None:
+                integers = scales.encode(array, plan.scale, scales.SYMMETRIC, axis=plan.axis)
             zeros = np.zeros(plan.scale.shape, np.int8)
             name = str(source.name) if source is not None else plan.node
             self._weights[key] = self._inserter.dequantized(name, integers, plan.scale, zeros, plan.axis)
         node.replace_input_with(plan.input, self._weights[key])
-        if bias is not None and plan.bias_scale is not None:
-            self._add_bias(plan, node, scales.encode_bias(bias, plan.bias_scale))
+        if plan.bias_scale is not None and channels is not None:
+            stored = plan.bias
+            if stored is None:
+                stored = scales.encode_bias(np.zeros(array.shape[channels]) if bias is None else bias, plan.bias_scale)
+            self._add_bias(plan, node, stored)
         for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
             node.attributes.pop(factor, None)
         how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
@@ -106,17 +113,26 @@ class Application:
         assert scale is not None
         target, index = node, 2
         if node.op_type == "MatMul":
-            target = self._node(self.plan.bias_nodes[plan.node])
+            target = self.node(self.plan.bias_nodes[plan.node])
             index = 1 if target.inputs[0] is node.outputs[0] else 0
         elif len(node.inputs) < 3:
             node.resize_inputs(3)
         old = target.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
         axis = 0 if plan.axis is not None else None
-        target.replace_input_with(index, self._inserter.dequantized(name, integers, scale, axis=axis))
+        dequantized = self._inserter.dequantized(name, integers, scale, axis=axis)
+        target.replace_input_with(index, dequantized)
+        self._biases[plan.node] = dequantized
+
+    def set_weight(self, plan: WeightScale) -> None:
+        """Change the integers of a weight and a bias that have been added."""
+        assert plan.integers is not None
+        edit.set_constant(_integers(self.node(plan.node).inputs[plan.input]), plan.integers)
+        if plan.bias is not None:
+            edit.set_constant(_integers(self._biases[plan.node]), plan.bias)
 
     def _add_operand(self, plan: Operand) -> None:
-        node = self._node(plan.node)
+        node = self.node(plan.node)
         array = constants.find(node.inputs[plan.input])
         if array is None:
             raise PassError(f"the plan has a constant at input {plan.input} of '{plan.node}', and the model has none")
@@ -149,7 +165,7 @@ class Application:
             edit.replace_uses(given, result, except_for=[quantizer])
         else:
             for reader, index in plan.readers:
-                self._node(reader).replace_input_with(index, result)
+                self.node(reader).replace_input_with(index, result)
 
     def _point(self, name: str, scale: float, zero_point: int) -> list[ir.Value]:
         """Return constants for a scale and a zero point; tensors with the same ones share them."""
@@ -160,3 +176,10 @@ class Application:
                 self._inserter.constant(f"{name}_zero_point", np.array(zero_point, self._grid.dtype)),
             ]
         return self._points[key]
+
+
+def _integers(dequantized: ir.Value | None) -> ir.Value:
+    """Return what the DequantizeLinear that gives a value reads."""
+    reader = dequantized.producer() if dequantized is not None else None
+    assert reader is not None and reader.inputs[0] is not None
+    return reader.inputs[0]

@@ -70,6 +70,10 @@ class WeightScale:
     scale : ndarray of float32, shape (channels,) or (1,)
     bias_scale : ndarray of float32, same shape, optional
         ``scale`` times the scale of the activation; None without a bias.
+    integers : ndarray of int8, the weight's shape, optional
+        None: each value is rounded to the nearest.
+    bias : ndarray of int32, shape (channels,), optional
+        None: the bias of the model.
     """
 
     node: str
@@ -77,6 +81,8 @@ class WeightScale:
     axis: int | None
     scale: Scales
     bias_scale: Scales | None = None
+    integers: npt.NDArray[np.int8] | None = None
+    bias: npt.NDArray[np.int32] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

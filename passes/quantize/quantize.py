@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
-from onnxcompress.graph import edit, shapes
+from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
+from onnxcompress.graph import shapes
 
 from .apply import Application
-from .opset import raise_opset
+from .correct import Rounding, correct
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
+from .prepare import prepare
 
 if TYPE_CHECKING:
     from onnxcompress.runtime.statistics import Range
@@ -43,16 +44,25 @@ class Quantize(Pass):
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
         A Relu, Clip or bias behind a node goes with that node.
 
+    correct : bool
+        Set the biases so that each layer, on its quantized input, is right on average over the samples.
+    rounding : {"compensating", "nearest"}
+        "compensating" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
+        on the samples; "nearest" is the textbook's.
+
     Notes
     -----
     Jacob et al. 2018, arXiv:1712.05877 (integer arithmetic, biases, fused activations); Krishnamoorthi 2018,
-    arXiv:1806.08342 (scales per channel). Put `fold-batch-norm` before it. A model with an opset below 13 is raised
-    to 13.
+    arXiv:1806.08342 (scales per channel). Constants and BatchNormalization are folded
+    first, and a model with an opset below 13 is raised to 13. What `correct` and `rounding` do: see
+    `onnxcompress.passes.quantize.correct`.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
     per_channel: bool = True
     exclude: tuple[str, ...] = ()
+    correct: bool = True
+    rounding: Rounding = "compensating"
 
     needs = Needs(samples=True)
 
@@ -60,22 +70,28 @@ class Quantize(Pass):
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
         work = model.clone()
-        raise_opset(work)
+        prepare(work)
         _infer(work)
-        placement, ranges = _place_and_measure(work, model, self.exclude, context)
+        prepared = context.on(work)
+        placement, ranges = _place_and_measure(work, self.exclude, prepared)
         refused = placement.refused
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         fields = calibrate(placement, ranges, self.activations, per_channel=self.per_channel)
-        return QuantizePlan(refused=tuple(refused), **fields)
+        plan = QuantizePlan(refused=tuple(refused), **fields)
+        if plan.nodes and (self.correct or self.rounding != "nearest"):
+            plan = correct(
+                work, plan, context.samples, rounding=self.rounding, biases=self.correct, progress=context.progress
+            )
+        return plan
 
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        raised = (Change("model", "opset raised to 13"),) if raise_opset(model) else ()
+        prepared = prepare(model)
         changes = Application(model, plan).run()
-        return dataclasses.replace(changes, done=(*raised, *changes.done))
+        return dataclasses.replace(changes, done=(*prepared, *changes.done))
 
 
 def _infer(model: ir.Model) -> None:
@@ -87,18 +103,16 @@ def _infer(model: ir.Model) -> None:
 
 
 def _place_and_measure(
-    work: ir.Model, model: ir.Model, exclude: tuple[str, ...], context: Context
+    work: ir.Model, exclude: tuple[str, ...], context: Context
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
-    known = {value.name for value in edit.values(model.graph)}
     blocked: dict[ir.Node, str] = {}
     while True:
         placement = place(work, exclude, blocked)
         names = {str(source.name) for source in placement.sources.values()}
-        reason = "it reads a tensor that only opset 13 has"
-        unfit = names - known
+        reason, unfit = "", set[str]()
         ranges: dict[str, Range] = {}
-        if names and not unfit:
+        if names:
             ranges = dict(context.ranges(sorted(names)))
             reason = "a tensor of its spans too wide a range, such as a mask of -infinity"
             unfit = {name for name in names if ranges[name].high - ranges[name].low > WIDEST}

@@ -30,8 +30,9 @@ def gptq(
 
     Parameters
     ----------
-    weight : (rows, columns) float array
-        A row for each output channel.
+    weight : (rows, columns) or (groups, rows, columns) float array
+        A row for each output channel. Several groups, with a matrix and a Gram matrix each, are rounded at once;
+        all other arrays then have that axis in front too.
     scale : (rows,), (rows, groups) or (rows, columns) float array
         One for each row, each group of neighbouring columns, or each weight.
     grid : Grid
@@ -50,7 +51,7 @@ def gptq(
 
     Returns
     -------
-    (rows, columns) int64 array
+    (rows, columns) or (groups, rows, columns) int64 array
         ``W ≈ scale · (result − zero_point)``.
 
     Raises
@@ -58,39 +59,49 @@ def gptq(
     ValueError
         Shapes do not fit.
     """
-    rows, columns = weight.shape
-    if gram.shape != (columns, columns):
-        raise ValueError(f"the Gram matrix has shape {gram.shape}; expected ({columns}, {columns})")
-    diagonal = np.diag(gram)
-    order = np.argsort(-diagonal, kind="stable") if by_diagonal else np.arange(columns)
-    factor = _factor(gram[np.ix_(order, order)], damping)
+    if weight.ndim == 2:
+        steps, offsets = np.asarray(scale)[None], np.asarray(zero_point)
+        offsets = offsets if offsets.ndim == 0 else offsets[None]
+        options = {"damping": damping, "block": block, "by_diagonal": by_diagonal, "keep_zeros": keep_zeros}
+        one = gptq(weight[None], steps, grid, gram[None], zero_point=offsets, **options)  # type: ignore[arg-type]
+        return np.asarray(one[0], np.int64)
+    groups, rows, columns = weight.shape
+    if gram.shape != (groups, columns, columns):
+        raise ValueError(f"the Gram matrix has shape {gram.shape[1:]}; expected ({columns}, {columns})")
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    order = np.argsort(-diagonal, axis=1, kind="stable") if by_diagonal else np.tile(np.arange(columns), (groups, 1))
+    each = np.arange(groups)[:, None]
+    factor = _factor(gram[each[..., None], order[:, :, None], order[:, None, :]], damping)
     # From here on everything stands with its columns as rows: a column is touched as a whole.
-    left = weight.T[order].astype(np.float64)
+    left = weight.swapaxes(1, 2)[each, order].astype(np.float64)
     zero = keep_zeros & (left == 0)
-    step, offset = (_spread(values, rows, columns)[order] for values in (scale, zero_point))
-    found = np.empty((columns, rows))
+    step, offset = (_spread(values, groups, rows, columns)[each, order] for values in (scale, zero_point))
+    found = np.empty((groups, columns, rows))
     for start in range(0, columns, block):
         stop = min(start + block, columns)
-        errors = np.empty((stop - start, rows))
+        errors = np.empty((groups, stop - start, rows))
         for i in range(start, stop):
-            integers = np.clip(np.rint(left[i] / step[i]) + offset[i], grid.low, grid.high)
-            found[i] = np.where(zero[i], offset[i], integers)
-            errors[i - start] = (left[i] - step[i] * (found[i] - offset[i])) / factor[i, i]
-            left[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], errors[i - start])
-        left[stop:] -= factor[start:stop, stop:].T @ errors
-    result = np.empty((columns, rows), np.int64)
-    result[order] = found
-    return np.ascontiguousarray(result.T)
+            integers = np.clip(np.rint(left[:, i] / step[:, i]) + offset[:, i], grid.low, grid.high)
+            found[:, i] = np.where(zero[:, i], offset[:, i], integers)
+            error = (left[:, i] - step[:, i] * (found[:, i] - offset[:, i])) / factor[:, i, i, None]
+            errors[:, i - start] = error
+            left[:, i + 1 : stop] -= factor[:, i, i + 1 : stop, None] * error[:, None]
+        left[:, stop:] -= factor[:, start:stop, stop:].swapaxes(1, 2) @ errors
+    result = np.empty((groups, columns, rows), np.int64)
+    result[each, order] = found
+    return np.ascontiguousarray(result.swapaxes(1, 2))
 
 
-def _spread(values: npt.ArrayLike, rows: int, columns: int) -> Matrix:
+def _spread(values: npt.ArrayLike, groups: int, rows: int, columns: int) -> Matrix:
     """Return one value for each weight, columns first."""
     array = np.asarray(values, np.float64)
-    if array.ndim < 2:
-        return np.broadcast_to(array, (columns, rows))
-    if array.shape[0] != rows or columns % array.shape[1]:
-        raise ValueError(f"values of shape {array.shape} for {rows} rows and {columns} columns")
-    return np.asarray(np.repeat(array, columns // array.shape[1], axis=1).T)
+    if array.ndim == 0:
+        return np.broadcast_to(array, (groups, columns, rows))
+    if array.ndim == 2:
+        return np.broadcast_to(array[:, None], (groups, columns, rows))
+    if array.shape[:2] != (groups, rows) or columns % array.shape[2]:
+        raise ValueError(f"values of shape {array.shape[1:]} for {rows} rows and {columns} columns")
+    return np.asarray(np.repeat(array, columns // array.shape[2], axis=2).swapaxes(1, 2))
 
 
 def _factor(gram: Matrix, damping: float) -> Matrix:
@@ -101,14 +112,18 @@ def _factor(gram: Matrix, damping: float) -> Matrix:
     Reversed in rows and columns, the matrix is ``L Lᵀ``; reversed again, L is an upper triangular R with ``R Rᵀ`` the
     matrix, and ``U = R⁻¹``. So the inverse itself, which is worse conditioned, is never factored.
     """
-    diagonal = np.diag(gram)
-    dead = diagonal <= 0
-    mean = float(diagonal[~dead].mean()) if not dead.all() else 1.0
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    alive = diagonal > 0
+    mean = np.where(alive, diagonal, 0).sum(1) / np.maximum(alive.sum(1), 1)
+    mean = np.where(mean > 0, mean, 1.0)[:, None]
     while True:
-        damped = gram + np.diag(np.where(dead, mean, damping * mean))
+        added = np.where(alive, damping * mean, mean)
+        damped = gram + added[:, :, None] * np.eye(gram.shape[-1])
         try:
-            lower = scipy.linalg.cholesky(damped[::-1, ::-1], lower=True)
-        except scipy.linalg.LinAlgError:
+            upper = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1]
+        except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-9)
             continue
-        return np.asarray(scipy.linalg.solve_triangular(lower[::-1, ::-1], np.eye(len(gram))), np.float64)
+        if len(gram) > 1:  # many small ones: what LAPACK does for one at a time costs more to call than to compute
+            return np.asarray(np.linalg.inv(upper), np.float64)
+        return np.asarray(scipy.linalg.solve_triangular(upper[0], np.eye(gram.shape[-1])), np.float64)[None]

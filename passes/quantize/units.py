@@ -62,7 +62,7 @@ MOVES = {
 """They take values over from input 0 as they are: integers of the same scale pass through unchanged."""
 
 UNSUPPORTED = {
-    "BatchNormalization": "it is not folded; put fold-batch-norm before quantize",
+    "BatchNormalization": "it could not be folded, and onnxruntime has no integer BatchNormalization",
     "ConvTranspose": "onnxruntime has no integer ConvTranspose; quantize-weights makes its file smaller",
     "Einsum": "onnxruntime has no integer Einsum",
     "GRU": "onnxruntime has no integer GRU; quantize-weights makes its file smaller",
@@ -162,7 +162,7 @@ def _bias_obstacle(node: ir.Node, channels: int) -> str:
 
 def _conv_obstacle(node: ir.Node) -> str:
     if constants.is_constant(node.inputs[0]):
-        return "its input is a constant; put fold-constants before quantize"
+        return "its input is a constant"
     reason = _weight_obstacle(node.inputs[1])
     weight = constants.find(node.inputs[1])
     return reason or _bias_obstacle(node, 0 if weight is None else weight.shape[0])
@@ -170,7 +170,7 @@ def _conv_obstacle(node: ir.Node) -> str:
 
 def _gemm_obstacle(node: ir.Node) -> str:
     if constants.is_constant(node.inputs[0]):
-        return "its input is a constant; put fold-constants before quantize"
+        return "its input is a constant"
     reason = _weight_obstacle(node.inputs[1])
     weight = constants.find(node.inputs[1])
     columns = 0 if weight is None else weight.shape[0 if edit.int_attribute(node, "transB", 0) else 1]
@@ -180,7 +180,7 @@ def _gemm_obstacle(node: ir.Node) -> str:
 def _matmul_obstacle(node: ir.Node) -> str:
     fixed = [constants.is_constant(value) for value in node.inputs]
     if all(fixed):
-        return "both inputs are constants; put fold-constants before quantize"
+        return "both inputs are constants"
     return "".join(_weight_obstacle(value) for value, known in zip(node.inputs, fixed, strict=True) if known)
 
 

@@ -1,8 +1,9 @@
 """Lossless passes: the outputs stay the same, the model gets simpler or smaller."""
 
+from .fold_affine import FoldAffine
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .remove_dead import RemoveDead
 from .shrink import Shrink
 
-__all__ = ["FoldBatchNorm", "FoldConstants", "RemoveDead", "Shrink"]
+__all__ = ["FoldAffine", "FoldBatchNorm", "FoldConstants", "RemoveDead", "Shrink"]

@@ -23,13 +23,13 @@ Feeds = dict[str, np.ndarray]
 
 @pytest.fixture
 def quantized() -> Callable[..., tuple[ir.Model, Changes]]:
-    """Plan, pass the plan through JSON, apply to a copy, check; the model itself must stay as it was."""
+    """Plan as textbooks do, pass the plan through JSON, apply to a copy, check; the model must stay as it was."""
 
     def run(subject: ir.Model, feeds: Feeds, **options: Any) -> tuple[ir.Model, Changes]:
         for value in edit.values(subject.graph):
             edit.constant(value)  # onnx-ir names the tensor of a Constant node when it is first read
         before = ir.to_proto(subject).SerializeToString(deterministic=True)
-        step = Quantize(**options)
+        step = Quantize(**{"correct": False, "rounding": "nearest", **options})
         plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
         copies = [subject.clone(), subject.clone()]
         changes = step.apply(copies[0], type(plan).from_json(plan.to_json()))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from ..graph import edit
 
 Matrix = npt.NDArray[np.float64]
 Extents = tuple[int, ...]

@@ -1,0 +1,55 @@
+"""Linear maps fitted to second moments: near to the one that is there, and only as far as samples held out agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from .gram import Moments
+
+Matrix = npt.NDArray[np.float64]
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""What may be added to the diagonal of a Gram matrix, relative to its mean."""
+
+
+def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> Matrix:
+    """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
+
+    The ridge, on the first `weighted` columns, draws towards `start`. Which one is best is seen on samples held out;
+    then all are fitted. Where none is better than `start`, that is returned.
+
+    Parameters
+    ----------
+    fitted, held : Moments
+        Of several pairs of sets of rows at once.
+    start : (pairs, m, k) float64 array
+    weighted : int
+
+    Returns
+    -------
+    (pairs, m, k) float64 array
+    """
+    errors = np.stack([held.errors(_with_ridge(fitted, start, np.full(len(start), r), weighted)) for r in RIDGES])
+    ridges = np.array(RIDGES)[errors.argmin(0)]
+    better = errors.min(0) < held.errors(start)
+    if not better.any():
+        return start
+    return np.where(better[:, None, None], _with_ridge(fitted.merge(held), start, ridges, weighted), start)
+
+
+def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int) -> Matrix:
+    """Solve the normal equations; each ridge is relative to the mean of the diagonal."""
+    diagonal = np.diagonal(moments.own, axis1=1, axis2=2)[:, :weighted].mean(1)
+    added = np.where(diagonal > 0, ridges * diagonal, 1.0)[:, None] * (np.arange(moments.own.shape[-1]) < weighted)
+    own = moments.own + added[:, :, None] * np.eye(moments.own.shape[-1])
+    right = (moments.cross - start @ moments.own).swapaxes(1, 2)
+    try:
+        # For many small systems, calling LAPACK for one at a time costs more than it saves.
+        found = (
+            np.linalg.solve(own, right) if len(own) > 1 else scipy.linalg.solve(own[0], right[0], assume_a="pos")[None]
+        )
+    except np.linalg.LinAlgError:  # what it reads is the same for every sample
+        return start
+    return np.asarray(start + found.swapaxes(1, 2), np.float64)

@@ -1,0 +1,198 @@
+"""Round weights and set biases so that each layer, on its quantized input, gives what it gave in float.
+
+Layers are taken in the order of the graph, each on what the quantized layers before it make of the samples, so that a
+layer also corrects what those did to its input. For the rows x that a layer reads there and the rows y that it gave in
+float, the weights that make ``Σ|y − W x − b|²`` smallest are found near the ones that it has; they are rounded one
+column after another, each column's rounding error being made up for by the columns behind it; and the bias takes the
+mean of what is left. One sample in four is held out, and decides for each layer whether its weights are fitted and
+rounded so, only rounded so, or rounded to the nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.graph import edit
+from onnxcompress.progress import Progress, silent
+from onnxcompress.runtime.fit import nearest
+from onnxcompress.runtime.gram import Moments, grams_of
+from onnxcompress.runtime.samples import Samples
+from onnxcompress.runtime.segments import Walk
+
+from . import scales
+from .apply import Application
+from .layers import Layer
+from .plan import QuantizePlan, WeightScale
+from .rounding import gptq
+from .units import bias_of, weight_of
+
+Rounding = Literal["nearest", "compensating"]
+Matrix = npt.NDArray[np.float64]
+
+SAMPLES = 256
+"""How many samples are looked at; a convolution makes many rows of each."""
+
+FEW_VALUES = 256
+"""A weight with at most so many different values has been clustered; it is rounded to the nearest and stays so."""
+
+
+def correct(
+    model: ir.Model,
+    plan: QuantizePlan,
+    samples: Samples,
+    *,
+    rounding: Rounding = "compensating",
+    biases: bool = True,
+    progress: Progress = silent,
+) -> QuantizePlan:
+    """Return the plan with integers and biases of its own for each weight.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        The prepared model in float; not changed.
+    plan : QuantizePlan
+    samples : Samples
+        The first 256 are used.
+    rounding : {"nearest", "compensating"}
+        Whether the rounding of one weight makes up for that of another.
+    biases : bool
+        Set the biases so that each output is right on average.
+    progress : callable
+        Called as ``progress(what, done, total)``.
+
+    Raises
+    ------
+    DataError
+        A tensor holds NaN or infinity.
+
+    Notes
+    -----
+    Bias correction: Nagel et al. 2019, arXiv:1906.04721, section 4.2, by measurement. Error-compensating rounding:
+    Frantar et al. 2022, arXiv:2210.17323 (GPTQ), with the covariance of the input in place of its second moments, as
+    the bias takes the mean; fitting to the float model's output first: arXiv:2504.02692 (GPTAQ) does it column-wise.
+    """
+    samples = samples.head(SAMPLES)
+    nodes = {edit.output_name(node): node for node in model.graph}
+    plan = dataclasses.replace(plan, weights=tuple(_with_bias(nodes[w.node], w, plan) for w in plan.weights))
+    quantized = model.clone()
+    application = Application(quantized, plan)
+    application.run()
+    order = {name: number for number, name in enumerate(nodes)}
+    chosen = sorted((w for w in plan.weights if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
+    found = {weight.node: weight for weight in plan.weights}
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        for name in ("model", "quantized"):
+            Path(folder, name).mkdir()
+        before = Walk(model, samples, Path(folder, "model"))
+        after = Walk(quantized, samples, Path(folder, "quantized"))
+        for done, weight in enumerate(chosen):
+            node, behind = nodes[weight.node], nodes.get(plan.bias_nodes.get(weight.node, ""))
+            moments = _moments(Layer(node), application.node(weight.node), before, after)
+            if moments is not None:
+                found[weight.node] = _corrected(weight, node, behind, moments, rounding, biases=biases)
+                application.set_weight(found[weight.node])
+            progress("correct", done + 1, len(chosen))
+    return dataclasses.replace(plan, weights=tuple(found.values()))
+
+
+def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> WeightScale:
+    """Give a Conv or Gemm without a bias one, so that it can be corrected."""
+    if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
+        return weight
+    scale = {a.tensor: a.scale for a in plan.activations}[str(node.inputs[0].name)]
+    return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
+
+
+def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
+    """A weight that other nodes read too cannot suit all of them; a MatMul without a bias cannot be corrected."""
+    value = node.inputs[weight.input]
+    transposed = bool(edit.int_attribute(node, "transA", 0))
+    return weight.bias_scale is not None and value is not None and len(value.uses()) == 1 and not transposed
+
+
+def _moments(layer: Layer, quantized: ir.Node, before: Walk, after: Walk) -> tuple[Moments, Moments] | None:
+    """Return the moments of the rows that are fitted, and of those held out; None where the input is constant."""
+    name, data = edit.output_name(layer.node), quantized.inputs[0]
+    after.advance(edit.output_name(quantized))
+    before.advance(name, behind=True)
+    if data is None or not after.has(str(data.name)) or not before.samples:
+        return None
+    pairs = zip(before.fetch(name), after.fetch(str(data.name)), strict=True)
+    return grams_of(layer.rows(pairs, before.samples), str(data.name))
+
+
+def _corrected(
+    weight: WeightScale,
+    node: ir.Node,
+    behind: ir.Node | None,
+    moments: tuple[Moments, Moments],
+    rounding: Rounding,
+    *,
+    biases: bool,
+) -> WeightScale:
+    """Choose the integers of a weight, then the bias."""
+    layer, array = Layer(node), weight_of(node).astype(np.float64)
+    fitted, held = moments
+    every = fitted.merge(held) if held.count else fitted
+    steps = np.broadcast_to(weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
+    blocks = layer.blocks(array)
+    best = np.clip(np.rint(blocks / steps), scales.SYMMETRIC.low, scales.SYMMETRIC.high)
+    if rounding == "compensating" and held.count and np.unique(array).size > FEW_VALUES:
+        best = _best_of(best, blocks, steps, fitted, held)
+    integers = layer.whole(best).astype(np.int8)
+    if not biases:
+        return dataclasses.replace(weight, integers=integers)
+    bias = _mean_error(best * steps, every).ravel()
+    if behind is not None:  # the layer's output holds the operator's own bias; what is added behind comes on top
+        bias = bias + _added(node, behind, layer.outputs)
+    assert weight.bias_scale is not None
+    return dataclasses.replace(weight, integers=integers, bias=scales.encode_bias(bias, weight.bias_scale))
+
+
+def _best_of(nearest_ones: Matrix, blocks: Matrix, steps: Matrix, fitted: Moments, held: Moments) -> Matrix:
+    """Return the integers that are best on the rows held out, made again from all rows."""
+    ways: list[Callable[[Moments], Matrix]] = [
+        lambda _: nearest_ones,
+        lambda moments: _rounded(blocks, steps, moments),
+        lambda moments: _rounded(moved, steps, moments),
+    ]
+    moved = _fitted(blocks, fitted, held)
+    errors = [_error(way(fitted) * steps, fitted, held) for way in ways]
+    return ways[int(np.argmin(errors))](fitted.merge(held))
+
+
+def _added(node: ir.Node, behind: ir.Node, outputs: int) -> Matrix:
+    total, own = bias_of(node, behind, outputs), bias_of(node, None, outputs)
+    assert total is not None
+    return np.asarray(total - (0 if own is None else own), np.float64)
+
+
+def _rounded(blocks: Matrix, steps: Matrix, moments: Moments) -> Matrix:
+    return gptq(blocks, steps[..., 0][..., None], scales.SYMMETRIC, moments.covariance()).astype(np.float64)
+
+
+def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> Matrix:
+    """Fit each group's weights, near to what they are; zeros stay."""
+    columns = blocks.shape[-1]
+    start = np.concatenate([blocks, _mean_error(blocks, fitted)[..., None]], -1)
+    return np.where(blocks == 0, 0, nearest(fitted, held, start, weighted=columns)[..., :columns])
+
+
+def _mean_error(blocks: Matrix, moments: Moments) -> Matrix:
+    """Return the bias that makes each output right on average: (groups, outputs of each)."""
+    sums = moments.cross[..., -1] - (blocks @ moments.own[..., :-1, -1:])[..., 0]
+    return np.asarray(sums / moments.count, np.float64)
+
+
+def _error(blocks: Matrix, fitted: Moments, held: Moments) -> float:
+    """Return the error of weights, with the bias that goes with them, on the rows held out."""
+    return float(held.errors(np.concatenate([blocks, _mean_error(blocks, fitted)[..., None]], -1)).sum())

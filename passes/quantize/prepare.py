@@ -1,0 +1,50 @@
+"""What a model goes through before it is quantized: it computes the same, in fewer and plainer operators."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxcompress.contract import Change, Context, Pass
+from onnxcompress.graph import edit, shapes
+
+from ..tidy.fold_affine import FoldAffine
+from ..tidy.fold_batch_norm import FoldBatchNorm
+from ..tidy.fold_constants import FoldConstants
+from . import constants
+from .opset import raise_opset
+
+STEPS: tuple[tuple[Pass, str], ...] = (
+    (FoldConstants(), "operators computed beforehand"),
+    (FoldBatchNorm(), "BatchNormalization folded into the weights before them"),
+    (FoldAffine(), "multiplications and additions of constants folded into the weights beside them"),
+)
+"""What is done, and what the report calls it."""
+
+
+def prepare(model: ir.Model) -> list[Change]:
+    """Raise the opset to 13 at least, and fold, in place.
+
+    The same model always gives the same result, so that names in a plan mean the same when it is applied.
+    """
+    done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
+    shapes.infer(model)
+    for step, what in STEPS:
+        plan: Any = step.plan(model, Context(model))
+        if isinstance(step, FoldConstants):
+            plan = dataclasses.replace(plan, nodes=tuple(set(plan.nodes) - _tied(model)))
+        count = len(step.apply(model, plan).done)
+        if count:
+            done.append(Change("model", f"{count} {what}"))
+    return done
+
+
+def _tied(model: ir.Model) -> set[str]:
+    """Name what moves a constant that others read as well: computed beforehand, it would be stored twice."""
+    return {
+        edit.output_name(node)
+        for node in model.graph
+        if edit.op_of(node) in constants.MOVES and node.inputs[0] is not None and len(node.inputs[0].uses()) > 1
+    }
