@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .runtime.clipping import Method
+    from .runtime.ranges import ChannelRange, Observation
     from .runtime.samples import Samples
     from .runtime.statistics import ChannelMean, Moment, Range
 
@@ -210,7 +212,9 @@ class Context:
         self.seed = seed
         self.progress: Progress = progress or silent
         self._samples = samples
-        self._ranges: dict[str, Range] = {}
+        self._seen: dict[str, Observation] = {}
+        self._ranges: dict[tuple[Method, bool, int], dict[str, Range]] = {}
+        self._channel_ranges: dict[tuple[str, int], ChannelRange] = {}
         self._kept: dict[Hashable, Any] = {}
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
@@ -255,14 +259,36 @@ class Context:
             self._kept[key] = compute()
         return self._kept[key]
 
-    def ranges(self, tensors: list[str]) -> Mapping[str, Range]:
-        """Return the smallest and largest value of each named tensor over the samples."""
-        from .runtime.statistics import collect_ranges
+    def ranges(
+        self, tensors: list[str], method: Method = "minmax", *, symmetric: bool = False, levels: int = 256
+    ) -> Mapping[str, Range]:
+        """Return the range of each named tensor over the samples, clipped as `method` says.
 
-        missing = [name for name in tensors if name not in self._ranges]
+        "minmax" keeps the smallest and the largest value; see `onnxcompress.runtime.clipping` for the others. One pass
+        over the samples serves all methods that count values. `levels` is how many integers the quantized type has.
+        """
+        from .runtime.clipping import COUNTED, clipped_range
+        from .runtime.ranges import observe
+
+        counted = method in COUNTED
+        missing = [name for name in tensors if name not in self._seen or (counted and not self._seen[name].histogram)]
         if missing:
-            self._ranges |= collect_ranges(self.model, self.samples, missing, progress=self.progress)
-        return {name: self._ranges[name] for name in tensors}
+            seen = observe(self.model, self.samples, missing, progress=self.progress, histograms=counted)
+            self._seen |= seen
+        known = self._ranges.setdefault((method, symmetric, levels), {})
+        for name in tensors:
+            if name not in known:
+                known[name] = clipped_range(self._seen[name], method, symmetric=symmetric, levels=levels)
+        return {name: known[name] for name in tensors}
+
+    def channel_ranges(self, channels: list[tuple[str, int]]) -> Mapping[tuple[str, int], ChannelRange]:
+        """Return the smallest and largest value per index of the axis, for each (tensor, axis), over the samples."""
+        from .runtime.ranges import collect_channel_ranges
+
+        missing = [key for key in channels if key not in self._channel_ranges]
+        if missing:
+            self._channel_ranges |= collect_channel_ranges(self.model, self.samples, missing, progress=self.progress)
+        return {key: self._channel_ranges[key] for key in channels}
 
     def channel_means(
         self, channels: list[tuple[str, int]], moment: Moment = "absolute"

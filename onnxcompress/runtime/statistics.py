@@ -43,9 +43,6 @@ class Range:
         return Range(min(self.low, other.low), max(self.high, other.high))
 
 
-_NO_VALUES = Range(math.inf, -math.inf)
-
-
 @dataclass(frozen=True)
 class ChannelMean:
     """The sum of |x|, x² or x ≠ 0 for each index of an axis, kept so that adding up is exact in any order.
@@ -94,75 +91,6 @@ class ChannelMean:
         return self.total / max(self.count, 1)
 
 
-def collect_ranges(
-    model: ir.Model,
-    samples: Samples,
-    tensors: list[str],
-    *,
-    progress: Progress,
-    limit_bytes: int = LIMIT_BYTES,
-) -> dict[str, Range]:
-    """Find the smallest and largest value of each tensor over the samples.
-
-    Parameters
-    ----------
-    model : onnx_ir.Model
-        Not changed.
-    samples : Samples
-    tensors : list of str
-        Names of values of the outer graph: inputs, initializers and what nodes compute, of any numeric type.
-    progress : callable
-        Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
-    limit_bytes : int
-        How many bytes of tensors are tapped at once; each lot takes one pass over the samples.
-
-    Returns
-    -------
-    dict of str to Range
-        ``Range(0, 0)`` for a tensor that never held a value.
-
-    Raises
-    ------
-    PassError
-        A tensor is not in the model, not numeric, or lives inside an inner graph.
-    DataError
-        A tensor holds NaN or infinity.
-    """
-    constants, tapped = find_values(model, tensors)
-    found = {name: _range_of(name, *_extremes(array)) for name, array in constants.items()}
-    if tapped:
-        shapes = measure_shapes(model, samples, tapped)
-        taps = [Tap(name, name, _reduce_extremes) for name in tapped]
-        for name, (low, high, total) in run_taps(
-            model, samples, taps, shapes, what="ranges", progress=progress, limit_bytes=limit_bytes
-        ):
-            new = _range_of(name, float(low), float(high), float(total))
-            found[name] = found.get(name, _NO_VALUES).merge(new)
-    return {name: Range(0.0, 0.0) if found[name] == _NO_VALUES else found[name] for name in tensors}
-
-
-def _reduce_extremes(tapper: Tapper, value: ir.Value) -> list[ir.Value]:
-    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    wide = tapper.cast(value, ir.DataType.FLOAT if value.dtype in floats else ir.DataType.DOUBLE)
-    # ReduceMin and ReduceMax may miss a NaN, depending on where it stands; a sum does not.
-    return [tapper.add(op, wide, keepdims=0) for op in ("ReduceMin", "ReduceMax", "ReduceSum")]
-
-
-def _extremes(array: Array) -> tuple[float, float, float]:
-    if not array.size:
-        return math.inf, -math.inf, 0.0
-    low, high = float(array.min()), float(array.max())
-    return low, high, low + high
-
-
-def _range_of(name: str, low: float, high: float, total: float) -> Range:
-    if low == math.inf and high == -math.inf:
-        return _NO_VALUES
-    if math.isnan(total) or not math.isfinite(low) or not math.isfinite(high):
-        raise DataError(f"tensor '{name}' holds NaN or infinity for some sample")
-    return Range(low, high)
-
-
 Moment: TypeAlias = Literal["absolute", "square", "nonzero"]
 """What of each value is averaged: |x|, x², or 1 where x is not zero."""
 
@@ -187,7 +115,7 @@ def collect_channel_means(
         Not changed.
     samples : Samples
     channels : list of (str, int)
-        Tensor names, as for `collect_ranges`, each with an axis (negative counts from the last).
+        Names of values of the outer graph, each with an axis (negative counts from the last).
     progress : callable
         Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
     limit_bytes : int
@@ -203,7 +131,7 @@ def collect_channel_means(
     Raises
     ------
     PassError
-        As `collect_ranges`, or a tensor has no such axis.
+        A tensor is not in the model, not numeric, lives inside an inner graph, or has no such axis.
     DataError
         A tensor holds NaN or infinity, or values too large to be squared, or the axis has different lengths for
         different samples.

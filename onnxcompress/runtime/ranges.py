@@ -1,0 +1,305 @@
+"""What calibration needs to know of tensors: extremes, their mean over samples, and histograms, in one pass.
+
+Samples are run one at a time, however they come: an engine may add in another order for another batch size, and only
+so are all figures the same, to the last bit, whatever the batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..errors import DataError, PassError
+from ..progress import Progress
+from .clipping import COUNTED, Method, clipped_range
+from .histogram import Counter, Histogram, to_float32
+from .samples import Samples
+from .statistics import ChannelMean, Range
+from .taps import find_values, run_single
+
+if TYPE_CHECKING:
+    from .session import Array
+
+LIMIT_BYTES = 1 << 27
+"""How many bytes of tensors are fetched at once; each lot takes one pass over the samples."""
+
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the samples showed of one tensor; merging is associative and commutative, to the last bit.
+
+    Attributes
+    ----------
+    extremes : Range
+        The smallest and the largest value; ``Range(inf, -inf)`` of no values.
+    means : ChannelMean
+        Two channels: the sums of the single samples' smallest and largest values. Samples of no values do not count.
+    histogram : Histogram or None
+        None unless asked for.
+    """
+
+    extremes: Range
+    means: ChannelMean
+    histogram: Histogram | None
+
+    def merge(self, other: Observation) -> Observation:
+        """Return the observation of both."""
+        both = self.histogram and other.histogram and self.histogram.merge(other.histogram)
+        return Observation(self.extremes.merge(other.extremes), self.means.merge(other.means), both)
+
+
+@dataclass(frozen=True)
+class ChannelRange:
+    """The smallest and the largest value of each index of an axis; ``(inf, -inf)`` where there was none.
+
+    Attributes
+    ----------
+    low, high : ndarray of float64, shape (channels,)
+    """
+
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+    def merge(self, other: ChannelRange) -> ChannelRange:
+        """Return the ranges of both."""
+        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
+def collect_ranges(
+    model: ir.Model,
+    samples: Samples,
+    tensors: Sequence[str],
+    *,
+    progress: Progress,
+    method: Method = "minmax",
+    symmetric: bool = False,
+    levels: int = 256,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[str, Range]:
+    """Observe tensors and return their ranges; see `observe` and `clipped_range`."""
+    seen = observe(model, samples, tensors, progress=progress, histograms=method in COUNTED, limit_bytes=limit_bytes)
+    return {name: clipped_range(seen[name], method, symmetric=symmetric, levels=levels) for name in tensors}
+
+
+def observe(
+    model: ir.Model,
+    samples: Samples,
+    tensors: Sequence[str],
+    *,
+    progress: Progress,
+    histograms: bool = False,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[str, Observation]:
+    """Go through the samples once and observe tensors.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    tensors : sequence of str
+        Names of values of the outer graph: inputs, initializers and what nodes compute, of any numeric type.
+    progress : callable
+        Called as ``progress(what, done, total)``; `total` is 0 while it is not known.
+    histograms : bool
+        Also count values; of a constant all, of others see `Counter`.
+    limit_bytes : int
+        How many bytes of tensors are fetched at once; each lot takes one pass over the samples.
+
+    Returns
+    -------
+    dict of str to Observation
+
+    Raises
+    ------
+    PassError
+        A tensor is not in the model, not numeric, or lives inside an inner graph.
+    DataError
+        A tensor holds NaN or infinity; the message names it and the sample, counted from 0.
+    """
+    constants, tapped = find_values(model, tensors)
+    found: dict[str, Observation] = {}
+    for name, array in constants.items():
+        observer = _Observer([name], histograms=False)
+        observer.add([_plain(array)], None)
+        seen = observer.result()[name]
+        histogram = Histogram.of(to_float32(_plain(array))) if histograms else None
+        found[name] = Observation(seen.extremes, seen.means, histogram)
+    if not tapped:
+        return found
+    lots: list[_Observer] = []
+    for names, number, count, arrays in run_single(
+        model, samples, tapped, what="ranges", progress=progress, limit_bytes=limit_bytes
+    ):
+        if not lots or lots[-1].names is not names:
+            lots.append(_Observer(names, histograms=histograms))
+        for index, parts in enumerate(_single(arrays, count)):
+            lots[-1].add(parts, number + index)
+    for lot in lots:
+        found |= lot.result()
+    return found
+
+
+def _single(arrays: list[Array], count: int) -> Iterator[list[Array]]:
+    """Split what a model of a fixed batch made into samples; what has no batch axis belongs to the first."""
+    if count == 1:
+        yield [_plain(array) for array in arrays]
+        return
+    batched = [bool(array.ndim) and len(array) == count for array in arrays]
+    for index in range(count):
+        pairs = zip(arrays, batched, strict=True)
+        yield [_plain(a[index] if split else a if not index else a.reshape(-1)[:0]) for a, split in pairs]
+
+
+def _plain(array: Array) -> Array:
+    """Return types that numpy has no dtype of its own for (bfloat16, int4) as float32."""
+    return array.astype(np.float32) if array.dtype.kind == "V" or array.dtype == np.float16 else array
+
+
+class _Observer:
+    """Observes the same tensors, sample by sample."""
+
+    def __init__(self, names: list[str], *, histograms: bool) -> None:
+        self.names = names
+        self._counters = [Counter() for _ in names] if histograms else None
+        self._low = np.full(len(names), math.inf)
+        self._high = np.full(len(names), -math.inf)
+        self._means = ChannelMean.of(np.zeros((0, 2 * len(names))), 0)
+        self._counts = np.zeros(len(names), np.int64)
+        self._rows = np.empty((_ROWS, 2, len(names)))
+        self._used = 0
+
+    def add(self, arrays: list[Array], sample: int | None) -> None:
+        """Observe one sample's tensors, or a constant."""
+        if self._used == _ROWS:
+            self._flush()
+        row = self._rows[self._used]
+        row[0], row[1] = math.inf, -math.inf
+        with np.errstate(invalid="ignore"):
+            for index, array in enumerate(arrays):
+                if array.size:
+                    row[:, index] = array.min(), array.max()
+        self._used += 1
+        # Numpy's smallest and largest of values with a NaN among them is NaN.
+        if not np.isfinite(row).all():
+            _check(self.names, arrays, row, sample)
+        if self._counters is not None:
+            for counter, array in zip(self._counters, arrays, strict=True):
+                counter.add(array)
+
+    def _flush(self) -> None:
+        if not self._used:
+            return
+        rows = self._rows[: self._used]
+        self._used = 0
+        self._low = np.minimum(self._low, rows[:, 0].min(axis=0))
+        self._high = np.maximum(self._high, rows[:, 1].max(axis=0))
+        there = rows[:, 0] <= rows[:, 1]
+        self._counts += there.sum(axis=0)
+        sums = np.where(there[:, None], rows, 0.0).reshape(len(rows), -1)
+        self._means = self._means.merge(ChannelMean.of(sums, 0))
+
+    def result(self) -> dict[str, Observation]:
+        """Return what was observed of each tensor."""
+        self._flush()
+        limbs = self._means.limbs.reshape(len(self._means.limbs), 2, -1)
+        return {
+            name: Observation(
+                Range(float(self._low[index]), float(self._high[index])),
+                ChannelMean(limbs[:, :, index], int(self._counts[index])),
+                None if self._counters is None else self._counters[index].histogram,
+            )
+            for index, name in enumerate(self.names)
+        }
+
+
+def _check(names: list[str], arrays: list[Array], row: Array, sample: int | None) -> None:
+    for index, array in enumerate(arrays):
+        if array.size and not np.isfinite(row[:, index]).all():
+            where = "" if sample is None else f" for sample {sample}"
+            raise DataError(f"tensor '{names[index]}' holds NaN or infinity{where}")
+
+
+def collect_channel_ranges(
+    model: ir.Model,
+    samples: Samples,
+    channels: Sequence[tuple[str, int]],
+    *,
+    progress: Progress,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[tuple[str, int], ChannelRange]:
+    """Find the smallest and largest value for each index of an axis, over the samples and all other axes.
+
+    Parameters
+    ----------
+    model, samples, progress, limit_bytes
+        As for `observe`.
+    channels : sequence of (str, int)
+        Tensor names, each with an axis (negative counts from the last).
+
+    Returns
+    -------
+    dict of (str, int) to ChannelRange
+        Zeros for an index that never held a value.
+
+    Raises
+    ------
+    PassError
+        As `observe`, or a tensor has no such axis.
+    DataError
+        A tensor holds NaN or infinity, or the axis has different lengths for different samples.
+    """
+    constants, tapped = find_values(model, [name for name, _ in channels])
+    axes: dict[str, list[tuple[str, int]]] = {}
+    for key in dict.fromkeys(channels):
+        axes.setdefault(key[0], []).append(key)
+    found: dict[tuple[str, int], ChannelRange] = {}
+    for name, array in constants.items():
+        for key in axes[name]:
+            found[key] = _channel_range(key, array, None)
+    if tapped:
+        for lot, number, _, arrays in run_single(
+            model, samples, tapped, what="channel ranges", progress=progress, limit_bytes=limit_bytes
+        ):
+            for name, array in zip(lot, arrays, strict=True):
+                for key in axes[name]:
+                    new = _channel_range(key, array, number)
+                    found[key] = _merged(key, found[key], new) if key in found else new
+    return {key: _zeros_for_none(found[key]) for key in channels}
+
+
+def _channel_range(key: tuple[str, int], array: Array, sample: int | None) -> ChannelRange:
+    name, axis = key
+    if not -array.ndim <= axis < array.ndim:
+        raise PassError(f"tensor '{name}' has {array.ndim} axes; it has no axis {axis}")
+    axis %= array.ndim
+    length = array.shape[axis]
+    if not array.size:
+        return ChannelRange(np.full(length, math.inf), np.full(length, -math.inf))
+    # Three axes, however many there are: numpy is slow over several at once.
+    cube = np.ascontiguousarray(_plain(array)).reshape(math.prod(array.shape[:axis]), length, -1)
+    with np.errstate(invalid="ignore"):
+        low, high = (getattr(getattr(cube, reduce)(axis=2), reduce)(axis=0) for reduce in ("min", "max"))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        _check([name], [array], np.array([[low.min()], [high.max()]], np.float64), sample)
+    return ChannelRange(low.astype(np.float64), high.astype(np.float64))
+
+
+def _merged(key: tuple[str, int], old: ChannelRange, new: ChannelRange) -> ChannelRange:
+    if old.low.shape != new.low.shape:
+        lengths = f"{len(old.low)} and {len(new.low)}"
+        raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
+    return old.merge(new)
+
+
+def _zeros_for_none(found: ChannelRange) -> ChannelRange:
+    none = found.low > found.high
+    return ChannelRange(np.where(none, 0.0, found.low), np.where(none, 0.0, found.high))
