@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .recipe import read_recipe as read_recipe
     from .runtime.bench import bench as bench
     from .runtime.compare import compare as compare
+    from .targets.linter import lint as lint
 
 _WHERE = {
     "OnnxCompressError": "errors",
@@ -25,6 +26,7 @@ _WHERE = {
     "bench": "runtime.bench",
     "compare": "runtime.compare",
     "inspect": "inspection",
+    "lint": "targets.linter",
     "load": "graph.load",
     "read_recipe": "recipe",
     "save": "graph.save",

@@ -207,6 +207,29 @@ def inspect(model: ModelPath, as_json: AsJson = False) -> int:
 
 
 @app.command()
+def lint(
+    model: ModelPath,
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="T", help="An engine, such as tensorrt, or a .toml file that describes one."),
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """List what an engine would reject in MODEL, or leave in float."""
+    from .display import console
+    from .targets.linter import lint as run
+
+    found = run(model, target)
+    if as_json:
+        console.show_text(found.to_json())
+    else:
+        from .display import tables
+
+        console.show(*tables.findings(found))
+    return 0 if found.clean else FELL_SHORT
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The other.")],

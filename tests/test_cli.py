@@ -36,7 +36,7 @@ def test_importing_it_is_cheap():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "apply", "inspect", "compare", "sensitivity", "bench", "passes"])
+@pytest.mark.parametrize("command", ["demo", "apply", "inspect", "lint", "compare", "sensitivity", "bench", "passes"])
 def test_help_for_each_command(command):
     result = call(command, "--help")
     assert result.exit_code == 0

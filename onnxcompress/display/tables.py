@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..report import Report, Step
     from ..runtime.compare import Comparison
     from ..runtime.timing import Timing
+    from ..targets.linter import LintReport
     from .catalogue import Entry
 
 LONGEST = 25
@@ -227,3 +228,16 @@ def entry(found: Entry) -> list[RenderableType]:
         allowed = f" ({option.allowed})" if option.allowed else ""
         table.add_row(option.name, option.type, option.default, Text(f"{option.text}{allowed}".strip()))
     return [Text(found.name, "bold"), Text(f"{found.text}\n{needs}"), table]
+
+
+def findings(report: LintReport) -> list[RenderableType]:
+    """Return what an engine rejects or leaves in float, node by node."""
+    counts = Counter(finding.effect for finding in report.findings)
+    left, advised = counts["float"], counts["advice"]
+    title = f"{report.title}: {counts['rejected']} rejected, {left} left in float, {advised} advised against"
+    table = new_table(("effect", "rule", "node", "reason"))
+    for finding in report.findings[:LONGEST]:
+        table.add_row(finding.effect, finding.rule, Text(finding.node), Text(finding.reason))
+    if len(report.findings) > LONGEST:
+        table.add_row("", "", "", f"and {len(report.findings) - LONGEST} more; --json has all")
+    return [titled(title, table) if report.findings else Text(title, "bold"), *(Text(line) for line in report.advice)]

@@ -1,6 +1,8 @@
-"""What inference engines accept, one TOML file each."""
+"""What inference engines accept, one TOML file each, and the linter that reads them."""
 
+from .finding import Finding
+from .linter import LintReport, lint
 from .options import quantize_options
 from .target import Target, load_target, target_names
 
-__all__ = ["Target", "load_target", "quantize_options", "target_names"]
+__all__ = ["Finding", "LintReport", "Target", "lint", "load_target", "quantize_options", "target_names"]
