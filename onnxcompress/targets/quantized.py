@@ -125,12 +125,13 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 class Quantized:
-    """A copy of a model with its functions inlined and types inferred, as the rules read it."""
+    """A copy of a model as the rules read it: functions inlined, without what nothing reads, types inferred."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model.clone()
         if self.model.functions:
             common.InlinePass()(self.model)
+        common.RemoveUnusedNodesPass()(self.model)
         shapes.infer(self.model)
         self.nodes = list(self.model.graph.all_nodes())
 

@@ -178,10 +178,11 @@ def stray(model: Quantized, target: Target) -> Findings:
         if not pairs or any(edit.op_of(pair) not in DEQUANTIZE for pair in pairs) or node.outputs[0].is_graph_output():
             continue
         producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-        if producer is not None and (edit.op_of(producer) in takes):
+        if producer is not None and (edit.op_of(producer) in takes or any(map(_dequantizes, producer.inputs))):
             continue
         users = [use.node for pair in pairs for use in pair.outputs[0].uses()]
-        if not any(edit.op_of(user) in takes for user in users):
+        quantized_again = any(_quantizes(out) for user in users for out in user.outputs)
+        if not quantized_again and not any(edit.op_of(user) in takes for user in users):
             reason = "neither what writes it nor what reads it computes on integers: it only costs time"
             yield Finding("stray", "float", edit.label(node), reason)
 
