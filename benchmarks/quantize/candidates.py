@@ -25,9 +25,22 @@ OLD = ("vit_cifar10", "ppocr_cls", "ppocr_rec")
 ENVIRONMENTS = {
     "onnxruntime": ("onnxruntime==1.32.0", "onnx==1.23.2", "sympy==1.14.0"),
     "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0"),
-    "quark": ("amd-quark==0.13", "torch"),
+    "quark": ("amd-quark==0.13", "torch==2.14.1"),
     "aimet": ("aimet-onnx==2.42.0",),
-    "neural_compressor": ("onnx-neural-compressor==1.0", "onnxruntime<1.20", "onnx<1.17", "numpy<2", "setuptools<81"),
+    # onnx-neural-compressor imports more than it asks for
+    "neural_compressor": (
+        "onnx-neural-compressor==1.0",
+        "onnxruntime==1.19.2",
+        "onnx==1.16.2",
+        "numpy<2",
+        "scipy<1.15",
+        "setuptools<81",
+        "transformers<4.50",
+        "prettytable",
+        "psutil",
+        "pydantic",
+        "py-cpuinfo",
+    ),
 }
 """Environment → what pip installs there. Ours, and plain inference, run where this command runs."""
 

@@ -126,6 +126,7 @@ class Benchmark:
             except (InstallError, ChildError) as error:
                 row["failed"] = str(error)
         if "failed" in row:
+            row["failed"] = row["failed"].replace(f"{output.parent}/", "")
             output.unlink(missing_ok=True)
         self.add("quantized", name, model, **row)
 
