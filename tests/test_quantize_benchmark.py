@@ -60,3 +60,4 @@ def test_candidates_side_by_side(tmp_path: Path) -> None:
     table = run(tmp_path, "--markdown")
     assert f"| {MISSING} | not done after 0 s |" in table
     assert f"| ours | {quantized['ours']['score']:.3f} |" in table
+    assert run(tmp_path, "--across", "score").splitlines()[3] == f"| ours | {quantized['ours']['score']:.3f} |"

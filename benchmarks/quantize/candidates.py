@@ -18,6 +18,9 @@ MODELS = {
 """Model → number of calibration samples, the same ones for everybody. `digits` is the demonstration's own model."""
 
 KIT = [name for name in MODELS if name != "digits"]
+EMBEDDINGS = ("minilm_l6_v2",)
+"""Models whose output decides nothing: the cosine tells."""
+
 TRANSFORMERS = ("vit_cifar10", "minilm_l6_v2")
 OLD = ("vit_cifar10", "ppocr_cls", "ppocr_rec")
 """Opset below 13, the first one with a scale for each channel."""

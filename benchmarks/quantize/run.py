@@ -1,6 +1,7 @@
 """Quantize the kit's models with this project and with its peers, side by side; print what each costs and what is left.
 
-    python benchmarks/quantize/run.py KIT_FOLDER --cache FOLDER [--models NAME ...] [--only CANDIDATE ...] [--markdown]
+    python benchmarks/quantize/run.py KIT_FOLDER --cache FOLDER [--models NAME ...] [--only CANDIDATE ...]
+        [--again CANDIDATE ...] [--time-again] [--markdown | --across COLUMN ...]
 
 Each candidate runs in a process of its own, each peer in a virtual environment of its own, which the command makes in
 the cache folder with pip. All get the same calibration samples; scores come from the test split through plain ONNX
@@ -27,7 +28,7 @@ from typing import Any
 from candidates import CANDIDATES, ENVIRONMENTS, KIT, MODELS, PLAIN
 from environments import InstallError, python_of
 from rich.console import Console
-from table import markdown, show
+from table import COLUMNS, across, markdown, show
 
 HERE = Path(__file__).parent
 
@@ -201,10 +202,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="to time all candidates of a model; 0: not at all")
     parser.add_argument("--here", action="store_true", help="run every peer in this interpreter")
     parser.add_argument("--markdown", action="store_true", help="only print the tables of what is there, for the docs")
+    parser.add_argument("--across", nargs="+", choices=list(COLUMNS), help="only print these columns, models across")
     options = parser.parse_args()
     benchmark = Benchmark(options)
     if options.markdown:
         print(markdown(benchmark.rows, options.models, options.only))
+        return 0
+    if options.across:
+        print("\n\n".join(across(benchmark.rows, options.models, options.only, column) for column in options.across))
         return 0
     benchmark.run()
     benchmark.environments()

@@ -33,6 +33,7 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], float]]
     "MB": ("{:.0f}", _memory),
     "integer kernels": ("{:.0f}", lambda row, _: row["integer"]),
     "left in float": ("{:.0f}", lambda row, _: row["float_heavy"]),
+    "stray": ("{:.0f}", lambda row, _: row["conversions"]),
 }
 """Column → format and value from a row and the row of plain inference.
 
@@ -91,4 +92,17 @@ def markdown(rows: Rows, models: list[str], only: list[str]) -> str:
                 cells = [cells[0].replace("|", "/"), *[""] * (len(COLUMNS) - 1)]
             lines.append(f"| {label} | {name} | {' | '.join(cells)} |")
             label = ""
+    return "\n".join(lines)
+
+
+def across(rows: Rows, models: list[str], only: list[str], column: str) -> str:
+    """Return one column of all models in Markdown, candidates down and models across."""
+    cells = {(name, model): found for model in models for name, found in _lines(rows, model, only)}
+    at = list(COLUMNS).index(column)
+    lines = [f"| {column} | {' | '.join(models)} |", "|---|" + "---|" * len(models)]
+    for name in CANDIDATES:
+        found = [cells.get((name, model), []) for model in models]
+        if any(found):
+            row = (line[at] if len(line) > 1 else "fails" if line else "–" for line in found)
+            lines.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines)
