@@ -12,7 +12,7 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import Quantize, QuantizeWeights
+from .quantize import Quantize, QuantizeDynamic, QuantizeWeights
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, RemoveDead, Shrink
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "PruneNOfM",
     "PruneSlices",
     "Quantize",
+    "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",
     "RemoveDead",

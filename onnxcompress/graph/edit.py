@@ -233,6 +233,9 @@ def remove_dead(model: ir.Model) -> int:
         if value.is_initializer() and not value.uses() and not value.is_graph_output():
             model.graph.inputs.remove(value)  # a weight that is also an input, as old models have them
             model.graph.initializers.pop(str(value.name))
+    for graph in model.graph.subgraphs():  # onnx-ir looks at the outermost graph's alone
+        for name in [n for n, v in graph.initializers.items() if not (v.uses() or v.is_graph_output())]:
+            graph.initializers.pop(name)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return before - sum(1 for _ in model.graph.all_nodes())
 

@@ -1,6 +1,7 @@
-"""Quantization: `Quantize` computes on integers, `QuantizeWeights` only stores them."""
+"""Quantization: `Quantize` and `QuantizeDynamic` compute on integers, `QuantizeWeights` only stores them."""
 
 from .quantize import Quantize
+from .quantize_dynamic import QuantizeDynamic
 from .quantize_weights import QuantizeWeights
 
-__all__ = ["Quantize", "QuantizeWeights"]
+__all__ = ["Quantize", "QuantizeDynamic", "QuantizeWeights"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -28,7 +29,7 @@ class FoldPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldConstants(Pass):
-    """Replace nodes whose inputs are all constant by what they compute.
+    """Replace nodes whose inputs are all constant by what they compute, inner graphs included.
 
     Nodes that draw random numbers, run inner graphs, dequantize weights, or would grow the model by more than a
     megabyte stay.
@@ -39,11 +40,11 @@ class FoldConstants(Pass):
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
         copy, refused = model.clone(), []
-        names, insert = [], edit.Inserter(copy.graph)
-        for node in list(copy.graph):
+        names = []
+        for node, insert in _nodes(copy):
             if not _is_constant(node):
                 continue
-            folded = _fold(insert, node)
+            folded = _fold(insert, node, copy.opset_imports.get("", 1))
             if folded is None:
                 refused.append(Refusal(edit.label(node), "it cannot be computed here"))
             elif folded:
@@ -55,13 +56,21 @@ class FoldConstants(Pass):
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan and remove what is then dead."""
         wanted = set(plan.nodes)
-        done, insert = [], edit.Inserter(model.graph)
-        for node in list(model.graph):
-            if edit.output_name(node) in wanted and _fold(insert, node):
+        done, opset = [], model.opset_imports.get("", 1)
+        for node, insert in _nodes(model):
+            if edit.output_name(node) in wanted and _fold(insert, node, opset):
                 done.append(Change(edit.label(node), "computed"))
         if done:
             edit.remove_dead(model)
         return Changes(tuple(done), plan.refused)
+
+
+def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, edit.Inserter]]:
+    """Yield the nodes of the graph and of its inner graphs, with what adds constants beside each."""
+    names = edit.Names(model.graph)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        insert = edit.Inserter(graph, names)
+        yield from ((node, insert) for node in list(graph))
 
 
 def _is_constant(node: ir.Node) -> bool:
@@ -75,12 +84,12 @@ def _is_constant(node: ir.Node) -> bool:
     return bool(present) and len(fixed) == len(present)
 
 
-def _fold(insert: edit.Inserter, node: ir.Node) -> bool | None:
+def _fold(insert: edit.Inserter, node: ir.Node, opset: int) -> bool | None:
     """Fold one node; False when the result is too large, None when it cannot be computed."""
     tensors = [edit.constant(v) for v in node.inputs]
     before = sum(t.nbytes for t in tensors if t is not None)
     arrays: list[npt.NDArray[Any] | None] = [None if t is None else t.numpy() for t in tensors]
-    results = run_node(node, arrays, insert.graph.opset_imports.get("", 1))
+    results = run_node(node, arrays, opset)
     if results is None:
         return None
     if sum(r.nbytes for r in results) > before + GROWTH:

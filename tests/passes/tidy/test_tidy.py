@@ -257,3 +257,15 @@ def test_zero_channels_that_reach_an_output_are_refused_by_name() -> None:
     _, shapes, refused = shrunk(zero(conv_chain(), w3=(0, [1]), b3=(0, [1])))
     assert shapes["w3"] == (5, 12)
     assert refused == ["1 zero channels stay: it reaches graph output 'y'"]
+
+
+def test_constants_in_inner_graphs_are_folded() -> None:
+    text = """g (float[2] x, bool c) => (float[2] y) {
+        y = If(c) <then_branch = t () => (float[2] p) { a = Add(w, w) p = Add(x, a) },
+                   else_branch = e () => (float[2] m) { m = Neg(x) }> }"""
+    subject = model(text, {"w": np.array([1, 2], np.float32)})
+    folded, done, _ = done_and_refused(subject, FoldConstants())
+    assert done == ["computed"]
+    assert sorted(node.op_type for node in folded.graph.all_nodes()) == ["Add", "If", "Neg"]
+    feeds = {"x": np.array([3, 4], np.float32), "c": np.array(True)}
+    np.testing.assert_array_equal(plain_run(folded, feeds)["y"], np.array([5, 8], np.float32))

@@ -1,0 +1,232 @@
+"""Compute on 8-bit integers whose scale each run chooses for itself: dynamic quantization."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections import Counter
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.graph import edit, shapes
+
+from . import constants, scales
+from .dynamic import DynamicApplication, key_of, matrix_of
+from .opset import raise_opset
+from .units import OBSTACLES, channel_axis
+
+SEVEN_BITS = scales.Grid(-64, 64, "int8")
+"""Two products of 255 and 64 still fit into 16 bits, in which CPUs without VNNI add pairs."""
+
+ELSEWHERE = "; quantize-weights makes its file smaller"
+UNSUPPORTED = {
+    "ConvTranspose": "onnxruntime has no integer ConvTranspose" + ELSEWHERE,
+    "Einsum": "onnxruntime has no integer Einsum",
+    "GRU": "onnxruntime has no dynamic GRU" + ELSEWHERE,
+    "RNN": "onnxruntime has no dynamic RNN" + ELSEWHERE,
+    "com.microsoft::Attention": "its weights are inside a fused operator; quantize the model before it is fused",
+    "com.microsoft::FusedConv": "it is fused already; quantize the model before it is fused",
+    "com.microsoft::FusedGemm": "it is fused already; quantize the model before it is fused",
+    "com.microsoft::FusedMatMul": "it is fused already; quantize the model before it is fused",
+}
+"""Operator with weights → why it stays in float."""
+
+TARGETS = {"Conv", "Gemm", "LSTM", "MatMul"}
+SLOW_CONV = (
+    "onnxruntime computes ConvInteger several times slower than Conv in float; quantize (with samples) is for "
+    "convolutions, conv=true computes it on integers all the same"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicWeight:
+    """A weight stored as integers.
+
+    Attributes
+    ----------
+    node : str
+        The node that reads it, by its first output that has a name.
+    input : int
+    scale : ndarray of float32
+        Shape () for the whole tensor or (channels,); of an LSTM (directions,) or (directions, 4 · hidden).
+    """
+
+    node: str
+    input: int
+    scale: npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicPlan(Plan):
+    """The weights that become integers, and the grid they are on.
+
+    Attributes
+    ----------
+    dtype : str
+        ``int8`` (zero point 0) or ``uint8`` (zero point 128).
+    largest : int
+        The largest magnitude of an integer, without its zero point.
+    weights : tuple of DynamicWeight
+    """
+
+    dtype: str = "int8"
+    largest: int = 127
+    weights: tuple[DynamicWeight, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeDynamic(Pass):
+    """Let MatMul, Gemm and LSTM compute on 8-bit integers, with scales of activations measured in each run.
+
+    ``y = (q_x − zero_point) W_q · (scale_x · scale_W)``: DynamicQuantizeLinear makes ``q_x`` (uint8) of each tensor
+    once, however many nodes read it; MatMulInteger, Cast and Mul follow, which onnxruntime fuses into one kernel, with
+    the bias. ``scale_W = max|W| / 127``. An LSTM becomes com.microsoft's DynamicQuantizeLSTM. No samples are needed.
+
+    Parameters
+    ----------
+    weights : {"int8", "uint8"}
+        int8 with zero point 0, or uint8 with zero point 128: the same steps.
+    per_channel : bool
+        One scale for each output channel of a weight, else one for each weight.
+    reduce_range : bool
+        Weights in [-64, 64]. On x86 without VNNI onnxruntime adds pairs of products uint8 · int8 in 16 bits, which
+        saturate; 7 bits cannot. ``weights="uint8"`` does not saturate either, is as fine as int8, and slower there.
+    conv : bool
+        Conv becomes ConvInteger too, which is smaller but several times slower in onnxruntime.
+    exclude : tuple of str
+        Patterns of names of nodes to leave in float; a node without a name goes by its first output.
+
+    Notes
+    -----
+    A matrix of more than two axes has one scale. Local functions that hold such operators are inlined; inner graphs
+    (If, Loop, Scan) are quantized like the outer one. A model with an opset below 13 is raised to 13. Jacob et al.
+    2018, arXiv:1712.05877, equation 4.
+    """
+
+    weights: Literal["int8", "uint8"] = "int8"
+    per_channel: bool = True
+    reduce_range: bool = False
+    conv: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def plan(self, model: ir.Model, context: Context) -> DynamicPlan:
+        """Choose the nodes, and the scales of their weights."""
+        work = model.clone()
+        _prepare(work)
+        shapes.infer(work)
+        grid = SEVEN_BITS if self.reduce_range else scales.SYMMETRIC
+        found: list[DynamicWeight] = []
+        refused: list[Refusal] = []
+        nodes = list(work.graph.all_nodes())
+        count = Counter(map(key_of, nodes))
+        for node in nodes:
+            reason = self._obstacle(node)
+            if reason == "" and count[key_of(node)] > 1:
+                reason = f"another inner graph has a tensor of the same name, '{key_of(node)}'"
+            if reason:
+                refused.append(Refusal(edit.label(node), reason))
+            elif reason is not None:
+                found += self._weights(node, grid.high)
+        if not found:
+            refused.append(Refusal("model", "no node has a constant float32 weight that could be quantized"))
+        return DynamicPlan(dtype=self.weights, largest=grid.high, weights=tuple(found), refused=tuple(refused))
+
+    def apply(self, model: ir.Model, plan: DynamicPlan) -> Changes:
+        """Put integer nodes in the place of those in the plan."""
+        if not plan.weights:
+            return Changes(refused=plan.refused)
+        done = [Change("model", what) for what in _prepare(model)]
+        application = DynamicApplication(model, plan.dtype, plan.largest)
+        by_node: dict[str, list[DynamicWeight]] = {}
+        for weight in plan.weights:
+            by_node.setdefault(weight.node, []).append(weight)
+        for name, parts in by_node.items():
+            done.append(application.replace(name, [part.scale for part in parts]))
+        application.finish()
+        return Changes(tuple(done), plan.refused)
+
+    def _obstacle(self, node: ir.Node) -> str | None:
+        """Return why a node stays in float; empty if it does not, None if it has nothing to do with weights."""
+        op = edit.op_of(node)
+        if op in UNSUPPORTED:
+            return UNSUPPORTED[op]
+        if op not in TARGETS:
+            return None
+        if any(fnmatch.fnmatchcase(node.name or key_of(node), pattern) for pattern in self.exclude):
+            return "excluded"
+        if op == "Conv" and not self.conv:
+            return SLOW_CONV
+        data = node.inputs[0]
+        if data is None or data.dtype is None:
+            return "the type of its input is not known"
+        if data.dtype != ir.DataType.FLOAT:
+            return f"it computes in {data.dtype.name.lower()}; DynamicQuantizeLinear takes float32"
+        return _lstm_obstacle(node) if op == "LSTM" else OBSTACLES[op](node) or _matrix_obstacle(node)
+
+    def _weights(self, node: ir.Node, largest: int) -> list[DynamicWeight]:
+        name = key_of(node)
+        if node.op_type == "LSTM":
+            return [DynamicWeight(name, i, _lstm_scale(node.inputs[i], largest, self.per_channel)) for i in (1, 2)]
+        array = matrix_of(node)
+        axis = channel_axis(node, array.ndim) if node.op_type == "Conv" else (1 if array.ndim == 2 else None)
+        rows = scales.rows(array, axis if self.per_channel else None)
+        scale = _scale(np.abs(rows).max(axis=1, initial=0), largest)
+        return [DynamicWeight(name, 1, scale if self.per_channel and axis is not None else scale.reshape(()))]
+
+
+def _prepare(model: ir.Model) -> list[str]:
+    """Raise the opset, and inline local functions that hold weights; says what was done."""
+    done = []
+    held = (edit.op_of(node) for function in model.functions.values() for node in function.all_nodes())
+    if any(op in TARGETS or op in UNSUPPORTED for op in held):
+        common.InlinePass()(model)
+        common.NameFixPass()(model)
+        done.append("local functions inlined")
+    if raise_opset(model):
+        done.append("opset raised to 13")
+    return done
+
+
+def _matrix_obstacle(node: ir.Node) -> str:
+    if node.op_type == "Gemm" and edit.int_attribute(node, "transA", 0):
+        return "it transposes its input (transA), which MatMulInteger does not"
+    if not constants.is_constant(node.inputs[1]):
+        side = "the left" if constants.is_constant(node.inputs[0]) else "neither"
+        return f"{side} of its operands is a constant; the right one must be"
+    if constants.is_constant(node.inputs[0]):
+        return "its input is a constant; put fold-constants before it"
+    array = matrix_of(node)
+    return "its weight is a vector" if array.ndim < 2 else ""
+
+
+LSTM_DEFAULTS: dict[str, Any] = {"layout": 0}
+"""Attributes that DynamicQuantizeLSTM does not have, with the value that it computes by."""
+
+
+def _lstm_obstacle(node: ir.Node) -> str:
+    for name, only in LSTM_DEFAULTS.items():
+        if edit.int_attribute(node, name, only) != only:
+            return f"onnxruntime's dynamic LSTM has no attribute {name}"
+    for value in node.inputs[1:3]:
+        array = constants.find(value)
+        if array is None or array.dtype != np.float32 or not array.size:
+            return "its weight is not a constant of float32; fold-constants may make it one"
+        if not np.isfinite(array).all():
+            return "its weight holds NaN or Inf"
+    return ""
+
+
+def _lstm_scale(value: ir.Value | None, largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
+    array = constants.find(value)
+    assert array is not None
+    return _scale(np.abs(array).max(axis=2 if per_channel else (1, 2)), largest)
+
+
+def _scale(most: npt.NDArray[Any], largest: int) -> npt.NDArray[np.float32]:
+    wide = most.astype(np.float64) / largest
+    return np.where(most == 0, 1.0, np.maximum(wide, scales.SMALLEST)).astype(np.float32)
