@@ -30,10 +30,11 @@ class Application:
         self.model = model
         self.plan = plan
         self._grid = scales.GRIDS[plan.dtype]
-        self._inserter = Inserter(model.graph)
-        self._nodes = {edit.output_name(node): node for node in model.graph}
+        names = edit.Names(model.graph)
+        self._inserters = {graph: Inserter(graph, names) for graph in (model.graph, *model.graph.subgraphs())}
+        self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
-        self._points: dict[tuple[float, int], list[ir.Value]] = {}
+        self._points: dict[tuple[Inserter, float, int], list[ir.Value]] = {}
         self._replaced: dict[ir.Value, None] = {}
         self._biases: dict[str, ir.Value] = {}
 
@@ -80,7 +81,8 @@ class Application:
         node = self.node(plan.node)
         array = weight_of(node)
         source = node.inputs[plan.input]
-        key = (source, plan.axis, alpha(node), plan.scale.tobytes())
+        insert = self._inserter(node)
+        key = (insert, source, plan.axis, alpha(node), plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:
             self._replaced[root] = None
@@ -95,7 +97,7 @@ class Application:
                 integers = scales.encode(array, plan.scale, scales.SYMMETRIC, axis=plan.axis)
             zeros = np.zeros(plan.scale.shape, np.int8)
             name = str(source.name) if source is not None else plan.node
-            self._weights[key] = self._inserter.dequantized(name, integers, plan.scale, zeros, plan.axis)
+            self._weights[key] = insert.dequantized(name, integers, plan.scale, zeros, plan.axis)
         node.replace_input_with(plan.input, self._weights[key])
         if plan.bias_scale is not None and channels is not None:
             stored = plan.bias
@@ -120,7 +122,7 @@ class Application:
         old = target.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
         axis = 0 if plan.axis is not None else None
-        dequantized = self._inserter.dequantized(name, integers, scale, axis=axis)
+        dequantized = self._inserter(node).dequantized(name, integers, scale, axis=axis)
         target.replace_input_with(index, dequantized)
         self._biases[plan.node] = dequantized
 
@@ -139,41 +141,53 @@ class Application:
         scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, self._grid.dtype)
         integers = scales.encode(array, np.array(scale), self._grid, zero_point=plan.zero_point)
         name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
-        node.replace_input_with(plan.input, self._inserter.dequantized(name, integers, np.array(scale), zero_point))
+        given = self._inserter(node).dequantized(name, integers, np.array(scale), zero_point)
+        node.replace_input_with(plan.input, given)
 
     def _add_activation(self, plan: Activation, value: ir.Value) -> None:
         """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
-        producer = value.producer()
-        given = value
+        readers = None if plan.readers is None else [(self.node(name), index) for name, index in plan.readers]
+        graph = value.graph if readers is None else readers[0][0].graph
+        # What an inner graph reads from outside may come out of another pair by now.
+        given = value if readers is None or graph is value.graph else readers[0][0].inputs[readers[0][1]]
+        assert isinstance(graph, ir.Graph)
+        assert given is not None
+        insert = self._inserters[graph]
+        producer = given.producer() if given.graph is graph else None
         if plan.gain != 1 and producer is not None:
             given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
             bypass(producer, given)
             producer = given.producer()
         name = plan.tensor
-        before = self._point(name, float(np.float32(plan.scale / plan.gain)), plan.zero_point)
-        quantized = self._inserter.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
-        after = self._point(name, plan.scale, plan.zero_point)
-        result = self._inserter.add(
+        before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point)
+        quantized = insert.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
+        after = self._point(insert, name, plan.scale, plan.zero_point)
+        result = insert.add(
             "DequantizeLinear",
             [quantized, *after],
             f"{name}_dequantized",
             after=quantized.producer() if producer is not None else None,
         )
-        if plan.readers is None:
+        if readers is None:
             quantizer = quantized.producer()
             assert quantizer is not None
             edit.replace_uses(given, result, except_for=[quantizer])
         else:
-            for reader, index in plan.readers:
-                self.node(reader).replace_input_with(index, result)
+            for reader, index in readers:
+                reader.replace_input_with(index, result)
 
-    def _point(self, name: str, scale: float, zero_point: int) -> list[ir.Value]:
-        """Return constants for a scale and a zero point; tensors with the same ones share them."""
-        key = (scale, zero_point)
+    def _inserter(self, node: ir.Node) -> Inserter:
+        """Return what adds to the graph that a node is in."""
+        assert isinstance(node.graph, ir.Graph)
+        return self._inserters[node.graph]
+
+    def _point(self, insert: Inserter, name: str, scale: float, zero_point: int) -> list[ir.Value]:
+        """Return constants for a scale and a zero point; tensors of a graph with the same ones share them."""
+        key = (insert, scale, zero_point)
         if key not in self._points:
             self._points[key] = [
-                self._inserter.constant(f"{name}_scale", np.array(scale, np.float32)),
-                self._inserter.constant(f"{name}_zero_point", np.array(zero_point, self._grid.dtype)),
+                insert.constant(f"{name}_scale", np.array(scale, np.float32)),
+                insert.constant(f"{name}_zero_point", np.array(zero_point, self._grid.dtype)),
             ]
         return self._points[key]
 

@@ -82,12 +82,14 @@ def correct(
     """
     samples = samples.head(SAMPLES)
     nodes = {edit.output_name(node): node for node in model.graph}
-    plan = dataclasses.replace(plan, weights=tuple(_with_bias(nodes[w.node], w, plan) for w in plan.weights))
+    # Where a walk cannot stop, inside an If or a Loop, weights are rounded to the nearest.
+    outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in nodes]
+    plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in nodes)))
     quantized = model.clone()
     application = Application(quantized, plan)
     application.run()
     order = {name: number for number, name in enumerate(nodes)}
-    chosen = sorted((w for w in plan.weights if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
+    chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
     found = {weight.node: weight for weight in plan.weights}
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         for name in ("model", "quantized"):

@@ -12,7 +12,7 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError, nearest
 from onnxcompress.graph import edit
 
-from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
+from .units import OPEN, Unit, find_unit
 
 INTEGER_OPS = (
     "ConvInteger",
@@ -42,6 +42,9 @@ class Placement:
         Each of `tensors` → the tensor that data movement brought it from, whose scale it shares.
     makers : dict of onnx_ir.Value to Unit
         The unit that gives a tensor.
+    captured : dict of (onnx_ir.Graph, onnx_ir.Value) to None
+        Tensors that units of an inner graph read from outside: quantized once more where they are read, because
+        engines fuse within a graph. Not in `tensors` on that account.
     refused : list of Refusal
     """
 
@@ -49,6 +52,7 @@ class Placement:
     tensors: dict[ir.Value, bool] = field(default_factory=dict)
     sources: dict[ir.Value, ir.Value] = field(default_factory=dict)
     makers: dict[ir.Value, Unit] = field(default_factory=dict)
+    captured: dict[tuple[ir.Graph, ir.Value], None] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
 
 
@@ -77,10 +81,19 @@ def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) 
     A cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap nodes and data
     movement, and reaching another compute node. Anywhere else integers would be converted just for it.
     """
-    result = Placement(refused=_out_of_reach(model))
-    left_alone = _excluded(model.graph, exclude) | blocked
+    result = Placement()
+    excluded = _excluded(model.graph, exclude)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        _place_in(graph, excluded, blocked, result)
+    _find_sources(result)
+    return result
+
+
+def _place_in(graph: ir.Graph, excluded: dict[ir.Node, str], blocked: dict[ir.Node, str], result: Placement) -> None:
+    """Add the units of one graph to the placement: what lies between two of them lies in their graph."""
+    left_alone = excluded | blocked
     found: list[Unit] = []
-    for node in model.graph:
+    for node in graph:
         unit = find_unit(node)
         if isinstance(unit, str):
             result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
@@ -88,9 +101,9 @@ def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) 
             result.refused.append(Refusal(edit.label(node), left_alone[node]))
         elif unit is not None:
             found.append(unit)
-    result.units = _connected(found)
-    _find_tensors(result)
-    return result
+    units = _connected(found)
+    result.units += units
+    _find_tensors(graph, units, result)
 
 
 def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
@@ -103,19 +116,6 @@ def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
             hint = nearest(pattern, list(names.values()))
             raise PassError(f"quantize: exclude: no node's name matches '{pattern}'{hint}")
         found |= dict.fromkeys(hits, f"excluded by '{pattern}'")
-    return found
-
-
-def _out_of_reach(model: ir.Model) -> list[Refusal]:
-    """Name the nodes worth quantizing that are inside inner graphs and local functions."""
-    found = []
-    for node in model.graph.all_nodes():
-        if node.graph is not model.graph and edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
-            found.append(Refusal(edit.label(node), "it is inside an inner graph (of an If, Loop or Scan)"))
-    for function in model.functions.values():
-        for node in function.all_nodes():
-            if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys():
-                found.append(Refusal(edit.label(node), f"it is inside the local function '{function.name}'"))
     return found
 
 
@@ -137,17 +137,23 @@ def _connected(units: list[Unit]) -> list[Unit]:
     return [unit for unit in units if unit in wanted]
 
 
-def _find_tensors(result: Placement) -> None:
+def _find_tensors(graph: ir.Graph, units: list[Unit], result: Placement) -> None:
     """Find the tensors to quantize: what units read, and what they give."""
-    read = {value for unit in result.units for value in unit.inputs}
-    for unit in result.units:
+    read = {value for unit in units for value in unit.inputs}
+    for unit in units:
         for value in unit.inputs:
-            result.tensors.setdefault(value, False)
+            if value.graph is graph:
+                result.tensors.setdefault(value, False)
+            else:
+                result.captured[graph, value] = None
         for value in unit.outputs:
             if unit.node.op_type not in OPEN or value in read:
                 result.tensors[value] = True
                 result.makers[value] = unit
-    for value in result.tensors:
+
+
+def _find_sources(result: Placement) -> None:
+    for value in (*result.tensors, *(value for _, value in result.captured)):
         source = value
         while (maker := result.makers.get(source)) is not None and maker.kind == "move":
             source = maker.inputs[0]

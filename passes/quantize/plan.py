@@ -34,7 +34,8 @@ class Activation:
         Exactly a float32.
     zero_point : int
     readers : tuple of (str, int), optional
-        Which nodes (by their first output) read the result, at which input; None: everything does.
+        Which nodes (by their first output) read the result, at which input; None: everything does. They are in one
+        graph, which may be inside the one that the tensor is in.
     gain : float
         The multiplication that gives `tensor` is left out: its input is quantized with ``scale / gain`` instead.
     """
@@ -123,19 +124,22 @@ def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, 
     """
     grid = scales.GRIDS[dtype]
     points = {source: _scale(placement, source, ranges, grid) for source in set(placement.sources.values())}
-    readers: dict[ir.Value, list[tuple[str, int]]] = {}
+    readers: dict[tuple[ir.Graph | ir.Function | None, ir.Value], list[tuple[str, int]]] = {}
     for unit in placement.units:
         for index in unit.data:
             value = unit.node.inputs[index]
             assert value is not None
-            readers.setdefault(value, []).append((edit.output_name(unit.node), index))
+            readers.setdefault((unit.node.graph, value), []).append((edit.output_name(unit.node), index))
     activations = []
     for value, everywhere in placement.tensors.items():
         scale, zero_point = points[placement.sources[value]]
         maker = placement.makers.get(value)
-        who = None if everywhere else tuple(readers[value])
+        who = None if everywhere else tuple(readers[value.graph, value])
         gain = maker.gain if maker is not None else 1.0
         activations.append(Activation(str(value.name), float(scale), zero_point, who, gain))
+    for graph, value in placement.captured:
+        scale, zero_point = points[placement.sources[value]]
+        activations.append(Activation(str(value.name), float(scale), zero_point, tuple(readers[graph, value])))
     inputs = {value: points[source][0] for value, source in placement.sources.items()}
     return {
         "dtype": dtype,

@@ -14,6 +14,7 @@ from ..tidy.fold_affine import FoldAffine
 from ..tidy.fold_batch_norm import FoldBatchNorm
 from ..tidy.fold_constants import FoldConstants
 from . import constants
+from .flatten import flatten, widen_halves
 from .opset import raise_opset
 
 STEPS: tuple[tuple[Pass, str], ...] = (
@@ -25,11 +26,12 @@ STEPS: tuple[tuple[Pass, str], ...] = (
 
 
 def prepare(model: ir.Model) -> list[Change]:
-    """Raise the opset to 13 at least, and fold, in place.
+    """Inline functions, raise the opset to 13 at least, and fold, in place.
 
     The same model always gives the same result, so that names in a plan mean the same when it is applied.
     """
-    done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
+    done = flatten(model)
+    done += [Change("model", "opset raised to 13")] if raise_opset(model) else []
     shapes.infer(model)
     for step, what in STEPS:
         plan: Any = step.plan(model, Context(model))
@@ -37,8 +39,8 @@ def prepare(model: ir.Model) -> list[Change]:
             plan = dataclasses.replace(plan, nodes=tuple(set(plan.nodes) - _tied(model)))
         count = len(step.apply(model, plan).done)
         if count:
-            done.append(Change("model", f"{count} {what}"))
-    return done
+            done.append(Change("model", f"{what}: {count}"))
+    return [*done, *widen_halves(model)]
 
 
 def _tied(model: ir.Model) -> set[str]:

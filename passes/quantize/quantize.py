@@ -12,6 +12,7 @@ from onnxcompress.graph import shapes
 
 from .apply import Application
 from .correct import Rounding, correct
+from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
 from .prepare import prepare
@@ -107,18 +108,19 @@ def _place_and_measure(
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
     blocked: dict[ir.Node, str] = {}
+    observer = Observer(work, context)
     while True:
         placement = place(work, exclude, blocked)
-        names = {str(source.name) for source in placement.sources.values()}
-        reason, unfit = "", set[str]()
-        ranges: dict[str, Range] = {}
-        if names:
-            ranges = dict(context.ranges(sorted(names)))
-            reason = "a tensor of its spans too wide a range, such as a mask of -infinity"
-            unfit = {name for name in names if ranges[name].high - ranges[name].low > WIDEST}
-        if not unfit:
-            return placement, ranges
+        ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
+        reasons = dict.fromkeys(unfit, NEVER_RUN) | {
+            name: "a tensor of its spans too wide a range, such as a mask of -infinity"
+            for name, found in ranges.items()
+            if found.high - found.low > WIDEST
+        }
+        if not reasons:
+            return placement, dict(ranges)
         for unit in placement.units:
             sources = (placement.sources.get(value) for value in (*unit.inputs, *unit.outputs))
-            if any(source is not None and source.name in unfit for source in sources):
-                blocked[unit.node] = reason
+            for source in sources:
+                if source is not None and source.name in reasons:
+                    blocked[unit.node] = reasons[source.name]

@@ -98,7 +98,7 @@ def test_every_opset_loads_and_runs(name: str, kit: Path, quantized: Quantizer, 
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9
 
 
-def test_everything_inside_an_if_is_refused_and_stored_smaller(kit: Path, quantized: Quantizer) -> None:
+def test_everything_inside_an_if_is_stored_smaller(kit: Path) -> None:
     subject = load(kit / "models" / "silero_vad.onnx")
     random = np.random.default_rng(0)
     feeds = {
@@ -106,11 +106,6 @@ def test_everything_inside_an_if_is_refused_and_stored_smaller(kit: Path, quanti
         "state": np.zeros((2, 1, 128), np.float32),
         "sr": np.array(16000, np.int64),
     }
-    result, changes = quantized(subject, feeds)
-    assert {r.reason for r in changes.refused if r.subject != "model"} >= {
-        "it is inside an inner graph (of an If, Loop or Scan)"
-    }
-    assert not changes.done
     step = QuantizeWeights()
     plan = step.plan(subject, Context(subject))
     smaller = subject.clone()
@@ -118,7 +113,7 @@ def test_everything_inside_an_if_is_refused_and_stored_smaller(kit: Path, quanti
     assert {r.reason for r in changes.refused} == {
         "it is no operator's weight but an operand of Slice"
     }  # gates put in order
-    sizes = [len(ir.to_proto(m).SerializeToString()) for m in (result, smaller)]
+    sizes = [len(ir.to_proto(m).SerializeToString()) for m in (subject, smaller)]
     assert sizes[1] < 0.7 * sizes[0]
-    a, b = (plain_run(m, feeds)["output"] for m in (result, smaller))
+    a, b = (plain_run(m, feeds)["output"] for m in (subject, smaller))
     np.testing.assert_allclose(a, b, atol=0.02)

@@ -1,0 +1,95 @@
+"""Rewriting what stands in the way of quantization: local functions, names that graphs share, and 16-bit floats.
+
+The same model always gives the same result, so that names in a plan mean the same when it is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxcompress.contract import Change
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit, shapes
+
+from .units import COMPUTE
+from .widen import HALVES, widen
+
+
+def flatten(model: ir.Model) -> list[Change]:
+    """Inline local functions and give each tensor a name of its own, in place.
+
+    Raises
+    ------
+    PassError
+        A local function cannot be inlined.
+    """
+    done = []
+    names = ", ".join(sorted({function.name for function in model.functions.values()}))
+    if names:
+        _inline(model)
+        done.append(Change("model", f"local functions inlined: {names}"))
+    separate_names(model.graph)
+    return done
+
+
+def widen_halves(model: ir.Model) -> list[Change]:
+    """Let 16-bit floats compute in float32 where they do not on integers, in place."""
+    if _has_halves(model.graph):
+        shapes.infer(model)
+    halves = sorted({dtype.name.lower() for dtype in _half_compute(model.graph)})
+    if not halves:
+        return []
+    widen(model)
+    return [Change("model", f"{' and '.join(halves)} computes in float32 where it does not on integers")]
+
+
+def _inline(model: ir.Model) -> None:
+    for function in model.functions.values():
+        for domain, version in function.opset_imports.items():
+            model.opset_imports.setdefault(domain, version)
+    try:
+        common.InlinePass()(model)
+    except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
+        cause = error.__cause__ or error
+        raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None
+
+
+def separate_names(graph: ir.Graph) -> None:
+    """Rename tensors of inner graphs that are called like another: branches may share names, plans may not.
+
+    Nobody outside knows these names. Nodes are called by their first output in plans, so that theirs may stay.
+    """
+    inside = [value for inner in graph.subgraphs() for value in _made(inner)]
+    if not inside:
+        return
+    names, seen = edit.Names(graph), {value.name for value in _made(graph)}
+    for value in inside:
+        if value.name in seen:
+            value.name = names.value(str(value.name))
+        seen.add(value.name)
+
+
+def _made(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+    for node in graph:
+        yield from (value for value in node.outputs if value.name)
+
+
+def _half_compute(graph: ir.Graph) -> Iterator[ir.DataType]:
+    """Yield the 16-bit types that something worth quantizing computes in."""
+    for node in graph.all_nodes():
+        value = node.inputs[0] if edit.op_of(node) in COMPUTE else None
+        if value is not None and value.dtype is not None and value.dtype in HALVES:
+            yield value.dtype
+
+
+def _has_halves(graph: ir.Graph) -> bool:
+    """Tell whether the graph holds, is given or casts to 16-bit floats; no types need be inferred."""
+    casts = (edit.int_attribute(node, "to", 0) for node in graph.all_nodes() if edit.op_of(node) == "Cast")
+    return any(value.dtype in HALVES for value in edit.values(graph) if value.dtype) or any(
+        to in HALVES for to in casts
+    )
