@@ -93,3 +93,20 @@ def _has_halves(graph: ir.Graph) -> bool:
     return any(value.dtype in HALVES for value in edit.values(graph) if value.dtype) or any(
         to in HALVES for to in casts
     )
+
+
+def infer_types(model: ir.Model) -> None:
+    """Infer types and shapes, also behind operators that ONNX does not know.
+
+    What a Conv, Gemm or MatMul reads has the type of its constant weight, whoever gives it.
+    """
+    found = True
+    while found:
+        shapes.infer(model)
+        found = False
+        for node in model.graph.all_nodes():
+            if edit.op_of(node) not in COMPUTE or len(node.inputs) < 2:
+                continue
+            value, weight = node.inputs[0], node.inputs[1]
+            if value is not None and value.type is None and weight is not None and weight.type is not None:
+                value.type, found = weight.type, True

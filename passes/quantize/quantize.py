@@ -12,6 +12,7 @@ from onnxcompress.graph import shapes
 
 from .apply import Application
 from .correct import Rounding, correct
+from .flatten import infer_types
 from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
@@ -97,7 +98,7 @@ class Quantize(Pass):
 
 def _infer(model: ir.Model) -> None:
     """Fill in types and shapes; where a shape depends on the input's, at least the number of axes."""
-    shapes.infer(model)
+    infer_types(model)
     for value, shape in shapes.concrete(model).shapes.items():
         if value.shape is None:
             value.shape = ir.Shape([None] * len(shape))

@@ -18,6 +18,7 @@ class Builder:
     """Grows a graph of (N, C, 6, 6) tensors, always from tensors that are there."""
 
     random: np.random.Generator
+    opset: int = 18
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     channels: dict[str, int] = field(default_factory=lambda: {"x": 3})
@@ -62,6 +63,7 @@ class Builder:
 
     def activation(self, x: str) -> tuple[str, int]:
         op = str(self.random.choice(["Relu", "Sigmoid", "LeakyRelu", "HardSwish", "Tanh", "Erf"]))
+        op = "HardSigmoid" if op == "HardSwish" and self.opset < 14 else op
         return self.node(op, [x])[0], self.channels[x]
 
     def batch_norm(self, x: str) -> tuple[str, int]:
@@ -88,7 +90,10 @@ class Builder:
         if c < 2:
             return self.activation(x)
         first = int(self.random.integers(1, c))
-        one, other = self.node("Split", [x, self.weight(np.array([first, c - first]))], 2, axis=1)
+        if self.opset < 13:
+            one, other = self.node("Split", [x], 2, axis=1, split=[first, c - first])
+        else:
+            one, other = self.node("Split", [x, self.weight(np.array([first, c - first]))], 2, axis=1)
         self.channels[one] = first
         return other, c - first
 
@@ -111,8 +116,10 @@ class Builder:
 
     def pad(self, x: str) -> tuple[str, int]:
         before, after = (int(v) for v in self.random.integers(0, 3, 2))
-        pads = self.weight(np.array([0, before, 0, 0, 0, after, 0, 0]))
-        return self.node("Pad", [x, pads])[0], self.channels[x] + before + after
+        pads = [0, before, 0, 0, 0, after, 0, 0]
+        if self.opset < 11:
+            return self.node("Pad", [x], pads=pads)[0], self.channels[x] + before + after
+        return self.node("Pad", [x, self.weight(np.array(pads))])[0], self.channels[x] + before + after
 
     def pool(self, x: str) -> tuple[str, int]:
         op = str(self.random.choice(["MaxPool", "AveragePool"]))
@@ -141,9 +148,12 @@ STEPS: tuple[Callable[[Builder, str], tuple[str, int]], ...] = (
 )  # fmt: skip
 
 
-def random_graph(seed: int, length: int = 12) -> ir.Model:
-    """Build a network from a seed: a stem, `length` random steps, a head that reads the last few tensors."""
-    builder = Builder(np.random.default_rng(seed))
+def random_graph(seed: int, length: int = 12, opset: int = 18) -> ir.Model:
+    """Build a network from a seed: a stem, `length` random steps, a head that reads the last few tensors.
+
+    Opset 10 or later.
+    """
+    builder = Builder(np.random.default_rng(seed), opset)
     stem, builder_channels = builder.conv("x")
     builder.channels[stem] = builder_channels
     del builder.channels["x"]
@@ -157,10 +167,11 @@ def random_graph(seed: int, length: int = 12) -> ir.Model:
     joined = builder.node("Concat", last, axis=1)[0]
     width = sum(builder.channels[name] for name in last)
     pooled = builder.node("Flatten", builder.node("GlobalAveragePool", [joined]))[0]
-    builder.nodes.append(helper.make_node("Gemm", [pooled, builder.drawn(width, 4)], ["y"]))
+    bias = [] if opset >= 11 else [builder.drawn(4)]
+    builder.nodes.append(helper.make_node("Gemm", [pooled, builder.drawn(width, 4), *bias], ["y"]))
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])]
     graph = helper.make_graph(builder.nodes, "random", inputs, outputs, builder.weights)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(proto, full_check=True)
     return ir.from_proto(proto)

@@ -1,0 +1,103 @@
+"""Random networks: what is quantized stays within the analytic bound, and loads at every opset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from corpus.oracle import plain_run
+from corpus.quantization_bound import Bound, all_values
+from corpus.random_graphs import SIZE, random_graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxcompress.contract import Context
+from onnxcompress.passes import Quantize
+from onnxcompress.passes.quantize.plan import QuantizePlan
+from onnxcompress.passes.quantize.prepare import prepare
+from onnxcompress.runtime.samples import load_samples
+
+Feeds = dict[str, np.ndarray]
+
+NEWEST = min(onnx.defs.onnx_opset_version(), 27)
+"""The last opset for which onnxruntime 1.32 has QuantizeLinear."""
+
+
+def drawn(seed: int) -> Feeds:
+    return {"x": np.random.default_rng(seed).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)}
+
+
+def planned(subject: ir.Model, feeds: Feeds, **options: Any) -> tuple[ir.Model, ir.Model, QuantizePlan]:
+    """Return the float model as `Quantize` prepares it, the quantized one, and the plan; weights are rounded plainly."""
+    step = Quantize(correct=False, rounding="nearest", **options)
+    plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
+    prepared, result = subject.clone(), subject.clone()
+    prepare(prepared)
+    step.apply(result, plan)
+    return prepared, result, plan
+
+
+def excess(prepared: ir.Model, result: ir.Model, plan: QuantizePlan, feeds: Feeds) -> float:
+    """Return the largest error over its bound, over what each DequantizeLinear gives and over the outputs."""
+    bound, found = Bound(prepared, plan, feeds), all_values(ir.to_proto(result), feeds)
+    pairs = {name: (found.get(f"{name}_dequantized"), bound.dequantized(name)) for name in bound.radii}
+    pairs |= {f"output {name}": (found[name], bound.read(name)) for name in (v.name for v in prepared.graph.outputs)}
+    worst = []
+    for name, (seen, radius) in pairs.items():
+        if seen is not None and radius is not None and seen.size:
+            value = bound.values[name.removeprefix("output ")].astype(np.float64)
+            allowed = radius + 1e-5 * np.abs(value).max() + 1e-30  # float32's own rounding
+            worst.append(float((np.abs(seen - value) / allowed).max()))
+    return max(worst)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["uint8", "int8"]), st.booleans())
+def test_quantized_stays_within_the_bound_on_random_graphs(seed: int, dtype: str, per_channel: bool) -> None:
+    subject, feeds = random_graph(seed), drawn(seed)
+    prepared, result, plan = planned(subject, feeds, activations=dtype, per_channel=per_channel)
+    assert plan.nodes
+    assert excess(prepared, result, plan, feeds) <= 1
+
+
+@pytest.mark.parametrize("seed", [0, 3, 5])
+@pytest.mark.parametrize("factor", [0.5, 1.2])
+def test_a_wrong_scale_leaves_the_bound(seed: int, factor: float) -> None:
+    """The bound is tight enough to tell: of the first convolution, whose weights are dequantized by a wrong scale."""
+    subject, feeds = random_graph(seed), drawn(seed)
+    prepared, result, plan = planned(subject, feeds)
+    assert excess(prepared, result, plan, feeds) <= 1
+    wrong = result.graph.initializers["x_scale"]
+    wrong.const_value = ir.tensor(np.float32(factor) * wrong.const_value.numpy())  # type: ignore[union-attr]
+    assert excess(prepared, result, plan, feeds) > 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_integer_kernels_stay_within_the_bound_too(seed: int) -> None:
+    subject, feeds = random_graph(seed), drawn(seed)
+    prepared, result, plan = planned(subject, feeds)
+    bound = Bound(prepared, plan, feeds)
+    error = np.abs(plain_run(result, feeds)["y"].astype(np.float64) - bound.values["y"])
+    assert (error <= bound.read("y") + 1e-5).all()
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10**6))
+@pytest.mark.parametrize("opset", range(10, NEWEST + 1))
+def test_random_graphs_load_and_stay_close_at_every_opset(opset: int, seed: int) -> None:
+    subject, feeds = random_graph(seed, opset=opset), drawn(seed)
+    before = plain_run(subject, feeds)["y"]
+    prepared, result, plan = planned(subject, feeds)
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    assert result.opset_imports[""] == max(opset, 13)
+    assert plan.nodes
+    after = plain_run(result, feeds)["y"]
+    if opset >= 13:
+        bound = Bound(prepared, plan, feeds)
+        assert (np.abs(after.astype(np.float64) - before) <= bound.read("y") + 1e-5).all()
+    noise, signal = np.square(after - before).mean(), np.square(before).mean()
+    assert noise <= 0.1 * signal + 1e-6
