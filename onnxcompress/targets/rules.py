@@ -65,6 +65,8 @@ def bias_format(model: Quantized, target: Target) -> Findings:
     for node in model.nodes:
         if edit.op_of(node) not in target.bias.required or len(node.inputs) < 3 or node.inputs[2] is None:
             continue
+        if _completed(node, target):
+            continue
         if all(dequantize_of(value) for value in node.inputs[:2]) and dequantize_of(node.inputs[2]) is None:
             yield Finding("bias", kind, edit.label(node), "its bias is float; it takes int32 behind a DequantizeLinear")
 
@@ -105,8 +107,20 @@ def mixed(model: Quantized, target: Target) -> Findings:
         have, lack = ("activation", "weight") if sources[0] else ("weight", "activation")
         if have == "activation" and not is_constant(node.inputs[1]):
             lack = "second operand"
+        if lack == "weight" and _completed(node, target):
+            reason = "its weight is float, and the engine stores it as integers with one scale for all channels"
+            yield Finding("mixed", "advice", edit.label(node), reason)
+            continue
         reason = f"its {have} is stored as integers and its {lack} is float: computed in float"
         yield Finding("mixed", "float", edit.label(node), reason)
+
+
+def _completed(node: ir.Node, target: Target) -> bool:
+    """Tell whether the engine itself stores a node's float weight and bias as integers; not beside a stored bias."""
+    if len(node.inputs) > 2 and dequantize_of(node.inputs[2]) is not None:
+        return False
+    between_integers = dequantize_of(node.inputs[0]) is not None and _quantizes(_behind(node, target)) is not None
+    return edit.op_of(node) in target.operators.completes and between_integers
 
 
 def outputs(model: Quantized, target: Target) -> Findings:

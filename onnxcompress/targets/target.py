@@ -115,6 +115,8 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Become part of the operator before them.
     float_output : list of str
         Compute on integers also without a QuantizeLinear behind.
+    completes : list of str
+        Between integers, the engine itself stores their float weights (with one scale) and biases as integers.
     qoperators : list of str
         Operators on integers, such as QLinearConv, that are accepted as they are.
     rejected : list of str
@@ -125,6 +127,7 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     moves: list[str] = []
     fused: list[str] = []
     float_output: list[str] = []
+    completes: list[str] = []
     qoperators: list[str] = []
     rejected: list[str] = []
 

@@ -9,87 +9,11 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+from corpus.quantized import BLOCKS, CONV, MATMUL, POOL, QLINEAR, SECOND_READER, UNARY, build, f32, weights
 from corpus.text import model
 
 from onnxcompress.targets import LintReport, Target, lint, load_target
 from onnxcompress.targets.rules import RULES
-
-CONV = """
-g (float[1, 4, 8, 8] x) => (float[1, 6, 8, 8] y) {
-    [first] xq = QuantizeLinear (x, xs, xz)
-    [second] xd = DequantizeLinear (xq, xs, xz)
-    [weight] wd = DequantizeLinear <axis = 0> (w, ws, wz)
-    [bias] bd = DequantizeLinear <axis = 0> (b, bs)
-    [conv] c = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)
-    [third] yq = QuantizeLinear (c, ys, yz)
-    [last] y = DequantizeLinear (yq, ys, yz)
-}
-"""
-MATMUL = """
-g (float[2, 32] x) => (float[2, 8] y) {
-    [first] xq = QuantizeLinear (x, xs, xz)
-    [second] xd = DequantizeLinear (xq, xs, xz)
-    [weight] wd = DequantizeLinear <axis = 1> (w, ws, wz)
-    [matmul] y = MatMul (xd, wd)
-}
-"""
-BLOCKS = """
-g (float[2, 32] x) => (float[2, 8] y) {
-    [weight] wd = DequantizeLinear <axis = 0, block_size = 16> (w, ws)
-    [matmul] y = MatMul (x, wd)
-}
-"""
-POOL = """
-g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {
-    [first] xq = QuantizeLinear (x, xs, xz)
-    [second] xd = DequantizeLinear (xq, xs, xz)
-    [pool] p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (xd)
-    [third] pq = QuantizeLinear (p, ys, yz)
-    [last] y = DequantizeLinear (pq, ys, yz)
-}
-"""
-UNARY = """
-g (float[2, 8] x) => (float[2, 8] y) {
-    [first] xq = QuantizeLinear (x, xs, xz)
-    [second] xd = DequantizeLinear (xq, xs, xz)
-    [op] s = Sigmoid (xd)
-    [third] yq = QuantizeLinear (s, ys, yz)
-    [last] y = DequantizeLinear (yq, ys, yz)
-}
-"""
-QLINEAR = """
-g (uint8[2, 32] x) => (uint8[2, 8] y) {
-    [matmul] y = QLinearMatMul (x, xs, xz, w, ws, wz, ys, yz)
-}
-"""
-
-
-def f32(*values: float) -> np.ndarray:
-    return np.array(values[0] if len(values) == 1 else values, np.float32)
-
-
-def weights(text: str) -> dict[str, np.ndarray]:
-    """What makes the graphs above legal for every target that takes uint8 activations and int8 weights."""
-    random = np.random.default_rng(0)
-    common = {"xs": f32(0.5), "xz": np.uint8(3), "ys": f32(0.25), "yz": np.uint8(7)}
-    if text in (CONV, MATMUL, QLINEAR):
-        shape, channels = ((6, 4, 3, 3), 6) if text == CONV else ((32, 8), 8)
-        scale = np.exp2(-np.arange(3, 3 + channels)).astype(np.float32)
-        common |= {"w": random.integers(-60, 60, shape, np.int8), "ws": scale, "wz": np.zeros(channels, np.int8)}
-        if text == CONV:
-            common |= {"b": np.arange(6, dtype=np.int32), "bs": f32(0.5) * scale}
-    if text == BLOCKS:
-        return {"w": random.integers(-60, 60, (32, 8), np.int8), "ws": np.ones((2, 8), np.float32)}
-    if text == POOL:
-        common |= {"ys": common["xs"], "yz": common["xz"]}
-    used = {name for name in common if f" {name}," in text or f" {name})" in text or f"({name}," in text}
-    return {name: np.asarray(array) for name, array in common.items() if name in used}
-
-
-def build(text: str, change: dict[str, Any], replace: tuple[str, str] = ("", ""), opset: int = 21) -> ir.Model:
-    arrays = weights(text) | {name: np.asarray(array) for name, array in change.items()}
-    changed = text.replace(*replace)
-    return model(changed, {n: a for n, a in arrays.items() if f"{n}," in changed or f"{n})" in changed}, opset=opset)
 
 
 def strict(**changes: Any) -> Target:
@@ -115,7 +39,7 @@ class Case:
     effect: str = "float"
 
 
-SECOND_READER = "[mid] yd = DequantizeLinear (yq, ys, yz)\n y = Max (c, yd)"
+KERNEL = np.ones((6, 4, 3, 3), np.float32)
 ROWS = np.full((32, 8), 100, np.int8)
 CASES = [
     Case("opset", "model", target={"opset": {"max": 20}}, effect="rejected"),
@@ -146,7 +70,14 @@ CASES = [
     Case("scale", "first", UNARY, {"xs": f32(-1)}, effect="rejected"),
     Case("power-of-two", "first", UNARY, {"xs": f32(0.3)}, always={"scales": {"power_of_two": True}}),
     Case("bias", "bias", target={"bias": {"format": "float", "outside": "reject"}}, effect="rejected"),
-    Case("bias", "conv", change={"f": np.ones(6, np.float32)}, replace=("xd, wd, bd", "xd, wd, f")),
+    Case(
+        "bias",
+        "conv",
+        change={"f": np.ones(6, np.float32)},
+        replace=("xd, wd, bd", "xd, wd, f"),
+        always={"operators": {"completes": []}},
+    ),
+    Case("mixed", "conv", CONV, {"v": KERNEL}, ("xd, wd, bd", "xd, v"), effect="advice"),
     Case("bias-scale", "conv", change={"bs": np.ones(6, np.float32)}, effect="rejected"),
     Case("range", "matmul", MATMUL, {"w": ROWS}, always={"weights": {"range": [-64, 64]}}, effect="advice"),
     Case("mixed", "matmul", MATMUL, {"v": np.ones((32, 8), np.float32)}, ("xd, wd", "xd, v")),
