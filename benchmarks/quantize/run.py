@@ -211,6 +211,7 @@ def main() -> int:
     if options.across:
         print("\n\n".join(across(benchmark.rows, options.models, options.only, column) for column in options.across))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a child does not outlive this
     benchmark.run()
     benchmark.environments()
     show(benchmark.rows, options.models, options.only, Console())
