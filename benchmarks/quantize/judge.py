@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from candidates import EMBEDDINGS
 from kernels import count_kernels
@@ -47,6 +48,13 @@ class BesideFloat:
         return b
 
 
+def size(path: Path) -> int:
+    """Return a model's bytes, with those of the files that hold its weights."""
+    graph = onnx.load(path, load_external_data=False).graph
+    places = {entry.value for weight in graph.initializer for entry in weight.external_data if entry.key == "location"}
+    return sum(file.stat().st_size for file in (path, *(path.parent / place for place in places)))
+
+
 def write_samples(subject: Subject, path: str) -> None:
     """Write the calibration samples for `child.py`."""
     arrays = {f"{i:05d}/{key}": value for i, feed in enumerate(subject.feeds()) for key, value in feed.items()}
@@ -63,7 +71,7 @@ def score(subject: Subject, model: str, result: str) -> None:
         "agreement": None if subject.name in EMBEDDINGS else near.agreement,
         "sqnr": near.sqnr,
         "cosine": float(np.mean(both.cosines)),
-        "bytes": Path(model).stat().st_size / subject.path.stat().st_size,
+        "bytes": size(Path(model)) / size(subject.path),
         **asdict(count_kernels(model)),
     }
     Path(result).write_text(json.dumps(row), encoding="utf-8")

@@ -53,7 +53,7 @@ def count_kernels(path: str | Path) -> Kernels:
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(temporary, "optimised.onnx"))
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        operators = Counter(_operators(onnx.load(options.optimized_model_filepath).graph))
+        operators = Counter(_operators(onnx.load(options.optimized_model_filepath, load_external_data=False).graph))
 
     def total(names: set[str], starts: tuple[str, ...] = ()) -> int:
         return sum(n for op, n in operators.items() if op in names or (starts and op.startswith(starts)))

@@ -64,6 +64,12 @@ def run_child(command: list[Any], limit: float) -> None:
         raise ChildError(f"{how}: {last[:300]}")
 
 
+def remove(model: Path) -> None:
+    """Remove a model, and a file beside it that holds its weights."""
+    for file in model.parent.glob(f"{model.name}*"):
+        file.unlink()
+
+
 class Benchmark:
     """The cache folder: samples, quantized models, and rows, one JSON object a line; later rows win."""
 
@@ -111,7 +117,7 @@ class Benchmark:
     def quantize(self, model: str, name: str) -> None:
         """Run one candidate, judge what it wrote, and add the row."""
         candidate, output = CANDIDATES[name], self.path(model, name)
-        output.unlink(missing_ok=True)
+        remove(output)
         source = HERE.parents[1] / "models/digits.onnx"
         source = source if model == "digits" else self.options.kit / "models" / f"{model}.onnx"
         row: dict[str, Any] = {}
@@ -128,7 +134,7 @@ class Benchmark:
                 row["failed"] = str(error)
         if "failed" in row:
             row["failed"] = row["failed"].replace(f"{output.parent}/", "")
-            output.unlink(missing_ok=True)
+            remove(output)
         self.add("quantized", name, model, **row)
 
     def score(self, model: str, output: Path, result: Path) -> dict[str, Any]:
@@ -136,7 +142,7 @@ class Benchmark:
         try:
             self.judge("score", model, output, result)
         except ChildError as error:
-            return {"failed": f"writes a model that does not run: {error}"}
+            return {"failed": f"what it wrote cannot be scored: {error}"}
         row: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return row
 
