@@ -33,6 +33,15 @@ def coverage(node: ir.Node, data: Extents, kernel: Extents, output: Extents) -> 
     return shares
 
 
+def positions(node: ir.Node, data: Extents, kernel: Extents) -> Extents:
+    """Return the spatial extents of what a Conv makes of `data`, by its strides, dilations and padding."""
+    found = []
+    for axis, (size, extent) in enumerate(zip(data, kernel, strict=True)):
+        stride, dilation, before, after = _window(node, axis, len(kernel), size, extent)
+        found.append((size + before + after - dilation * (extent - 1) - 1) // stride + 1)
+    return tuple(found)
+
+
 def _along(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> Matrix:
     """The shares along one axis of a convolution."""
     stride, dilation, before, after = _window(node, axis, rank, size, extent)

@@ -1,4 +1,4 @@
-"""Raise a model to the opset that has DequantizeLinear with one scale per channel."""
+"""Raise a model to an opset whose DequantizeLinear can what is asked of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from onnxcompress.graph import edit
 PER_CHANNEL = 13
 """The first opset whose DequantizeLinear has an axis."""
 
+FLOAT16 = 19
+"""The first one whose DequantizeLinear has scales of float16."""
+
+BLOCKS = 21
+"""The first one whose DequantizeLinear reads integers of 4 bits and has a block size."""
+
+IR_VERSIONS = {BLOCKS: 10}
+"""The first IR version for models of an opset; for older opsets it is that of `EXPLICIT_INITIALIZERS`."""
+
 EXPLICIT_INITIALIZERS = 4
 """The first IR version whose initializers need not be inputs as well."""
 
@@ -20,8 +29,8 @@ KEPT = 1024
 """Elements up to which a tensor takes part in the conversion; larger ones are put back untouched afterwards."""
 
 
-def raise_opset(model: ir.Model) -> bool:
-    """Convert the model, in place, to opset 13 if it is older; tells whether it did.
+def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
+    """Convert the model, in place, to an opset if it is older; tells whether it did.
 
     Names of tensors, nodes, inputs and outputs stay. The same model always gives the same result, so that names in a
     plan mean the same when it is applied. Weights are neither copied nor read.
@@ -35,24 +44,25 @@ def raise_opset(model: ir.Model) -> bool:
         model.ir_version = EXPLICIT_INITIALIZERS
         for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
             model.graph.inputs.remove(value)
-    opset = model.opset_imports.setdefault("", PER_CHANNEL)
-    if opset >= PER_CHANNEL:
+    opset = model.opset_imports.setdefault("", to)
+    if opset >= to:
         return False
+    what = f"the model has opset {opset}, {'int8 weights' if to < BLOCKS else '4 bits and blocks'} need opset {to}"
     if model.functions:
         raise PassError(
-            f"the model has opset {opset}, int8 weights need opset {PER_CHANNEL}, and a model with local functions "
-            f"cannot be converted; export it with opset {PER_CHANNEL} or inline the functions"
+            f"{what}, and a model with local functions cannot be converted; "
+            f"export it with opset {to} or inline the functions"
         )
     proto = ir.to_proto(_without_weights(model))
     try:
-        converted = onnx.version_converter.convert_version(proto, PER_CHANNEL)
+        converted = onnx.version_converter.convert_version(proto, to)
         onnx.checker.check_model(converted)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
         raise PassError(
-            f"the model has opset {opset}, int8 weights need opset {PER_CHANNEL}, and onnx's version converter fails: "
-            f"{_reason(error)}; export it with opset {PER_CHANNEL}"
+            f"{what}, and onnx's version converter fails: {_reason(error)}; export it with opset {to}"
         ) from None
     _take_over(model, ir.from_proto(converted).graph, opset)
+    model.ir_version = max(model.ir_version, IR_VERSIONS.get(to, 0))
     return True
 
 

@@ -1,40 +1,26 @@
-"""Store weights as 8-bit integers and compute in float."""
+"""Store weights as integers of 8 or 4 bits and compute in float."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
-from onnxcompress.errors import PassError
+from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
+from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
 
-from . import scales
-from .insert import Inserter, drop_unused_inputs
+from . import formats
+from .compensated import compensate
+from .insert import drop_unused_inputs
 from .opset import raise_opset
+from .storage import Storage, StoredWeight
 
-
-@dataclasses.dataclass(frozen=True)
-class StoredWeight:
-    """How one tensor is stored.
-
-    Attributes
-    ----------
-    axis : int, optional
-        The axis with a scale for each index; None: one scale for the tensor.
-    scale : ndarray of float32, shape (channels,) or (1,)
-    zero_point : ndarray of int8, same shape
-    """
-
-    axis: int | None
-    scale: npt.NDArray[np.float32]
-    zero_point: npt.NDArray[np.int8]
+STORED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,90 +32,169 @@ class WeightPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeWeights(Pass):
-    """Store the weights as int8, a quarter of their size, and go on computing in float.
+    """Store the weights as int8, a quarter of their size, or in 4 bits, and go on computing in float.
 
-    ``W ≈ scale · (q − zero_point)`` with ``|W − scale · (q − zero_point)| ≤ scale / 2``: an int8 initializer and a
-    DequantizeLinear take the place of each weight of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN, and of each
-    table that Gather looks up by rows (there DequantizeLinear stands behind Gather, so that only the rows looked up
-    are converted).
+    ``W ≈ scale · (q − zero_point)``: integers and a DequantizeLinear take the place of each weight of Conv,
+    ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN, and of each table that Gather looks up by rows (there, with 8 bits,
+    DequantizeLinear stands behind Gather, so that only the rows looked up are converted).
 
     Parameters
     ----------
+    dtype : {"int8", "uint8", "int4", "uint4"}
+        What the integers are.
+    symmetric : bool, optional
+        ``zero_point`` in the middle of the integers (0 for signed ones; int8 then is in [-127, 127], as engines expect
+        it). False covers [min, max]: finer where weights lie to one side of 0. By default what is signed is symmetric.
     per_channel : bool
         One scale for each output channel, else one for each tensor.
-    symmetric : bool
-        ``zero_point = 0`` and ``q`` in [-127, 127], as engines expect it. False covers [min, max] with [-128, 127]:
-        finer where weights lie to one side of 0.
+    block_size : int, optional
+        One scale for so many weights that are neighbours among those that an output sums over; the last block may be
+        shorter. Tensors with a shorter sum have a scale for each channel, and so have no blocks.
+    format : {"qdq", "matmulnbits"}
+        "matmulnbits": a MatMul with a constant matrix becomes onnxruntime's MatMulNBits, which reads the integers as
+        they are, and a table's Gather becomes GatherBlockQuantized; needs blocks of 16, 32, 64, … . What neither can
+        read is stored as with "qdq".
+    scales : {"max", "mse"}
+        By the largest weight, or where ``Σ (W − scale · (q − zero_point))²`` is least and few weights saturate.
+    rounding : {"nearest", "gptq"}
+        "gptq" rounds the weights of Conv, Gemm and MatMul so that each makes up for the errors of those before it, on
+        the samples' inputs (Frantar et al. 2022, arXiv:2210.17323). Zeros stay zeros; equal weights no longer stay
+        equal, as clusters would have to. Needs samples.
     minimum_size : int
         Tensors with fewer elements stay as they are.
 
     Notes
     -----
-    It needs no samples. onnxruntime converts the weights back to float in each run, so that the file is smaller and
-    the model not faster; only a MatMul with a constant matrix becomes MatMulNBits, which is (onnxruntime 1.32; it may
-    round activations to 8 bits as well). `Quantize` is for speed; put this pass after it for what is left, such as
-    embeddings. Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. A model with an opset below 13 is raised to 13.
+    Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. onnxruntime converts the weights back to float in each run,
+    so that the file is smaller and the model not faster; only of a MatMul with a constant matrix it makes MatMulNBits
+    by itself. `Quantize` is for speed; put this pass after it for what is left, such as embeddings. The model is raised
+    to opset 13, with 4 bits or blocks in DequantizeLinear to opset 21, if it is older.
     """
 
+    dtype: Literal["int8", "uint8", "int4", "uint4"] = "int8"
+    symmetric: bool | None = None
     per_channel: bool = True
-    symmetric: bool = True
+    block_size: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    format: Literal["qdq", "matmulnbits"] = "qdq"
+    scales: Literal["max", "mse"] = "max"
+    rounding: Literal["nearest", "gptq"] = "nearest"
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        block = self.block_size
+        if block is not None and not self.per_channel:
+            raise OptionError(
+                f"{self.name}: block_size = {block}: each block has a scale of its own; leave per_channel = False out"
+            )
+        power = block is not None and block >= formats.SHORTEST_BLOCK and not block & (block - 1)
+        if self.format == "matmulnbits" and not power:
+            raise OptionError(
+                f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
+                f"as format = 'matmulnbits' reads blocks of such sizes only"
+            )
+        object.__setattr__(self, "needs", Needs(samples=self.rounding == "gptq"))
+
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
-        """Choose the tensors and their scales."""
+        """Choose the tensors, their scales and, with gptq, the integers."""
         found, refused = _candidates(model)
+        signed = self.symmetric is None and self.dtype.startswith("int")
+        storage = Storage(self.dtype, signed or bool(self.symmetric), self.scales, self.block_size or 0)
         weights = {}
-        for number, (value, axis) in enumerate(found.items()):
+        for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
-            name, array = str(value.name), _array(value)
-            if array.size < self.minimum_size:
+            name, tensor = str(value.name), edit.constant(value)
+            if tensor is None or tensor.size < self.minimum_size:
                 continue
-            if array.dtype != np.float32:
-                refused.append(Refusal(name, f"it is {array.dtype}; only float32 weights are stored as int8"))
-            elif not np.isfinite(array).all():
-                refused.append(Refusal(name, "it holds NaN or Inf"))
-            else:
-                weights[name] = self._store(array, axis if self.per_channel and axis >= 0 else None)
+            reason = self._obstacle(tensor, axes)
+            if reason:
+                refused.append(Refusal(name, reason))
+                continue
+            output = axes.output if self.per_channel else None
+            form = formats.fused_form(value) if self.format == "matmulnbits" else None
+            weights[name] = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
+            if form and not weights[name].block_size:
+                weights[name] = dataclasses.replace(weights[name], form="qdq")
         refused += _unreached(model, found, self.minimum_size)
         if not weights:
-            refused.append(Refusal("model", f"no float32 weight has {self.minimum_size} elements or more"))
+            refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
+        elif self.rounding == "gptq":
+            weights, nearest = compensate(model, weights, context.samples, progress=context.progress)
+            refused += nearest
         return WeightPlan(weights=weights, refused=tuple(refused))
 
-    def _store(self, array: npt.NDArray[Any], axis: int | None) -> StoredWeight:
-        if self.symmetric:
-            scale = scales.symmetric(array, axis)
-            return StoredWeight(axis, scale, np.zeros(scale.shape, np.int8))
-        matrix = scales.rows(array, axis)
-        scale, zero_point = scales.affine(matrix.min(axis=1), matrix.max(axis=1), scales.INT8)
-        return StoredWeight(axis, scale, zero_point.astype(np.int8))
+    def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
+        """Return why a tensor cannot be stored."""
+        if tensor.dtype not in STORED:
+            return f"it is {tensor.dtype.name.lower()}; only float32, float16 and bfloat16 weights are stored"
+        if self.block_size and axes.summed is None:
+            return "another operator moves it before it is read, so that it has no blocks; fold constants first"
+        if not np.isfinite(tensor.numpy().astype(np.float32)).all():
+            return "it holds NaN or Inf"
+        return None
 
     def apply(self, model: ir.Model, plan: WeightPlan) -> Changes:
         """Replace the tensors of the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
-        done = [Change("model", "opset raised to 13")] if raise_opset(model) else []
+        opset = max(formats.needed_opset(stored) for stored in plan.weights.values())
+        done = [Change("model", f"opset raised to {opset}")] if raise_opset(model, opset) else []
         inputs = {value for value in model.graph.inputs if value.uses()}
         values = {value.name: value for value in edit.values(model.graph)}
         names = edit.Names(model.graph)
         for name, stored in plan.weights.items():
-            if name not in values or edit.constant(values[name]) is None:
+            value = values.get(name)
+            tensor = edit.constant(value)
+            if value is None or tensor is None:
                 raise PassError(f"the plan names the weight '{name}', which the model does not have")
-            done.append(Change(name, _replace(values[name], stored, names)))
+            formats.write(value, stored, names, model.opset_imports[""])
+            done.append(Change(name, _described(tensor, stored)))
+        if any(stored.form != "qdq" for stored in plan.weights.values()):
+            model.opset_imports.setdefault(formats.MICROSOFT, 1)
         edit.remove_dead(model)
         drop_unused_inputs(model.graph, inputs)
         return Changes(tuple(done), plan.refused)
 
 
-def _candidates(model: ir.Model) -> tuple[dict[ir.Value, int], list[Refusal]]:
-    """Return each weight with the axis that gets the scales (-1: none), and what is out of reach."""
+def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:
+    count = "one scale" if stored.axis is None else f"{stored.scale.size} scales"
+    blocks = f", blocks of {stored.block_size}" if stored.block_size else ""
+    rounded = ", errors made up for" if stored.integers is not None else ""
+    shape = tensor.shape.numpy()
+    reader = {"matmulnbits": ", MatMulNBits", "gatherblockquantized": ", GatherBlockQuantized"}.get(stored.form, "")
+    return f"{tensor.size} weights of shape {list(shape)} as {stored.dtype}, {count}{blocks}{reader}{rounded}"
+
+
+class Axes(NamedTuple):
+    """The axis of a weight that becomes output channels, and the one that products sum over; None: not known."""
+
+    output: int | None
+    summed: int | None
+
+
+def _summed_axis(node: ir.Node, rank: int, output: int) -> int:
+    """Return the axis of a weight that an operator sums over."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 1 - output
+    if node.op_type in ("Gemm", "MatMul"):
+        return next((axis for axis in (rank - 2, rank - 1) if axis >= 0 and axis != output), output)
+    return 2  # LSTM, GRU and RNN: (directions, gates, inputs)
+
+
+def _candidates(model: ir.Model) -> tuple[dict[ir.Value, Axes], list[Refusal]]:
+    """Return each weight with its axes, and what is out of reach."""
     found = {}
     for weight in find_weights(model.graph):
-        found[weight.value] = weight.axis
+        tensor = edit.constant(weight.value)
+        assert tensor is not None
+        moved = weight.axis < 0
+        summed = None if moved else _summed_axis(weight.node, len(tensor.shape), weight.axis)
+        found[weight.value] = Axes(None if moved else weight.axis, summed)
     for node in model.graph.all_nodes():
-        table = node.inputs[0] if edit.op_of(node) == "Gather" else None
+        table = node.inputs[0] if formats.reads_rows(node, 0) else None
         tensor = edit.constant(table)
-        if table is not None and tensor is not None and tensor.dtype.is_floating_point() and _reads_rows(node):
-            found[table] = 1 if len(tensor.shape) == 2 else -1
+        if table is not None and tensor is not None and tensor.dtype.is_floating_point():
+            found[table] = Axes(1, 1) if len(tensor.shape) == 2 else Axes(None, None)
     refused = []
     integers = [n.inputs[0] for n in model.graph.all_nodes() if edit.op_of(n) == "DequantizeLinear"]
     count = sum(edit.constant(value) is not None for value in integers)
@@ -140,7 +205,7 @@ def _candidates(model: ir.Model) -> tuple[dict[ir.Value, int], list[Refusal]]:
     return found, refused
 
 
-def _unreached(model: ir.Model, found: dict[ir.Value, int], minimum_size: int) -> list[Refusal]:
+def _unreached(model: ir.Model, found: dict[ir.Value, Axes], minimum_size: int) -> list[Refusal]:
     """Name the large float constants that are no operator's weight."""
     refused = []
     for value in edit.values(model.graph):
@@ -154,59 +219,3 @@ def _unreached(model: ir.Model, found: dict[ir.Value, int], minimum_size: int) -
                 Refusal(str(value.name), f"it is no operator's weight but an operand of {', '.join(readers)}")
             )
     return refused
-
-
-def _array(value: ir.Value) -> npt.NDArray[Any]:
-    tensor = edit.constant(value)
-    assert tensor is not None
-    return tensor.numpy()
-
-
-def _replace(value: ir.Value, stored: StoredWeight, names: edit.Names) -> str:
-    """Let the readers of a constant read integers through DequantizeLinear."""
-    graph = value.graph
-    assert isinstance(graph, ir.Graph)
-    array = _array(value)
-    zero_point = stored.zero_point.astype(np.int64)
-    integers = scales.encode(array, stored.scale, scales.INT8, zero_point=zero_point, axis=stored.axis)
-    inserter = Inserter(graph, names)
-    shape = () if stored.axis is None else (-1,)
-    name = str(value.name)
-    inputs = [
-        inserter.constant(f"{name}_quantized", integers),
-        inserter.constant(f"{name}_scale", stored.scale.reshape(shape)),
-        inserter.constant(f"{name}_zero_point", stored.zero_point.reshape(shape)),
-    ]
-    dequantized: ir.Value | None = None
-    for user, index in list(value.uses()):
-        if index == 0 and edit.op_of(user) == "Gather" and _reads_rows(user) and stored.axis != 0:
-            _dequantize_rows(user, inputs, stored.axis, names)
-            continue
-        if dequantized is None:
-            dequantized = inserter.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=stored.axis)
-        user.replace_input_with(index, dequantized)
-    if value.is_graph_output():
-        dequantized = dequantized or inserter.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=stored.axis)
-        edit.replace_uses(value, dequantized)
-    how = "one scale" if stored.axis is None else f"{stored.scale.size} scales"
-    return f"{array.size} weights of shape {list(array.shape)} as int8, {how}"
-
-
-def _reads_rows(node: ir.Node) -> bool:
-    return edit.int_attribute(node, "axis", 0) == 0
-
-
-def _dequantize_rows(gather: ir.Node, inputs: list[ir.Value], axis: int | None, names: edit.Names) -> None:
-    """Let Gather look up integers and convert what it found."""
-    graph = gather.graph
-    assert isinstance(graph, ir.Graph)
-    rows = gather.outputs[0]
-    gather.replace_input_with(0, inputs[0])
-    last = None if axis is None else -1
-    result = Inserter(graph, names).add(
-        "DequantizeLinear", [rows, *inputs[1:]], f"{rows.name}_dequantized", axis=last, after=gather
-    )
-    reader = result.producer()
-    assert reader is not None
-    edit.replace_uses(rows, result, except_for=[reader])
-    rows.type = ir.TensorType(ir.DataType.INT8)  # last: a graph output hands its type on to what replaces it

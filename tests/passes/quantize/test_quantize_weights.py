@@ -147,17 +147,17 @@ def test_opset_11_is_raised() -> None:
 
 
 def test_what_stays_as_it_is_is_named() -> None:
-    weights = {"h": np.ones((4, 4), np.float16), "n": np.full((4, 4), np.nan, np.float32)}
+    weights = {"h": np.ones((4, 4), np.float64), "n": np.full((4, 4), np.nan, np.float32)}
     subject = model(
         """g (float[N,4] x) => (float[N,4] y) {
-            c = Cast<to = 10>(x) d = MatMul(c, h) e = Cast<to = 1>(d) y = MatMul(e, n) }""",
+            c = Cast<to = 11>(x) d = MatMul(c, h) e = Cast<to = 1>(d) y = MatMul(e, n) }""",
         weights,
     )
     result, changes = stored(subject, minimum_size=16)
     reasons = {r.subject: r.reason for r in changes.refused}
-    assert "float16" in reasons["h"]
+    assert "it is double" in reasons["h"]
     assert "NaN" in reasons["n"]
-    assert "no float32 weight" in reasons["model"]
+    assert "no float weight" in reasons["model"]
     assert not any(node.op_type == "DequantizeLinear" for node in result.graph)
 
 

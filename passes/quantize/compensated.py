@@ -1,0 +1,176 @@
+"""Round weights one operator after the other, each for the inputs that it gets from those before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.contract import Refusal
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
+from onnxcompress.progress import Progress, silent
+from onnxcompress.runtime.gram import ROWS, draw, grams_of, rows_of
+from onnxcompress.runtime.samples import Samples
+from onnxcompress.runtime.segments import Walk
+from onnxcompress.runtime.windows import patches, positions
+
+from .rounding import gptq
+from .storage import StoredWeight
+
+Array = npt.NDArray[Any]
+
+READERS = ("Conv", "Gemm", "MatMul")
+"""Operators whose second input is multiplied by what a Gram matrix of the first one describes."""
+
+SAMPLES = 512
+"""How many samples are looked at."""
+
+ROWS_FOR_COLUMN = 4
+"""Of images, at least `ROWS` positions are drawn, and so many for each column of the Gram matrix."""
+
+MOST_COLUMNS = 8192
+"""A Gram matrix of more columns would take more than half a gigabyte."""
+
+
+def compensate(
+    model: ir.Model, weights: Mapping[str, StoredWeight], samples: Samples, *, progress: Progress = silent
+) -> tuple[dict[str, StoredWeight], list[Refusal]]:
+    """Round the weights of Conv, Gemm and MatMul so that each error is made up for (`rounding.gptq`).
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    weights : mapping
+        Constant's name → how it is stored, rounded to nearest.
+    samples : Samples
+        The first 512 are used.
+    progress : callable
+
+    Returns
+    -------
+    dict
+        The same names, with integers for those that were rounded anew.
+    list of Refusal
+        Weights of operators that stay rounded to nearest, and why. A table that rows are looked up from is none: for
+        it, nearest is best.
+
+    Raises
+    ------
+    DataError
+        A tensor holds NaN or infinity.
+    """
+    copy, found = model.clone(), dict(weights)
+    refused = []
+    jobs = _jobs(copy, weights)
+    samples = samples.head(SAMPLES)
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        walk = Walk(copy, samples, Path(folder))
+        for done, (name, node) in enumerate(jobs.items()):
+            try:
+                found[name] = _rounded(walk, node, found[name])
+            except PassError as error:
+                refused.append(Refusal(name, f"rounded to nearest: {error}"))
+            progress("gptq", done + 1, len(jobs))
+    refused += [
+        Refusal(value, f"rounded to nearest: {reason}")
+        for value, reason in _others(model, weights).items()
+        if value not in jobs
+    ]
+    return found, refused
+
+
+def _jobs(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Node]:
+    """Return the first operator that reads each weight directly, in the order of the graph."""
+    found: dict[str, ir.Node] = {}
+    for node in model.graph:
+        value = node.inputs[1] if edit.op_of(node) in READERS and len(node.inputs) > 1 else None
+        tensor = edit.constant(value)
+        if value is None or value.name not in weights or tensor is None:
+            continue
+        if len(tensor.shape) == 2 or node.op_type == "Conv":
+            found.setdefault(str(value.name), node)
+    return found
+
+
+def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, str]:
+    """Return the weights that operators other than Gather read, and why they cannot be compensated."""
+    found = {}
+    for value in edit.values(model.graph):
+        readers = sorted({node.op_type for node, _ in value.uses() if edit.op_of(node) != "Gather"})
+        if value.name in weights and readers:
+            inner = any(node.graph is not model.graph for node, _ in value.uses())
+            where = " in an inner graph" if inner else ""
+            found[str(value.name)] = f"it is an operand of {', '.join(readers)}{where}; " + (
+                "errors are made up for in the second operand, a matrix, of Conv, Gemm and MatMul of the outer graph"
+            )
+    return found
+
+
+def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
+    """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
+    value, read = node.inputs[1], node.inputs[0]
+    tensor = edit.constant(value)
+    assert value is not None
+    assert read is not None
+    assert tensor is not None
+    array = tensor.numpy()
+    matrices = _matrices(node, array)
+    if matrices.shape[-1] > MOST_COLUMNS:
+        raise PassError(f"it sums over {matrices.shape[-1]} products; a Gram matrix has {MOST_COLUMNS} columns at most")
+    walk.advance(edit.output_name(node))
+    if not walk.has(str(read.name)):
+        raise PassError("what it is multiplied by is constant")
+    rows = _rows(node, walk, str(read.name), array.shape, matrices.shape[-1])
+    parts = ((r, r[..., :0], np.zeros(r.shape[-2], bool)) for r in rows)
+    grams = grams_of(parts, str(read.name))[0].own
+    full = [_matrices(node, np.broadcast_to(stored.spread(a, array.shape), array.shape)) for a in _steps(stored)]
+    integers = np.stack(
+        [
+            gptq(matrix, step, stored.grid, gram, zero_point=zero)
+            for matrix, step, zero, gram in zip(matrices, *full, grams, strict=True)
+        ]
+    )
+    back = integers.reshape(array.shape) if node.op_type == "Conv" else integers[0].T if _flips(node) else integers[0]
+    result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
+    edit.set_constant(value, result.decode(back).astype(array.dtype))
+    return result
+
+
+def _steps(stored: StoredWeight) -> tuple[Array, Array]:
+    return stored.scale, stored.zero_point
+
+
+def _flips(node: ir.Node) -> bool:
+    """Tell whether the weight's columns are output channels."""
+    return node.op_type == "MatMul" or not edit.int_attribute(node, "transB", 0)
+
+
+def _matrices(node: ir.Node, array: Array) -> Array:
+    """Return the weight as (groups, output channels, products)."""
+    if node.op_type == "Conv":
+        groups = edit.int_attribute(node, "group", 1)
+        return array.reshape(groups, len(array) // groups, -1)
+    return (array.T if _flips(node) else array)[None]
+
+
+def _rows(node: ir.Node, walk: Walk, name: str, shape: tuple[int, ...], columns: int) -> Iterator[Array]:
+    """Yield what the operator multiplies by, as (groups, rows, products)."""
+    first, each = 0, -(-max(ROWS, ROWS_FOR_COLUMN * columns) // max(walk.samples, 1))
+    for array in walk.fetch(name):
+        if node.op_type != "Conv":
+            yield rows_of(array, 0 if edit.int_attribute(node, "transA", 0) else array.ndim - 1)[None]
+            continue
+        kernel, groups = shape[2:], edit.int_attribute(node, "group", 1)
+        at = draw(first, len(array), math.prod(positions(node, array.shape[2:], kernel)), each)
+        taken = patches(node, array, kernel, at)
+        yield taken.reshape(len(taken), groups, columns).swapaxes(0, 1)
+        first += len(array)

@@ -1,0 +1,149 @@
+"""How a weight is stored as integers: with which scales, in which layout. Arrays only, no graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import scales
+from .scales import Grid
+
+Array = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+
+Method = Literal["max", "mse"]
+
+METHODS: dict[Method, Callable[[Array, Grid, bool], tuple[npt.NDArray[np.float32], Integers]]] = {
+    "max": lambda matrix, grid, symmetric: scales.spanning(matrix, grid, symmetric=symmetric),
+    "mse": lambda matrix, grid, symmetric: scales.clipped(matrix, 0, grid, symmetric=symmetric),
+}
+
+SMALLEST_FLOAT16 = 2.0**-24
+"""The smallest scale that float16 holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeight:
+    """How one tensor is stored.
+
+    Attributes
+    ----------
+    form : str
+        The operators that read it; see `formats`.
+    dtype : str
+        A key of `scales.GRIDS`.
+    low : int
+        The smallest integer: symmetric int8 leaves out -128.
+    axis : int, optional
+        The axis with a scale for each index, or that is cut into blocks; None: one scale for the tensor.
+    block_size : int
+        How many neighbours along `axis` share a scale; 0: there are no blocks.
+    scale : ndarray of float32
+        (channels,), (1,), or with blocks the weight's shape with fewer indices along `axis`. For a weight of float16
+        or bfloat16 its values are of that type.
+    zero_point : ndarray of int64, same shape
+    integers : ndarray of int16, optional
+        The weight's shape; None where each is the nearest.
+    """
+
+    form: str
+    dtype: str
+    low: int
+    axis: int | None
+    block_size: int
+    scale: npt.NDArray[np.float32]
+    zero_point: Integers
+    integers: npt.NDArray[np.int16] | None = None
+
+    def spread(self, values: Array, shape: tuple[int, ...]) -> Array:
+        """Return scales or zero points so that they broadcast to the weight's shape."""
+        if self.axis is None:
+            return values.reshape([1] * len(shape))
+        if self.block_size:
+            return np.take(np.repeat(values, self.block_size, self.axis), np.arange(shape[self.axis]), self.axis)
+        return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
+
+    def encode(self, array: Array) -> Integers:
+        """Return the integers of a weight, int64."""
+        if self.integers is not None:
+            return np.asarray(self.integers, np.int64)
+        grid, shape = self.grid, array.shape
+        steps = np.rint(array.astype(np.float64) / self.spread(self.scale, shape).astype(np.float64))
+        integers = np.clip(steps + self.spread(self.zero_point, shape), grid.low, grid.high)
+        return np.asarray(integers, np.int64)
+
+    def decode(self, integers: Integers) -> npt.NDArray[np.float64]:
+        """Return ``scale · (q − zero_point)``."""
+        shape = integers.shape
+        steps = (integers - self.spread(self.zero_point, shape)) * self.spread(self.scale, shape).astype(np.float64)
+        return np.asarray(steps, np.float64)
+
+    @property
+    def grid(self) -> Grid:
+        """The integers that it may be stored as."""
+        return dataclasses.replace(scales.GRIDS[self.dtype], low=self.low)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """The choices that are alike for all weights; `store` makes them for one.
+
+    Attributes
+    ----------
+    dtype : str
+    symmetric : bool
+    method : str
+        A key of `METHODS`.
+    block_size : int
+        0: no blocks.
+    """
+
+    dtype: str
+    symmetric: bool
+    method: Method
+    block_size: int
+
+    def store(self, array: Array, form: str, output: int | None, along: int | None) -> StoredWeight:
+        """Choose the scales of one weight.
+
+        Parameters
+        ----------
+        array : ndarray of float
+        form : str
+        output : int, optional
+            The axis of output channels; None: one scale for the tensor.
+        along : int, optional
+            The axis that products sum over. If it is shorter than a block, there are no blocks.
+        """
+        blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
+        axis, block = (along, self.block_size) if blocked else (output, 0)
+        matrix, shape = _in_blocks(array, axis, block) if axis is not None and block else _in_rows(array, axis)
+        grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
+        scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+        if array.dtype != np.float32:
+            least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
+            scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)
+        if axis is not None and block:
+            scale, zero_point = (
+                np.moveaxis(scale.reshape(shape), -1, axis),
+                np.moveaxis(zero_point.reshape(shape), -1, axis),
+            )
+        return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
+
+
+def _in_rows(array: Array, axis: int | None) -> tuple[Array, tuple[int, ...]]:
+    matrix = scales.rows(array, axis).astype(np.float32)
+    return matrix, (len(matrix),)
+
+
+def _in_blocks(array: Array, axis: int, block: int) -> tuple[Array, tuple[int, ...]]:
+    """Return a row for each block along an axis, and the shape of all blocks, that axis last; zeros fill up."""
+    moved = np.moveaxis(array, axis, -1).astype(np.float32)
+    missing = -moved.shape[-1] % block
+    padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)])
+    matrix = padded.reshape(-1, block)
+    return matrix, (*padded.shape[:-1], padded.shape[-1] // block)
