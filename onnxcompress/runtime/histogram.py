@@ -12,11 +12,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from .session import Array
 
-POSITIONS = 1 << 14
+POSITIONS = 1 << 12
 """How many values of a sample's tensor are counted; all of them, if there are no more."""
 
 _BINS = 1 << 16
-_BUFFER = 2 * POSITIONS
+_BUFFER = 8 * POSITIONS
 _FLOAT32 = np.finfo(np.float32)
 
 
@@ -49,11 +49,13 @@ class Histogram:
 
     @classmethod
     def _of_bins(cls, bins: npt.NDArray[np.int64]) -> Histogram:
-        keys = np.flatnonzero(bins)
+        keys = np.flatnonzero(bins != 0)  # of booleans, which numpy is fast at
         return cls(keys.astype(np.uint16), bins[keys])
 
     def merge(self, other: Histogram) -> Histogram:
         """Return the histogram of both."""
+        if not self.keys.size:
+            return other
         bins = np.zeros(_BINS, np.int64)
         bins[self.keys] = self.counts
         bins[other.keys] += other.counts
@@ -99,7 +101,8 @@ class Counter:
         self._used += size
 
     def _flush(self) -> None:
-        self._counted = self._counted.merge(Histogram._of_bits(self._buffer[: self._used]))
+        if self._used:
+            self._counted = self._counted.merge(Histogram._of_bits(self._buffer[: self._used]))
         self._used = 0
 
     @property

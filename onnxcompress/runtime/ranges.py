@@ -18,15 +18,16 @@ import onnx_ir as ir
 from ..errors import DataError, PassError
 from ..progress import Progress
 from .clipping import COUNTED, Method, clipped_range
+from .fetch import fetch
 from .histogram import Counter, Histogram, to_float32
 from .samples import Samples
 from .statistics import ChannelMean, Range
-from .taps import find_values, run_single
+from .taps import find_values
 
 if TYPE_CHECKING:
     from .session import Array
 
-LIMIT_BYTES = 1 << 27
+LIMIT_BYTES = 150_000_000
 """How many bytes of tensors are fetched at once; each lot takes one pass over the samples."""
 
 _ROWS = 256
@@ -135,16 +136,17 @@ def observe(
         found[name] = Observation(seen.extremes, seen.means, histogram)
     if not tapped:
         return found
-    lots: list[_Observer] = []
-    for names, number, count, arrays in run_single(
-        model, samples, tapped, what="ranges", progress=progress, limit_bytes=limit_bytes
+    for observer in fetch(
+        model,
+        samples,
+        tapped,
+        lambda names: _Observer(names, histograms=histograms),
+        what="ranges",
+        progress=progress,
+        limit_bytes=limit_bytes,
     ):
-        if not lots or lots[-1].names is not names:
-            lots.append(_Observer(names, histograms=histograms))
-        for index, parts in enumerate(_single(arrays, count)):
-            lots[-1].add(parts, number + index)
-    for lot in lots:
-        found |= lot.result()
+        for name, new in observer.result().items():
+            found[name] = found[name].merge(new) if name in found else new
     return found
 
 
@@ -195,6 +197,11 @@ class _Observer:
             for counter, array in zip(self._counters, arrays, strict=True):
                 counter.add(array)
 
+    def observe(self, arrays: list[Array], first: int, count: int) -> None:
+        """Observe what a model made of `count` samples; keep none of the arrays."""
+        for index, parts in enumerate(_single(arrays, count)):
+            self.add(parts, first + index)
+
     def _flush(self) -> None:
         if not self._used:
             return
@@ -224,8 +231,16 @@ class _Observer:
 def _check(names: list[str], arrays: list[Array], row: Array, sample: int | None) -> None:
     for index, array in enumerate(arrays):
         if array.size and not np.isfinite(row[:, index]).all():
-            where = "" if sample is None else f" for sample {sample}"
-            raise DataError(f"tensor '{names[index]}' holds NaN or infinity{where}")
+            _refuse(names[index], array, sample, 1)
+
+
+def _refuse(name: str, array: Array, first: int | None, count: int) -> None:
+    """Say which of `count` samples holds NaN or infinity, as far as the tensor's own axis 0 tells."""
+    if first is not None and count > 1 and array.ndim and len(array) == count:
+        bad = ~np.isfinite(_plain(array).reshape(count, -1)).all(axis=1)
+        first += int(np.argmax(bad))
+    where = "" if first is None else f" for sample {first}"
+    raise DataError(f"tensor '{name}' holds NaN or infinity{where}")
 
 
 def collect_channel_ranges(
@@ -264,19 +279,39 @@ def collect_channel_ranges(
     found: dict[tuple[str, int], ChannelRange] = {}
     for name, array in constants.items():
         for key in axes[name]:
-            found[key] = _channel_range(key, array, None)
+            found[key] = _channel_range(key, array)
     if tapped:
-        for lot, number, _, arrays in run_single(
-            model, samples, tapped, what="channel ranges", progress=progress, limit_bytes=limit_bytes
+        for observer in fetch(
+            model,
+            samples,
+            tapped,
+            lambda names: _ChannelObserver(names, axes),
+            what="channel ranges",
+            progress=progress,
+            limit_bytes=limit_bytes,
         ):
-            for name, array in zip(lot, arrays, strict=True):
-                for key in axes[name]:
-                    new = _channel_range(key, array, number)
-                    found[key] = _merged(key, found[key], new) if key in found else new
+            for key, new in observer.found.items():
+                found[key] = _merged(key, found[key], new) if key in found else new
     return {key: _zeros_for_none(found[key]) for key in channels}
 
 
-def _channel_range(key: tuple[str, int], array: Array, sample: int | None) -> ChannelRange:
+class _ChannelObserver:
+    """Observes the same tensors' axes, sample by sample."""
+
+    def __init__(self, names: list[str], axes: dict[str, list[tuple[str, int]]]) -> None:
+        self._names = names
+        self._axes = axes
+        self.found: dict[tuple[str, int], ChannelRange] = {}
+
+    def observe(self, arrays: list[Array], first: int, count: int) -> None:
+        """See `Observer`."""
+        for name, array in zip(self._names, arrays, strict=True):
+            for key in self._axes[name]:
+                new = _channel_range(key, array, first, count)
+                self.found[key] = _merged(key, self.found[key], new) if key in self.found else new
+
+
+def _channel_range(key: tuple[str, int], array: Array, first: int | None = None, count: int = 1) -> ChannelRange:
     name, axis = key
     if not -array.ndim <= axis < array.ndim:
         raise PassError(f"tensor '{name}' has {array.ndim} axes; it has no axis {axis}")
@@ -289,7 +324,7 @@ def _channel_range(key: tuple[str, int], array: Array, sample: int | None) -> Ch
     with np.errstate(invalid="ignore"):
         low, high = (getattr(getattr(cube, reduce)(axis=2), reduce)(axis=0) for reduce in ("min", "max"))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        _check([name], [array], np.array([[low.min()], [high.max()]], np.float64), sample)
+        _refuse(name, array, first, count)
     return ChannelRange(low.astype(np.float64), high.astype(np.float64))
 
 

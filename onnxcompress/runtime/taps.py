@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -102,13 +102,11 @@ def _why_missing(model: ir.Model, name: str, outer: dict[str | None, ir.Value]) 
     return f"the model has no tensor '{name}'{nearest(name, [key for key in outer if key])}"
 
 
-def measure_shapes(
-    model: ir.Model, samples: Samples, names: list[str], batch: int | None = None
-) -> dict[str, tuple[int, ...]]:
+def measure_shapes(model: ir.Model, samples: Samples, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each named tensor for the first batch; the graph's own shapes may be missing or stale."""
     taps = [Tap(name, name, lambda tapper, value: [tapper.add("Shape", value)]) for name in names]
-    session, fetched = _open(model, taps)
-    found = session.run(next(samples.batches(batch)))
+    session, fetched = open_taps(model, taps)
+    found = session.run(next(samples.batches()))
     return {name: tuple(int(size) for size in found[fetched[name][0]]) for name in names}
 
 
@@ -131,7 +129,7 @@ def run_taps(
     total = (samples.known_count or 0) * len(lots)
     done = 0
     for lot in lots:
-        session, fetched = _open(model, lot)
+        session, fetched = open_taps(model, lot)
         for batch in samples.labelled():
             found = session.run(batch.feeds)
             for tap in lot:
@@ -141,10 +139,16 @@ def run_taps(
 
 
 def _lots(taps: Sequence[Tap[Key]], shapes: dict[str, tuple[int, ...]], limit: int) -> list[list[Tap[Key]]]:
+    sizes = {name: 8 * int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
+    return split_lots(taps, sizes, limit)
+
+
+def split_lots(taps: Sequence[Tap[Key]], sizes: Mapping[str, int], limit: int) -> list[list[Tap[Key]]]:
+    """Split taps into lots whose tensors take at most `limit` bytes, or that are one tap."""
     lots: list[list[Tap[Key]]] = []
     used = 0
     for tap in taps:
-        size = 8 * int(np.prod(shapes[tap.tensor], dtype=np.int64))
+        size = sizes[tap.tensor]
         if not lots or used + size > limit:
             lots.append([])
             used = 0
@@ -153,7 +157,7 @@ def _lots(taps: Sequence[Tap[Key]], shapes: dict[str, tuple[int, ...]], limit: i
     return lots
 
 
-def _open(model: ir.Model, taps: Sequence[Tap[Key]]) -> tuple[Session, dict[Key, list[str]]]:
+def open_taps(model: ir.Model, taps: Sequence[Tap[Key]], threads: int = 0) -> tuple[Session, dict[Key, list[str]]]:
     """Open a copy of the model whose outputs are the taps' results; a copy shares the weights."""
     copy = model.clone()
     graph = copy.graph
@@ -165,42 +169,4 @@ def _open(model: ir.Model, taps: Sequence[Tap[Key]]) -> tuple[Session, dict[Key,
         values = tap.reduce(tapper, by_name[tap.tensor])
         graph.outputs.extend(values)
         fetched[tap.key] = [value.name or "" for value in values]
-    return open_session(copy), fetched
-
-
-def run_single(
-    model: ir.Model,
-    samples: Samples,
-    tensors: list[str],
-    *,
-    what: str,
-    progress: Progress,
-    limit_bytes: int,
-) -> Iterator[tuple[list[str], int, int, list[Array]]]:
-    """Yield whole tensors for one sample after the other (a whole batch, where the model's is fixed).
-
-    Copying nothing, onnxruntime hands over what it computed; reducing tensors here is cheaper than nodes that do so in
-    the graph. Only as many are fetched at a time as stay below `limit_bytes`; each lot is one pass over the samples.
-
-    Yields
-    ------
-    (list of str, int, int, list of ndarray)
-        The names of the lot, the number of the first sample, how many samples they are, and the tensors.
-    """
-    fed = {value.name for value in model.graph.inputs}
-    taps = [Tap(name, name, lambda _tapper, value: [value]) for name in tensors if name not in fed]
-    lots = _lots(taps, measure_shapes(model, samples, [tap.tensor for tap in taps], 1), limit_bytes) if taps else [[]]
-    total = (samples.known_count or 0) * len(lots)
-    done = 0
-    for index, lot in enumerate(lots):
-        fetched = [tap.tensor for tap in lot]
-        given = [name for name in tensors if name in fed] if index == 0 else []
-        session = _open(model, lot)[0] if lot else None
-        names = [*fetched, *given]
-        number = 0
-        for batch in samples.labelled(1):
-            found = session.run(batch.feeds, fetched) if session is not None else {}
-            yield names, number, batch.count, [*found.values(), *(batch.feeds[name] for name in given)]
-            number += batch.count
-            done += batch.count
-            progress(what, done, total)
+    return open_session(copy, threads=threads), fetched
