@@ -118,6 +118,8 @@ class Pass:
     tolerance : float or None
         A lossless pass promises the same outputs, to this relative error; the pipeline compares both models and
         rolls back when they differ by more. None for a pass that changes the outputs.
+    retypes : bool
+        The pass gives floating-point inputs and outputs of the model another such type.
     """
 
     needs: ClassVar[Needs] = Needs()
@@ -133,6 +135,11 @@ class Pass:
     def name(self) -> str:
         """The class name in kebab-case, as recipes and the command line write it."""
         return pass_name(type(self))
+
+    @property
+    def retypes(self) -> bool:
+        """Whether inputs and outputs of the model get another floating-point type."""
+        return False
 
     def options(self) -> dict[str, Any]:
         """Return the options as plain data."""

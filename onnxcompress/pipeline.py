@@ -159,7 +159,7 @@ class Run:
         changes = step.apply(copy, plan)
         if changes.done:
             try:
-                self._verifier.check(copy, tolerance=step.tolerance)
+                self._verifier.check(copy, tolerance=step.tolerance, retyped=step.retypes)
             except VerifyError as error:
                 raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
             self.model = copy

@@ -12,13 +12,14 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import Quantize, QuantizeDynamic, QuantizeWeights
+from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, RemoveDead, Shrink
 
 __all__ = [
     "ActivationPrune",
     "ApplyMask",
     "Cluster",
+    "ConvertFloat",
     "Distill",
     "FoldAffine",
     "FoldBatchNorm",

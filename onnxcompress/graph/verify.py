@@ -48,7 +48,7 @@ class Verifier:
         self._outputs = self._session.run(self.feeds)
         self._model = model
 
-    def check(self, model: ir.Model, *, tolerance: float | None = None) -> None:
+    def check(self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False) -> None:
         """Check `model`, and take it as the one that is known to be right.
 
         Checked: the ONNX checker (with full shape inference if the model passed that before), ONNX Runtime loads it,
@@ -61,6 +61,8 @@ class Verifier:
             Also compare the outputs: ``max|a − b| ≤ tolerance · max|a|`` for each. An output that differs by more is
             still right when the model known to be right differs from itself as much, computed in another order: some
             networks amplify rounding.
+        retyped : bool
+            Inputs and outputs may have other floating-point types than before.
 
         Raises
         ------
@@ -75,8 +77,8 @@ class Verifier:
             outputs = session.run(self.feeds)
         except ModelError as error:
             raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
-        _same_ports("input", self._session.inputs, session.inputs)
-        _same_ports("output", self._session.outputs, session.outputs)
+        _same_ports("input", self._session.inputs, session.inputs, retyped=retyped)
+        _same_ports("output", self._session.outputs, session.outputs, retyped=retyped)
         for name, before in self._outputs.items():
             self._check_output(name, before, outputs[name], tolerance)
         self._session, self._outputs, self._model = session, outputs, model
@@ -126,15 +128,19 @@ def _checker_message(model: ir.Model, *, full: bool) -> str | None:
     return None
 
 
-def _same_ports(kind: str, before: dict[str, Port], after: dict[str, Port]) -> None:
+def _same_ports(kind: str, before: dict[str, Port], after: dict[str, Port], *, retyped: bool) -> None:
     if list(before) != list(after):
         raise VerifyError(f"the {kind}s changed: {', '.join(before)} before, {', '.join(after)} after")
     for name, port in before.items():
         other = after[name]
-        if port.dtype != other.dtype:
+        if port.dtype != other.dtype and not (retyped and _is_float(port) and _is_float(other)):
             raise VerifyError(f"{kind} '{name}' changed its type from {port.dtype} to {other.dtype}")
         if not _compatible(port.shape, other.shape):
             raise VerifyError(f"{kind} '{name}' changed its shape from {port.shape} to {other.shape}")
+
+
+def _is_float(port: Port) -> bool:
+    return port.dtype is not None and "float" in port.dtype.name
 
 
 def _compatible(before: Any, after: Any) -> bool:

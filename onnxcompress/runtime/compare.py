@@ -183,6 +183,10 @@ _PERFECT = {"agreement": 1.0, "cosine": 1.0, "max_abs": 0.0, "sqnr": float("inf"
 """What the metrics that compare with the original say of the original itself."""
 
 
+FLOATS = {"tensor(bfloat16)", "tensor(float)", "tensor(float16)"}
+"""Models that differ only in these can be compared: a session makes each of the others."""
+
+
 def compare_models(
     a: ir.Model | str | Path, b: ir.Model | str | Path, samples: Samples, metric: str | None = None
 ) -> Comparison:
@@ -191,13 +195,13 @@ def compare_models(
 
 
 def check_same_ports(a: Session, b: Session) -> None:
-    """Raise `ModelError` unless both models have the same inputs and outputs, by name and type."""
+    """Raise `ModelError` unless inputs and outputs have the same names and types; float types may differ."""
     for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         for name in ports_a:
             if name not in ports_b:
                 close = nearest(name, list(ports_b))
                 raise ModelError(f"the models differ: {kind} '{name}' is missing in the second{close}")
-            if a.types[name] != b.types[name]:
+            if a.types[name] != b.types[name] and not {a.types[name], b.types[name]} <= FLOATS:
                 raise ModelError(f"the models differ: {kind} '{name}' is {a.types[name]} and {b.types[name]}")
         for name in ports_b:
             if name not in ports_a:

@@ -1,0 +1,246 @@
+"""Compute and store in float16 or bfloat16 where that is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.errors import DataError
+from onnxcompress.graph import edit, shapes
+
+from .dynamic import key_of
+from .float_apply import LARGEST, Conversion, narrowed
+from .float_roles import FLOAT, is_float, roles
+from .opset import raise_opset
+
+BLOCKED = (
+    "CumSum",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "Exp",
+    "Pow",
+    "QuantizeLinear",
+    "Range",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMean",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "RoiAlign",
+)
+"""Long sums, powers and positions leave float16's range or precision first; scales of integers are small. Softmax and
+LayerNormalization are not among them: kernels add up in float32 inside."""
+
+INFINITY = 1e30
+"""What is larger stands for infinity, as in an attention mask: it may be cut off."""
+
+EMULATED = (
+    "onnxruntime's CPU has few bfloat16 kernels: it is checked and measured with float32 operators that round each "
+    "result to bfloat16, and its times say nothing"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FloatPlan(Plan):
+    """What becomes narrow.
+
+    Attributes
+    ----------
+    dtype : str
+    keep_io : bool
+    nodes : tuple of str
+        The nodes that compute in `dtype`, by their first output that has a name.
+    notices : tuple of (str, str)
+        Constants that change by more than rounding, and how.
+    """
+
+    dtype: str = "float16"
+    keep_io: bool = True
+    nodes: tuple[str, ...] = ()
+    notices: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertFloat(Pass):
+    """Turn a float32 model into float16 or bfloat16: half the size, and faster where the hardware has the type.
+
+    Each node computes in the new type if onnx's schema allows it at the model's opset and nothing below forbids it;
+    each tensor is cast at most once, where it is made. What stays in float32 is named, with the reason: operators in
+    `block_ops`, nodes that compute with shapes, that read a constant beyond the type's range (65504 in float16) or one
+    whose every value would become 0, and, where there are samples, nodes that read or give a tensor beyond that range.
+
+    Parameters
+    ----------
+    dtype : {"float16", "bfloat16"}
+    keep_io : bool
+        Inputs and outputs of the model stay float32, with casts behind and before them.
+    block_ops : tuple of str
+        Operators that stay in float32.
+    exclude : tuple of str
+        Patterns of names of nodes that stay in float32; a node without a name goes by its first output.
+
+    Notes
+    -----
+    Constants beyond 1e30 stand for infinity (attention masks) and become half of the largest number, so that a sum
+    with them stays finite. Inner graphs are converted; what goes in and out of If, Loop and Scan stays float32. Local
+    functions are inlined. Weights are converted one by one as they are saved. onnxruntime's CPU computes most of
+    float16 in float32 between casts, so that a model gets smaller there and not faster; see docs/quantize.md for
+    bfloat16. Micikevicius et al. 2018, arXiv:1710.03740.
+    """
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    keep_io: bool = True
+    block_ops: tuple[str, ...] = BLOCKED
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def retypes(self) -> bool:
+        """Inputs and outputs get another type."""
+        return not self.keep_io
+
+    def plan(self, model: ir.Model, context: Context) -> FloatPlan:
+        """Choose the nodes that compute in the new type."""
+        work = model.clone()
+        _prepare(work, self.dtype)
+        notices, unfit = _constants(work, self.dtype)
+        refused: list[Refusal] = []
+        kept = set()
+        if self.dtype == "float16" and context.has_samples:
+            unfit |= _measured(work, model, context, refused)
+        narrow = ir.DataType[self.dtype.upper()]
+        opset, chosen, sizes = work.opset_imports.get("", 1), [], _shape_nodes(work)
+        for node in work.graph.all_nodes():
+            if not any(map(is_float, (*node.inputs, *node.outputs))) or edit.op_of(node) == "Constant":
+                continue
+            reason = self._obstacle(node, unfit, opset, narrow)
+            if not reason and node in sizes and any(map(is_float, node.outputs)):
+                reason = "it computes with shapes"
+            if reason:
+                kept.add(key_of(node))
+                refused.append(Refusal(edit.label(node), f"{reason}; it stays in float32"))
+            else:
+                chosen.append(key_of(node))
+        nodes = tuple(key for key in dict.fromkeys(chosen) if key not in kept)
+        if nodes and self.dtype == "bfloat16":
+            refused.append(Refusal("model", EMULATED))
+        if not nodes:
+            refused.append(Refusal("model", f"no node could compute in {self.dtype}"))
+        return FloatPlan(
+            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notices=tuple(notices), refused=tuple(refused)
+        )
+
+    def apply(self, model: ir.Model, plan: FloatPlan) -> Changes:
+        """Convert the nodes of the plan and their constants, and cast where types meet."""
+        if not plan.nodes:
+            return Changes(refused=plan.refused)
+        done = [Change("model", what) for what in _prepare(model, plan.dtype)]
+        conversion = Conversion(model, ir.DataType[plan.dtype.upper()], set(plan.nodes), keep_io=plan.keep_io)
+        labels, casts, weights = conversion.run()
+        done += [Change(label, f"computes in {plan.dtype}") for label in labels]
+        done.append(Change("model", f"{weights} constants as {plan.dtype}, {casts} casts added"))
+        done += [Change(name, what) for name, what in plan.notices]
+        return Changes(tuple(done), plan.refused)
+
+    def _obstacle(self, node: ir.Node, unfit: dict[ir.Value, str], opset: int, narrow: ir.DataType) -> str:
+        op = edit.op_of(node)
+        if any(fnmatch.fnmatchcase(node.name or key_of(node), pattern) for pattern in self.exclude):
+            return "excluded"
+        if edit.inner_graphs(node):
+            return "what goes in and out of inner graphs is not converted"
+        if op in self.block_ops:
+            return f"{op} is in block_ops"
+        found = roles(node, opset, narrow)
+        if found is None:
+            return "onnx has no schema of it"
+        floats = any(map(is_float, node.outputs))
+        if not (found.outputs if floats else found.inputs):
+            return f"the operator takes no {self.dtype} in opset {opset}"
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value in unfit:
+                return unfit[value]
+        return ""
+
+
+def _prepare(model: ir.Model, dtype: str) -> list[str]:
+    """Inline functions, raise the opset where there is no bfloat16 yet, and infer types; says what was done."""
+    done = []
+    if model.functions:
+        common.InlinePass()(model)
+        common.NameFixPass()(model)
+        done.append("local functions inlined")
+    if dtype == "bfloat16" and raise_opset(model):
+        done.append("opset raised to 13")
+    shapes.infer(model)
+    return done
+
+
+def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:
+    """Yield the float32 constants that are read, one array at a time."""
+    for value in edit.values(model.graph):
+        tensor = edit.constant(value)
+        if tensor is not None and tensor.dtype == FLOAT and value.uses():
+            yield value, tensor.numpy()
+
+
+def _constants(model: ir.Model, dtype: str) -> tuple[list[tuple[str, str]], dict[ir.Value, str]]:
+    """Return notices about constants that change, and those that cannot be converted, with the reason."""
+    notices, unfit = [], {}
+    largest = LARGEST[dtype]
+    for value, array in _floats(model):
+        if not array.size:
+            continue
+        magnitude = np.abs(array)
+        beyond = np.isfinite(array) & (magnitude > largest)
+        lost = (array != 0) & (narrowed(array, dtype) == 0)
+        count = int(beyond.sum())
+        if count and (magnitude[beyond] < INFINITY).any():
+            most = float(magnitude[beyond & (magnitude < INFINITY)].max())
+            unfit[value] = f"its constant '{value.name}' reaches {most:.3g}, and {dtype} ends at {largest:.5g}"
+        elif lost.any() and not (array[~lost] != 0).any():
+            least = float(magnitude[lost].max())
+            unfit[value] = f"its constant '{value.name}' of {least:.3g} would become 0 in {dtype}"
+        elif count:
+            notices.append((str(value.name), f"{count} of {array.size} values stand for infinity and were cut off"))
+        if lost.any() and value not in unfit:
+            notices.append((str(value.name), f"{int(lost.sum())} of {array.size} values are so small that they are 0"))
+    return notices, unfit
+
+
+def _measured(work: ir.Model, model: ir.Model, context: Context, refused: list[Refusal]) -> dict[ir.Value, str]:
+    """Return the tensors that leave float16's range over the samples."""
+    known = {v.name for v in (*model.graph.inputs, *(o for node in model.graph for o in node.outputs)) if v.name}
+    outer = (*work.graph.inputs, *(o for node in work.graph for o in node.outputs if edit.constant(o) is None))
+    values = {str(v.name): v for v in outer if is_float(v) and v.name in known}
+    try:
+        ranges = context.ranges(sorted(values))
+    except DataError as error:
+        refused.append(Refusal("model", f"ranges over the samples could not be measured: {error}"))
+        return {}
+    limit = LARGEST["float16"]
+    found = {}
+    for name, value in values.items():
+        low, high = float(ranges[name].low), float(ranges[name].high)
+        if high > limit or -INFINITY < low < -limit:
+            found[value] = f"tensor '{name}' spans {low:.3g} to {high:.3g} over the samples"
+    return found
+
+
+def _shape_nodes(model: ir.Model) -> set[ir.Node]:
+    """Return the nodes that compute from shapes alone: rounding 2049 to 2048 there breaks a model."""
+    found: set[ir.Node] = set()
+    for node in model.graph.all_nodes():
+        given = [v for v in node.inputs if v is not None and edit.constant(v) is None]
+        if node.op_type in ("Shape", "Size") or (given and all(v.producer() in found for v in given)):
+            found.add(node)
+    return found
