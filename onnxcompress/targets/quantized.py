@@ -175,7 +175,9 @@ class Quantized:
                 return "bias"
             if (op in COMPUTE and (reader.index == 1 or op in ("Gemm", "MatMul"))) or op == "Gather":
                 return "weight"
-        return "activation"
+        scales = array(node.inputs[1])
+        # Another operator's constant operand is stored like an activation, unless it is only stored small.
+        return "weight" if scales is not None and scales.size > 1 else "activation"
 
 
 def _input(node: ir.Node, index: int | None) -> ir.Value | None:
