@@ -76,6 +76,8 @@ _ORT, _NNCF, _QUARK, _AIMET, _INC = ENVIRONMENTS
 CANDIDATES: dict[str, Candidate] = {
     PLAIN: Candidate("plain"),
     "ours": Candidate("ours"),
+    "ours, plain": Candidate("ours", {"correct": False, "rounding": "nearest"}),
+    "ours, corrected": Candidate("ours", {"correct": True, "rounding": "nearest"}),
     "ours, moving average": Candidate("ours", {"ranges": "moving_average"}),
     "ours, percentile": Candidate("ours", {"ranges": "percentile"}),
     "ours, entropy": Candidate("ours", {"ranges": "entropy"}),
