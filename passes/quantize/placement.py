@@ -18,10 +18,16 @@ INTEGER_OPS = (
     "ConvInteger",
     "DequantizeLinear",
     "DynamicQuantize",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
     "MatMulInteger",
+    "MatMulNBits",
     "QAttention",
+    "QEmbedLayerNormalization",
     "QGemm",
     "QLinear",
+    "QMoE",
+    "QOrdered",
     "QuantizeLinear",
 )
 """Any operator that begins so means that somebody quantized the model before."""
@@ -61,7 +67,9 @@ def check_not_quantized(model: ir.Model) -> None:
     inside = (node for function in model.functions.values() for node in function.all_nodes())
     for node in (*model.graph.all_nodes(), *inside):
         if node.op_type.startswith(INTEGER_OPS):
-            raise PassError(f"the model is already quantized: {edit.label(node)}")
+            raise PassError(
+                f"the model is already quantized: {edit.label(node)}; give the float model that it was made from"
+            )
 
 
 def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) -> Placement:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.graph import shapes
 
+from . import scales
 from .apply import Application
 from .correct import Rounding, correct
 from .flatten import infer_types
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 WIDEST = 2.0**64
 """A tensor that spans more has one value for -infinity (an attention mask), and nothing else is left in 8 bits."""
+
+NARROWEST = 255 * scales.SMALLEST
+"""Below it a scale, or its product with a weight's, would be 0 or have lost digits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,11 +117,8 @@ def _place_and_measure(
     while True:
         placement = place(work, exclude, blocked)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
-        reasons = dict.fromkeys(unfit, NEVER_RUN) | {
-            name: "a tensor of its spans too wide a range, such as a mask of -infinity"
-            for name, found in ranges.items()
-            if found.high - found.low > WIDEST
-        }
+        reasons = {name: reason for name, found in ranges.items() if (reason := _unfit(found))}
+        reasons |= dict.fromkeys(unfit, NEVER_RUN)
         if not reasons:
             return placement, dict(ranges)
         for unit in placement.units:
@@ -125,3 +126,11 @@ def _place_and_measure(
             for source in sources:
                 if source is not None and source.name in reasons:
                     blocked[unit.node] = reasons[source.name]
+
+
+def _unfit(found: Range) -> str:
+    """Return why no scale serves a range; nothing but zeros are served by any."""
+    span = max(found.high, 0) - min(found.low, 0)
+    if span > WIDEST:
+        return "a tensor of its spans too wide a range, such as a mask of -infinity"
+    return "a tensor of its spans too small a range for a scale in float32" if 0 < span < NARROWEST else ""

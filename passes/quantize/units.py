@@ -16,9 +16,12 @@ import onnx_ir as ir
 
 from onnxcompress.graph import edit
 
-from . import constants
+from . import constants, scales
 
 Kind = Literal["compute", "cheap", "move"]
+
+LARGEST = 2.0**62
+"""Of a weight or bias: the scale of a bias, the product of the weight's and the input's, must not overflow."""
 
 COMPUTE = {"Conv", "Gemm", "MatMul"}
 """Worth quantizing for their own sake."""
@@ -144,7 +147,11 @@ def _weight_obstacle(value: ir.Value | None) -> str:
         return "its weight is not a constant"
     if array.dtype != np.float32 or not array.size:
         return f"its weight is {array.dtype} of shape {array.shape}"
-    return "" if np.isfinite(array).all() else "its weight holds NaN or Inf"
+    if not np.isfinite(array).all():
+        return "its weight holds NaN or Inf"
+    largest = float(np.abs(array).max())
+    fits = largest == 0 or 127 * scales.SMALLEST <= largest <= LARGEST
+    return "" if fits else f"its weight, of at most {largest:.3g}, has no scale in float32"
 
 
 def _bias_obstacle(node: ir.Node, channels: int) -> str:
@@ -155,6 +162,8 @@ def _bias_obstacle(node: ir.Node, channels: int) -> str:
         return "its bias is not a constant"
     if not np.isfinite(bias).all():
         return "its bias holds NaN or Inf"
+    if np.abs(bias).max(initial=0) > LARGEST:
+        return f"its bias, of up to {np.abs(bias).max():.3g}, has no scale in float32"
     if bias.size not in (1, channels) or (bias.ndim and bias.shape[-1] != bias.size):
         return f"its bias of shape {bias.shape} is not one value for each output channel"
     return ""
@@ -248,7 +257,9 @@ def _fuse_bias(unit: Unit) -> None:
         return
     other = reader.inputs[1] if reader.inputs[0] is unit.outputs[0] else reader.inputs[0]
     array, weight = constants.find(other), constants.find(unit.node.inputs[1])
-    if array is None or weight is None or array.ndim > weight.ndim or not np.isfinite(array).all():
+    if array is None or weight is None or array.ndim > weight.ndim:
+        return
+    if not (np.abs(array) <= LARGEST).all():
         return
     shape = (1,) * (weight.ndim - array.ndim) + array.shape
     if unit.node.op_type == "MatMul":
