@@ -99,6 +99,7 @@ class Bound:
         self._fused = {add: conv for conv, add in plan.bias_nodes.items()}
         self.values = all_values(self._proto, feeds)
         self.radii: dict[str, Array] = {name: np.zeros_like(array) for name, array in self.values.items()}
+        self._constant = {tensor.name for tensor in self._proto.graph.initializer}
         for node in self._proto.graph.node:
             for name, radius in zip([n for n in node.output if n], self._visit(node), strict=False):
                 self.radii[name] = radius
@@ -130,6 +131,9 @@ class Bound:
         return run_one(node, [None if a is None else a.astype(np.float32) for a in inputs], self._opset)[0]
 
     def _visit(self, node: onnx.NodeProto) -> list[Array]:
+        if all(name in self._constant for name in node.input):
+            self._constant.update(node.output)
+            return [np.zeros(self.values[name].shape) for name in node.output]
         if node.op_type in MOVES:
             floats = [bool(name) and self.values[name].dtype == np.float32 for name in node.input]
             given = [

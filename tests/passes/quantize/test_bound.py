@@ -11,6 +11,7 @@ import pytest
 from corpus.oracle import plain_run
 from corpus.quantization_bound import Bound, all_values
 from corpus.random_graphs import SIZE, random_graph
+from corpus.text import model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,60 @@ def test_a_wrong_scale_leaves_the_bound(seed: int, factor: float) -> None:
     wrong = result.graph.initializers["x_scale"]
     wrong.const_value = ir.tensor(np.float32(factor) * wrong.const_value.numpy())  # type: ignore[union-attr]
     assert excess(prepared, result, plan, feeds) > 1
+
+
+K = "Conv<pads = [1, 1, 1, 1]>"
+SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a weight and a bias, inputs of other scales": (
+        f"a = {K}(x, w, b) s = Mul(a, ten) c = {K}(s, w, b) t = Tanh(c) y = {K}(t, w, b)",
+        {"w": (3, 3, 3, 3), "b": (3,), "ten": np.array(10, np.float32)},
+    ),
+    "a weight behind Identity": (f"v = Identity(w) y = {K}(x, v, b)", {"w": (5, 3, 3, 3), "b": (5,)}),
+    "a weight behind Cast": (
+        f"v = Cast<to = 1>(w) y = {K}(x, v)",
+        {"w": np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float16)},
+    ),
+    "a weight behind Transpose, and itself": (
+        f"v = Transpose<perm = [1, 0, 2, 3]>(w) a = {K}(x, v) r = Relu(a) y = {K}(r, w)",
+        {"w": (3, 3, 3, 3)},
+    ),
+    "a weight behind Reshape": (f"v = Reshape(w, s) y = {K}(x, v)", {"w": (15, 9), "s": np.array([5, 3, 3, 3])}),
+    "a weight behind several": (
+        f"i = Identity(w) d = Cast<to = 11>(i) u = Transpose<perm = [1, 0, 2, 3]>(d) v = Cast<to = 1>(u) y = {K}(x, v)",
+        {"w": (3, 5, 3, 3)},
+    ),
+    "a weight in a Constant node": (
+        "w = Constant<value = float[2, 3, 1, 1] {1, -2, 3, -4, 5, -6}>() a = Conv(x, w) r = Relu(a) "
+        "v = Constant<value = float[1, 2, 1, 1] {0.5, -0.25}>() y = Conv(r, v)",
+        {},
+    ),
+    "a bias that is a weight elsewhere": (
+        f"a = {K}(x, w, b) y = Add(a, c)",
+        {"w": (3, 3, 3, 3), "b": (3,), "c": (3, 1, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_shared_and_moved_weights_stay_within_the_bound(case: str) -> None:
+    body, weights = SHARED[case]
+    subject = model(f"g (float[N,3,{SIZE},{SIZE}] x) => (float[N,C,{SIZE},{SIZE}] y) {{ {body} }}", weights)
+    feeds = drawn(3)
+    prepared, result, plan = planned(subject, feeds)
+    convolutions = sum(node.op_type == "Conv" for node in subject.graph)
+    assert len(plan.weights) == convolutions
+    assert excess(prepared, result, plan, feeds) <= 1
+    bound, found = Bound(prepared, plan, feeds), plain_run(result, feeds)["y"]
+    assert (np.abs(found - bound.values["y"]) <= bound.read("y") + 1e-5 * np.abs(found).max()).all()
+
+
+def test_a_weight_that_is_an_output_stays_as_it_is_there() -> None:
+    text = f"g (float[N,3,{SIZE},{SIZE}] x) => (float[N,5,{SIZE},{SIZE}] y, float[5,3,3,3] w) {{ y = {K}(x, w) }}"
+    subject, feeds = model(text, {"w": (5, 3, 3, 3)}), drawn(3)
+    prepared, result, plan = planned(subject, feeds)
+    assert excess(prepared, result, plan, feeds) <= 1
+    found = plain_run(result, feeds)
+    np.testing.assert_array_equal(found["w"], plain_run(subject, feeds)["w"])
 
 
 @settings(max_examples=15, deadline=None)
