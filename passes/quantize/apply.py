@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -29,7 +31,7 @@ class Application:
     def __init__(self, model: ir.Model, plan: QuantizePlan) -> None:
         self.model = model
         self.plan = plan
-        self._grid = scales.GRIDS[plan.dtype]
+        self._grid = plan.scheme.grid
         names = edit.Names(model.graph)
         self._inserters = {graph: Inserter(graph, names) for graph in (model.graph, *model.graph.subgraphs())}
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
@@ -87,32 +89,35 @@ class Application:
         if root is not None:
             self._replaced[root] = None
         channels = channel_axis(node, array.ndim)
-        bias = None
-        if plan.bias_scale is not None and channels is not None:
-            add = self.plan.bias_nodes.get(plan.node)
-            bias = bias_of(node, None if add is None else self.node(add), array.shape[channels])
+        bias = None if channels is None else self._bias(plan, node, array.shape[channels])
+        grid = self.plan.scheme.weight_grid
         if key not in self._weights:
             integers = plan.integers
             if integers is None:
-                integers = scales.encode(array, plan.scale, scales.SYMMETRIC, axis=plan.axis)
-            zeros = np.zeros(plan.scale.shape, np.int8)
+                integers = scales.encode(array, plan.scale, grid, zero_point=grid.middle, axis=plan.axis)
+            zeros = np.full(plan.scale.shape, grid.middle).astype(grid.dtype)
             name = str(source.name) if source is not None else plan.node
             self._weights[key] = insert.dequantized(name, integers, plan.scale, zeros, plan.axis)
         node.replace_input_with(plan.input, self._weights[key])
-        if plan.bias_scale is not None and channels is not None:
-            stored = plan.bias
-            if stored is None:
-                stored = scales.encode_bias(np.zeros(array.shape[channels]) if bias is None else bias, plan.bias_scale)
-            self._add_bias(plan, node, stored)
+        if bias is not None:
+            self._add_bias(plan, node, bias)
         for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
             node.attributes.pop(factor, None)
         how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
-        return f"weight of shape {list(array.shape)} as int8 ({how})"
+        return f"weight of shape {list(array.shape)} as {self.plan.scheme.weights} ({how})"
 
-    def _add_bias(self, plan: WeightScale, node: ir.Node, integers: npt.NDArray[np.int32]) -> None:
-        """Let a Conv or Gemm read its bias, or the Add behind a MatMul its constant, from int32."""
-        scale = plan.bias_scale
-        assert scale is not None
+    def _bias(self, plan: WeightScale, node: ir.Node, channels: int) -> npt.NDArray[Any] | None:
+        """Return the bias as it is stored; None where there is none, or where it stays as it is."""
+        if plan.bias is not None:
+            return plan.bias
+        add = self.plan.bias_nodes.get(plan.node)
+        bias = bias_of(node, None if add is None else self.node(add), channels)
+        if plan.bias_scale is not None:
+            return scales.encode_bias(np.zeros(channels) if bias is None else bias, plan.bias_scale)
+        return None if bias is None or node.op_type == "MatMul" else bias.astype(np.float32)
+
+    def _add_bias(self, plan: WeightScale, node: ir.Node, bias: npt.NDArray[Any]) -> None:
+        """Give a Conv or Gemm its bias, or the Add behind a MatMul its constant."""
         target, index = node, 2
         if node.op_type == "MatMul":
             target = self.node(self.plan.bias_nodes[plan.node])
@@ -121,17 +126,20 @@ class Application:
             node.resize_inputs(3)
         old = target.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
-        axis = 0 if plan.axis is not None else None
-        dequantized = self._inserter(node).dequantized(name, integers, scale, axis=axis)
-        target.replace_input_with(index, dequantized)
-        self._biases[plan.node] = dequantized
+        axis, insert = 0 if plan.axis is not None else None, self._inserter(node)
+        if plan.bias_scale is None:
+            self._biases[plan.node] = given = insert.constant(f"{name}_corrected", bias)
+        else:
+            given = insert.dequantized(name, bias, plan.bias_scale, axis=axis)
+            self._biases[plan.node] = _integers(given)
+        target.replace_input_with(index, given)
 
     def set_weight(self, plan: WeightScale) -> None:
-        """Change the integers of a weight and a bias that have been added."""
-        assert plan.integers is not None
-        edit.set_constant(_integers(self.node(plan.node).inputs[plan.input]), plan.integers)
+        """Change a weight and a bias that have been added."""
+        if plan.integers is not None:
+            edit.set_constant(_integers(self.node(plan.node).inputs[plan.input]), plan.integers)
         if plan.bias is not None:
-            edit.set_constant(_integers(self._biases[plan.node]), plan.bias)
+            edit.set_constant(self._biases[plan.node], plan.bias)
 
     def _add_operand(self, plan: Operand) -> None:
         node = self.node(plan.node)

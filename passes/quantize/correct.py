@@ -14,7 +14,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from .apply import Application
 from .layers import Layer
 from .plan import QuantizePlan, WeightScale
 from .rounding import gptq
+from .scheme import Scheme
 from .units import bias_of, weight_of
 
 Rounding = Literal["nearest", "compensating"]
@@ -89,7 +90,7 @@ def correct(
     application = Application(quantized, plan)
     application.run()
     order = {name: number for number, name in enumerate(nodes)}
-    chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
+    chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w, plan)), key=lambda w: order[w.node])
     found = {weight.node: weight for weight in plan.weights}
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         for name in ("model", "quantized"):
@@ -100,7 +101,7 @@ def correct(
             node, behind = nodes[weight.node], nodes.get(plan.bias_nodes.get(weight.node, ""))
             moments = _moments(Layer(node), application.node(weight.node), before, after)
             if moments is not None:
-                found[weight.node] = _corrected(weight, node, behind, moments, rounding, biases=biases)
+                found[weight.node] = _corrected(weight, node, behind, moments, rounding, plan.scheme, biases=biases)
                 application.set_weight(found[weight.node])
             progress("correct", done + 1, len(chosen))
     return dataclasses.replace(plan, weights=tuple(found.values()))
@@ -110,15 +111,21 @@ def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> Weight
     """Give a Conv or Gemm without a bias one, so that it can be corrected."""
     if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
         return weight
+    if plan.scheme.bias == "float":
+        bias = bias_of(node, None, Layer(node).outputs)
+        return (
+            weight if bias is not None else dataclasses.replace(weight, bias=np.zeros(Layer(node).outputs, np.float32))
+        )
     scale = {a.tensor: a.scale for a in plan.activations}[str(node.inputs[0].name)]
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
-def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
+def _can_be_set(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> bool:
     """A weight that other nodes read too cannot suit all of them; a MatMul without a bias cannot be corrected."""
     value = node.inputs[weight.input]
     transposed = bool(edit.int_attribute(node, "transA", 0))
-    return weight.bias_scale is not None and value is not None and len(value.uses()) == 1 and not transposed
+    biased = node.op_type != "MatMul" or weight.node in plan.bias_nodes
+    return biased and value is not None and len(value.uses()) == 1 and not transposed
 
 
 def _moments(layer: Layer, quantized: ir.Node, before: Walk, after: Walk) -> tuple[Moments, Moments] | None:
@@ -138,6 +145,7 @@ def _corrected(
     behind: ir.Node | None,
     moments: tuple[Moments, Moments],
     rounding: Rounding,
+    scheme: Scheme,
     *,
     biases: bool,
 ) -> WeightScale:
@@ -147,25 +155,31 @@ def _corrected(
     every = fitted.merge(held) if held.count else fitted
     steps = np.broadcast_to(weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
     blocks = layer.blocks(array)
-    best = np.clip(np.rint(blocks / steps), scales.SYMMETRIC.low, scales.SYMMETRIC.high)
-    if rounding == "compensating" and held.count and np.unique(array).size > FEW_VALUES:
-        best = _best_of(best, blocks, steps, fitted, held)
-    integers = layer.whole(best).astype(np.int8)
+    grid = scheme.weight_grid
+    best = scales.encode(blocks / steps, np.ones(1, np.float32), grid, zero_point=grid.middle).astype(np.float64)
+    best -= grid.middle
+    integers: npt.NDArray[Any] | None = None
+    if grid is not scales.FLOAT8:
+        if rounding == "compensating" and held.count and np.unique(array).size > FEW_VALUES:
+            best = _best_of(best, blocks, steps, grid, fitted, held)
+        integers = (layer.whole(best) + grid.middle).astype(grid.dtype)
     if not biases:
         return dataclasses.replace(weight, integers=integers)
     bias = _mean_error(best * steps, every).ravel()
     if behind is not None:  # the layer's output holds the operator's own bias; what is added behind comes on top
         bias = bias + _added(node, behind, layer.outputs)
-    assert weight.bias_scale is not None
-    return dataclasses.replace(weight, integers=integers, bias=scales.encode_bias(bias, weight.bias_scale))
+    stored = bias.astype(np.float32) if weight.bias_scale is None else scales.encode_bias(bias, weight.bias_scale)
+    return dataclasses.replace(weight, integers=integers, bias=stored)
 
 
-def _best_of(nearest_ones: Matrix, blocks: Matrix, steps: Matrix, fitted: Moments, held: Moments) -> Matrix:
+def _best_of(
+    nearest_ones: Matrix, blocks: Matrix, steps: Matrix, grid: scales.Grid, fitted: Moments, held: Moments
+) -> Matrix:
     """Return the integers that are best on the rows held out, made again from all rows."""
     ways: list[Callable[[Moments], Matrix]] = [
         lambda _: nearest_ones,
-        lambda moments: _rounded(blocks, steps, moments),
-        lambda moments: _rounded(moved, steps, moments),
+        lambda moments: _rounded(blocks, steps, grid, moments),
+        lambda moments: _rounded(moved, steps, grid, moments),
     ]
     moved = _fitted(blocks, fitted, held)
     errors = [_error(way(fitted) * steps, fitted, held) for way in ways]
@@ -178,8 +192,9 @@ def _added(node: ir.Node, behind: ir.Node, outputs: int) -> Matrix:
     return np.asarray(total - (0 if own is None else own), np.float64)
 
 
-def _rounded(blocks: Matrix, steps: Matrix, moments: Moments) -> Matrix:
-    return gptq(blocks, steps[..., 0][..., None], scales.SYMMETRIC, moments.covariance()).astype(np.float64)
+def _rounded(blocks: Matrix, steps: Matrix, grid: scales.Grid, moments: Moments) -> Matrix:
+    zero = grid.middle
+    return gptq(blocks, steps, grid, moments.covariance(), zero_point=zero).astype(np.float64) - zero
 
 
 def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> Matrix:

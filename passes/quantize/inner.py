@@ -17,7 +17,10 @@ from onnxcompress.contract import Context
 from onnxcompress.graph import edit
 
 if TYPE_CHECKING:
+    from onnxcompress.runtime.clipping import Method
     from onnxcompress.runtime.statistics import Range
+
+    from .scheme import Scheme
 
 NEVER_RUN = "no sample runs the branch that it is in, so that its ranges are not known; give samples that do"
 
@@ -31,10 +34,14 @@ class Observer:
         Not changed; no two tensors of it share a name.
     context : Context
         What has the samples.
+    method : Method
+        How a range is found; see `onnxcompress.runtime.clipping`.
+    scheme : Scheme
+        For how many integers it is, and whether they lie symmetrically.
     """
 
-    def __init__(self, model: ir.Model, context: Context) -> None:
-        self._model, self._context = model, context
+    def __init__(self, model: ir.Model, context: Context, method: Method, scheme: Scheme) -> None:
+        self._model, self._context, self._method, self._scheme = model, context, method, scheme
         self._places = {str(v.name): inner for inner in model.graph.subgraphs() for v in _own(inner) if v.name}
         self._main = context if context.model is model else context.on(model)
         self._found: dict[str, Range] = {}
@@ -46,7 +53,7 @@ class Observer:
         missing = [name for name in wanted if name in self._places and name not in self._found]
         if missing:
             self._observe(missing)
-        outer = dict(self._main.ranges([name for name in wanted if name not in self._places]))
+        outer = dict(self._ranges(self._main, [name for name in wanted if name not in self._places]))
         never = {name for name in wanted if name in self._places and not self._ran[self._places[name]]}
         return outer | {name: self._found[name] for name in wanted if name in self._places}, never
 
@@ -63,9 +70,16 @@ class Observer:
         for name in names:
             value = next(v for v in _own(graphs[self._places[name]]) if v.name == name)
             seen[name] = str(expose(copy, value).name)
-        found = self._context.on(copy).ranges([*seen.values(), *flags.values()])
+        context = self._context.on(copy)
+        found = self._ranges(context, list(seen.values()))
+        ran = context.ranges(list(flags.values()))
         self._found |= {name: found[outer] for name, outer in seen.items()}
-        self._ran |= {graph: found[flag].high == 1 for graph, flag in flags.items()}
+        self._ran |= {graph: ran[flag].high == 1 for graph, flag in flags.items()}
+
+    def _ranges(self, context: Context, names: list[str]) -> Mapping[str, Range]:
+        grid = self._scheme.grid
+        levels = grid.high - grid.low + 1
+        return context.ranges(names, self._method, symmetric=self._scheme.symmetric, levels=levels)
 
 
 def _own(graph: ir.Graph) -> list[ir.Value]:

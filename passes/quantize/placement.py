@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -72,7 +72,9 @@ def check_not_quantized(model: ir.Model) -> None:
             )
 
 
-def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) -> Placement:
+def place(
+    model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str], operators: Collection[str]
+) -> Placement:
     """Choose the nodes that compute on integers.
 
     Parameters
@@ -83,6 +85,8 @@ def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) 
         Patterns (`fnmatch`) of names of nodes to leave alone.
     blocked : dict of onnx_ir.Node to str
         More nodes to leave alone, with the reason.
+    operators : collection of str
+        What the target computes on integers or passes on.
 
     Notes
     -----
@@ -92,12 +96,18 @@ def place(model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str]) 
     result = Placement()
     excluded = _excluded(model.graph, exclude)
     for graph in (model.graph, *model.graph.subgraphs()):
-        _place_in(graph, excluded, blocked, result)
+        _place_in(graph, excluded, blocked, operators, result)
     _find_sources(result)
     return result
 
 
-def _place_in(graph: ir.Graph, excluded: dict[ir.Node, str], blocked: dict[ir.Node, str], result: Placement) -> None:
+def _place_in(
+    graph: ir.Graph,
+    excluded: dict[ir.Node, str],
+    blocked: dict[ir.Node, str],
+    operators: Collection[str],
+    result: Placement,
+) -> None:
     """Add the units of one graph to the placement: what lies between two of them lies in their graph."""
     left_alone = excluded | blocked
     found: list[Unit] = []
@@ -107,8 +117,10 @@ def _place_in(graph: ir.Graph, excluded: dict[ir.Node, str], blocked: dict[ir.No
             result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
         elif node in left_alone and (unit is not None or node in blocked):
             result.refused.append(Refusal(edit.label(node), left_alone[node]))
-        elif unit is not None:
+        elif unit is not None and node.op_type in operators:
             found.append(unit)
+        elif unit is not None and unit.kind == "compute":
+            result.refused.append(Refusal(edit.label(node), f"the target does not compute {node.op_type} on integers"))
     units = _connected(found)
     result.units += units
     _find_tensors(graph, units, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from onnxcompress.graph import edit
 
 from . import constants, scales
 from .placement import Placement
+from .scheme import Scheme
 from .units import Unit, alpha, bias_of, channel_axis, weight_of
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Operand:
 
 @dataclasses.dataclass(frozen=True)
 class WeightScale:
-    """A weight stored as symmetric int8.
+    """A weight stored symmetrically.
 
     Attributes
     ----------
@@ -73,7 +75,7 @@ class WeightScale:
         ``scale`` times the scale of the activation; None without a bias.
     integers : ndarray of int8, the weight's shape, optional
         None: each value is rounded to the nearest.
-    bias : ndarray of int32, shape (channels,), optional
+    bias : ndarray of int32 or float32, shape (channels,), optional
         None: the bias of the model.
     """
 
@@ -83,7 +85,7 @@ class WeightScale:
     scale: Scales
     bias_scale: Scales | None = None
     integers: npt.NDArray[np.int8] | None = None
-    bias: npt.NDArray[np.int32] | None = None
+    bias: npt.NDArray[Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,7 @@ class QuantizePlan(Plan):
 
     Attributes
     ----------
-    dtype : str
-        ``uint8`` or ``int8``: of the activations and operands.
+    scheme : Scheme
     nodes : tuple of str
         The nodes that compute on integers, by their first output.
     activations : tuple of Activation
@@ -103,7 +104,7 @@ class QuantizePlan(Plan):
         Conv → the Add behind it that becomes its bias; both by their first output.
     """
 
-    dtype: str = "uint8"
+    scheme: Scheme = dataclasses.field(default_factory=Scheme)
     nodes: tuple[str, ...] = ()
     activations: tuple[Activation, ...] = ()
     operands: tuple[Operand, ...] = ()
@@ -111,7 +112,7 @@ class QuantizePlan(Plan):
     bias_nodes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, per_channel: bool) -> dict[str, Any]:
+def calibrate(placement: Placement, ranges: Mapping[str, Range], scheme: Scheme) -> dict[str, Any]:
     """Return the fields of a `QuantizePlan`.
 
     Parameters
@@ -119,11 +120,9 @@ def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, 
     placement : Placement
     ranges : mapping of str to Range
         For each name in ``placement.sources.values()``.
-    dtype : {"uint8", "int8"}
-    per_channel : bool
+    scheme : Scheme
     """
-    grid = scales.GRIDS[dtype]
-    points = {source: _scale(placement, source, ranges, grid) for source in set(placement.sources.values())}
+    points = {source: _scale(placement, source, ranges, scheme) for source in set(placement.sources.values())}
     readers: dict[tuple[ir.Graph | ir.Function | None, ir.Value], list[tuple[str, int]]] = {}
     for unit in placement.units:
         for index in unit.data:
@@ -142,11 +141,11 @@ def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, 
         activations.append(Activation(str(value.name), float(scale), zero_point, tuple(readers[graph, value])))
     inputs = {value: points[source][0] for value, source in placement.sources.items()}
     return {
-        "dtype": dtype,
+        "scheme": scheme,
         "nodes": tuple(edit.output_name(unit.node) for unit in placement.units),
         "activations": tuple(activations),
-        "operands": tuple(op for unit in placement.units for op in _operands(unit, grid)),
-        "weights": _weights(placement.units, inputs, per_channel=per_channel),
+        "operands": tuple(op for unit in placement.units for op in _operands(unit, scheme)),
+        "weights": _weights(placement.units, inputs, scheme),
         "bias_nodes": {
             edit.output_name(unit.node): edit.output_name(unit.bias_node)
             for unit in placement.units
@@ -156,28 +155,42 @@ def calibrate(placement: Placement, ranges: Mapping[str, Range], dtype: str, *, 
 
 
 def _scale(
-    placement: Placement, value: ir.Value, ranges: Mapping[str, Range], grid: scales.Grid
+    placement: Placement, value: ir.Value, ranges: Mapping[str, Range], scheme: Scheme
 ) -> tuple[np.float32, int]:
     found = ranges[str(value.name)]
     maker = placement.makers.get(value)
+    bounds = (-math.inf, math.inf)
     if maker is not None and maker.bounds is not None:
-        low, high = (bound * maker.gain for bound in maker.bounds)
-        return scales.within(found.low, found.high, (low, high), grid)
-    scale, zero_point = scales.affine(found.low, found.high, grid)
-    return np.float32(scale), int(zero_point)
+        bounds = (maker.bounds[0] * maker.gain, maker.bounds[1] * maker.gain)
+        if not scheme.symmetric and not scheme.power_of_two:
+            return scales.within(found.low, found.high, bounds, scheme.grid)
+    return _point(max(found.low, bounds[0]), min(found.high, bounds[1]), scheme)
 
 
-def _operands(unit: Unit, grid: scales.Grid) -> list[Operand]:
+def _point(low: float, high: float, scheme: Scheme) -> tuple[np.float32, int]:
+    """Return the scale and zero point for a range."""
+    grid = scheme.grid
+    if scheme.symmetric:
+        scale, zero_point = scales.spanning(np.array([[low, high]]), grid)
+    else:
+        scale, zero_point = scales.affine([low], [high], grid)
+    if scheme.power_of_two:
+        scale = scales.power_of_two(scale)
+        zero_point = zero_point if scheme.symmetric else np.rint(grid.low - min(low, 0) / scale.astype(np.float64))
+    return np.float32(scale[0]), int(zero_point[0])
+
+
+def _operands(unit: Unit, scheme: Scheme) -> list[Operand]:
     found = []
     for index in unit.operands:
         array = constants.find(unit.node.inputs[index])
         assert array is not None
-        scale, zero_point = scales.affine(array.min(), array.max(), grid)
-        found.append(Operand(edit.output_name(unit.node), index, float(scale), int(zero_point)))
+        scale, zero_point = _point(float(array.min()), float(array.max()), scheme)
+        found.append(Operand(edit.output_name(unit.node), index, float(scale), zero_point))
     return found
 
 
-def _weights(units: list[Unit], inputs: Mapping[ir.Value, np.float32], *, per_channel: bool) -> tuple[WeightScale, ...]:
+def _weights(units: list[Unit], inputs: Mapping[ir.Value, np.float32], scheme: Scheme) -> tuple[WeightScale, ...]:
     """Give each weight its scales; nodes that share a weight and its axis get the same ones."""
     chosen: dict[tuple[ir.Value | None, int | None, float], Scales] = {}
     waiting: list[tuple[Unit, tuple[ir.Value | None, int | None, float], bool]] = []
@@ -187,15 +200,15 @@ def _weights(units: list[Unit], inputs: Mapping[ir.Value, np.float32], *, per_ch
             continue
         array = weight_of(node)
         channels = channel_axis(node, array.ndim)
-        axis = channels if per_channel else None
+        axis = channels if scheme.per_channel else None
         key = (node.inputs[1], axis, alpha(node))
-        scale = chosen[key] if key in chosen else scales.symmetric(array, axis)
+        scale = chosen[key] if key in chosen else scales.spanning(scales.rows(array, axis), scheme.weight_grid)[0]
         bias = None if channels is None else bias_of(node, unit.bias_node, array.shape[channels])
-        if bias is not None:
+        if bias is not None and scheme.bias == "int32":
             dead = ~scales.rows(array, axis).any(axis=1)
             scale = scales.raise_for_bias(scale, dead & (scale == 1), bias, float(inputs[unit.inputs[0]]))
-        chosen[key] = scale
-        waiting.append((unit, key, bias is not None))
+        chosen[key] = scales.power_of_two(scale) if scheme.power_of_two else scale
+        waiting.append((unit, key, bias is not None and scheme.bias == "int32"))
     result = []
     for unit, key, has_bias in waiting:
         scale = chosen[key]

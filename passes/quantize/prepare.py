@@ -15,7 +15,7 @@ from ..tidy.fold_batch_norm import FoldBatchNorm
 from ..tidy.fold_constants import FoldConstants
 from . import constants
 from .flatten import flatten, widen_halves
-from .opset import raise_opset
+from .opset import PER_CHANNEL, raise_opset
 
 STEPS: tuple[tuple[Pass, str], ...] = (
     (FoldConstants(), "operators computed beforehand"),
@@ -25,13 +25,13 @@ STEPS: tuple[tuple[Pass, str], ...] = (
 """What is done, and what the report calls it."""
 
 
-def prepare(model: ir.Model) -> list[Change]:
-    """Inline functions, raise the opset to 13 at least, and fold, in place.
+def prepare(model: ir.Model, opset: int = PER_CHANNEL) -> list[Change]:
+    """Inline functions, raise the opset, and fold, in place.
 
     The same model always gives the same result, so that names in a plan mean the same when it is applied.
     """
     done = flatten(model)
-    done += [Change("model", "opset raised to 13")] if raise_opset(model) else []
+    done += [Change("model", f"opset raised to {opset}")] if raise_opset(model, opset) else []
     shapes.infer(model)
     for step, what in STEPS:
         plan: Any = step.plan(model, Context(model))

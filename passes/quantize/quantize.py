@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.graph import shapes
+from onnxcompress.runtime.clipping import Method
+from onnxcompress.targets import load_target, quantize_options
 
 from . import scales
 from .apply import Application
@@ -18,6 +20,7 @@ from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
 from .prepare import prepare
+from .scheme import Scheme
 
 if TYPE_CHECKING:
     from onnxcompress.runtime.statistics import Range
@@ -41,15 +44,21 @@ class Quantize(Pass):
 
     Parameters
     ----------
-    activations : {"uint8", "int8"}
-        The type of activations. On x86 onnxruntime has its integer convolutions for uint8 only; int8 is for engines
-        that want it.
-    per_channel : bool
-        One scale for each output channel of a weight, else one for each weight.
+    target : str
+        What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
+        file; it decides on types, symmetry, granularity, biases and operators.
+    activations : {"uint8", "int8", "uint16", "int16", "float8e4m3fn"}, optional
+        The type of activations; None: what the target takes first. 16 bits need opset 21, 8-bit floats (then also of
+        the weights) opset 19; onnxruntime computes both in float on a CPU.
+    symmetric : bool, optional
+        Zero points of activations are the middle of their type's range; None: as the target wants.
+    per_channel : bool, optional
+        One scale for each output channel of a weight, else one for each weight; None: as the target can.
+    ranges : {"minmax", "moving_average", "percentile", "entropy", "mse"}
+        How the range of an activation is found; see `onnxcompress.runtime.clipping`.
     exclude : tuple of str
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
         A Relu, Clip or bias behind a node goes with that node.
-
     correct : bool
         Set the biases so that each layer, on its quantized input, is right on average over the samples.
     rounding : {"compensating", "nearest"}
@@ -64,8 +73,11 @@ class Quantize(Pass):
     `onnxcompress.passes.quantize.correct`.
     """
 
-    activations: Literal["uint8", "int8"] = "uint8"
-    per_channel: bool = True
+    target: str = "onnxruntime-cpu"
+    activations: Literal["uint8", "int8", "uint16", "int16", "float8e4m3fn"] | None = None
+    symmetric: bool | None = None
+    per_channel: bool | None = None
+    ranges: Method = "minmax"
     exclude: tuple[str, ...] = ()
     correct: bool = True
     rounding: Rounding = "compensating"
@@ -75,15 +87,15 @@ class Quantize(Pass):
     def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
-        work = model.clone()
-        prepare(work)
+        scheme, work = self._scheme(), model.clone()
+        prepare(work, scheme.opset)
         _infer(work)
-        prepared = context.on(work)
-        placement, ranges = _place_and_measure(work, self.exclude, prepared)
+        observer = Observer(work, context.on(work), self.ranges, scheme)
+        placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
         refused = placement.refused
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
-        fields = calibrate(placement, ranges, self.activations, per_channel=self.per_channel)
+        fields = calibrate(placement, ranges, scheme)
         plan = QuantizePlan(refused=tuple(refused), **fields)
         if plan.nodes and (self.correct or self.rounding != "nearest"):
             plan = correct(
@@ -91,11 +103,15 @@ class Quantize(Pass):
             )
         return plan
 
+    def _scheme(self) -> Scheme:
+        options = quantize_options(load_target(self.target))
+        return Scheme.of(options, self.activations, self.symmetric, self.per_channel)
+
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        prepared = prepare(model)
+        prepared = prepare(model, plan.scheme.opset)
         changes = Application(model, plan).run()
         return dataclasses.replace(changes, done=(*prepared, *changes.done))
 
@@ -109,13 +125,12 @@ def _infer(model: ir.Model) -> None:
 
 
 def _place_and_measure(
-    work: ir.Model, exclude: tuple[str, ...], context: Context
+    work: ir.Model, exclude: tuple[str, ...], observer: Observer, scheme: Scheme
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
     blocked: dict[ir.Node, str] = {}
-    observer = Observer(work, context)
     while True:
-        placement = place(work, exclude, blocked)
+        placement = place(work, exclude, blocked, scheme.operators)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
         reasons = {name: reason for name, found in ranges.items() if (reason := _unfit(found))}
         reasons |= dict.fromkeys(unfit, NEVER_RUN)

@@ -20,9 +20,6 @@ from .dynamic import DynamicApplication, key_of, matrix_of
 from .opset import raise_opset
 from .units import OBSTACLES, channel_axis
 
-SEVEN_BITS = scales.Grid(-64, 64, "int8")
-"""Two products of 255 and 64 still fit into 16 bits, in which CPUs without VNNI add pairs."""
-
 ELSEWHERE = "; quantize-weights makes its file smaller"
 UNSUPPORTED = {
     "ConvTranspose": "onnxruntime has no integer ConvTranspose" + ELSEWHERE,
@@ -119,7 +116,7 @@ class QuantizeDynamic(Pass):
         work = model.clone()
         _prepare(work)
         shapes.infer(work)
-        grid = SEVEN_BITS if self.reduce_range else scales.SYMMETRIC
+        grid = scales.SEVEN_BITS if self.reduce_range else scales.SYMMETRIC
         found: list[DynamicWeight] = []
         refused: list[Refusal] = []
         nodes = list(work.graph.all_nodes())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (numpy then knows "int4" and "uint4")
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -46,11 +46,17 @@ class Grid:
 UINT8 = Grid(0, 255, "uint8")
 INT8 = Grid(-128, 127, "int8")
 SYMMETRIC = Grid(-127, 127, "int8")
+SEVEN_BITS = Grid(-64, 64, "int8")
+"""Two products of 255 and 64 still fit into 16 bits, in which CPUs without VNNI add pairs."""
 INT4 = Grid(-8, 7, "int4")
 UINT4 = Grid(0, 15, "uint4")
 INT16 = Grid(-32768, 32767, "int16")
 UINT16 = Grid(0, 65535, "uint16")
-GRIDS = {grid.dtype: grid for grid in (UINT8, INT8, INT4, UINT4, INT16, UINT16)}
+FLOAT8 = Grid(-448, 448, "float8_e4m3fn")
+"""Not evenly spaced: three bits behind the leading one."""
+GRIDS = {grid.dtype: grid for grid in (UINT8, INT8, INT4, UINT4, INT16, UINT16)} | {"float8e4m3fn": FLOAT8}
+SYMMETRIC_GRIDS = {"int8": SYMMETRIC, "uint8": Grid(1, 255, "uint8"), "float8e4m3fn": FLOAT8}
+"""Type → what symmetric weights may be."""
 
 SHRINKS = np.linspace(1, 0.2, 41)
 """What part of its range a tensor may keep where `clipped` looks for the best one."""
@@ -235,8 +241,19 @@ def encode(
         shape[axis] = -1
     wide = scale.astype(np.float64).reshape(shape)
     zero = np.asarray(zero_point, np.float64).reshape(shape)
+    if grid is FLOAT8:
+        return np.clip(array.astype(np.float64) / wide, grid.low, grid.high).astype(ml_dtypes.float8_e4m3fn)
     integers = np.rint(array.astype(np.float64) / wide) + zero
     return np.clip(integers, grid.low, grid.high).astype(grid.dtype)
+
+
+def power_of_two(scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return the next powers of two.
+
+    >>> power_of_two([0.3, 0.5, 3.0])
+    array([0.5, 0.5, 4. ], dtype=float32)
+    """
+    return np.exp2(np.ceil(np.log2(np.asarray(scale, np.float64)))).astype(np.float32)
 
 
 def raise_for_bias(

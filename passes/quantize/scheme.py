@@ -1,0 +1,79 @@
+"""How numbers are stored: the choices that a target makes, and that options may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from . import scales
+from .opset import BLOCKS, FLOAT16, PER_CHANNEL
+
+if TYPE_CHECKING:
+    from onnxcompress.targets.options import QuantizeOptions
+
+OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
+"""Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How activations, weights and biases are stored.
+
+    Attributes
+    ----------
+    activations, weights : str
+        Types as in ONNX, in lower case.
+    symmetric : bool
+        Zero points of activations are the middle of their type's range.
+    per_channel : bool
+        Weights have one scale for each output channel.
+    bias : {"int32", "float"}
+        int32 with the scale of the input times that of the weight, or float.
+    power_of_two : bool
+        All scales are powers of two.
+    reduce_range : bool
+        Weights use 7 bits.
+    operators : tuple of str
+        What may compute on integers or pass them through.
+    """
+
+    activations: str = "uint8"
+    weights: str = "int8"
+    symmetric: bool = False
+    per_channel: bool = True
+    bias: Literal["int32", "float"] = "int32"
+    power_of_two: bool = False
+    reduce_range: bool = False
+    operators: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, options: QuantizeOptions, activations: str | None, symmetric: bool | None, per_channel: bool | None
+    ) -> Scheme:
+        """Return what a target wants, but for what is given."""
+        eight_bit_float = activations == "float8e4m3fn"
+        return cls(
+            activations=options["activations"] if activations is None else activations,
+            weights="float8e4m3fn" if eight_bit_float else options["weights"],
+            symmetric=eight_bit_float or (options["symmetric"] if symmetric is None else symmetric),
+            per_channel=options["per_channel"] if per_channel is None else per_channel,
+            bias="float" if eight_bit_float else options["bias"],
+            power_of_two=options["power_of_two"],
+            reduce_range=options["reduce_range"],
+            operators=tuple(sorted(options["operators"])),
+        )
+
+    @property
+    def grid(self) -> scales.Grid:
+        """What activations may be."""
+        return scales.GRIDS[self.activations]
+
+    @property
+    def weight_grid(self) -> scales.Grid:
+        """What weights may be."""
+        return scales.SEVEN_BITS if self.reduce_range else scales.SYMMETRIC_GRIDS[self.weights]
+
+    @property
+    def opset(self) -> int:
+        """The first opset that can say all this."""
+        return OPSETS.get(self.activations, PER_CHANNEL)
