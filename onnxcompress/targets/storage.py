@@ -39,21 +39,22 @@ def types(model: Quantized, target: Target) -> Findings:
 def pairs(model: Quantized, target: Target) -> Findings:
     """Find operators whose types of activation and weight do not go together."""
     for node, activation, weight in products(model):
-        known = activation in target.activations.dtypes and weight in target.weights.dtypes
+        known = activation in target.activations.dtypes
+        known = known and weight in (*target.weights.dtypes, *target.activations.dtypes)
         if target.pairs and known and (activation, weight) not in target.pairs:
-            reason = f"{activation} activations do not go with {weight} weights"
+            reason = f"{activation} does not go with {weight} as the second operand"
             yield Finding("pair", effect(target.weights), edit.label(node), reason)
 
 
 def products(model: Quantized) -> Iterator[tuple[ir.Node, str, str]]:
-    """Yield each operator that multiplies a stored activation by a stored weight, with both types."""
+    """Yield each operator that multiplies a stored activation by a stored weight or activation, with both types."""
     for node in model.nodes:
         sources = [dequantize_of(value) for value in node.inputs[:2]] if edit.op_of(node) in COMPUTE else []
         found = [(model.role(source), dequantized_type(source)) for source in sources if source is not None]
         found += [(tensor.role, tensor.dtype) for tensor in model.at(node) if tensor.data is not None]
-        kinds = dict(found)
-        if "activation" in kinds and "weight" in kinds:
-            yield node, kinds["activation"], kinds["weight"]
+        found.sort(key=lambda kind: kind[0] == "weight")
+        if len(found) == 2 and found[0][0] == "activation":
+            yield node, found[0][1], found[1][1]
 
 
 MIDDLE = {"uint2": 2, "uint4": 8, "uint8": 128, "uint16": 32768}

@@ -186,3 +186,22 @@ def test_a_weight_quantized_in_the_graph_is_a_weight() -> None:
     )
     subject = build(text, {**weights(MATMUL), "w": np.ones((32, 8), np.float32)})
     assert lint(subject, "onnxruntime-cpu").findings == []
+
+
+PRODUCT = """
+g (float[2, 8] x, float[8, 8] z) => (float[2, 8] y) {
+    xq = QuantizeLinear (x, xs, xz)
+    xd = DequantizeLinear (xq, xs, xz)
+    zq = QuantizeLinear (z, ys, yz)
+    zd = DequantizeLinear (zq, ys, yz)
+    [matmul] y = MatMul (xd, zd)
+}
+"""
+
+
+def test_products_of_two_activations_have_pairs_of_types_too() -> None:
+    """OpenVINO 2026.4 multiplies uint8 by uint8 in float (seen in the graph that it makes)."""
+    subject = build(PRODUCT, {})
+    assert [(f.rule, f.node) for f in lint(subject, "openvino").findings] == [("pair", "matmul (MatMul)")]
+    assert lint(subject, "onnxruntime-cpu").findings == []
+    assert lint(build(PRODUCT, {"yz": np.int8(0)}), "openvino").findings == []
