@@ -102,7 +102,9 @@ def mixed(model: Quantized, target: Target) -> Findings:
             continue
         source = sources[0] or sources[1]
         assert source is not None
-        if edit.int_attribute(source, "block_size", 0) and target.blocks is not None:
+        block_types = target.blocks.dtypes if target.blocks is not None else []
+        told = edit.int_attribute(source, "block_size", 0) and dequantized_type(source) not in block_types
+        if told or storage.weight_only(source, target):
             continue
         have, lack = ("activation", "weight") if sources[0] else ("weight", "activation")
         if have == "activation" and not is_constant(node.inputs[1]):

@@ -29,11 +29,28 @@ def types(model: Quantized, target: Target) -> Findings:
     """Find activations and weights in types that the engine does not take."""
     for tensor in model.stored:
         section = section_of(tensor, target)
-        if section is None or tensor.block or tensor.dtype in section.dtypes:
+        if section is None or tensor.block or tensor.dtype in section.dtypes or weight_only(tensor.node, target):
             continue
         allowed = " or ".join(section.dtypes)
         reason = f"{tensor.role} is {tensor.dtype}; it takes {allowed}"
         yield Finding("type", effect(section), edit.label(tensor.node), reason)
+
+
+def weight_only(node: ir.Node, target: Target) -> bool:
+    """Tell whether a DequantizeLinear's weight is one that the engine multiplies float activations by as it is."""
+    accepted = target.blocks
+    if accepted is None or edit.op_of(node) not in DEQUANTIZE or dequantized_type(node) not in accepted.dtypes:
+        return False
+    if not accepted.whole and not edit.int_attribute(node, "block_size", 0):
+        return False
+    found = list(readers(node.outputs[0]))
+    return bool(found) and all(
+        edit.op_of(reader.node) in accepted.operators
+        and reader.index == 1
+        and not edit.int_attribute(reader.node, "transB", 0)
+        and dequantize_of(reader.node.inputs[0]) is None
+        for reader in found
+    )
 
 
 def pairs(model: Quantized, target: Target) -> Findings:

@@ -74,11 +74,24 @@ class Axes(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Blocks(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Weights with one scale for each block along an axis: types, and the least and greatest size (a power of two)."""
+    """Weights beside float activations, with one scale for each block along an axis.
+
+    Attributes
+    ----------
+    dtypes : list of str
+    min, max : int
+        The least and greatest size of a block, which is a power of two.
+    operators : list of str
+        Which read them.
+    whole : bool
+        Whether weights without blocks, with a scale for each tensor or channel, do as well.
+    """
 
     dtypes: list[str]
     min: int
     max: int
+    operators: list[str]
+    whole: bool = False
 
 
 class Bias(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

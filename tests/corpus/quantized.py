@@ -71,7 +71,7 @@ def weights(text: str) -> dict[str, np.ndarray]:
     """What makes the graphs above legal for every target that takes uint8 activations and int8 weights."""
     random = np.random.default_rng(0)
     common = {"xs": f32(0.5), "xz": np.uint8(3), "ys": f32(0.25), "yz": np.uint8(7)}
-    if text in (CONV, MATMUL, QLINEAR):
+    if text not in (BLOCKS, POOL, UNARY):
         shape, channels = ((6, 4, 3, 3), 6) if text == CONV else ((32, 8), 8)
         scale = np.exp2(-np.arange(3, 3 + channels)).astype(np.float32)
         common |= {"w": random.integers(-60, 60, shape, np.int8), "ws": scale, "wz": np.zeros(channels, np.int8)}

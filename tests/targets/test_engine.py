@@ -36,6 +36,7 @@ def optimized(subject: ir.Model, folder: Path) -> list[str]:
 SIGNED = {"xz": np.int8(3), "yz": np.int8(7)}
 UNSIGNED = {"w": np.ones((6, 4, 3, 3), np.uint8), "wz": np.zeros(6, np.uint8)}
 BIAS = {"f": np.ones(6, np.float32)}
+TRANSPOSED = MATMUL.replace("MatMul (xd, wd)", "Gemm <transB = 1> (x, wd)").replace("axis = 1", "axis = 0")
 VARIANTS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     (CONV, {}, ("", "")),
     (CONV, UNSIGNED, ("", "")),
@@ -55,6 +56,10 @@ VARIANTS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     (UNARY, {}, ("(xd)", "(x)")),
     (UNARY, {"yz": np.int8(7)}, ("", "")),
     (BLOCKS, {}, ("", "")),
+    (MATMUL, {}, ("xd, wd", "x, wd")),
+    (MATMUL, {"ws": f32(0.1), "wz": np.int8(0)}, ("xd, wd", "x, wd")),
+    (MATMUL, {}, ("MatMul (xd, wd)", "Gemm (x, wd)")),
+    (TRANSPOSED, {"w": np.ones((8, 32), np.int8)}, ("", "")),
 ]
 
 

@@ -81,7 +81,7 @@ CASES = [
     Case("bias-scale", "conv", change={"bs": np.ones(6, np.float32)}, effect="rejected"),
     Case("range", "matmul", MATMUL, {"w": ROWS}, always={"weights": {"range": [-64, 64]}}, effect="advice"),
     Case("mixed", "matmul", MATMUL, {"v": np.ones((32, 8), np.float32)}, ("xd, wd", "xd, v")),
-    Case("mixed", "matmul", MATMUL, replace=("xd, wd", "x, wd")),
+    Case("mixed", "matmul", MATMUL, replace=("xd, wd", "x, wd"), target={"blocks": {"whole": False}}),
     Case("output", "conv", replace=("[last] y = DequantizeLinear (yq, ys, yz)", SECOND_READER)),
     Case("move", "pool", POOL, {"ys": f32(0.25)}),
     Case("move", "pool", POOL, {"yz": np.uint8(9)}),
