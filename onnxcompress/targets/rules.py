@@ -72,7 +72,7 @@ def bias_format(model: Quantized, target: Target) -> Findings:
 
 
 def bias_scale(model: Quantized, target: Target) -> Findings:
-    """Find int32 biases that the kernel, which adds them to its sums as they are, would misread."""
+    """Find int32 biases whose grid is not that of the sums they are added to."""
     for node in model.nodes:
         if edit.op_of(node) not in WITH_BIAS or len(node.inputs) < 3 or target.bias.format == "float":
             continue
@@ -83,13 +83,13 @@ def bias_scale(model: Quantized, target: Target) -> Findings:
         found = [array(source.inputs[1]) for source in sources if source is not None]
         zero = array(bias.inputs[2]) if len(bias.inputs) > 2 else None
         if zero is not None and zero.any():
-            yield Finding("bias-scale", "rejected", edit.label(node), "the zero point of its bias is not 0")
+            yield Finding("bias-scale", effect(target.bias), edit.label(node), "the zero point of its bias is not 0")
         if any(scale is None for scale in found):
             continue
         x, w, b = (np.asarray(scale, np.float64).reshape(-1) for scale in found)
         if b.size not in (1, w.size, max(x.size * w.size, 1)) or not np.allclose(b, x * w, rtol=CLOSE, atol=0):
             reason = f"the scale of its bias is {b[0]:g}, and that of its input times that of its weight {(x * w)[0]:g}"
-            yield Finding("bias-scale", "rejected", edit.label(node), reason)
+            yield Finding("bias-scale", effect(target.bias), edit.label(node), reason)
 
 
 def mixed(model: Quantized, target: Target) -> Findings:

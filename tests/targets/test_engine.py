@@ -43,6 +43,7 @@ VARIANTS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     (CONV, SIGNED, ("", "")),
     (CONV, {"xz": np.uint16(3), "yz": np.uint16(7)}, ("", "")),
     (CONV, BIAS, ("xd, wd, bd", "xd, wd, f")),
+    (CONV, {"bs": np.ones(6, np.float32)}, ("", "")),
     (CONV, {"v": np.ones((6, 4, 3, 3), np.float32)}, ("xd, wd, bd", "xd, v, bd")),
     (CONV, BIAS | {"v": np.ones((6, 4, 3, 3), np.float32)}, ("xd, wd, bd", "xd, v, f")),
     (CONV, {}, ("xd, wd, bd", "x, wd, bd")),
