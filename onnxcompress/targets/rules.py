@@ -16,7 +16,6 @@ from .quantized import (
     DEQUANTIZE,
     INTEGER_OPERATORS,
     QUANTIZE,
-    WITH_BIAS,
     Quantized,
     array,
     dequantize_of,
@@ -74,7 +73,7 @@ def bias_format(model: Quantized, target: Target) -> Findings:
 def bias_scale(model: Quantized, target: Target) -> Findings:
     """Find int32 biases whose grid is not that of the sums they are added to."""
     for node in model.nodes:
-        if edit.op_of(node) not in WITH_BIAS or len(node.inputs) < 3 or target.bias.format == "float":
+        if edit.op_of(node) not in target.bias.required or len(node.inputs) < 3 or target.bias.format == "float":
             continue
         sources = [dequantize_of(value) for value in node.inputs[:3]]
         bias = sources[2]

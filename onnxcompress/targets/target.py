@@ -102,7 +102,7 @@ class Bias(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     format : {"int32", "float"}
         int32 behind a DequantizeLinear whose scale is that of the input times that of the weight; or float.
     required : list of str
-        Operators that compute on integers only with a bias in this format.
+        Operators that compute on integers only with a bias in this format, and on that scale.
     """
 
     format: Literal["int32", "float"]
