@@ -37,8 +37,8 @@ _LEVELS = {
 }
 _FATAL_ONLY = 4
 COMPARABLE = {"bfloat16", "float16", "float32"}
-NO_KERNEL = "Could not find an implementation"
-"""What onnxruntime says of an operator that it knows but cannot run in these types."""
+NO_KERNEL = ("Could not find an implementation", "Type 'tensor(bfloat16)'")
+"""What onnxruntime says of operators that it cannot run in these types, or expands into such ones."""
 
 
 class Port(NamedTuple):
@@ -166,7 +166,7 @@ def open_session(
     try:
         return _open(model, optimize, threads, optimized_path)
     except ModelError as error:
-        if NO_KERNEL not in str(error):
+        if not any(text in str(error) for text in NO_KERNEL):
             raise
         from .widened import widened
 
