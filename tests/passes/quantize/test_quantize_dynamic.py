@@ -258,3 +258,16 @@ def test_real_lstm_inside_an_if(kit: Path, tmp_path: Path) -> None:
     feeds = {"input": noise, "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000)}
     before, after = plain_run(source, feeds), plain_run(tmp_path / "d.onnx", feeds)
     np.testing.assert_allclose(after["output"], before["output"], atol=0.01)
+
+
+def test_a_loop_quantizes_its_own_state_in_each_turn() -> None:
+    text = """g (float[3,4] x) => (float[3,4] y) {
+        y = Loop(count, go, x) <body = b (int64 i, bool c, float[3,4] s) => (bool d, float[3,4] t) {
+            d = Identity(c) t = MatMul(s, w) }> }"""
+    subject = model(text, {"w": (4, 4), "count": np.array(2), "go": np.array(True)})
+    result, changes = quantized(subject)
+    assert len(changes.done) == 1 and kinds(result)["MatMulInteger"] == 1
+    w = rounded_weight(subject.graph.initializers["w"].const_value.numpy(), 1)  # type: ignore[union-attr]
+    x = drawn_feeds(subject)["x"]
+    expected = rounded_input((rounded_input(x) @ w).astype(np.float32)) @ w
+    np.testing.assert_allclose(plain_run(result, {"x": x})["y"], expected, rtol=1e-4, atol=1e-5)
