@@ -94,7 +94,7 @@ class ConvertFloat(Pass):
     -----
     Constants beyond 1e30 stand for infinity (attention masks) and become half of the largest number, so that a sum
     with them stays finite. Inner graphs are converted; what goes in and out of If, Loop and Scan stays float32. Local
-    functions are inlined. Weights are converted one by one as they are saved. onnxruntime's CPU computes most of
+    functions are inlined. Large weights are converted when they are read. onnxruntime's CPU computes most of
     float16 in float32 between casts, so that a model gets smaller there and not faster; see docs/quantize.md for
     bfloat16. Micikevicius et al. 2018, arXiv:1710.03740.
     """
