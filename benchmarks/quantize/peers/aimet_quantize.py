@@ -8,6 +8,7 @@ from typing import Any
 import aimet_onnx
 import onnx
 import opsets
+from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.cross_layer_equalization import equalize_model
 
 CONFIG = Path(aimet_onnx.__file__).parent / "common/quantsim_config/default_config_per_channel.json"
@@ -21,10 +22,15 @@ def quantize(
     adaround: bool = False,
     opset: int | None = 17,
 ) -> None:
-    """Quantize, with cross-layer equalisation and learned rounding if asked for."""
+    """Quantize, with cross-layer equalisation and learned rounding if asked for.
+
+    BatchNormalization is folded first, as its guide says; without, little is left of a model.
+    """
     source = opsets.load(model, opset)
     if equalise:
-        equalize_model(source)
+        equalize_model(source)  # which folds too
+    else:
+        fold_all_batch_norms_to_weight(source)
     sim = aimet_onnx.QuantizationSimModel(source, config_file=str(CONFIG), providers=["CPUExecutionProvider"])
     if adaround:
         aimet_onnx.apply_adaround(sim, feeds)
