@@ -33,10 +33,12 @@ class Application:
         self.plan = plan
         self._grid = plan.scheme.grid
         names = edit.Names(model.graph)
-        self._inserters = {graph: Inserter(graph, names) for graph in (model.graph, *model.graph.subgraphs())}
+        graphs = (model.graph, *model.graph.subgraphs())
+        self._inserters = {graph: Inserter(graph, names, home=model.graph) for graph in graphs}
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
+        self._stored: dict[tuple[object, ...], list[ir.Value]] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
-        self._points: dict[tuple[Inserter, float, int], list[ir.Value]] = {}
+        self._points: dict[tuple[float, int], list[ir.Value]] = {}
         self._replaced: dict[ir.Value, None] = {}
         self._biases: dict[str, ir.Value] = {}
 
@@ -84,21 +86,24 @@ class Application:
         array = weight_of(node)
         source = node.inputs[plan.input]
         insert = self._inserter(node)
-        key = (insert, source, plan.axis, alpha(node), plan.scale.tobytes())
+        key = (source, plan.axis, alpha(node), plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:
             self._replaced[root] = None
         channels = channel_axis(node, array.ndim)
         bias = None if channels is None else self._bias(plan, node, array.shape[channels])
         grid = self.plan.scheme.weight_grid
-        if key not in self._weights:
+        name = str(source.name) if source is not None else plan.node
+        if key not in self._stored:
             integers = plan.integers
             if integers is None:
                 integers = scales.encode(array, plan.scale, grid, zero_point=grid.middle, axis=plan.axis)
             zeros = np.full(plan.scale.shape, grid.middle).astype(grid.dtype)
-            name = str(source.name) if source is not None else plan.node
-            self._weights[key] = insert.dequantized(name, integers, plan.scale, zeros, plan.axis)
-        node.replace_input_with(plan.input, self._weights[key])
+            self._stored[key] = insert.stored(name, integers, plan.scale, zeros, plan.axis)
+        if (insert, key) not in self._weights:  # once in each graph: engines fuse within one
+            given = insert.add("DequantizeLinear", self._stored[key], f"{name}_dequantized", axis=plan.axis)
+            self._weights[insert, key] = given
+        node.replace_input_with(plan.input, self._weights[insert, key])
         if bias is not None:
             self._add_bias(plan, node, bias)
         for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
@@ -190,8 +195,8 @@ class Application:
         return self._inserters[node.graph]
 
     def _point(self, insert: Inserter, name: str, scale: float, zero_point: int) -> list[ir.Value]:
-        """Return constants for a scale and a zero point; tensors of a graph with the same ones share them."""
-        key = (insert, scale, zero_point)
+        """Return constants for a scale and a zero point; tensors with the same ones share them."""
+        key = (scale, zero_point)
         if key not in self._points:
             self._points[key] = [
                 insert.constant(f"{name}_scale", np.array(scale, np.float32)),

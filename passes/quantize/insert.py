@@ -15,12 +15,18 @@ from onnxcompress.graph import edit
 class Inserter(edit.Inserter):
     """Adds constants, QuantizeLinear and DequantizeLinear to one graph.
 
-    What reads constants only, and what reads a graph input, stands at the start of the graph.
+    What reads constants only, and what reads a graph input, stands at the start of the graph. Constants of an inner
+    graph go to the outermost one, `home`, where several inner graphs may share them.
     """
 
-    def __init__(self, graph: ir.Graph, names: edit.Names | None = None) -> None:
+    def __init__(self, graph: ir.Graph, names: edit.Names | None = None, home: ir.Graph | None = None) -> None:
         super().__init__(graph, names)
         self._first = next(iter(graph), None)
+        self._home = edit.Inserter(home or graph, self.names)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """Add an initializer."""
+        return super().constant(name, array) if self._home.graph is self.graph else self._home.constant(name, array)
 
     def add(
         self,
@@ -54,7 +60,19 @@ class Inserter(edit.Inserter):
         zero_point: npt.NDArray[Any] | None = None,
         axis: int | None = None,
     ) -> ir.Value:
-        """Add integers as an initializer, with a DequantizeLinear that reads it.
+        """Add integers as an initializer, with a DequantizeLinear that reads it; see `stored`."""
+        inputs = self.stored(name, integers, scale, zero_point, axis)
+        return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis)
+
+    def stored(
+        self,
+        name: str,
+        integers: npt.NDArray[Any],
+        scale: npt.NDArray[np.float32],
+        zero_point: npt.NDArray[Any] | None = None,
+        axis: int | None = None,
+    ) -> list[ir.Value]:
+        """Add what a DequantizeLinear reads as initializers.
 
         `scale` and `zero_point` (None: 0) have one value, or one for each index of `axis`.
         """
@@ -65,7 +83,7 @@ class Inserter(edit.Inserter):
         ]
         if zero_point is not None:
             inputs.append(self.constant(f"{name}_zero_point", zero_point.reshape(shape)))
-        return self.add("DequantizeLinear", inputs, f"{name}_dequantized", axis=axis)
+        return inputs
 
 
 def bypass(node: ir.Node, kept: ir.Value) -> None:

@@ -78,6 +78,8 @@ def test_both_branches_of_an_if_compute_on_integers(quantized: Quantizer, tmp_pa
     result, changes = quantized(subject, both(images()))  # type: ignore[arg-type]
     assert not changes.refused
     assert optimized(result, tmp_path)["QLinearConv"] == 5
+    stored = [v.const_value for v in edit.values(result.graph) if v.const_value is not None]
+    assert [t.size for t in stored if t.dtype == ir.DataType.INT8 and t.size > 4] == [144, 144, 144]  # not one more
     for feeds in both(images()):
         assert close(plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]) > 25
 
