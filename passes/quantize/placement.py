@@ -12,7 +12,7 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError, nearest
 from onnxcompress.graph import edit
 
-from .units import OPEN, Unit, find_unit
+from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 
 INTEGER_OPS = (
     "ConvInteger",
@@ -95,10 +95,27 @@ def place(
     """
     result = Placement()
     excluded = _excluded(model.graph, exclude)
-    for graph in (model.graph, *model.graph.subgraphs()):
-        _place_in(graph, excluded, blocked, operators, result)
+    _place_in(model.graph, excluded, blocked, operators, result)
+    hidden = _hidden(model.graph)
+    for graph in model.graph.subgraphs():
+        if graph in hidden:
+            reason = f"it is inside an inner graph of {hidden[graph]}, where no range can be measured"
+            worth = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
+            result.refused += [Refusal(edit.label(node), reason) for node in worth]
+        else:
+            _place_in(graph, excluded, blocked, operators, result)
     _find_sources(result)
     return result
+
+
+def _hidden(graph: ir.Graph) -> dict[ir.Graph, str]:
+    """Return the inner graphs that are no branch or body of an If, Loop or Scan, with the node that runs them."""
+    found: dict[ir.Graph, str] = {}
+    for node in graph.all_nodes():
+        around = found.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+        if around is not None or edit.op_of(node) not in ("If", "Loop", "Scan"):
+            found |= dict.fromkeys(edit.inner_graphs(node), around or edit.label(node))
+    return found
 
 
 def _place_in(

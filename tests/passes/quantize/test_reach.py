@@ -190,6 +190,19 @@ def test_what_is_seen_from_outside_is_what_is_inside() -> None:
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_graphs_of_other_operators_are_refused_by_name(quantized: Quantizer) -> None:
+    subject = model(
+        f"""g (float[1,4,8,8] x) => (float[1,4,8,8] y) {{
+            k = {CONV}(x, w1) i = Constant<value = int64 {{0}}>() q = SequenceConstruct(k)
+            [map] s = SequenceMap <body = b (float[1,4,8,8] e) => (float[1,4,8,8] o) {{ [deep] o = {CONV}(e, w1) }}> (q)
+            y = SequenceAt(s, i) }}""",
+        {"w1": (4, 4, 3, 3)},
+    )
+    _, changes = quantized(subject, {"x": images(1)})
+    found = {r.subject: r.reason for r in changes.refused}
+    assert found["deep (Conv)"] == "it is inside an inner graph of map (SequenceMap), where no range can be measured"
+
+
 def test_a_detector_that_sits_inside_an_if(kit: Path, quantized: Quantizer, tmp_path: Path) -> None:
     from onnxcompress.graph.load import load
 
