@@ -14,6 +14,7 @@ from corpus.random_graphs import SIZE, random_graph
 from corpus.text import model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.contract import Context
 from onnxcompress.passes import Quantize
@@ -156,3 +157,60 @@ def test_random_graphs_load_and_stay_close_at_every_opset(opset: int, seed: int)
         assert (np.abs(after.astype(np.float64) - before) <= bound.read("y") + 1e-5).all()
     noise, signal = np.square(after - before).mean(), np.square(before).mean()
     assert noise <= 0.1 * signal + 1e-6
+
+
+def inside(subject: ir.Model, kind: str) -> ir.Model:
+    """Return a model that runs another as the branch of an If, as the body of a Loop, or as a function."""
+    proto = ir.to_proto(subject)
+    graph, one = proto.graph, helper.make_tensor("one", TensorProto.INT64, [], [1])
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    weights = list(graph.initializer)
+    functions = []
+    if kind == "function":
+        names = [w.name for w in weights]
+        imports = list(proto.opset_import)
+        functions = [helper.make_function("my", "Net", ["x", *names], ["y"], list(graph.node), imports)]
+        nodes = [helper.make_node("Net", ["x", *names], ["y"], domain="my")]
+    elif kind == "If":
+        other = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y0"])]
+        branch = helper.make_graph(other, "else", [], [helper.make_tensor_value_info("y0", 1, None)])
+        body = helper.make_graph(list(graph.node), "then", [], [helper.make_tensor_value_info("y", 1, None)])
+        nodes = [helper.make_node("If", ["true"], ["out"], then_branch=body, else_branch=branch)]
+    else:
+        ends = [helper.make_tensor_value_info("c2", TensorProto.BOOL, []), helper.make_tensor_value_info("y", 1, None)]
+        starts = [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ]
+        go_on = helper.make_node("Identity", ["c"], ["c2"])
+        body = helper.make_graph([go_on, *graph.node], "body", starts, ends)
+        nodes = [helper.make_node("Loop", ["one", "true"], ["stack"], body=body)]
+        nodes.append(helper.make_node("Squeeze", ["stack", "first"], ["out"]))
+        weights.append(numpy_helper.from_array(np.array([0]), "first"))
+    if kind != "function":
+        weights += [one, true]
+        y.name = "out"
+    outer = helper.make_graph(nodes, "outer", list(graph.input), [y], weights)
+    imports = [*proto.opset_import, helper.make_opsetid("my", 1)]
+    made = helper.make_model(outer, opset_imports=imports, ir_version=9, functions=functions)
+    onnx.checker.check_model(made)
+    return ir.from_proto(made)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6))
+@pytest.mark.parametrize("kind", ["function", "If", "Loop"])
+def test_a_network_is_quantized_alike_wherever_it_is(kind: str, seed: int) -> None:
+    plain, feeds = random_graph(seed), drawn(seed)
+    prepare(plain)  # nothing is folded inside inner graphs
+    subject = inside(plain, kind)
+    before = plain_run(plain, feeds)["y"]
+    np.testing.assert_allclose(next(iter(plain_run(subject, feeds).values())), before, atol=1e-4)
+    _, flat, alone = planned(plain, feeds)
+    _, result, plan = planned(subject, feeds)
+    np.testing.assert_allclose(
+        sorted(a.scale for a in plan.activations), sorted(a.scale for a in alone.activations), rtol=1e-4
+    )
+    expected, found = plain_run(flat, feeds)["y"], next(iter(plain_run(result, feeds).values()))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
