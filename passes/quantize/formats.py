@@ -98,8 +98,8 @@ class _Dequantizer:
             inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.dtype).reshape(shape)),
         ]
         self._whole: ir.Value | None = None
-        # Rows of integers are looked up first and converted then; onnxruntime's Gather reads none of 4 bits.
-        self.rows_can_wait = BITS[stored.dtype] == 8 and (stored.axis != 0 or array.ndim == 1) and array.ndim <= 2
+        # Rows of integers are looked up first and converted then.
+        self.rows_can_wait = BITS[stored.dtype] == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
 
     def whole(self) -> ir.Value:
         """Return the weight as it was, nearly."""
@@ -117,7 +117,7 @@ class _Dequantizer:
         assert indices is not None
         if self._stored.block_size:
             inputs[1:] = [inserter.add("Gather", [v, indices], f"{v.name}_rows", after=gather) for v in inputs[1:]]
-        last = inputs[2].producer() if self._stored.block_size else gather
+        last = inputs[1].producer() if self._stored.block_size else gather  # the first one added is the last by now
         result = self._dequantized(inserter, inputs, f"{name}_dequantized", last)
         spared = {rows_reader for rows_reader, _ in rows.uses() if rows_reader.op_type == "DequantizeLinear"}
         edit.replace_uses(rows, result, except_for=spared)

@@ -20,6 +20,8 @@ from .insert import drop_unused_inputs
 from .opset import raise_opset
 from .storage import Storage, StoredWeight
 
+WIDENED = "stored in 8 bits: onnxruntime's Gather reads none of 4; with format = 'matmulnbits', tables have an operator"
+
 STORED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -110,11 +112,10 @@ class QuantizeWeights(Pass):
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            output = axes.output if self.per_channel else None
-            form = formats.fused_form(value) if self.format == "matmulnbits" else None
-            weights[name] = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
-            if form and not weights[name].block_size:
-                weights[name] = dataclasses.replace(weights[name], form="qdq")
+            stored = self._stored(value, tensor, axes, storage)
+            if stored.dtype != self.dtype:
+                refused.append(Refusal(name, WIDENED))
+            weights[name] = stored
         refused += _unreached(model, found, self.minimum_size)
         if not weights:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
@@ -122,6 +123,17 @@ class QuantizeWeights(Pass):
             weights, nearest = compensate(model, weights, context.samples, progress=context.progress)
             refused += nearest
         return WeightPlan(weights=weights, refused=tuple(refused))
+
+    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes, storage: Storage) -> StoredWeight:
+        """Choose how one tensor is stored."""
+        output = axes.output if self.per_channel else None
+        form = formats.fused_form(value) if self.format == "matmulnbits" else None
+        found = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
+        if found.form != "qdq" and found.block_size:
+            return found
+        if formats.BITS[self.dtype] < 8 and any(formats.reads_rows(*use) for use in value.uses()):
+            storage = dataclasses.replace(storage, dtype=self.dtype.replace("4", "8"))
+        return storage.store(tensor.numpy(), "qdq", output, axes.summed)
 
     def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
         """Return why a tensor cannot be stored."""

@@ -1,0 +1,241 @@
+"""Formats of stored weights: what numpy makes of the bytes is what onnxruntime computes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from corpus.oracle import plain_run
+from corpus.text import model
+
+from onnxcompress.contract import Changes, Context, Needs
+from onnxcompress.errors import OptionError
+from onnxcompress.passes import QuantizeWeights
+from onnxcompress.passes.quantize.quantize_weights import WeightPlan
+from onnxcompress.runtime.samples import load_samples
+
+Feeds = dict[str, np.ndarray]
+
+BITS = {"int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255)}
+
+
+def stored(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> tuple[ir.Model, Changes]:
+    """Plan, send the plan through JSON, apply, check."""
+    step = QuantizeWeights(minimum_size=16, **options)
+    context = Context(subject, samples=None if feeds is None else load_samples(feeds, subject))
+    plan, result = step.plan(subject, context), subject.clone()
+    changes = step.apply(result, WeightPlan.from_json(plan.to_json()))
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    return result, changes
+
+
+def tensors(result: ir.Model) -> Feeds:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in ir.to_proto(result).graph.initializer}
+
+
+def in_blocks(values: np.ndarray, block: int, axis: int, length: int) -> np.ndarray:
+    return np.take(np.repeat(values.astype(np.float64), block, axis), np.arange(length), axis)
+
+
+def operators(result: ir.Model) -> list[str]:
+    return [node.op_type for node in result.graph.all_nodes()]
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("length", [64, 70])
+@pytest.mark.parametrize("scales", ["max", "mse"])
+def test_blocks_of_a_matrix(dtype: str, length: int, scales: str) -> None:
+    weight = np.random.default_rng(0).normal(size=(length, 6)).astype(np.float32)
+    subject = model(f"g (float[N,{length}] x) => (float[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
+    result, changes = stored(subject, dtype=dtype, block_size=32, scales=scales)
+    assert result.opset_imports[""] == 21
+    assert changes.done[0].what == "opset raised to 21"
+    found = tensors(result)
+    integers, scale, zero = (found[f"w_{part}"] for part in ("quantized", "scale", "zero_point"))
+    assert integers.dtype.name == zero.dtype.name == dtype
+    assert scale.shape == zero.shape == (-(-length // 32), 6)
+    assert (zero.astype(int) == 0).all() == (not dtype.startswith("u"))
+    step = in_blocks(scale, 32, 0, length)
+    meant = step * (integers.astype(np.float64) - in_blocks(zero, 32, 0, length))
+    if scales == "max":
+        assert (np.abs(weight - meant) <= step * 0.5001).all()
+    x = np.eye(length, dtype=np.float32)
+    np.testing.assert_allclose(plain_run(result, {"x": x})["y"], meant, atol=1e-5)
+
+
+LAYERS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {  # with the axis that is cut into blocks
+    "conv": ("y = Conv(x, w)", {"w": (8, 16, 3, 1)}, {"w": 1}),
+    "transposed": ("y = ConvTranspose(x, w)", {"w": (16, 8, 3, 3)}, {"w": 0}),
+    "gemm": (
+        "f = Flatten(x) g = Gemm<transB = 1>(f, w) y = Unsqueeze(g, a)",
+        {"w": (6, 1024), "a": np.array([2, 3])},
+        {"w": 1},
+    ),
+    "stack": ("y = MatMul(w, x)", {"w": (16, 5, 32)}, {"w": 2}),
+    "left": ("y = MatMul(w, x)", {"w": (5, 32)}, {"w": 1}),
+    "lstm": (
+        "f = Reshape(x, s) y, h, l = LSTM<hidden_size = 16>(f, w, r)",
+        {"w": (1, 64, 32), "r": (1, 64, 16), "s": np.array([4, -1, 32])},
+        {"w": 2, "r": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.parametrize("dtype", ["int4", "uint8"])
+def test_blocks_lie_along_what_an_operator_sums_over(case: str, dtype: str) -> None:
+    body, weights, axes = LAYERS[case]
+    subject = model(f"g (float[2,16,32,2] x) => (float[A,B,C,D] y) {{ {body} }}", weights)
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 16, 32, 2)).astype(np.float32)}
+    result, changes = stored(subject, dtype=dtype, block_size=16)
+    assert not changes.refused
+    found = {str(n.inputs[0].name): n for n in result.graph if n.op_type == "DequantizeLinear"}  # type: ignore[union-attr]
+    by_hand = subject.clone()
+    for name, axis in axes.items():
+        node = found[f"{name}_quantized"]
+        assert (node.attributes["axis"].as_int(), node.attributes["block_size"].as_int()) == (axis, 16)
+        integers, scale, zero = (tensors(result)[f"{name}_{part}"] for part in ("quantized", "scale", "zero_point"))
+        length = integers.shape[axis]
+        meant = in_blocks(scale, 16, axis, length) * (integers.astype(float) - in_blocks(zero, 16, axis, length))
+        by_hand.graph.initializers[name].const_value = ir.tensor(meant.astype(np.float32), name=name)
+    a, b = plain_run(by_hand, feeds)["y"], plain_run(result, feeds)["y"]
+    assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def unpacked(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    if bits == 8:
+        return packed[..., :count].astype(int)
+    both = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
+    return both[..., :count].astype(int)
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("length", [64, 70, 96])
+@pytest.mark.parametrize("half", [False, True])
+def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
+    kind = np.float16 if half else np.float32
+    weight = np.random.default_rng(0).normal(size=(length, 6)).astype(kind)
+    name = "float16" if half else "float"
+    subject = model(f"g ({name}[N,{length}] x) => ({name}[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
+    result, changes = stored(subject, dtype=dtype, block_size=32, format="matmulnbits")
+    assert "MatMulNBits" in changes.done[0].what
+    assert operators(result) == ["MatMulNBits"]
+    assert result.opset_imports[""] == 18
+    found, bits, blocks = tensors(result), 4 if "4" in dtype else 8, -(-length // 32)
+    assert found["w_scale"].dtype == kind
+    assert ("w_zero_point" in found) == dtype.startswith("u")
+    zero = unpacked(found["w_zero_point"], bits, blocks) if "w_zero_point" in found else 1 << (bits - 1)
+    integers = unpacked(found["w_quantized"], bits, 32)
+    meant = (integers - np.broadcast_to(zero, (6, blocks))[..., None]) * found["w_scale"].astype(np.float64)[..., None]
+    meant = meant.reshape(6, -1)[:, :length].T
+    steps = in_blocks(found["w_scale"], 32, 1, length).T
+    assert (np.abs(weight - meant) <= steps * (0.6 if half else 0.5001)).all()
+    y = plain_run(result, {"x": np.eye(length, dtype=kind)})["y"]
+    np.testing.assert_allclose(y, meant, atol=3e-3 if half else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
+def test_rows_of_a_table_in_blocks(dtype: str, form: str) -> None:
+    table = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    subject = model("g (int64[N,3] i) => (float[N,3,64] y) { y = Gather(t, i) }", {"t": table})
+    result, changes = stored(subject, dtype=dtype, block_size=32, format=form)
+    wide = form == "qdq" and "4" in dtype
+    assert [(r.subject, "8 bits" in r.reason) for r in changes.refused] == [("t", True)] * wide
+    found, narrow = tensors(result), "4" in dtype and not wide
+    step = in_blocks(found["t_scale"], 32, 1, 64)
+    meant = step * (found["t_quantized"].astype(np.float64) - in_blocks(found["t_zero_point"], 32, 1, 64))
+    assert (np.abs(table - meant) <= step * 0.5001).all()
+    assert np.ptp(found["t_quantized"].astype(int)) < (16 if narrow else 256)
+    indices = np.array([[0, 39, -1], [5, 5, 2]])
+    np.testing.assert_allclose(plain_run(result, {"i": indices})["y"], meant[indices], atol=1e-6)
+    wanted = {"matmulnbits": ["GatherBlockQuantized"], "qdq": ["Gather"] * 3 + ["DequantizeLinear"]}
+    assert sorted(operators(result)) == sorted(wanted[form])
+
+
+def test_what_the_operators_cannot_read_is_dequantized() -> None:
+    """A Gemm, a table that is multiplied by as well, and a sum that is shorter than a block."""
+    subject = model(
+        """g (int64[N] i, float[N,8] z) => (float[N,5] y, float[N,50] t) {
+            e = Gather(table, i) g = Gemm(e, w) y = MatMul(g, v)
+            u = Transpose<perm = [1, 0]>(table) a = MatMul(z, s) t = MatMul(a, u) }""",
+        {"table": (50, 32), "w": (32, 32), "v": (32, 5), "s": (8, 32)},
+    )
+    result, changes = stored(subject, block_size=32, format="matmulnbits")
+    assert sorted(operators(result)) == sorted(
+        ["Gather"] * 3 + ["DequantizeLinear"] * 4 + ["Gemm", "Transpose", "MatMulNBits", "MatMul", "MatMul"]
+    )
+    assert {c.subject: "blocks of 32" in c.what for c in changes.done if c.subject != "model"} == {
+        "table": True,
+        "w": True,
+        "v": True,
+        "s": False,
+    }
+    random = np.random.default_rng(0)
+    feeds = {"i": random.integers(0, 50, 9), "z": random.normal(size=(9, 8)).astype(np.float32)}
+    for name, a in plain_run(subject, feeds).items():
+        assert np.abs(a - plain_run(result, feeds)[name]).max() < 0.03 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("opset", [13, 18, 19, 21])
+@pytest.mark.parametrize("code", [10, 16])
+@pytest.mark.parametrize("block", [None, 16])
+def test_half_precision_weights(opset: int, code: int, block: int | None) -> None:
+    kind = np.float16 if code == 10 else ml_dtypes.bfloat16
+    table = np.random.default_rng(1).normal(size=(40, 32)).astype(kind)
+    text = "g (int64[N] i) => (float[N,32] y) { e = Gather(t, i) y = Cast<to = 1>(e) }"
+    subject = model(text, {"t": table}, opset=opset)
+    result, changes = stored(subject, block_size=block)
+    assert [c.subject for c in changes.done if c.subject != "model"] == ["t"]
+    indices = np.arange(40)
+    y, exact = plain_run(result, {"i": indices})["y"], table.astype(np.float64)
+    blocks = np.abs(exact).max(0)[None] if block is None else np.abs(exact.reshape(40, -1, 16)).max(2).repeat(16, 1)
+    assert (np.abs(y - exact) <= blocks / 127 * (0.6 if code == 10 else 0.8) + np.abs(exact) * 2.0**-8).all()
+
+
+def test_a_float16_matrix_is_read_in_float16() -> None:
+    weight = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float16)
+    weight[:, 0] = 1e-7  # a scale that float16 would round to 0
+    for opset, cast in ((18, True), (19, False)):
+        subject = model("g (float16[N,32] x) => (float16[N,6] y) { y = MatMul(x, w) }", {"w": weight}, opset=opset)
+        result, _ = stored(subject)
+        assert ("Cast" in operators(result)) == cast
+        y = plain_run(result, {"x": np.eye(32, dtype=np.float16)})["y"]
+        np.testing.assert_allclose(y, weight, atol=np.abs(weight).max() / 127 * 0.6)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"dtype": "int3"}, "dtype"),
+    ({"block_size": 1}, "block_size"),
+    ({"block_size": 32, "per_channel": False}, "block_size = 32: each block"),
+    ({"format": "matmulnbits"}, "block_size = None: expected 16, 32"),
+    ({"format": "matmulnbits", "block_size": 24}, "block_size = 24: expected 16, 32"),
+    ({"format": "matmulnbits", "block_size": 8}, "block_size = 8: expected 16, 32"),
+    ({"scales": "best"}, "scales"),
+    ({"rounding": "up"}, "rounding"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        QuantizeWeights(**options)
+
+
+def test_only_compensation_needs_samples() -> None:
+    assert QuantizeWeights().needs == Needs()
+    assert QuantizeWeights(rounding="gptq").needs == Needs(samples=True)
+
+
+def test_a_moved_weight_has_no_blocks() -> None:
+    subject = model(
+        "g (float[N,32] x) => (float[N,6] y) { t = Transpose<perm = [1, 0]>(w) y = MatMul(x, t) }", {"w": (6, 32)}
+    )
+    result, changes = stored(subject, block_size=16)
+    assert [r.subject for r in changes.refused] == ["w", "model"]
+    assert "fold constants" in changes.refused[0].reason
+    assert "DequantizeLinear" not in operators(result)
