@@ -16,6 +16,7 @@ from onnxcompress.graph.weights import find_weights
 
 from . import formats
 from .compensated import compensate
+from .flatten import flatten
 from .insert import drop_unused_inputs
 from .opset import raise_opset
 from .storage import Storage, StoredWeight
@@ -70,7 +71,7 @@ class QuantizeWeights(Pass):
     Krishnamoorthi 2018, arXiv:1806.08342, section 3.1.1. onnxruntime converts the weights back to float in each run,
     so that the file is smaller and the model not faster; only of a MatMul with a constant matrix it makes MatMulNBits
     by itself. `Quantize` is for speed; put this pass after it for what is left, such as embeddings. The model is raised
-    to opset 13, with 4 bits or blocks in DequantizeLinear to opset 21, if it is older.
+    to opset 13, with 4 bits or blocks in DequantizeLinear to opset 21, if it is older; local functions are inlined.
     """
 
     dtype: Literal["int8", "uint8", "int4", "uint4"] = "int8"
@@ -99,6 +100,8 @@ class QuantizeWeights(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
         """Choose the tensors, their scales and, with gptq, the integers."""
+        model = model.clone()
+        flatten(model)
         found, refused = _candidates(model)
         signed = self.symmetric is None and self.dtype.startswith("int")
         storage = Storage(self.dtype, signed or bool(self.symmetric), self.scales, self.block_size or 0)
@@ -149,8 +152,10 @@ class QuantizeWeights(Pass):
         """Replace the tensors of the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
+        done = flatten(model)
         opset = max(formats.needed_opset(stored) for stored in plan.weights.values())
-        done = [Change("model", f"opset raised to {opset}")] if raise_opset(model, opset) else []
+        if raise_opset(model, opset):
+            done.append(Change("model", f"opset raised to {opset}"))
         inputs = {value for value in model.graph.inputs if value.uses()}
         values = {value.name: value for value in edit.values(model.graph)}
         names = edit.Names(model.graph)
@@ -212,8 +217,6 @@ def _candidates(model: ir.Model) -> tuple[dict[ir.Value, Axes], list[Refusal]]:
     count = sum(edit.constant(value) is not None for value in integers)
     if count:
         refused.append(Refusal("model", f"{count} of its weights and biases are stored as integers already"))
-    for function in model.functions.values():
-        refused.append(Refusal(function.name, "weights inside a local function are not reached"))
     return found, refused
 
 

@@ -239,3 +239,26 @@ def test_a_moved_weight_has_no_blocks() -> None:
     assert [r.subject for r in changes.refused] == ["w", "model"]
     assert "fold constants" in changes.refused[0].reason
     assert "DequantizeLinear" not in operators(result)
+
+
+def test_weights_in_local_functions_are_reached() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
+    g (float[N,32] x) => (float[N,32] y) <float[32,32] w> { a = local.f(x, w) y = local.f(a, w) }
+    <domain: "local", opset_import: ["" : 18]>
+    f (x, v) => (y) { y = MatMul(x, v) }"""
+    proto = onnx.parser.parse_model(text)
+    del proto.graph.initializer[:]
+    weight = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32) / 6
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    inside = onnx.helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(weight.T, "c"))
+    function = proto.functions[0]
+    function.node.insert(0, inside)
+    function.node[1].output[0] = "m"
+    function.node.append(onnx.helper.make_node("MatMul", ["m", "c"], ["y"]))
+    subject = ir.from_proto(proto)
+    result, changes = stored(subject, dtype="int4", block_size=32, format="matmulnbits")
+    assert operators(result) == ["MatMulNBits"] * 4
+    assert "inlined" in changes.done[0].what
+    x = np.random.default_rng(1).normal(size=(50, 32)).astype(np.float32)
+    a, b = plain_run(subject, {"x": x})["y"], plain_run(result, {"x": x})["y"]
+    assert np.square(a - b).mean() < 0.05 * np.square(a).mean()
