@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from corpus.oracle import plain_run
 from corpus.text import model
 
 from onnxcompress.contract import Changes, Context
+from onnxcompress.graph.load import load
 from onnxcompress.passes import QuantizeWeights
 from onnxcompress.passes.quantize.quantize_weights import WeightPlan
 from onnxcompress.runtime.samples import load_samples
@@ -117,3 +119,23 @@ def test_inner_graphs_are_stored_and_rounded_to_nearest() -> None:
         one = {"x": feeds["x"], "c": np.array(chosen)}
         a, b = plain_run(subject, one)["y"], plain_run(result, one)["y"]
         assert np.square(a - b).mean() < 0.02 * np.square(a).mean()
+
+
+def test_a_real_network_of_4_bits_is_nearer_on_images_that_it_has_not_seen(kit: Path) -> None:
+    subject = load(kit / "models" / "resnet20_cifar10.onnx")
+    pixels = np.load(kit / "data" / "cifar10.npz")
+    seen, fresh = (
+        {
+            "image": np.ascontiguousarray(
+                (pixels[part][:96].astype(np.float32) / 255 - 0.45).transpose(0, 3, 1, 2) / 0.22
+            )
+        }
+        for part in ("train_x", "test_x")
+    )
+    exact, errors = plain_run(subject, fresh), []
+    for rounding in ("nearest", "gptq"):
+        result, changes = stored(subject, seen, dtype="int4", rounding=rounding)
+        assert not changes.refused
+        found = plain_run(result, fresh)
+        errors.append(sum(np.square(a - found[name]).sum() for name, a in exact.items()))
+    assert errors[1] < 0.5 * errors[0]
