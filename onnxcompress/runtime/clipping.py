@@ -27,10 +27,13 @@ MASS = 0.99999
 ENTROPY_BINS = 2048
 ENTROPY_STRIDE = 16
 
-FRACTIONS = np.geomspace(1.0, 0.05, 40)
-"""The shares of the largest value at which the MSE method tries to clip; neighbours are 8 % apart."""
+FRACTIONS = np.geomspace(1.0, 0.05, 24)
+"""The shares of the largest value at which the MSE method tries to clip; neighbours are 12 % apart."""
 
-FINE = np.linspace(1.07, 0.93, 9)
+WIDER = np.geomspace(8.0, 0.25, 28)
+"""Around the best that both ends share, for each end alone."""
+
+FINE = np.linspace(1.09, 0.91, 7)
 """Around the best of them, closer."""
 
 
@@ -178,7 +181,10 @@ def mse(seen: Observation, symmetric: bool, levels: int) -> Range:
         limit = float(sides[_best(values, counts, -sides, sides, 2 * (levels // 2) - 1)])
         return Range(-limit, limit)
     low, high = min(extremes.low, 0.0), max(extremes.high, 0.0)
-    for factors in (FRACTIONS, FINE):
+    if low < 0 < high:  # together first: as long as one end is far out, the other one hardly matters
+        best = _best(values, counts, low * FRACTIONS, high * FRACTIONS, levels)
+        low, high = low * float(FRACTIONS[best]), high * float(FRACTIONS[best])
+    for factors in (WIDER, FINE):
         sides = np.minimum(high * factors, max(extremes.high, 0.0))
         high = float(sides[_best(values, counts, np.full(len(sides), low), sides, levels)])
         sides = np.maximum(low * factors, min(extremes.low, 0.0))

@@ -12,11 +12,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from .session import Array
 
-POSITIONS = 1 << 12
+POSITIONS = 1 << 11
 """How many values of a sample's tensor are counted; all of them, if there are no more."""
 
 _BINS = 1 << 16
-_BUFFER = 8 * POSITIONS
+_BUFFER = 16 * POSITIONS
 _FLOAT32 = np.finfo(np.float32)
 
 

@@ -60,7 +60,7 @@ class ChannelMean:
 
     @classmethod
     def of(cls, sums: npt.NDArray[np.float64], count: int) -> ChannelMean:
-        """Return the statistic of `sums` (samples, channels), none negative, for `count` values a channel.
+        """Return the statistic of `sums` (samples, channels) for `count` values a channel.
 
         Each sum is rounded to 24 bits, since an engine's own order of adding may differ with the batch in the last of
         its 53, and split into limbs of 32 bits. Adding integers is exact, so that merging is associative; the
@@ -70,7 +70,7 @@ class ChannelMean:
         fraction, power = np.frexp(sums.astype(np.float64))
         rest = np.ldexp(np.round(np.ldexp(fraction, 24)), power - 24)
         for row, exponent in enumerate(_EXPONENTS):
-            whole = np.floor(np.ldexp(rest, -exponent))
+            whole = np.trunc(np.ldexp(rest, -exponent))
             rest = rest - np.ldexp(whole, exponent)
             limbs[row] = whole.astype(np.int64).sum(axis=0)
         return cls(limbs, count)
