@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .runtime.channel_ranges import ChannelRange
     from .runtime.clipping import Method
-    from .runtime.ranges import ChannelRange, Observation
+    from .runtime.ranges import Observation
     from .runtime.samples import Samples
     from .runtime.statistics import ChannelMean, Moment, Range
 
@@ -290,7 +291,7 @@ class Context:
 
     def channel_ranges(self, channels: list[tuple[str, int]]) -> Mapping[tuple[str, int], ChannelRange]:
         """Return the smallest and largest value per index of the axis, for each (tensor, axis), over the samples."""
-        from .runtime.ranges import collect_channel_ranges
+        from .runtime.channel_ranges import collect_channel_ranges
 
         missing = [key for key in channels if key not in self._channel_ranges]
         if missing:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from ..errors import DataError, PassError
+from ..errors import DataError
 from ..progress import Progress
 from .clipping import COUNTED, Method, clipped_range
 from .fetch import fetch
@@ -55,23 +54,6 @@ class Observation:
         """Return the observation of both."""
         both = self.histogram and other.histogram and self.histogram.merge(other.histogram)
         return Observation(self.extremes.merge(other.extremes), self.means.merge(other.means), both)
-
-
-@dataclass(frozen=True)
-class ChannelRange:
-    """The smallest and the largest value of each index of an axis; ``(inf, -inf)`` where there was none.
-
-    Attributes
-    ----------
-    low, high : ndarray of float64, shape (channels,)
-    """
-
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-
-    def merge(self, other: ChannelRange) -> ChannelRange:
-        """Return the ranges of both."""
-        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 def collect_ranges(
@@ -130,9 +112,9 @@ def observe(
     found: dict[str, Observation] = {}
     for name, array in constants.items():
         observer = _Observer([name], histograms=False)
-        observer.add([_plain(array)], None)
+        observer.add([plain(array)], None)
         seen = observer.result()[name]
-        histogram = Histogram.of(to_float32(_plain(array))) if histograms else None
+        histogram = Histogram.of(to_float32(plain(array))) if histograms else None
         found[name] = Observation(seen.extremes, seen.means, histogram)
     if not tapped:
         return found
@@ -153,15 +135,15 @@ def observe(
 def _single(arrays: list[Array], count: int) -> Iterator[list[Array]]:
     """Split what a model of a fixed batch made into samples; what has no batch axis belongs to the first."""
     if count == 1:
-        yield [_plain(array) for array in arrays]
+        yield [plain(array) for array in arrays]
         return
     batched = [bool(array.ndim) and len(array) == count for array in arrays]
     for index in range(count):
         pairs = zip(arrays, batched, strict=True)
-        yield [_plain(a[index] if split else a if not index else a.reshape(-1)[:0]) for a, split in pairs]
+        yield [plain(a[index] if split else a if not index else a.reshape(-1)[:0]) for a, split in pairs]
 
 
-def _plain(array: Array) -> Array:
+def plain(array: Array) -> Array:
     """Return types that numpy has no dtype of its own for (bfloat16, int4) as float32."""
     return array.astype(np.float32) if array.dtype.kind == "V" or array.dtype == np.float16 else array
 
@@ -231,110 +213,13 @@ class _Observer:
 def _check(names: list[str], arrays: list[Array], row: Array, sample: int | None) -> None:
     for index, array in enumerate(arrays):
         if array.size and not np.isfinite(row[:, index]).all():
-            _refuse(names[index], array, sample, 1)
+            refuse(names[index], array, sample, 1)
 
 
-def _refuse(name: str, array: Array, first: int | None, count: int) -> None:
+def refuse(name: str, array: Array, first: int | None, count: int) -> None:
     """Say which of `count` samples holds NaN or infinity, as far as the tensor's own axis 0 tells."""
     if first is not None and count > 1 and array.ndim and len(array) == count:
-        bad = ~np.isfinite(_plain(array).reshape(count, -1)).all(axis=1)
+        bad = ~np.isfinite(plain(array).reshape(count, -1)).all(axis=1)
         first += int(np.argmax(bad))
     where = "" if first is None else f" for sample {first}"
     raise DataError(f"tensor '{name}' holds NaN or infinity{where}")
-
-
-def collect_channel_ranges(
-    model: ir.Model,
-    samples: Samples,
-    channels: Sequence[tuple[str, int]],
-    *,
-    progress: Progress,
-    limit_bytes: int = LIMIT_BYTES,
-) -> dict[tuple[str, int], ChannelRange]:
-    """Find the smallest and largest value for each index of an axis, over the samples and all other axes.
-
-    Parameters
-    ----------
-    model, samples, progress, limit_bytes
-        As for `observe`.
-    channels : sequence of (str, int)
-        Tensor names, each with an axis (negative counts from the last).
-
-    Returns
-    -------
-    dict of (str, int) to ChannelRange
-        Zeros for an index that never held a value.
-
-    Raises
-    ------
-    PassError
-        As `observe`, or a tensor has no such axis.
-    DataError
-        A tensor holds NaN or infinity, or the axis has different lengths for different samples.
-    """
-    constants, tapped = find_values(model, [name for name, _ in channels])
-    axes: dict[str, list[tuple[str, int]]] = {}
-    for key in dict.fromkeys(channels):
-        axes.setdefault(key[0], []).append(key)
-    found: dict[tuple[str, int], ChannelRange] = {}
-    for name, array in constants.items():
-        for key in axes[name]:
-            found[key] = _channel_range(key, array)
-    if tapped:
-        for observer in fetch(
-            model,
-            samples,
-            tapped,
-            lambda names: _ChannelObserver(names, axes),
-            what="channel ranges",
-            progress=progress,
-            limit_bytes=limit_bytes,
-        ):
-            for key, new in observer.found.items():
-                found[key] = _merged(key, found[key], new) if key in found else new
-    return {key: _zeros_for_none(found[key]) for key in channels}
-
-
-class _ChannelObserver:
-    """Observes the same tensors' axes, sample by sample."""
-
-    def __init__(self, names: list[str], axes: dict[str, list[tuple[str, int]]]) -> None:
-        self._names = names
-        self._axes = axes
-        self.found: dict[tuple[str, int], ChannelRange] = {}
-
-    def observe(self, arrays: list[Array], first: int, count: int) -> None:
-        """See `Observer`."""
-        for name, array in zip(self._names, arrays, strict=True):
-            for key in self._axes[name]:
-                new = _channel_range(key, array, first, count)
-                self.found[key] = _merged(key, self.found[key], new) if key in self.found else new
-
-
-def _channel_range(key: tuple[str, int], array: Array, first: int | None = None, count: int = 1) -> ChannelRange:
-    name, axis = key
-    if not -array.ndim <= axis < array.ndim:
-        raise PassError(f"tensor '{name}' has {array.ndim} axes; it has no axis {axis}")
-    axis %= array.ndim
-    length = array.shape[axis]
-    if not array.size:
-        return ChannelRange(np.full(length, math.inf), np.full(length, -math.inf))
-    # Three axes, however many there are: numpy is slow over several at once.
-    cube = np.ascontiguousarray(_plain(array)).reshape(math.prod(array.shape[:axis]), length, -1)
-    with np.errstate(invalid="ignore"):
-        low, high = (getattr(getattr(cube, reduce)(axis=2), reduce)(axis=0) for reduce in ("min", "max"))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        _refuse(name, array, first, count)
-    return ChannelRange(low.astype(np.float64), high.astype(np.float64))
-
-
-def _merged(key: tuple[str, int], old: ChannelRange, new: ChannelRange) -> ChannelRange:
-    if old.low.shape != new.low.shape:
-        lengths = f"{len(old.low)} and {len(new.low)}"
-        raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
-    return old.merge(new)
-
-
-def _zeros_for_none(found: ChannelRange) -> ChannelRange:
-    none = found.low > found.high
-    return ChannelRange(np.where(none, 0.0, found.low), np.where(none, 0.0, found.high))

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from onnxcompress.contract import Context
 from onnxcompress.errors import DataError, PassError
+from onnxcompress.runtime.channel_ranges import collect_channel_ranges
 from onnxcompress.runtime.clipping import METHODS, clipped_range
 from onnxcompress.runtime.histogram import POSITIONS, Histogram, positions
-from onnxcompress.runtime.ranges import Observation, collect_channel_ranges, observe
+from onnxcompress.runtime.ranges import Observation, observe
 from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.statistics import Range
 
