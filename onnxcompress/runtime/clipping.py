@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ MASS = 0.99999
 
 ENTROPY_BINS = 2048
 ENTROPY_STRIDE = 16
+
+_FINE_BITS = 8  # bfloat16's
+_COARSE_BITS = 6
 
 FRACTIONS = np.geomspace(1.0, 0.05, 24)
 """The shares of the largest value at which the MSE method tries to clip; neighbours are 12 % apart."""
@@ -171,40 +174,62 @@ def mse(seen: Observation, symmetric: bool, levels: int) -> Range:
     Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019; both ends are searched
     in turn where the range is not symmetric. Within a bin of the histogram values are taken as spread evenly.
     """
-    values, counts = _counted(seen)
+    fine = _Bins(*_counted(seen), _FINE_BITS)
+    coarse = _coarse(fine)
     extremes = seen.extremes
     if symmetric:
         limit = _largest(extremes)
-        sides = limit * FRACTIONS
-        best = _best(values, counts, -sides, sides, 2 * (levels // 2) - 1)
-        sides = np.minimum(sides[best] * FINE, limit)
-        limit = float(sides[_best(values, counts, -sides, sides, 2 * (levels // 2) - 1)])
+        odd = 2 * (levels // 2) - 1  # the range is symmetric, so that one integer stays unused
+        for bins, factors in ((coarse, FRACTIONS), (fine, FINE)):
+            sides = np.minimum(limit * factors, _largest(extremes))
+            limit = float(sides[_best(bins, -sides, sides, odd)])
         return Range(-limit, limit)
     low, high = min(extremes.low, 0.0), max(extremes.high, 0.0)
+    least, most = low, high
     if low < 0 < high:  # together first: as long as one end is far out, the other one hardly matters
-        best = _best(values, counts, low * FRACTIONS, high * FRACTIONS, levels)
-        low, high = low * float(FRACTIONS[best]), high * float(FRACTIONS[best])
-    for factors in (WIDER, FINE):
-        sides = np.minimum(high * factors, max(extremes.high, 0.0))
-        high = float(sides[_best(values, counts, np.full(len(sides), low), sides, levels)])
-        sides = np.maximum(low * factors, min(extremes.low, 0.0))
-        low = float(sides[_best(values, counts, sides, np.full(len(sides), high), levels)])
+        best = float(FRACTIONS[_best(coarse, low * FRACTIONS, high * FRACTIONS, levels)])
+        low, high = low * best, high * best
+    for bins, factors in ((coarse, FRACTIONS if low == 0 or high == 0 else WIDER), (fine, FINE)):
+        if high > 0:
+            sides = np.minimum(high * factors, most)
+            high = float(sides[_best(bins, np.full(len(sides), low), sides, levels)])
+        if low < 0:
+            sides = np.maximum(low * factors, least)
+            low = float(sides[_best(bins, sides, np.full(len(sides), high), levels)])
     return Range(low if extremes.low < 0 else extremes.low, high if extremes.high > 0 else extremes.high)
 
 
-def _best(values: Floats, counts: npt.NDArray[np.int64], lows: Floats, highs: Floats, levels: int) -> int:
-    """Return which of the ranges gives the smallest error; the widest of equal ones."""
+class _Bins(NamedTuple):
+    """The middles of bins, how many values each holds, and how many bits of a value tell bins apart."""
+
+    values: Floats
+    counts: npt.NDArray[np.int64]
+    bits: int
+
+
+def _coarse(bins: _Bins) -> _Bins:
+    """Join neighbours."""
+    fraction, power = np.frexp(bins.values)
+    scale = 2.0**_COARSE_BITS
+    middles = np.ldexp(np.copysign(np.floor(np.abs(fraction) * scale) + 0.5, fraction) / scale, power)
+    middles[fraction == 0] = 0
+    starts = np.flatnonzero(np.diff(middles, prepend=np.nan))
+    return _Bins(middles[starts], np.add.reduceat(bins.counts, starts), _COARSE_BITS)
+
+
+def _best(bins: _Bins, lows: Floats, highs: Floats, levels: int) -> int:
+    """Return which of the ranges gives the smallest error; the first of equal ones."""
     steps = (highs - lows) / max(levels - 1, 1)
     if not steps.all():
         return 0
-    small = np.abs(values) < steps.min() / 2  # they round to zero, whichever range
-    x, n = values[~small], counts[~small]
-    half = _half_width(x)
+    small = np.abs(bins.values) < steps.min() / 2  # they round to zero, whichever range
+    x, n = bins.values[~small], bins.counts[~small]
+    half = _half_width(x, bins.bits)
     step, low, high = steps[:, None], lows[:, None], highs[:, None]
     inside = (_error_up_to(x + half, step) - _error_up_to(x - half, step)) / (2 * half)
     beyond = x - np.clip(x, low, high)
-    errors = np.where(beyond == 0, inside, np.square(beyond)) @ n.astype(np.float64)
-    return int(np.argmin(errors))
+    outside = beyond * beyond + half * half / 3
+    return int(np.argmin(np.where(beyond == 0, inside, outside) @ n.astype(np.float64)))
 
 
 def _error_up_to(x: Floats, step: Floats) -> Floats:
@@ -214,9 +239,9 @@ def _error_up_to(x: Floats, step: Floats) -> Floats:
     return whole * (step * step * step / 12) + rest * rest * rest / 3
 
 
-def _half_width(values: Floats) -> Floats:
-    """Half of the width of a bfloat16 value's bin."""
-    width: Floats = np.ldexp(1.0, np.frexp(values)[1] - 9)
+def _half_width(values: Floats, bits: int = _FINE_BITS) -> Floats:
+    """Half of the width of a value's bin, where so many leading bits of a value tell bins apart."""
+    width: Floats = np.ldexp(1.0, np.frexp(values)[1] - bits - 1)
     return width
 
 

@@ -114,8 +114,8 @@ class Counter:
 
 def to_float32(array: Array) -> npt.NDArray[np.float32]:
     """Return numbers of any type as contiguous float32; what is beyond its range becomes its largest."""
-    if array.dtype in (np.float64, np.int64, np.uint64):
-        array = array.clip(float(_FLOAT32.min), float(_FLOAT32.max)) if array.dtype == np.float64 else array
+    if array.dtype == np.float64:
+        array = array.clip(float(_FLOAT32.min), float(_FLOAT32.max))
     return np.ascontiguousarray(array, np.float32)
 
 
