@@ -4,7 +4,7 @@
 
 A MODEL is one of the kit's names, or ``resnet50``: that structure with random weights, as it comes with onnx, on random
 images. By default all are taken, with
-BatchNormalization folded. Tensors are those that `Quantize` asks for. Calibration is all that
+BatchNormalization folded. Tensors are those that `Quantize` takes scales of. Calibration is all that
 `Context.ranges` does, sessions and the search for ranges included; plain inference opens one session and runs the same
 samples one by one. Both take turns, and ratios are medians over the rounds. Memory is the peak of a process of its own
 above that of plain inference in another one, for the samples and for four times as many.
@@ -29,6 +29,7 @@ from loading import load_kit
 
 from onnxcompress import apply
 from onnxcompress.contract import Context
+from onnxcompress.graph import edit
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, Quantize
 from onnxcompress.runtime.clipping import METHODS
 from onnxcompress.runtime.inputs import find_layout, model_inputs, random_feeds
@@ -83,22 +84,11 @@ def prepare(name: str, kit: Path, count: int) -> tuple[ir.Model, Samples]:
     return model, load_samples(pieces, model)
 
 
-class Spy(Context):
-    """Notes which tensors are asked for."""
-
-    asked: list[str]
-
-    def ranges(self, tensors: list[str], *args: Any, **kwargs: Any) -> Any:
-        """Note and pass on."""
-        self.asked = tensors
-        return super().ranges(tensors, *args, **kwargs)
-
-
 def tensors_of(model: ir.Model, samples: Samples) -> list[str]:
-    """Return the tensors that `Quantize` wants the ranges of."""
-    spy = Spy(model, samples=samples.head(1))
-    Quantize().plan(model, spy)
-    return spy.asked
+    """Return the tensors that `Quantize` takes scales of; it may see others in a copy that it prepares."""
+    plan = Quantize().plan(model, Context(model, samples=samples.head(1)))
+    known = {value.name for value in edit.values(model.graph)}
+    return [found.tensor for found in plan.activations if found.tensor in known]
 
 
 def run(model: ir.Model, samples: Samples, tensors: list[str], what: str) -> float:
