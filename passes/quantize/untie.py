@@ -1,0 +1,72 @@
+"""Prepare a copy for the group engine in which only what must be scaled alike is tied together."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcompress.graph import edit
+
+
+def direct(value: ir.Value | None) -> bool:
+    """Tell whether a value is a constant that no other node reads."""
+    return value is not None and edit.constant(value) is not None and len(value.uses()) == 1
+
+
+def gamma(node: ir.Node) -> int | None:
+    """Return which input multiplies the last axis of the other by a constant for each position, if one does."""
+    if edit.op_of(node) != "Mul":
+        return None
+    for index, value in enumerate(node.inputs):
+        array, data = edit.constant(value), node.inputs[1 - index]
+        if array is None or data is None or data.shape is None or edit.constant(data) is not None:
+            continue
+        last = data.shape[-1] if len(data.shape) > 1 else 1
+        if len(array.shape) and array.shape[-1] == array.size == last != 1 and len(array.shape) <= len(data.shape):
+            return index
+    return None
+
+
+def is_normalisation(node: ir.Node) -> bool:
+    """Tell whether a node is a LayerNormalization of the last axis with factors of its own."""
+    if edit.op_of(node) not in ("LayerNormalization", "RMSNormalization") or edit.int_attribute(node, "axis", -1) != -1:
+        return False
+    return all(edit.constant(v) is not None for v in node.inputs[1:] if v is not None) and not any(
+        value.uses() or value.is_graph_output() for value in node.outputs[1:]
+    )
+
+
+def untie(copy: ir.Model) -> None:
+    """Let grouped convolutions, and the factors of normalisations, mix all channels.
+
+    What they read and what they give can be scaled each by its own factors; in the group engine's view they are one.
+    """
+    insert = edit.Inserter(copy.graph)
+    for node in list(copy.graph):
+        tensor = edit.constant(node.inputs[1]) if edit.op_of(node) == "Conv" else None
+        groups = edit.int_attribute(node, "group", 1)
+        if tensor is not None and groups > 1:
+            outputs, inputs, *kernel = tensor.numpy().shape
+            node.replace_input_with(1, _zeros(insert, (outputs, inputs * groups, *kernel)))
+            edit.set_attribute(node, "group", 1)
+        elif is_normalisation(node):
+            _mix(insert, node, 0, 1)
+        elif (index := gamma(node)) is not None:
+            _mix(insert, node, 1 - index, index)
+
+
+def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:
+    """Put a MatMul in the place of a node."""
+    tensor, out = edit.constant(node.inputs[scale]), node.outputs[0]
+    assert tensor is not None
+    width = tensor.numpy().shape[-1]
+    new = insert.node("MatMul", [node.inputs[data], _zeros(insert, (width, width))], before=node)
+    new.shape, new.type, name = out.shape, out.type, out.name
+    edit.replace_uses(out, new)
+    insert.graph.remove(node, safe=False)
+    new.name = name
+
+
+def _zeros(insert: edit.Inserter, shape: tuple[int, ...]) -> ir.Value:
+    """Return a weight of zeros that takes no memory: only its shape matters."""
+    return insert.constant("zeros", np.zeros(shape, np.float32))
