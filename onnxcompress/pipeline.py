@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .graph.kinds import AnyModel
     from .runtime.compare import Reference
     from .runtime.samples import Samples
+    from .runtime.session import Array
+    from .runtime.timing import Timing
 
 TIMED_SECONDS = 1.0
 """How long all stages together are timed."""
@@ -181,9 +183,23 @@ class Run:
         ):
             self.report.stages[index].milliseconds = timing.median_ms
             self.report.stages[index].ratio = timing.ratio
+        self._explain_slowness(feeds, timing)
         before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
         self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
         return self.report
+
+    def _explain_slowness(self, feeds: dict[str, Array], timing: Timing) -> None:
+        """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
+        from .runtime import slowness
+        from .runtime import timing as clock
+
+        quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
+        if not quantized or slowness.is_faster(timing):
+            return
+        again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
+        if not slowness.is_faster(again):
+            self.report.stages[-1].ratio = again.ratio
+            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds, again)
 
     def _measure(self, name: str) -> None:
         known = cost.cost(self.model, self._sizes)

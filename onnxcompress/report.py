@@ -12,6 +12,8 @@ from .contract import Change, Refusal
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from .runtime.slowness import NotFaster
+
 
 @dataclass
 class Stage:
@@ -76,6 +78,8 @@ class Report:
         The original first.
     layers : dict
         Layer → bytes of its weights (before, after).
+    not_faster : NotFaster or None
+        Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
     versions : dict
         Package → version.
     """
@@ -89,6 +93,7 @@ class Report:
     stages: list[Stage] = field(default_factory=list)
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    not_faster: NotFaster | None = None
 
     def to_json(self) -> str:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
@@ -101,7 +106,7 @@ class Report:
         return render(self)
 
     def to_table(self) -> RenderableType:
-        """Return the stages as a table for the terminal."""
-        from .display.tables import stages
+        """Return the stages as a table for the terminal, and what costs the time where the result is not faster."""
+        from .display.tables import report
 
-        return stages(self)
+        return report(self)

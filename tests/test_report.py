@@ -6,6 +6,7 @@ import doctest
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 from onnxcompress.contract import Change, Refusal
 from onnxcompress.display import page, units
 from onnxcompress.report import Report, Stage, Step
+from onnxcompress.runtime.slowness import LayerTime, NotFaster, OperatorTime
 
 VOID = {"meta", "link", "br", "hr", "img"}
 
@@ -178,3 +180,38 @@ def test_table_fits_eighty_columns():
     lines = captured.get().splitlines()
     assert len([line for line in lines if line.strip()]) == 2 + 3, "no row is wrapped"
     assert re.search(r"shrink +0\.9900 +0\.9800 +42\.0 k +1\.56 M +60\.1 kB", captured.get())
+
+
+def test_what_costs_the_time_is_shown_where_a_quantized_model_is_not_faster():
+    found = report()
+    layers = [
+        LayerTime(
+            "a<b", "a<b_token_1", "QLinearConv", "integer", 1.0, 3.0, 0.5, 0.75, "3.0 × the time of Conv in float"
+        ),
+        LayerTime("q", "q", "QuantizeLinear", "conversion", None, 1.0, None, 0.25, "converts x to integers"),
+    ]
+    operators = [
+        OperatorTime("QLinearConv", "integer", 0, 1, 0, 3.0),
+        OperatorTime("QuantizeLinear", "conversion", 0, 1, 0, 1.0),
+        OperatorTime("Conv", "float", 2, 0, 2.0, 0),
+    ]
+    kinds = {"integer": 0.75, "conversion": 0.25}
+    found.not_faster = NotFaster(1.25, 1.125, 1.375, 2.0, 4.0, kinds, operators, layers)
+    html = found.to_html()
+    checker = Checker()
+    checker.feed(html)
+    assert (checker.open, checker.wrong, checker.foreign) == ([], [], [])
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(found.to_table())
+    text = captured.get()
+    for line in ("Slower than the float original: 1.25 × its time (1.12 – 1.38)", "1 QLinearConv 75%"):
+        assert line in html
+        assert line in text
+    assert re.search(r"a<b +QLinearConv +3\.00 +1\.00 +75\.0% +3\.0 × the time of Conv in float", text)
+    assert '<th scope="row">a&lt;b</th>' in html
+    assert json.loads(found.to_json())["not_faster"]["layers"][0]["kernel"] == "a<b_token_1"
+    found.not_faster = replace(found.not_faster, ratio_low=0.99)
+    assert "Not faster than the float original" in found.to_html()
+    found.not_faster = None
+    assert "the float original" not in found.to_html()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import units
+from . import slowness, units
 
 if TYPE_CHECKING:
     from ..contract import Refusal
@@ -132,6 +132,9 @@ def fill(template: str, **variables: Any) -> str:
         "size": units.size,
         "number": units.number,
         "ms": units.milliseconds,
+        "headline": slowness.headline,
+        "shares": slowness.shares,
+        "share": partial(units.number, form=".1%"),
         "ratio": partial(units.number, form=".2f"),
     }
     return environment.get_template(template).render(**variables)

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from . import units
+from . import slowness, units
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,6 +45,11 @@ def new_table(columns: Iterable[str]) -> Table:
 def titled(title: str, table: Table) -> Group:
     """Put a line above a table; Rich's own title would be wrapped to the table's width."""
     return Group(Text(title, "bold"), table)
+
+
+def report(found: Report) -> RenderableType:
+    """Return the stages, and what costs the time where a quantized result is not faster."""
+    return Group(stages(found), slowness.table(found.not_faster)) if found.not_faster else stages(found)
 
 
 def stages(report: Report) -> RenderableType:

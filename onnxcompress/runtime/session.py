@@ -104,6 +104,10 @@ class Session:
         floats = dtype is not None and {dtype.name, array.dtype.name} <= COMPARABLE
         return array.astype(dtype) if floats else array
 
+    def end_profile(self) -> Path:
+        """Write the profile of the runs so far, if the session was opened with a `profile_prefix`; return where."""
+        return Path(self._inner.end_profiling())
+
     def _run_narrow(self, feeds: Mapping[str, Array], names: list[str], options: Any) -> dict[str, Any]:
         """Run with types that numpy has no dtype of its own for (bfloat16, float8); their bytes are handed over."""
         import onnxruntime
@@ -135,6 +139,7 @@ def open_session(
     optimize: Optimize = "all",
     threads: int = 0,
     optimized_path: Path | None = None,
+    profile_prefix: Path | None = None,
 ) -> Session:
     """Open a model in onnxruntime on the CPU.
 
@@ -147,7 +152,9 @@ def open_session(
     threads : int
         Threads inside one operator; 0 means all cores that this process may use.
     optimized_path : Path, optional
-        Where onnxruntime writes the graph that it made of the model.
+        Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
+    profile_prefix : Path, optional
+        Where the name of the profile begins that `Session.end_profile` writes.
 
     Returns
     -------
@@ -188,6 +195,12 @@ def _open(model: ir.Model | str | Path, optimize: Optimize, threads: int, optimi
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized_path.name}.data"
+        )
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
     with _as_model_error(label), _source(model, options) as source:
         inner = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,50 @@
+"""A quantized model that is not faster, in words and as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from . import units
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ..runtime.slowness import NotFaster
+
+KINDS = {
+    "conversion": "conversions between float and integers",
+    "float": "operators in float",
+    "integer": "integer kernels",
+    "layout": "changes of layout",
+    "other": "shapes and indices",
+}
+
+MOST_OPERATORS = 5
+
+
+def headline(found: NotFaster) -> str:
+    """Return one line."""
+    what = "Slower than the float original" if found.ratio_low > 1 else "Not faster than the float original"
+    return f"{what}: {found.ratio:.2f} × its time ({found.ratio_low:.2f} – {found.ratio_high:.2f})"
+
+
+def shares(found: NotFaster) -> str:
+    """Return where the run's time goes, by kind of kernel and by operator."""
+    kinds = ", ".join(f"{KINDS[kind]} {share:.0%}" for kind, share in found.kinds.items())
+    largest = [item for item in found.operators if item.kernels_after][:MOST_OPERATORS]
+    operators = ", ".join(f"{item.kernels_after} {item.operator} {item.after / found.after:.0%}" for item in largest)
+    return f"The run's time: {kinds}. Most of it: {operators}."
+
+
+def table(found: NotFaster) -> RenderableType:
+    """Return the layers that cost the time."""
+    from .tables import new_table
+
+    rows = new_table(("what costs the time", "kernel", ">ms", ">was", ">share", "why"))
+    for layer in found.layers:
+        times = (units.milliseconds(layer.after), units.milliseconds(layer.before))
+        rows.add_row(Text(layer.node), layer.operator, *times, f"{layer.share:.1%}", Text(layer.reason))
+    return Group(Text(headline(found), "bold"), Text(shares(found)), rows)

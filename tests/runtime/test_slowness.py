@@ -1,0 +1,117 @@
+"""Why a quantized model is not faster than float."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+
+from onnxcompress.runtime.origins import Origins, Placed, kind_of, place
+from onnxcompress.runtime.profile import Kernel
+from onnxcompress.runtime.slowness import is_faster, is_quantized, layer_times, operator_times
+from onnxcompress.runtime.timing import Timing
+
+FLOAT = """g (float[1,3,4,4] x, float[3,3,1,1] w, float[3] v, float[1,3,4,4] k) => (float[1,3,4,4] y) {
+    c = Conv(x, w)
+    b = BatchNormalization(c, v, v, v, v)
+    r = Relu(b)
+    m = MatMul(r, k)
+    s = Mul(m, k)
+    y = Softmax(s)
+}"""
+
+
+def named(model: ir.Model) -> ir.Model:
+    """Name each node after its output, in capitals."""
+    for node in model.graph:
+        node.name = node.outputs[0].name.upper()
+    return model
+
+
+BEFORE = [
+    Kernel("r_nchwc", "Conv", 2.0, "float", ("x",), ("reorder",)),
+    Kernel("ReorderOutput_token_3", "ReorderOutput", 1.0, "float", ("reorder",), ("r",)),
+    Kernel("M/MatMulScaleFusion/", "FusedMatMul", 3.0, "float", ("r",), ("s",)),
+    Kernel("Y", "Softmax", 4.0, "float", ("s",), ("y",)),
+]
+AFTER = [
+    Kernel("x_q", "QuantizeLinear", 1.0, "uint8", ("x",), ("x_q",)),
+    Kernel("Transpose_token_1", "Transpose", 0.5, "uint8", ("x_q",), ("t",)),
+    Kernel("C_token_2", "QLinearConv", 5.0, "uint8", ("t",), ("r_q",)),
+    Kernel("M", "QLinearMatMul", 1.5, "uint8", ("r_q",), ("m_q",)),
+    Kernel("m_d", "DequantizeLinear", 2.0, "float", ("m_q",), ("m",)),
+    Kernel("S", "Mul", 0.75, "float", ("m",), ("s",)),
+    Kernel("Y", "Softmax", 4.25, "float", ("s",), ("y",)),
+    Kernel("v_d", "DequantizeLinear", 0.25, "float", (), ("v",)),
+]
+KINDS = ["conversion", "layout", "integer", "integer", "conversion", "float", "float", "conversion"]
+
+
+def test_layers_are_ranked_by_what_they_cost_beyond_the_original(parse):
+    origins = Origins(named(parse(FLOAT)))
+    before, after = place(origins, BEFORE), place(origins, AFTER)
+    assert [one.node for one in before] == ["C", None, "M", "Y"]
+    assert [one.kind for one in after] == KINDS
+    found = layer_times(before, after, set(origins.nodes))
+    # (before, after) in milliseconds; 10 in all before, 15.25 after.
+    expected = [
+        ("C", 2.0, 5.0, "2.5 × the time of Conv in float"),
+        ("m_d", None, 2.0, "converts m_q to float for Mul"),
+        ("x_q", None, 1.0, "converts x to integers"),
+        ("S", None, 0.75, "left in float between integer operators; in the original it is part of another kernel"),
+        ("Transpose_token_1", None, 0.5, "changes the layout of x_q"),
+        ("Y", 4.0, 4.25, "left in float"),
+        ("v_d", None, 0.25, "converts the constant behind v anew in every run"),
+        ("M", 3.0, 1.5, "0.5 × the time of FusedMatMul in float"),
+    ]
+    assert [(item.node, item.before, item.after, item.reason) for item in found] == expected
+    assert [item.share for item in found] == pytest.approx([item.after / 15.25 for item in found])
+    assert [item.share_before for item in found] == [0.2, None, None, None, None, 0.4, None, 0.3]
+
+
+def test_operators_are_added_up(parse):
+    origins = Origins(named(parse(FLOAT)))
+    found = operator_times(place(origins, BEFORE), place(origins, AFTER))
+    rows = {
+        (item.operator, item.kind): (item.kernels_before, item.kernels_after, item.before, item.after) for item in found
+    }
+    assert rows["Softmax", "float"] == (1, 1, 4.0, 4.25)
+    assert rows["DequantizeLinear", "conversion"] == (0, 2, 0, 2.25)
+    assert rows["Conv", "float"] == (1, 0, 2.0, 0)
+    assert [item.operator for item in found][:2] == ["QLinearConv", "Softmax"]
+    assert sum(item.after for item in found) == 15.25
+
+
+def test_what_quantizes_behind_a_float_operator_names_it(parse):
+    kernels = [
+        Kernel("r", "HardSwish", 1.0, "float", ("x",), ("r",)),
+        Kernel("r_q", "QuantizeLinear", 1.0, "uint8", ("r",), ("r_q",)),
+        Kernel("d", "DynamicQuantizeLinear", 1.0, "uint8", ("r",), ("d",)),
+    ]
+    placed = [Placed(kernel, kernel.name, kind_of(kernel)) for kernel in kernels]
+    reasons = {item.node: item.reason for item in layer_times([], placed, set())}
+    assert reasons["r_q"] == "converts r to integers, which HardSwish wrote in float"
+    assert reasons["d"] == (
+        "finds the range of r in every run and converts it to integers, which HardSwish wrote in float"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "faster"),
+    [(0.5, 0.6, True), (0.5, 1.01, False), (0.985, 0.995, False), (0.97, 0.999, True), (1.1, 1.2, False)],
+)
+def test_only_what_is_surely_below_one_is_faster(low, high, faster):
+    assert is_faster(Timing(1, 1, 1, (low + high) / 2, low, high, 9)) is faster
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("g (float[3] x) => (float[3] y) { y = Relu(x) }", False),
+        ("g (float[3] x, float s, uint8 z) => (uint8[3] y) { y = QuantizeLinear(x, s, z) }", True),
+        ("g (bool c) => (float y) { y = If(c) <then_branch = t () => (float a) { a = Constant<value_float=1.0>() },"
+         " else_branch = e () => (float b) { q = Constant<value = int8 {1}>() k = Constant<value_float=1.0>()"
+         " b = DequantizeLinear(q, k) }> }", True),
+    ],
+)  # fmt: skip
+def test_quantized_models_are_told_at_any_depth(parse, text, found):
+    assert is_quantized(parse(text)) is found
