@@ -171,7 +171,7 @@ def open_session(
     operators that round each result to bfloat16; its times then say nothing.
     """
     try:
-        return _open(model, optimize, threads, optimized_path)
+        return _open(model, optimize, threads, optimized_path, profile_prefix)
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
@@ -180,10 +180,16 @@ def open_session(
         wide = widened(model if isinstance(model, ir.Model) else ir.load(model))
         if wide is None:
             raise
-    return _open(wide, optimize, threads, optimized_path)
+    return _open(wide, optimize, threads, optimized_path, profile_prefix)
 
 
-def _open(model: ir.Model | str | Path, optimize: Optimize, threads: int, optimized_path: Path | None) -> Session:
+def _open(
+    model: ir.Model | str | Path,
+    optimize: Optimize,
+    threads: int,
+    optimized_path: Path | None,
+    profile_prefix: Path | None,
+) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
