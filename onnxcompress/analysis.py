@@ -38,12 +38,15 @@ class Point:
         How much of the metric was lost; higher is worse.
     cosine : float or None
         Cosine of the first output and the original's: it tells subjects apart where the metric is too coarse to.
+    sqnr : float or None
+        Signal to noise of the first output, in dB.
     """
 
     share: float
     value: float
     drop: float
     cosine: float | None
+    sqnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Sensitivity:
     random : bool
         The samples were random values, so that the metric says little about the model's job.
     shares : tuple of float
+        Empty where the pass has no sparsity; then each subject has one point.
     curves : dict of str to tuple of Point
-        Group or weight → its points, by growing share; none where so small a share is nothing.
+        Group, weight or layer → its points, by growing share; none where so small a share is nothing.
     refused : tuple of Refusal
         What cannot be pruned, with the reason.
     """
@@ -140,7 +144,7 @@ def measure(
         if text != last.get(subject):
             found = judge.compare(step, plan)
             assert found.drop is not None
-            curves[subject].append(Point(share, found.value_b, found.drop, found.cosine))
+            curves[subject].append(Point(share, found.value_b, found.drop, found.cosine, found.sqnr))
             last[subject] = text
         progress("sensitivity", done + 1, len(tasks))
     if found is None:
@@ -158,7 +162,7 @@ def sensitivity(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Prune one group, or one weight, after another and score the model each time.
+    """Prune one group, or quantize one layer, after another and score the model each time.
 
     Parameters
     ----------
@@ -167,12 +171,12 @@ def sensitivity(
     data
         Samples, as for `onnxcompress.apply`.
     step : Pass
-        A pass with an option `sparsity` and a plan that can be taken apart, such as `PruneChannels` or
-        `MagnitudePrune`; its own sparsity does not count.
+        A pass with a plan that can be taken apart, such as `PruneChannels`, `MagnitudePrune` or `Quantize`; where it
+        has an option `sparsity`, that is varied, and its own value does not count.
     metric : str, optional
         As for `onnxcompress.compare`.
     shares : sequence of float, optional
-        In (0, 1): the sparsities that are tried; by default 0.1, 0.25, 0.5 and 0.75.
+        In (0, 1): the sparsities that are tried; by default 0.1, 0.25, 0.5 and 0.75. Not for passes without.
     seed : int
         Seeds everything random.
     progress : callable, optional
@@ -187,18 +191,23 @@ def sensitivity(
     OptionError, ModelError, DataError, MetricError
         An option is wrong, or the model or the samples cannot be used.
     """
-    shares = tuple(sorted(shares or SHARES))
+    varied = "sparsity" in step.options()
+    if shares and not varied:
+        raise OptionError(f"sensitivity: shares: {step.name} has no option 'sparsity'; leave them out")
+    shares = tuple(sorted(shares or SHARES)) if varied else ()
     if not all(0 < share < 1 for share in shares):
         raise OptionError(f"sensitivity: shares = {list(shares)}: expected numbers above 0 and below 1")
-    if "sparsity" not in step.options():
-        raise OptionError(f"sensitivity: {step.name} has no option 'sparsity'")
     original, _ = to_ir(model)
     known = original.clone()
     shapes.infer(known)
     samples = load_samples(data, known, seed)
     context = Context(known, samples=samples, seed=seed, progress=progress, metric=metric)
     plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]
+    if not varied:
+        plans = {1.0: step.plan(known, context)}
     parts = {share: plan.parts() for share, plan in plans.items()}
+    if not varied and not parts[1.0]:
+        raise OptionError(f"sensitivity: what {step.name} does cannot be taken apart into groups, weights or layers")
     curves, found = measure(Judge(known, samples, metric), step, parts, progress=progress or silent)
     refused = tuple(dict.fromkeys(refusal for plan in plans.values() for refusal in plan.refused))
     return Sensitivity(found.metric, found.value_a, found.count, samples.random, shares, curves, refused)

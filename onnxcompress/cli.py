@@ -268,7 +268,13 @@ def sensitivity(
     model: ModelPath,
     data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
     step: Annotated[
-        str, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="A pass that has a sparsity.")
+        str,
+        typer.Option(
+            "-p",
+            "--pass",
+            metavar="'NAME key=value ...'",
+            help="prune-channels, magnitude-prune, quantize, …",
+        ),
     ] = "prune-channels",
     metric: MetricOption = None,
     share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
@@ -277,7 +283,7 @@ def sensitivity(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> int:
-    """Tell how much a metric loses when one group of MODEL alone is pruned."""
+    """Tell how much a metric loses when one group of MODEL alone is pruned, or one layer alone quantized."""
     from . import files
     from .analysis import sensitivity as run
     from .display import console

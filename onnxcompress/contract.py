@@ -237,6 +237,12 @@ class Context:
             metric=self.metric,
         )
 
+    def given(self, samples: Samples) -> Context:
+        """Return the same with other samples."""
+        other = self.on(self.model)
+        other._samples = samples
+        return other
+
     @property
     def has_samples(self) -> bool:
         """Whether there are any."""

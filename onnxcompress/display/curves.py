@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError
 from . import units
 from .page import Frame, Tick, fill, range_ticks
 
@@ -23,6 +25,8 @@ def table(found: Sensitivity) -> list[RenderableType]:
 
     from .tables import gathered, new_table, titled
 
+    if not found.shares:
+        return _layers(found)
     top = max((p.drop for points in found.curves.values() for p in points), default=0.0)
     rows = new_table(("pruned alone", *(f">{share:.0%}" for share in found.shares), ""))
     for name, points in ranked(found):
@@ -32,6 +36,23 @@ def table(found: Sensitivity) -> list[RenderableType]:
     title = f"{found.metric} {units.number(found.value)} on {found.count} samples; lost when a share of one group goes"
     if found.random:
         title += "; random data: the metric says nothing about the model's job"
+    parts: list[RenderableType] = [titled(title, rows)]
+    if found.refused:
+        parts.append(Text("Left alone: " + "; ".join(gathered(found.refused)[:8])))
+    return parts
+
+
+def _layers(found: Sensitivity) -> list[RenderableType]:
+    """Return what each layer costs alone, the one that hurts most first."""
+    from rich.text import Text
+
+    from .tables import gathered, new_table, titled
+
+    rows = new_table((">rank", "layer, alone", f">{found.metric} lost", ">SQNR dB"))
+    worst = sorted(found.curves.items(), key=lambda item: math.inf if item[1][0].sqnr is None else item[1][0].sqnr)
+    for rank, (name, (point, *_)) in enumerate(worst, 1):
+        rows.add_row(str(rank), Text(name), units.number(point.drop), units.number(point.sqnr, ".1f"))
+    title = f"{found.metric} {units.number(found.value)} on {found.count} samples; what each layer alone costs"
     parts: list[RenderableType] = [titled(title, rows)]
     if found.refused:
         parts.append(Text("Left alone: " + "; ".join(gathered(found.refused)[:8])))
@@ -58,6 +79,8 @@ class Curve:
 
 def page(found: Sensitivity, model: str) -> str:
     """Return one HTML page that needs nothing else: a curve for each group, all on the same scale."""
+    if not found.shares:
+        raise OptionError("sensitivity: report: curves are over shares, and this pass has none; leave it out")
     values = [found.value, *(p.value for points in found.curves.values() for p in points)]
     up = range_ticks(values, 3)
     frame = Frame(300, 150, 46, 288, 12, 126, most=max(found.shares), low=up[0], high=up[-1])

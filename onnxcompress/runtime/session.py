@@ -29,6 +29,10 @@ Optimize = Literal["all", "extended", "basic", "none"]
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights in memory above which a model cannot be one protobuf (2 GB) and goes through a folder."""
 
+BROKEN_FOR_FLOAT8 = ["ClipQuantRewrite", "ReluQuantRewrite"]
+"""What onnxruntime (1.32) must not do to a model with QuantizeLinear to 8-bit floats: it takes their zero point for the
+lowest value of a type without negative ones, and leaves out the Relu before it."""
+
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -209,8 +213,17 @@ def _open(
         options.profile_file_prefix = str(profile_prefix)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
     with _as_model_error(label), _source(model, options) as source:
-        inner = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
+        inner = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
+        )
     return Session(inner, label)
+
+
+def _has_float8(model: ir.Model | str | Path) -> bool:
+    known = model if isinstance(model, ir.Model) else ir.load(model)
+    types = (v.const_value.dtype for v in known.graph.initializers.values() if v.const_value is not None)
+    return any(dtype.name.startswith("FLOAT8") for dtype in types)
 
 
 def usable_cores() -> int:

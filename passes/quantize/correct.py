@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
@@ -92,7 +93,8 @@ def correct(
     order = {name: number for number, name in enumerate(nodes)}
     chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w, plan)), key=lambda w: order[w.node])
     found = {weight.node: weight for weight in plan.weights}
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+    # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
         for name in ("model", "quantized"):
             Path(folder, name).mkdir()
         before = Walk(model, samples, Path(folder, "model"))

@@ -148,7 +148,9 @@ def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
     names = {node: node.name or edit.output_name(node) for node in graph.all_nodes()}
     found: dict[ir.Node, str] = {}
     for pattern in patterns:
-        hits = [node for node, name in names.items() if fnmatchcase(name, pattern)]
+        hits = [
+            n for n, name in names.items() if fnmatchcase(name, pattern) or fnmatchcase(edit.output_name(n), pattern)
+        ]
         if not hits:
             hint = nearest(pattern, list(names.values()))
             raise PassError(f"quantize: exclude: no node's name matches '{pattern}'{hint}")

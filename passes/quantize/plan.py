@@ -102,6 +102,10 @@ class QuantizePlan(Plan):
     weights : tuple of WeightScale
     bias_nodes : dict of str to str
         Conv → the Add behind it that becomes its bias; both by their first output.
+    reads : dict of str to tuple of (str, int)
+        Each node that is worth quantizing for its own sake → the quantized tensors that it reads, at which inputs.
+    notes : tuple of str
+        How the plan was found.
     """
 
     scheme: Scheme = dataclasses.field(default_factory=Scheme)
@@ -110,6 +114,27 @@ class QuantizePlan(Plan):
     operands: tuple[Operand, ...] = ()
     weights: tuple[WeightScale, ...] = ()
     bias_nodes: dict[str, str] = dataclasses.field(default_factory=dict)
+    reads: dict[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def parts(self) -> dict[str, QuantizePlan]:
+        """Return a plan for each Conv, Gemm and MatMul alone: its weight and what it reads are quantized."""
+        given = {activation.tensor: activation for activation in self.activations}
+        return {name: self._part(name, given) for name in self.reads}
+
+    def _part(self, name: str, given: Mapping[str, Activation]) -> QuantizePlan:
+        read = [
+            dataclasses.replace(given[tensor], readers=((name, index),), gain=1.0) for tensor, index in self.reads[name]
+        ]
+        return QuantizePlan(
+            scheme=self.scheme,
+            nodes=(name,),
+            activations=tuple(read),
+            operands=tuple(operand for operand in self.operands if operand.node == name),
+            weights=tuple(weight for weight in self.weights if weight.node == name),
+            bias_nodes={conv: add for conv, add in self.bias_nodes.items() if conv == name},
+            reads={name: self.reads[name]},
+        )
 
 
 def calibrate(placement: Placement, ranges: Mapping[str, Range], scheme: Scheme) -> dict[str, Any]:
@@ -150,6 +175,11 @@ def calibrate(placement: Placement, ranges: Mapping[str, Range], scheme: Scheme)
             edit.output_name(unit.node): edit.output_name(unit.bias_node)
             for unit in placement.units
             if unit.bias_node is not None
+        },
+        "reads": {
+            edit.output_name(unit.node): tuple((str(unit.node.inputs[i].name), i) for i in unit.data)  # type: ignore[union-attr]
+            for unit in placement.units
+            if unit.kind == "compute"
         },
     }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import onnx_ir as ir
 
-from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
+from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.graph import shapes
 from onnxcompress.runtime.clipping import Method
 from onnxcompress.targets import load_target, quantize_options
@@ -21,6 +22,7 @@ from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
 from .prepare import prepare
 from .scheme import Scheme
+from .search import climb
 
 if TYPE_CHECKING:
     from onnxcompress.runtime.statistics import Range
@@ -64,6 +66,10 @@ class Quantize(Pass):
     rounding : {"compensating", "nearest"}
         "compensating" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
+    max_drop : float, optional
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `correct`, `rounding` and, in the end,
+        layers that stay in float are only what that takes: the cheapest of them that holds on half of the samples,
+        after fitting to the other half; the report tells which.
 
     Notes
     -----
@@ -81,16 +87,18 @@ class Quantize(Pass):
     exclude: tuple[str, ...] = ()
     correct: bool = True
     rounding: Rounding = "compensating"
+    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     needs = Needs(samples=True)
 
     def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
-        scheme, work = self._scheme(), model.clone()
-        prepare(work, scheme.opset)
-        _infer(work)
-        observer = Observer(work, context.on(work), self.ranges, scheme)
+        if self.max_drop is not None:
+            return climb(self, model, context)
+        scheme = self._scheme()
+        work, prepared = context.keep(("prepared", scheme.opset), lambda: _prepared(model, context, scheme.opset))
+        observer = Observer(work, prepared, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
         refused = placement.refused
         if not placement.units:
@@ -113,7 +121,15 @@ class Quantize(Pass):
             return Changes(refused=plan.refused)
         prepared = prepare(model, plan.scheme.opset)
         changes = Application(model, plan).run()
-        return dataclasses.replace(changes, done=(*prepared, *changes.done))
+        notes = [Change("model", note) for note in plan.notes]
+        return dataclasses.replace(changes, done=(*notes, *prepared, *changes.done))
+
+
+def _prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, Context]:
+    work = model.clone()
+    prepare(work, opset)
+    _infer(work)
+    return work, context.on(work)
 
 
 def _infer(model: ir.Model) -> None:
