@@ -17,6 +17,9 @@ from .tied import Tied, find_tied
 
 Array = npt.NDArray[np.float64]
 
+SAMPLES = 64
+"""How many samples the means are taken over; the ranges are over all."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Factor:
@@ -161,7 +164,8 @@ def _measure(tied: Tied, context: Context, taken: dict[str, Array]) -> dict[tupl
     clips = [(str(s.node.inputs[0].name), s.axis) for s, _, _ in tied.clips if s.node.inputs[0] is not None]
     keys = list(dict.fromkeys([*tied.tensors, *clips]))
     ranges = context.channel_ranges(keys)
-    squares = context.channel_means(list(tied.tensors), "square")
+    few = Context(context.model, samples=context.samples.head(SAMPLES), progress=context.progress)
+    squares, shares = (few.channel_means(list(tied.tensors), moment) for moment in ("square", "nonzero"))
     found = {}
     for key in keys:
         low, high = ranges[key].low, ranges[key].high
@@ -169,7 +173,7 @@ def _measure(tied: Tied, context: Context, taken: dict[str, Array]) -> dict[tupl
         shift = taken.get(key[0], np.zeros(len(low)))
         low, high = np.where(seen, low, 0) - shift, np.where(seen, high, 0) - shift
         square = squares[key] - np.square(shift) if key in squares else np.zeros(len(low))
-        found[key] = Measured(np.minimum(low, 0), np.maximum(high, 0), np.maximum(square, 0))
+        found[key] = Measured(np.minimum(low, 0), np.maximum(high, 0), np.maximum(square, 0), shares.get(key, square))
     return found
 
 

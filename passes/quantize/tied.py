@@ -13,7 +13,7 @@ from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.walk import analyse
 from onnxcompress.graph import edit
 
-from .untie import direct, gamma, is_normalisation, untie
+from .untie import CHANNEL_AXES, direct, gamma, is_normalisation, untie
 
 Row = npt.NDArray[np.int64]
 """A number for each position of an axis: which factor it is multiplied by; 0 is the factor 1."""
@@ -85,10 +85,6 @@ class Tied:
     tensors: dict[tuple[str, int], Row] = field(default_factory=dict)
     clips: list[tuple[Slot, float, float]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-
-    def slots(self) -> Iterable[Slot]:
-        """Every slot."""
-        yield from (*self.producers, *self.consumers, *self.added, *(slot for slot, _, _ in self.clips))
 
 
 def find_tied(model: ir.Model) -> Tied:
@@ -204,13 +200,14 @@ class _Walk:
     def normalisation(self, node: ir.Node) -> None:
         """What is normalised keeps its scale; what comes out has that of the factors."""
         out = node.outputs[0]
-        made = self.rows(out, -1)
+        axis = CHANNEL_AXES[node.op_type]
+        made = self.rows(out, axis)
         if not is_normalisation(node) or made is None:
             self.unknown(node)
             return
         reason = f"{edit.label(node)} normalises it"
         self.freeze(node.inputs[0], reason)
-        self.freeze(out, reason, range(self.rank(out) - 1))
+        self.freeze(out, reason, set(range(self.rank(out))) - {axis % self.rank(out)})
         self._tied.producers.append(Slot(node, 1, 0, made))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             self._constant(node, 2, -1, made, reason)
@@ -338,12 +335,11 @@ def _renumbered(slot: Slot, number: Row) -> Slot | None:
 
 
 RULES: dict[str, Callable[[_Walk, ir.Node], None]] = {
+    **dict.fromkeys(CHANNEL_AXES, _Walk.normalisation),
     "Clip": _Walk.clip,
     "Conv": _Walk.weighted,
     "Div": _Walk.product,
     "Gemm": _Walk.weighted,
-    "LayerNormalization": _Walk.normalisation,
     "MatMul": _Walk.weighted,
     "Mul": _Walk.product,
-    "RMSNormalization": _Walk.normalisation,
 }

@@ -27,13 +27,18 @@ def gamma(node: ir.Node) -> int | None:
     return None
 
 
+CHANNEL_AXES = {"BatchNormalization": 1, "LayerNormalization": -1, "RMSNormalization": -1}
+"""Normalisations that end with a factor for each position of an axis: a weight that mixes nothing."""
+
+
 def is_normalisation(node: ir.Node) -> bool:
-    """Tell whether a node is a LayerNormalization of the last axis with factors of its own."""
-    if edit.op_of(node) not in ("LayerNormalization", "RMSNormalization") or edit.int_attribute(node, "axis", -1) != -1:
+    """Tell whether a node normalises and then multiplies each channel by a constant of its own."""
+    op, data = edit.op_of(node), node.inputs[0]
+    if op not in CHANNEL_AXES or data is None or data.shape is None or edit.int_attribute(node, "axis", -1) != -1:
         return False
-    return all(edit.constant(v) is not None for v in node.inputs[1:] if v is not None) and not any(
-        value.uses() or value.is_graph_output() for value in node.outputs[1:]
-    )
+    constant = all(edit.constant(v) is not None for v in node.inputs[1:] if v is not None)
+    alone = not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    return constant and alone and not edit.int_attribute(node, "training_mode", 0)
 
 
 def untie(copy: ir.Model) -> None:
@@ -56,11 +61,13 @@ def untie(copy: ir.Model) -> None:
 
 
 def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:
-    """Put a MatMul in the place of a node."""
-    tensor, out = edit.constant(node.inputs[scale]), node.outputs[0]
-    assert tensor is not None
-    width = tensor.numpy().shape[-1]
-    new = insert.node("MatMul", [node.inputs[data], _zeros(insert, (width, width))], before=node)
+    """Put a MatMul, or a Conv where the channels are not last, in the place of a node."""
+    tensor, out, source = edit.constant(node.inputs[scale]), node.outputs[0], node.inputs[data]
+    assert tensor is not None and source is not None and source.shape is not None
+    width, rank = tensor.numpy().shape[-1], len(source.shape)
+    last = CHANNEL_AXES.get(edit.op_of(node), -1) % rank == rank - 1
+    zeros = _zeros(insert, (width, width) if last else (width, width, *(1,) * (rank - 2)))
+    new = insert.node("MatMul" if last else "Conv", [source, zeros], before=node)
     new.shape, new.type, name = out.shape, out.type, out.name
     edit.replace_uses(out, new)
     insert.graph.remove(node, safe=False)

@@ -194,6 +194,8 @@ HEADS = {
     "beta": np.resize(GAINS[::-1] / 10, 16).astype(np.float32),
     **{f"w{n}": uneven(drawn(16, 16, seed=i), 0, inverse=True) for i, n in enumerate("qkv")},
     "two": np.array(2, np.float32),
+    "mean": drawn(16),
+    "var": np.ones(16, np.float32),
     "eps": np.array(1e-5, np.float32),
 }
 ONE = "n = LayerNormalization(x, gamma, beta)"
@@ -202,8 +204,13 @@ WRITTEN_OUT = (
     "e = Add(v, eps) sd = Sqrt(e) u = Div(d, sd) g = Mul(u, gamma) n = Add(g, beta)"
 )
 
+BATCH = (
+    "t = Transpose<perm = [0, 2, 1]>(x) b = BatchNormalization(t, gamma, beta, mean, var) "
+    "n = Transpose<perm = [0, 2, 1]>(b)"
+)
 
-@pytest.mark.parametrize("normalisation", [ONE, WRITTEN_OUT])
+
+@pytest.mark.parametrize("normalisation", [ONE, WRITTEN_OUT, BATCH])
 def test_the_readers_of_a_normalisation_share_its_factors(normalisation: str) -> None:
     attention = (
         "q = MatMul(n, wq) k = MatMul(n, wk) v1 = MatMul(n, wv) kt = Transpose<perm = [0, 2, 1]>(k) "
