@@ -23,6 +23,8 @@ KINDS = {
 }
 
 MOST_OPERATORS = 5
+MOST_LAYERS = 5
+"""Rows in the terminal; the report has more."""
 
 
 def headline(found: NotFaster) -> str:
@@ -43,8 +45,8 @@ def table(found: NotFaster) -> RenderableType:
     """Return the layers that cost the time."""
     from .tables import new_table
 
-    rows = new_table(("what costs the time", "kernel", ">ms", ">was", ">share", "why"))
-    for layer in found.layers:
+    rows = new_table(("most costly node", "kernel", ">ms", ">was", ">share", "why"))
+    for layer in found.layers[:MOST_LAYERS]:
         times = (units.milliseconds(layer.after), units.milliseconds(layer.before))
         rows.add_row(Text(layer.node), layer.operator, *times, f"{layer.share:.1%}", Text(layer.reason))
     return Group(Text(headline(found), "bold"), Text(shares(found)), rows)

@@ -40,7 +40,7 @@ class Kernel:
     dtype : str or None
         Of the first output, as onnxruntime writes it, such as ``uint8``.
     inputs, outputs : tuple of str
-        Tensors; of inputs, those that are computed or fed. Empty for a kernel of an inner graph.
+        Tensors; of inputs, those that are computed or fed.
     """
 
     name: str
@@ -121,7 +121,7 @@ def kernels(events: Sequence[dict[str, Any]], optimised: ir.Model, *, warm_up: i
             name = event["name"].removesuffix(SUFFIX)
             spent[name][position] += microseconds / 1000
             first.setdefault(name, event["args"])
-    nodes = {node.name: node for node in optimised.graph}
+    nodes = {node.name: node for node in optimised.graph.all_nodes()}
     return [_kernel(name, first[name], _quickest(times), nodes.get(name)) for name, times in spent.items()]
 
 

@@ -149,15 +149,18 @@ def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array], ti
         _total(after),
         dict(sorted(kinds.items(), key=lambda item: -item[1])),
         operator_times(before, after),
-        layer_times(before, after, set(origins[0].nodes))[:LISTED],
+        layer_times(before, after, origins[0])[:LISTED],
     )
 
 
 def _named(model: ir.Model) -> ir.Model:
-    """Return a copy in which every node has a name: onnxruntime's profile knows kernels by name alone."""
+    """Return a copy in which every node has a name of its own: onnxruntime's profile knows kernels by name alone."""
     copy = model.clone()
+    seen: set[str] = set()
     for node in copy.graph.all_nodes():
-        node.name = node.name or edit.output_name(node)
+        name = node.name if node.name and node.name not in seen else edit.output_name(node)
+        node.name = name if name not in seen else f"{name}#{len(seen)}"
+        seen.add(node.name)
     return copy
 
 
@@ -175,15 +178,15 @@ def operator_times(before: Sequence[Placed], after: Sequence[Placed]) -> list[Op
     return sorted(found, key=lambda item: (-item.after, -item.before))
 
 
-def layer_times(before: Sequence[Placed], after: Sequence[Placed], known: set[str]) -> list[LayerTime]:
+def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Origins) -> list[LayerTime]:
     """List the kernels of the result, those that take most time beyond what they took in the original first.
 
     Parameters
     ----------
     before, after : sequence of Placed
         Kernels of the original and of the result.
-    known : set of str
-        Nodes of the original.
+    origins : Origins
+        Of the original.
     """
     spent: defaultdict[str | None, float] = defaultdict(float)
     made: defaultdict[str | None, list[str]] = defaultdict(list)
@@ -194,7 +197,8 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], known: set[st
     found = []
     for one in after:
         kernel = one.kernel
-        old = spent[one.node] if one.node is not None and one.node in spent else None
+        twin = _twin(one, origins)
+        old = spent[twin] if twin is not None and twin in spent else None
         found.append(
             LayerTime(
                 one.node or kernel.name,
@@ -205,10 +209,17 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], known: set[st
                 kernel.milliseconds,
                 None if old is None else old / _total(before),
                 kernel.milliseconds / _total(after),
-                reason(one, around, old, " and ".join(dict.fromkeys(made[one.node])), known=one.node in known),
+                reason(one, around, old, " and ".join(dict.fromkeys(made[twin])), known=twin is not None),
             )
         )
     return sorted(found, key=lambda item: (-(item.after - (item.before or 0.0)), -item.after))
+
+
+def _twin(one: Placed, origins: Origins) -> str | None:
+    """Return the node of the original that a kernel of the result stands for: that of its name, or of its output."""
+    if one.node is None or one.kind in ("conversion", "layout"):
+        return None
+    return one.node if one.node in origins.nodes else origins.node_of(one.kernel)
 
 
 class Neighbours:
@@ -253,7 +264,7 @@ def reason(one: Placed, around: Neighbours, old: float | None, was: str, *, know
             if old
             else f"computes on integers{gone}"
         )
-    ends = (*around.before(one), *around.after(one))
+    ends = (end for end in (*around.before(one), *around.after(one)) if end.kernel.inputs)
     return f"left in float{' between integer operators' if any(end.kind == 'conversion' for end in ends) else ''}{gone}"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from onnxcompress.runtime.origins import Origins, Placed, kind_of, place
 from onnxcompress.runtime.profile import Kernel
-from onnxcompress.runtime.slowness import is_faster, is_quantized, layer_times, operator_times
+from onnxcompress.runtime.slowness import _named, is_faster, is_quantized, layer_times, operator_times
 from onnxcompress.runtime.timing import Timing
 
 FLOAT = """g (float[1,3,4,4] x, float[3,3,1,1] w, float[3] v, float[1,3,4,4] k) => (float[1,3,4,4] y) {
@@ -51,7 +51,7 @@ def test_layers_are_ranked_by_what_they_cost_beyond_the_original(parse):
     before, after = place(origins, BEFORE), place(origins, AFTER)
     assert [one.node for one in before] == ["C", None, "M", "Y"]
     assert [one.kind for one in after] == KINDS
-    found = layer_times(before, after, set(origins.nodes))
+    found = layer_times(before, after, origins)
     # (before, after) in milliseconds; 10 in all before, 15.25 after.
     expected = [
         ("C", 2.0, 5.0, "2.5 × the time of Conv in float"),
@@ -88,11 +88,44 @@ def test_what_quantizes_behind_a_float_operator_names_it(parse):
         Kernel("d", "DynamicQuantizeLinear", 1.0, "uint8", ("r",), ("d",)),
     ]
     placed = [Placed(kernel, kernel.name, kind_of(kernel)) for kernel in kernels]
-    reasons = {item.node: item.reason for item in layer_times([], placed, set())}
+    reasons = {
+        item.node: item.reason
+        for item in layer_times([], placed, Origins(parse("g (float[1] a) => (float[1] b) { b = Relu(a) }")))
+    }
     assert reasons["r_q"] == "converts r to integers, which HardSwish wrote in float"
     assert reasons["d"] == (
         "finds the range of r in every run and converts it to integers, which HardSwish wrote in float"
     )
+
+
+def test_a_node_that_was_renamed_is_found_by_what_it_writes(parse):
+    origins = Origins(named(parse("g (float[4,4] x, float[4,4] w, float[4] b) => (float[4,4] y) {"
+                                  " m = MatMul(x, w) y = Add(m, b) }")))  # fmt: skip
+    before = place(origins, [Kernel("M", "MatMul", 1.0, "float", ("x",), ("m",))])
+    after = [Placed(Kernel("fused", "DynamicQuantizeMatMul", 3.0, "float", ("x",), ("y",)), "new name", "integer")]
+    (found,) = layer_times(before, after, origins)
+    assert (found.node, found.before, found.reason) == ("new name", 1.0, "3.0 × the time of MatMul in float")
+
+
+def test_weights_alone_do_not_make_neighbours_integer(parse):
+    model = named(parse("g (float[4,4] x, float[4,4] w) => (float[4,4] y) { y = MatMul(x, w) }"))
+    kernels = [
+        Kernel("w_d", "DequantizeLinear", 1.0, "float", (), ("w",)),
+        Kernel("Y", "MatMul", 1.0, "float", ("x", "w"), ("y",)),
+    ]
+    placed = place(Origins(model), kernels)
+    assert [item.reason for item in layer_times([], placed, Origins(model))] == [
+        "converts the constant behind w anew in every run",
+        "left in float; in the original it is part of another kernel",
+    ]
+
+
+def test_names_are_made_unique(parse):
+    model = parse("g (float[3] x) => (float[3] c) { a = Relu(x) b = Neg(a) c = Abs(b) }")
+    for node, name in zip(model.graph, ("same", "same", ""), strict=True):
+        node.name = name
+    assert [node.name for node in _named(model).graph] == ["same", "b", "c"]
+    assert [node.name for node in model.graph] == ["same", "same", ""]
 
 
 @pytest.mark.parametrize(
