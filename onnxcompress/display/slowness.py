@@ -19,7 +19,7 @@ KINDS = {
     "float": "operators in float",
     "integer": "integer kernels",
     "layout": "changes of layout",
-    "other": "shapes and indices",
+    "other": "shapes, indices and control flow",
 }
 
 MOST_OPERATORS = 5

@@ -20,6 +20,7 @@ INTEGER = {op.rpartition("::")[2] for op in INTEGER_OPERATORS} - CONVERSIONS
 STORED = {"int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16"}
 FLOAT = {"float", "double", "float16", "bfloat16"}
 REORDER = {"ReorderInput", "ReorderOutput"}
+CONTROL = {"If", "Loop", "Scan"}
 
 ADDED = re.compile(r"(_token_\d+|_nchwc)+$")
 """What onnxruntime appends to the name of a node that it rewrites."""
@@ -50,6 +51,8 @@ def kind_of(kernel: Kernel, *, added: bool = False) -> Kind:
     """Return what a kernel does with numbers; a Transpose that onnxruntime added changes a layout."""
     if kernel.operator in CONVERSIONS:
         return "conversion"
+    if kernel.operator in CONTROL:
+        return "other"
     if kernel.operator in REORDER or (added and kernel.operator == "Transpose"):
         return "layout"
     if kernel.operator in INTEGER or kernel.dtype in STORED:

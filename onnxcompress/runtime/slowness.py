@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..targets.quantized import DEQUANTIZE, INTEGER_OPERATORS, QUANTIZE
-from .origins import Kind, Origins, Placed, place
+from .origins import CONTROL, Kind, Origins, Placed, place
 from .profile import profile_models
 from .session import Array
 from .timing import Timing
@@ -257,7 +257,8 @@ def reason(one: Placed, around: Neighbours, old: float | None, was: str, *, know
     if one.kind == "layout":
         return f"changes the layout of {one.kernel.inputs[0] if one.kernel.inputs else 'a constant'}"
     if one.kind == "other":
-        return f"works on shapes or indices{gone}"
+        control = one.kernel.operator in CONTROL
+        return "runs inner graphs; what runs inside is not counted" if control else f"works on shapes or indices{gone}"
     if one.kind == "integer":
         return (
             f"{one.kernel.milliseconds / old:.1f} × the time of {was} in float"

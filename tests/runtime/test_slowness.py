@@ -129,6 +129,27 @@ def test_names_are_made_unique(parse):
 
 
 @pytest.mark.parametrize(
+    ("operator", "dtype", "added", "kind"),
+    [
+        ("QLinearConv", "uint8", False, "integer"),
+        ("MatMulIntegerToFloat", "float", False, "integer"),
+        ("MatMulNBits", "float", False, "integer"),
+        ("MaxPool", "int8", False, "integer"),
+        ("MaxPool", "float", False, "float"),
+        ("Transpose", "uint8", False, "integer"),
+        ("Transpose", "uint8", True, "layout"),
+        ("ReorderInput", "float", False, "layout"),
+        ("DynamicQuantizeLinear", "uint8", False, "conversion"),
+        ("Shape", "int64", False, "other"),
+        ("Loop", "float", False, "other"),
+        ("Relu", None, False, "other"),
+    ],
+)
+def test_kinds(operator, dtype, added, kind):
+    assert kind_of(Kernel("k", operator, 1.0, dtype), added=added) == kind
+
+
+@pytest.mark.parametrize(
     ("low", "high", "faster"),
     [(0.5, 0.6, True), (0.5, 1.01, False), (0.985, 0.995, False), (0.97, 0.999, True), (1.1, 1.2, False)],
 )
