@@ -221,8 +221,9 @@ def _open(
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:
-    known = model if isinstance(model, ir.Model) else ir.load(model)
-    types = (v.const_value.dtype for v in known.graph.initializers.values() if v.const_value is not None)
+    if not isinstance(model, ir.Model):
+        return False  # from a file it is only timed
+    types = (v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None)
     return any(dtype.name.startswith("FLOAT8") for dtype in types)
 
 
