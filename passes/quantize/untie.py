@@ -33,12 +33,13 @@ CHANNEL_AXES = {"BatchNormalization": 1, "LayerNormalization": -1, "RMSNormaliza
 
 def is_normalisation(node: ir.Node) -> bool:
     """Tell whether a node normalises and then multiplies each channel by a constant of its own."""
-    op, data = edit.op_of(node), node.inputs[0]
-    if op not in CHANNEL_AXES or data is None or data.shape is None or edit.int_attribute(node, "axis", -1) != -1:
+    if edit.op_of(node) not in CHANNEL_AXES or edit.int_attribute(node, "axis", -1) != -1:
         return False
+    data = node.inputs[0]
     constant = all(edit.constant(v) is not None for v in node.inputs[1:] if v is not None)
     alone = not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
-    return constant and alone and not edit.int_attribute(node, "training_mode", 0)
+    known = data is not None and data.shape is not None
+    return known and constant and alone and not edit.int_attribute(node, "training_mode", 0)
 
 
 def untie(copy: ir.Model) -> None:

@@ -108,6 +108,12 @@ NETS: dict[str, tuple[str, str]] = {
         f"c = {CONV}(x, w1, b1) r = Relu(c) d = {CONV}(x, w3t) s = Concat<axis = 1>(r, d) y = {CONV}(s, w12)",
         "r",
     ),
+    "reshape": (
+        f"c = {CONV}(x, w1, b1) r = Relu(c) to = Constant<value = int64[3] {{0, 8, -1}}>() f = Reshape(r, to) "
+        "back = Constant<value = int64[4] {0, 8, 8, 8}>() g = Reshape(f, back) "
+        f"y = {CONV}(g, w2, b2)",
+        "r",
+    ),
     "relu6": (f"c = {CONV}(x, w1, b1) r = Clip(c, zero, large) y = {CONV}(r, w2, b2)", "r"),
 }
 EXTRA = {
