@@ -15,6 +15,7 @@ from onnxcompress.contract import Plan
 from onnxcompress.graph import edit
 
 from . import constants, scales
+from .equalise import Equalisation
 from .placement import Placement
 from .scheme import Scheme
 from .units import Unit, alpha, bias_of, channel_axis, weight_of
@@ -106,6 +107,8 @@ class QuantizePlan(Plan):
         Each node that is worth quantizing for its own sake → the quantized tensors that it reads, at which inputs.
     notes : tuple of str
         How the plan was found.
+    equalisation : Equalisation
+        What channels are multiplied by first.
     """
 
     scheme: Scheme = dataclasses.field(default_factory=Scheme)
@@ -116,6 +119,7 @@ class QuantizePlan(Plan):
     bias_nodes: dict[str, str] = dataclasses.field(default_factory=dict)
     reads: dict[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    equalisation: Equalisation = dataclasses.field(default_factory=Equalisation)
 
     def parts(self) -> dict[str, QuantizePlan]:
         """Return a plan for each Conv, Gemm and MatMul alone: its weight and what it reads are quantized."""
@@ -134,6 +138,7 @@ class QuantizePlan(Plan):
             weights=tuple(weight for weight in self.weights if weight.node == name),
             bias_nodes={conv: add for conv, add in self.bias_nodes.items() if conv == name},
             reads={name: self.reads[name]},
+            equalisation=self.equalisation,
         )
 
 

@@ -16,6 +16,7 @@ from onnxcompress.targets import load_target, quantize_options
 from . import scales
 from .apply import Application
 from .correct import Rounding, correct
+from .equalise import Equalisation, apply_equalisation, equalise
 from .flatten import infer_types
 from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
@@ -61,15 +62,18 @@ class Quantize(Pass):
     exclude : tuple of str
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
         A Relu, Clip or bias behind a node goes with that node.
+    equalise : bool
+        Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
+        it is; see `onnxcompress.passes.quantize.equalise`.
     correct : bool
         Set the biases so that each layer, on its quantized input, is right on average over the samples.
     rounding : {"compensating", "nearest"}
         "compensating" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `correct`, `rounding` and, in the end,
-        layers that stay in float are only what that takes: the cheapest of them that holds on half of the samples,
-        after fitting to the other half; the report tells which.
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `equalise`, `correct`, `rounding` and,
+        in the end, layers that stay in float are only what that takes: the cheapest of them that holds on half of the
+        samples, after fitting to the other half; the report tells which.
 
     Notes
     -----
@@ -85,6 +89,7 @@ class Quantize(Pass):
     per_channel: bool | None = None
     ranges: Method = "minmax"
     exclude: tuple[str, ...] = ()
+    equalise: bool = True
     correct: bool = True
     rounding: Rounding = "compensating"
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -98,13 +103,17 @@ class Quantize(Pass):
             return climb(self, model, context)
         scheme = self._scheme()
         work, prepared = context.keep(("prepared", scheme.opset), lambda: _prepared(model, context, scheme.opset))
+        equalisation = Equalisation()
+        if self.equalise:
+            key = ("equalised", scheme.opset, scheme.per_channel)
+            equalisation, work, prepared = context.keep(key, lambda: _equalised(work, prepared, scheme))
         observer = Observer(work, prepared, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
         refused = placement.refused
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         fields = calibrate(placement, ranges, scheme)
-        plan = QuantizePlan(refused=tuple(refused), **fields)
+        plan = QuantizePlan(refused=tuple(refused), equalisation=equalisation, **fields)
         if plan.nodes and (self.correct or self.rounding != "nearest"):
             plan = correct(
                 work, plan, context.samples, rounding=self.rounding, biases=self.correct, progress=context.progress
@@ -120,9 +129,10 @@ class Quantize(Pass):
         if not plan.nodes:
             return Changes(refused=plan.refused)
         prepared = prepare(model, plan.scheme.opset)
+        equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
         notes = [Change("model", note) for note in plan.notes]
-        return dataclasses.replace(changes, done=(*notes, *prepared, *changes.done))
+        return dataclasses.replace(changes, done=(*notes, *prepared, *equalised, *changes.done))
 
 
 def _prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, Context]:
@@ -130,6 +140,13 @@ def _prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, 
     prepare(work, opset)
     _infer(work)
     return work, context.on(work)
+
+
+def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equalisation, ir.Model, Context]:
+    found = equalise(model, context, per_channel=scheme.per_channel)
+    work = model.clone()
+    apply_equalisation(work, found)
+    return found, work, context.on(work)
 
 
 def _infer(model: ir.Model) -> None:

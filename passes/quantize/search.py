@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from .quantize import Quantize
 
 RUNGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("rounded to nearest", {"correct": False, "rounding": "nearest"}),
-    ("biases corrected", {"correct": True, "rounding": "nearest"}),
-    ("rounding compensated", {"correct": True, "rounding": "compensating"}),
+    ("rounded to nearest", {"equalise": False, "correct": False, "rounding": "nearest"}),
+    ("equalised", {"equalise": True, "correct": False, "rounding": "nearest"}),
+    ("biases corrected", {"equalise": True, "correct": True, "rounding": "nearest"}),
+    ("rounding compensated", {"equalise": True, "correct": True, "rounding": "compensating"}),
 )
 """What is tried, each on top of the one before, as options of `Quantize`."""
 

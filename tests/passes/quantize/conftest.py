@@ -29,7 +29,7 @@ def quantized() -> Callable[..., tuple[ir.Model, Changes]]:
         for value in edit.values(subject.graph):
             edit.constant(value)  # onnx-ir names the tensor of a Constant node when it is first read
         before = ir.to_proto(subject).SerializeToString(deterministic=True)
-        step = Quantize(**{"correct": False, "rounding": "nearest", **options})
+        step = Quantize(**{"equalise": False, "correct": False, "rounding": "nearest", **options})
         plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
         copies = [subject.clone(), subject.clone()]
         changes = step.apply(copies[0], type(plan).from_json(plan.to_json()))

@@ -141,11 +141,10 @@ def test_the_function_stays_and_the_ranges_become_alike(name: str) -> None:
 def test_textbook_quantization_is_better_behind_it(name: str) -> None:
     subject = net(NETS[name][0], W | EXTRA)
     feeds = feeds_of(subject)
-    result, _ = equalised(subject, feeds)
     found = []
-    for each in (subject, result):
-        step = Quantize(correct=False, rounding="nearest")
-        copy = each.clone()
+    for equalise in (False, True):
+        step = Quantize(equalise=equalise, correct=False, rounding="nearest")
+        copy = subject.clone()
         step.apply(copy, step.plan(copy, Context(copy, samples=load_samples(feeds, copy))))
         found.append(sqnr(plain_run(subject, feeds)["y"], plain_run(copy, feeds)["y"]))
     assert found[1] > found[0] + 3
