@@ -142,8 +142,8 @@ def test_textbook_quantization_is_better_behind_it(name: str) -> None:
     subject = net(NETS[name][0], W | EXTRA)
     feeds = feeds_of(subject)
     found = []
-    for equalise in (False, True):
-        step = Quantize(equalise=equalise, correct=False, rounding="nearest")
+    for before in (False, True):
+        step = Quantize(equalise=before, correct=False, rounding="nearest")
         copy = subject.clone()
         step.apply(copy, step.plan(copy, Context(copy, samples=load_samples(feeds, copy))))
         found.append(sqnr(plain_run(subject, feeds)["y"], plain_run(copy, feeds)["y"]))
