@@ -13,7 +13,8 @@ from onnxcompress.graph import edit
 
 from .absorb import find_relus, sums, surplus
 from .factors import Measured, choose
-from .tied import Tied, find_tied
+from .slots import Tied
+from .tied import find_tied
 
 Array = npt.NDArray[np.float64]
 
@@ -66,7 +67,7 @@ class Equalisation:
     refused: tuple[Refusal, ...] = ()
 
 
-def equalise(model: ir.Model, context: Context, *, per_channel: bool = True) -> Equalisation:
+def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, worth: float = 0.5) -> Equalisation:
     """Choose factors for the channels of tensors, and what is moved from biases that are always high.
 
     Parameters
@@ -77,6 +78,9 @@ def equalise(model: ir.Model, context: Context, *, per_channel: bool = True) -> 
         For the same model, with samples.
     per_channel : bool
         Whether weights will have one scale for each output channel.
+    worth : float
+        The estimated noise must come down to this share, in the layers that read the channels. The estimate is rough:
+        whoever measures what becomes of the model's output can try 0.95.
 
     Returns
     -------
@@ -102,7 +106,7 @@ def equalise(model: ir.Model, context: Context, *, per_channel: bool = True) -> 
     refused = tuple(Refusal(subject, f"not equalised: {reason}") for subject, reason in tied.refused.items())
     if tied.size == 1:
         return Equalisation(shifts, (), refused)
-    chosen = choose(tied, _measure(tied, context, taken), per_channel=per_channel)
+    chosen = choose(tied, _measure(tied, context, taken), per_channel=per_channel, worth=worth)
     return Equalisation(shifts, tuple(_factors(tied, chosen)), refused)
 
 

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from onnxcompress.graph import edit
 
-from .tied import Row, Tied
+from .slots import Row, Tied
 
 Vector = npt.NDArray[np.float64]
 
@@ -28,10 +28,6 @@ LIMIT = 2.0**10
 
 MARGIN = 1.1
 """How far the samples stay away from the bounds of a Clip."""
-
-WORTH = 0.5
-"""Factors must bring the noise down to this share of what it was: the estimate is no better than that."""
-
 
 AVERAGED = 0.25
 """How much of the noise of activations counts: it differs from position to position, and sums over them average it out.
@@ -74,7 +70,7 @@ class Weight:
     data: tuple[str, int]
 
 
-def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_channel: bool) -> Vector:
+def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_channel: bool, worth: float) -> Vector:
     """Return the factors, the first of them 1.
 
     Parameters
@@ -84,6 +80,8 @@ def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_chan
         For ``tied.tensors`` and the inputs of ``tied.clips``.
     per_channel : bool
         Whether weights have one scale for each output channel, or one.
+    worth : float
+        Factors must bring the noise down to this share of what it was. Not looked at where weights have one scale.
 
     Notes
     -----
@@ -100,7 +98,7 @@ def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_chan
         inside[part] = True
         noise = _Noise(tied, weights, measured, inside)
         if noise.reads:
-            result[part] = noise.best(low, high)[part]
+            result[part] = noise.best(low, high, worth)[part]
     return result
 
 
@@ -219,11 +217,11 @@ class _Noise:
             total += float((np.square(steps) * spread).sum() / 12 / signal)
         return total
 
-    def best(self, low: Vector, high: Vector) -> Vector:
+    def best(self, low: Vector, high: Vector, worth: float) -> Vector:
         """Return the factors with the least noise."""
         size = len(self.inside)
         best = np.ones(size)
-        least = WORTH * self(best)
+        least = worth * self(best)
         reach, peak = np.zeros(size), np.zeros(size)
         kept = 0.0
         for rows, found in self.tensors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,8 @@ from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.walk import analyse
 from onnxcompress.graph import edit
 
+from .slots import Row, Slot, Tied
 from .untie import CHANNEL_AXES, direct, gamma, is_normalisation, untie
-
-Row = npt.NDArray[np.int64]
-"""A number for each position of an axis: which factor it is multiplied by; 0 is the factor 1."""
 
 LAYOUTS = {"Conv": (1, 0, 1), "Gemm": (0, 1, -1), "MatMul": (0, 1, -1)}
 """The weight's axis that is summed over, the one that makes output channels, and the channel axis of the data."""
@@ -37,54 +34,6 @@ TIED = {"Add", "Concat", "Max", "Min", "Sub", "Sum"}
 
 BLIND = {"Shape", "Size"}
 """They do not look at the values."""
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """An axis of a constant, or of a tensor, whose positions are multiplied by factors.
-
-    Attributes
-    ----------
-    node : onnx_ir.Node
-    input : int
-    axis : int
-        Of the constant; for a tensor, of the tensor.
-    rows : (n,) int array
-    """
-
-    node: ir.Node
-    input: int
-    axis: int
-    rows: Row
-
-
-@dataclass(eq=False)
-class Tied:
-    """The factors that may be chosen, and where they go.
-
-    Attributes
-    ----------
-    size : int
-        How many factors there are, 0 (always 1) included.
-    producers, consumers : list of Slot
-        Weights whose output channels are multiplied, and whose input channels are divided.
-    added : list of Slot
-        Biases, and other constants that are added: multiplied.
-    tensors : dict of (str, int) to Row
-        Channel axes of tensors that weights read or that are added up.
-    clips : list of (Slot, float, float)
-        Inputs of Clip, with the bounds.
-    refused : dict of str to str
-        Nodes whose input's channels keep their scale, and why.
-    """
-
-    size: int = 1
-    producers: list[Slot] = field(default_factory=list)
-    consumers: list[Slot] = field(default_factory=list)
-    added: list[Slot] = field(default_factory=list)
-    tensors: dict[tuple[str, int], Row] = field(default_factory=dict)
-    clips: list[tuple[Slot, float, float]] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
 
 
 def find_tied(model: ir.Model) -> Tied:
@@ -301,37 +250,8 @@ class _Walk:
                 self._tied.clips.append((Slot(node, 0, axis, rows), low, high))
 
     def result(self) -> Tied:
-        """Number the labels that can be scaled, and forget the others."""
-        tied = self._tied
-        free = _touched(tied.producers, tied.size) & _touched(tied.consumers, tied.size)
-        free[0] = False
-        free[[label for label in self._reasons if label < tied.size]] = False
-        number: Row = np.where(free, np.cumsum(free), 0)
-        for slot in tied.consumers:
-            first = int(slot.rows[0])
-            if not free[slot.rows].any():
-                tied.refused[edit.label(slot.node)] = self._reasons.get(first, "nothing that could be scaled makes it")
-        return Tied(
-            int(free.sum()) + 1,
-            [new for slot in tied.producers if (new := _renumbered(slot, number)) is not None],
-            [new for slot in tied.consumers if (new := _renumbered(slot, number)) is not None],
-            [new for slot in tied.added if (new := _renumbered(slot, number)) is not None],
-            {key: number[rows] for key, rows in tied.tensors.items() if number[rows].any()},
-            [(new, low, high) for s, low, high in tied.clips if (new := _renumbered(s, number)) is not None],
-            tied.refused,
-        )
-
-
-def _touched(slots: list[Slot], size: int) -> npt.NDArray[np.bool_]:
-    table = np.zeros(size, bool)
-    for slot in slots:
-        table[slot.rows] = True
-    return table
-
-
-def _renumbered(slot: Slot, number: Row) -> Slot | None:
-    rows = number[slot.rows]
-    return Slot(slot.node, slot.input, slot.axis, rows) if rows.any() else None
+        """Keep what can be scaled."""
+        return self._tied.without(self._reasons)
 
 
 RULES: dict[str, Callable[[_Walk, ir.Node], None]] = {

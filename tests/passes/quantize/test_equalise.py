@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,7 +12,7 @@ import pytest
 from corpus.oracle import assert_same, plain_run
 from corpus.text import model
 
-from onnxcompress.contract import Context
+from onnxcompress.contract import Context, Plan
 from onnxcompress.graph import edit, shapes
 from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize.equalise import Equalisation, apply_equalisation, equalise
@@ -150,19 +150,34 @@ def test_textbook_quantization_is_better_behind_it(name: str) -> None:
     assert found[1] > found[0] + 3
 
 
-def test_a_plan_survives_json() -> None:
-    subject = net(NETS["depthwise"][0])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holder(Plan):
+    found: Equalisation
+
+
+def test_it_is_plain_data_in_a_plan() -> None:
+    subject = net(f"c = {CONV}(x, w1, high) r = Relu(c) y = Conv(r, w2)", {**W, "high": np.full(8, 50, np.float32)})
     feeds = feeds_of(subject)
     result, found = equalised(subject, feeds)
-    for factor in found.factors:
-        assert factor.factors.dtype == np.float64
-    assert len({(f.node, f.input, f.axis) for f in found.factors}) == len(found.factors)
-    again, _ = equalised(subject, feeds)
-    first, second = (ir.to_proto(m).SerializeToString(deterministic=True) for m in (result, again))
+    assert found.shifts
+    assert found.factors
+    apply_equalisation(subject, Holder.from_json(Holder(found=found).to_json()).found)
+    first, second = (ir.to_proto(m).SerializeToString(deterministic=True) for m in (result, subject))
     assert first == second
-    names = {edit.output_name(node) for node in subject.graph}
-    assert {f.node for f in found.factors} <= names
-    assert msgspec.convert({"subject": "a", "reason": "b"}, type(found.refused[0])) if found.refused else True
+
+
+def test_layers_that_share_a_bias_share_their_factors() -> None:
+    body = (
+        f"c = {CONV}(x, w1, b1) r = Relu(c) e = {CONV}(r, w2, b2) d = {CONV}(x, wd, b1) s = Relu(d) "
+        f"f = {CONV}(s, we, b2) y = Concat<axis = 1>(e, f)"
+    )
+    subject = net(body, W | {"wd": uneven(drawn(8, 4, 3, 3, seed=7)), "we": W["w2"] * 2})
+    feeds = feeds_of(subject)
+    result, found = equalised(subject, feeds)
+    biases = {f.node: f.factors for f in found.factors if f.input == 2}
+    assert set(biases) == {"c", "d"}
+    np.testing.assert_array_equal(biases["c"], biases["d"])
+    assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-5)
 
 
 def test_classic_factors_make_rows_and_columns_as_large_as_each_other() -> None:
