@@ -88,7 +88,7 @@ def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_chan
     Per channel: ``s = weight^(1 - alpha) / activation^alpha`` (arXiv:2211.10438, equation 4, as a factor of the
     weights' rows), alpha by the noise of both. Else ``s = sqrt(r2 / r1)`` (arXiv:1906.04721, equation 11), repeated.
     """
-    low, high = _limits(tied, measured)
+    low, high = limits(tied, measured)
     weights = list(_weights(tied))
     if not per_channel:
         return _classic(tied, weights, low, high)
@@ -102,7 +102,7 @@ def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_chan
     return result
 
 
-def _limits(tied: Tied, measured: Mapping[tuple[str, int], Measured]) -> tuple[Vector, Vector]:
+def limits(tied: Tied, measured: Mapping[tuple[str, int], Measured]) -> tuple[Vector, Vector]:
     """Return the smallest and the largest value of each factor; both 1 where the samples reach a bound."""
     low, high = np.full(tied.size, 1 / LIMIT), np.full(tied.size, LIMIT)
     low[0] = high[0] = 1

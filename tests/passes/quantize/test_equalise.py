@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from corpus.oracle import assert_same, plain_run
+from corpus.oracle import assert_same, drawn_feeds, plain_run
+from corpus.random_graphs import random_graph
 from corpus.text import model
+from corpus.topologies import TOPOLOGIES
 
 from onnxcompress.contract import Context, Plan
 from onnxcompress.graph import edit, shapes
 from onnxcompress.passes import Quantize
+from onnxcompress.passes.quantize import factors
 from onnxcompress.passes.quantize.equalise import Equalisation, apply_equalisation, equalise
+from onnxcompress.passes.quantize.prepare import prepare
+from onnxcompress.passes.quantize.slots import Tied
 from onnxcompress.runtime.samples import load_samples
 
 CONV = "Conv<pads = [1, 1, 1, 1]>"
@@ -200,10 +207,10 @@ def test_channels_that_reach_a_bound_keep_their_scale() -> None:
     assert (peaks >= 6).any()
     assert (peaks < 1).any()
     result, found = equalised(subject, feeds)
-    factors = next(f.factors for f in found.factors if (f.node, f.input) == ("c", 0 + 1))
-    assert (factors[peaks >= 6] == 1).all()
-    assert (factors[peaks < 6] != 1).any()
-    assert (factors * peaks <= np.maximum(6, peaks) * 1.0001).all()
+    chosen = next(f.factors for f in found.factors if (f.node, f.input) == ("c", 0 + 1))
+    assert (chosen[peaks >= 6] == 1).all()
+    assert (chosen[peaks < 6] != 1).any()
+    assert (chosen * peaks <= np.maximum(6, peaks) * 1.0001).all()
     assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-5)
 
 
@@ -296,3 +303,26 @@ def test_a_bias_stays_where_the_reader_pads() -> None:
     subject = net(f"c = {CONV}(x, w1, b) r = Relu(c) y = {CONV}(r, w2)", {**W, "b": high})
     _, found = equalised(subject, feeds_of(subject))
     assert not found.shifts
+
+
+# --- any factors at all ----------------------------------------------------------------------------------------------
+
+
+def at_random(tied: Tied, measured: Mapping[tuple[str, int], factors.Measured], **_: Any) -> np.ndarray:
+    low, high = factors.limits(tied, measured)
+    return np.clip(2.0 ** np.random.default_rng(0).uniform(-3, 3, tied.size), low, high)
+
+
+GRAPHS: dict[str, Callable[[], ir.Model]] = {name: make for name, (make, _) in TOPOLOGIES.items()} | {
+    f"random {seed}": partial(random_graph, seed) for seed in range(16)
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_function_stays_whatever_the_factors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxcompress.passes.quantize.equalise.choose", at_random)
+    subject = GRAPHS[name]()
+    prepare(subject)
+    feeds = drawn_feeds(subject, batch=4)
+    result, _ = equalised(subject, feeds)
+    assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-4)
