@@ -30,6 +30,7 @@ from onnxcompress.runtime.segments import Walk
 
 from . import scales
 from .apply import Application
+from .clusters import is_clustered
 from .layers import Layer
 from .plan import QuantizePlan, WeightScale
 from .rounding import gptq
@@ -41,9 +42,6 @@ Matrix = npt.NDArray[np.float64]
 
 SAMPLES = 256
 """How many samples are looked at; a convolution makes many rows of each."""
-
-FEW_VALUES = 256
-"""A weight with at most so many different values has been clustered; it is rounded to the nearest and stays so."""
 
 
 def correct(
@@ -162,7 +160,7 @@ def _corrected(
     best -= grid.middle
     integers: npt.NDArray[Any] | None = None
     if grid is not scales.FLOAT8:
-        if rounding == "compensating" and held.count and np.unique(array).size > FEW_VALUES:
+        if rounding == "compensating" and held.count and not is_clustered(array):
             best = _best_of(best, blocks, steps, grid, fitted, held)
         integers = (layer.whole(best) + grid.middle).astype(grid.dtype)
     if not biases:

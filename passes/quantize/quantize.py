@@ -15,6 +15,7 @@ from onnxcompress.targets import load_target, quantize_options
 
 from . import scales
 from .apply import Application
+from .clusters import clustered_weights
 from .correct import Rounding, correct
 from .equalise import Equalisation, apply_equalisation, equalise
 from .flatten import infer_types
@@ -109,7 +110,7 @@ class Quantize(Pass):
             equalisation, work, prepared = context.keep(key, lambda: _equalised(work, prepared, scheme))
         observer = Observer(work, prepared, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
-        refused = placement.refused
+        refused = [*placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         fields = calibrate(placement, ranges, scheme)
@@ -143,6 +144,10 @@ def _prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, 
 
 
 def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equalisation, ir.Model, Context]:
+    clustered = clustered_weights(model)
+    if clustered:
+        reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
+        return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
     found = equalise(model, context, per_channel=scheme.per_channel)
     work = model.clone()
     apply_equalisation(work, found)

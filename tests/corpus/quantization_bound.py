@@ -91,7 +91,7 @@ class Bound:
     def __init__(self, model: ir.Model, plan: Any, feeds: dict[str, Array]) -> None:
         self._proto = ir.to_proto(model)
         self._opset = model.opset_imports[""]
-        self._grid = GRIDS[plan.dtype]
+        self._grid = GRIDS[plan.scheme.activations]
         self._weights = {weight.node: weight for weight in plan.weights}
         self._operands = {(op.node, op.input): op for op in plan.operands}
         self._everywhere = {a.tensor: a for a in plan.activations if a.readers is None}

@@ -34,7 +34,7 @@ def drawn(seed: int) -> Feeds:
 
 def planned(subject: ir.Model, feeds: Feeds, **options: Any) -> tuple[ir.Model, ir.Model, QuantizePlan]:
     """Return the float model as `Quantize` prepares it, the quantized one and the plan; rounding is plain."""
-    step = Quantize(correct=False, rounding="nearest", **options)
+    step = Quantize(equalise=False, correct=False, rounding="nearest", **options)
     plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
     prepared, result = subject.clone(), subject.clone()
     prepare(prepared)

@@ -15,9 +15,9 @@ from onnxcompress.graph.weights import find_weights
 from onnxcompress.passes import Cluster, MagnitudePrune, PruneNOfM, Quantize, QuantizeWeights
 
 QUANTIZERS: list[Pass] = [
-    Quantize(),
+    Quantize(per_channel=True),
     Quantize(per_channel=False),
-    Quantize(activations="int8"),
+    Quantize(activations="int8", per_channel=True),
     QuantizeWeights(minimum_size=1),
     QuantizeWeights(minimum_size=1, per_channel=False),
     QuantizeWeights(minimum_size=1, symmetric=False),
@@ -31,6 +31,10 @@ COMPENSATED: list[Pass] = [
     QuantizeWeights(minimum_size=1, rounding="gptq", dtype="uint4", block_size=2, scales="mse"),
 ]
 """These keep zeros, but not clusters: equal weights make up for different errors."""
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    return str(node.input[0].removesuffix("_quantized").removesuffix("_equalised"))
 
 
 def stored_and_meant(before: ir.Model, after: ir.Model) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -51,14 +55,14 @@ def stored_and_meant(before: ir.Model, after: ir.Model) -> list[tuple[np.ndarray
             length = np.arange(integers.shape[axis])
             column, offset = (np.take(a.astype(np.float64).repeat(block, axis), length, axis) for a in (scale, zero[0]))
             meant = (integers - offset) * column
-            found.append((floats[node.input[0].removesuffix("_quantized")], integers, meant))
+            found.append((floats[name_of(node)], integers, meant))
             continue
         shape = [1] * integers.ndim
         shape[axis] = scale.size
         offset = zero[0].astype(int).reshape(shape if zero[0].size > 1 else [1] * integers.ndim) if zero else 0
         column = scale.reshape(shape if scale.size > 1 else [1] * integers.ndim)
         meant = (integers.astype(np.float64) - offset) * column
-        found.append((floats[node.input[0].removesuffix("_quantized")], integers, meant))
+        found.append((floats[name_of(node)], integers, meant))
     return found
 
 
