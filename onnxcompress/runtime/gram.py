@@ -74,12 +74,12 @@ class Gram:
 
     def __init__(self) -> None:
         self._moments: Moments | None = None
-        self._waiting: list[tuple[Matrix, Matrix]] = []
+        self._waiting: list[tuple[Array, Array]] = []
         self._rows = 0
 
     def add(self, x: Array, y: Array) -> None:
         """Take rows of x (…, n, k) and of y (…, n, m)."""
-        self._waiting.append((x.astype(np.float64), y.astype(np.float64)))
+        self._waiting.append((x, y))
         self._rows += x.shape[-2]
         if self._rows >= BLOCK_ROWS:
             self._flush()
@@ -90,7 +90,7 @@ class Gram:
         found = self._moments or Moments(np.zeros((0, 0)), np.zeros((0, 0)), 0)
         return found if not self._rows else self._with(found, *self._gathered())
 
-    def _gathered(self) -> tuple[Matrix, Matrix]:
+    def _gathered(self) -> tuple[Array, Array]:
         x, y = (np.concatenate(parts, -2) for parts in zip(*self._waiting, strict=True))
         return x, y
 
@@ -105,7 +105,8 @@ class Gram:
             self._moments = self._with(self._moments, x[..., block, :], y[..., block, :])
         self._waiting, self._rows = [(x[..., whole:, :], y[..., whole:, :])], self._rows - whole
 
-    def _with(self, moments: Moments | None, x: Matrix, y: Matrix) -> Moments:
+    def _with(self, moments: Moments | None, x: Array, y: Array) -> Moments:
+        x, y = x.astype(np.float64), y.astype(np.float64)
         new = Moments(np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x, x.shape[-2])
         return new if moments is None or not moments.count else moments.merge(new)
 

@@ -22,6 +22,12 @@ HELD_OUT = 4
 """One sample in so many is held out, to judge by."""
 
 
+ROWS_FOR_COLUMN = 16
+"""A convolution is judged by so many rows for each weight of an output, within `FEWEST_ROWS` and `ROWS`."""
+
+FEWEST_ROWS = 4096
+
+
 class Layer:
     """An operator with its weight.
 
@@ -82,7 +88,9 @@ class Layer:
             first += count
 
     def _drawn(self, first: int, y: Array, x: Array, samples: int) -> tuple[Array, Array]:
-        at = draw(first, len(y), math.prod(y.shape[2:]), -(-ROWS // max(samples, 1)))
+        columns = math.prod(self._shape[1:])
+        wanted = min(ROWS, max(FEWEST_ROWS, ROWS_FOR_COLUMN * columns))
+        at = draw(first, len(y), math.prod(y.shape[2:]), -(-wanted // max(samples, 1)))
         rows = patches(self.node, x, self._shape[2:], at)
         targets = rows_at(y, at)
         x_rows, y_rows = (r.reshape(at.size, self.groups, -1).swapaxes(0, 1) for r in (rows, targets))
