@@ -36,6 +36,10 @@ NARROWEST = 255 * scales.SMALLEST
 """Below it a scale, or its product with a weight's, would be 0 or have lost digits."""
 
 
+WORTH = 0.95
+"""Channels are equalised where that leaves less than this part of the noise: it is asked for, or measured."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Pass):
     """Let Conv, Gemm and MatMul, and what lies between them, compute on 8-bit integers.
@@ -65,7 +69,8 @@ class Quantize(Pass):
         A Relu, Clip or bias behind a node goes with that node.
     equalise : bool
         Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
-        it is; see `onnxcompress.passes.quantize.equalise`.
+        it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of well
+        trained ones it makes as many worse as better, so that it is for `max_drop` to try, or for you.
     correct : bool
         Set the biases so that each layer, on its quantized input, is right on average over the samples.
     rounding : {"compensating", "nearest"}
@@ -90,7 +95,7 @@ class Quantize(Pass):
     per_channel: bool | None = None
     ranges: Method = "minmax"
     exclude: tuple[str, ...] = ()
-    equalise: bool = True
+    equalise: bool = False
     correct: bool = True
     rounding: Rounding = "compensating"
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -148,7 +153,7 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
     if clustered:
         reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
         return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
-    found = equalise(model, context, per_channel=scheme.per_channel)
+    found = equalise(model, context, per_channel=scheme.per_channel, worth=WORTH)
     work = model.clone()
     apply_equalisation(work, found)
     return found, work, context.on(work)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from onnxcompress.analysis import Judge
 from onnxcompress.contract import Context
-from onnxcompress.runtime.compare import Comparison
 from onnxcompress.runtime.samples import Samples
 
 from .plan import QuantizePlan
@@ -20,16 +18,14 @@ from .plan import QuantizePlan
 if TYPE_CHECKING:
     from .quantize import Quantize
 
+PLAIN: dict[str, Any] = {"equalise": False, "correct": False, "rounding": "nearest"}
 RUNGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("rounded to nearest", {"equalise": False, "correct": False, "rounding": "nearest"}),
-    ("equalised", {"equalise": True, "correct": False, "rounding": "nearest"}),
-    ("biases corrected", {"equalise": True, "correct": True, "rounding": "nearest"}),
-    ("rounding compensated", {"equalise": True, "correct": True, "rounding": "compensating"}),
+    ("rounded to nearest", {}),
+    ("equalised", {"equalise": True}),
+    ("biases corrected", {"correct": True}),
+    ("rounding compensated", {"rounding": "compensating"}),
 )
-"""What is tried, each on top of the one before, as options of `Quantize`."""
-
-RANKED_ON = 64
-"""Samples on which single layers are ranked."""
+"""What is tried, each on top of those before it that helped, as options of `Quantize`."""
 
 
 def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
@@ -44,44 +40,57 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     plain = dataclasses.replace(step, max_drop=None)
     seen = context.given(fitted)
     notes: list[str] = []
-    best: tuple[float, Quantize] = (math.inf, plain)
-    for what, tried in _ladder(plain, model, seen, judges):
-        plan = tried.plan(model, seen)
-        if not plan.nodes:
-            break
-        found = judge.compare(tried, plan)
-        notes.append(_note(what, found))
-        loss = _loss(found)
-        best = min(best, (loss, tried), key=lambda pair: pair[0])
-        if loss <= step.max_drop:
-            best = (loss, tried)
-            break
-        context.progress("ladder", len(notes), 0)
-    if best[0] > step.max_drop:
-        notes.append(f"no rung loses at most {step.max_drop:g}; the best one is taken")
-    return dataclasses.replace(best[1].plan(model, context), notes=tuple(notes))
-
-
-def _ladder(plain: Quantize, model: ir.Model, context: Context, judges: Samples) -> Iterator[tuple[str, Quantize]]:
-    """Yield the rungs, then the last one with ever more layers left in float."""
-    tried = plain
+    best = _Rung(math.inf, math.inf, plain)
     for what, options in RUNGS:
-        tried = dataclasses.replace(plain, **options)
-        yield what, tried
-    worst = _worst_first(tried, model, context, judges)
+        base = best.step if notes else dataclasses.replace(plain, **PLAIN)
+        best = min(best, _try(judge, what, dataclasses.replace(base, **options), model, seen, notes))
+        if best.loss <= step.max_drop:
+            break
+    else:
+        best = _leave_in_float(best, step.max_drop, judge, model, seen, notes)
+    if best.loss > step.max_drop:
+        notes.append(f"no rung loses at most {step.max_drop:g}; the best one is taken")
+    return dataclasses.replace(best.step.plan(model, context), notes=tuple(notes))
+
+
+@dataclasses.dataclass(order=True)
+class _Rung:
+    """What was tried; the one with the least loss, then with the least noise, is the best."""
+
+    loss: float
+    noise: float
+    step: Quantize = dataclasses.field(compare=False)
+
+
+def _try(judge: Judge, what: str, step: Quantize, model: ir.Model, context: Context, notes: list[str]) -> _Rung:
+    plan = step.plan(model, context)
+    if not plan.nodes:
+        return _Rung(0.0, -math.inf, step)
+    found = judge.compare(step, plan)
+    loss = math.inf if found.drop is None or math.isnan(found.drop) else found.drop
+    notes.append(f"{what}: {found.metric} {found.value_b:.4f}, lost {loss:.4f} on {found.count} samples")
+    context.progress("ladder", len(notes), 0)
+    return _Rung(loss, math.inf if found.sqnr is None else -found.sqnr, step)
+
+
+def _leave_in_float(
+    best: _Rung, max_drop: float, judge: Judge, model: ir.Model, context: Context, notes: list[str]
+) -> _Rung:
+    """Leave one, two, four, … of the layers that hurt most in float, until the loss is small enough."""
+    base = best.step
+    worst = _worst_first(base, judge, model, context)
     count = 1
-    while count < len(worst):
-        names = tuple(worst[:count])
-        yield (
-            f"{count} of {len(worst)} layers in float ({', '.join(names[:3])}{', …' if count > 3 else ''})",
-            (dataclasses.replace(tried, exclude=(*plain.exclude, *map(glob.escape, names)))),
-        )
+    while count < len(worst) and best.loss > max_drop:
+        names = worst[:count]
+        what = f"{count} of {len(worst)} layers in float ({', '.join(names[:3])}{', …' if count > 3 else ''})"
+        tried = dataclasses.replace(base, exclude=(*base.exclude, *map(glob.escape, names)))
+        best = min(best, _try(judge, what, tried, model, context, notes))
         count *= 2
+    return best
 
 
-def _worst_first(step: Quantize, model: ir.Model, context: Context, judges: Samples) -> list[str]:
+def _worst_first(step: Quantize, judge: Judge, model: ir.Model, context: Context) -> list[str]:
     """Rank the layers by the signal to noise at the output when that layer alone is quantized, the worst first."""
-    judge = Judge(model, judges.head(RANKED_ON), None)
     ratios = {}
     parts = step.plan(model, context).parts()
     for done, (name, part) in enumerate(parts.items()):
@@ -89,14 +98,6 @@ def _worst_first(step: Quantize, model: ir.Model, context: Context, judges: Samp
         ratios[name] = math.inf if found is None else found
         context.progress("layers", done + 1, len(parts))
     return sorted(ratios, key=lambda name: ratios[name])
-
-
-def _loss(found: Comparison) -> float:
-    return math.inf if found.drop is None or math.isnan(found.drop) else found.drop
-
-
-def _note(what: str, found: Comparison) -> str:
-    return f"{what}: {found.metric} {found.value_b:.4f}, lost {_loss(found):.4f} on {found.count} samples"
 
 
 def _halves(samples: Samples) -> tuple[Samples, Samples]:
