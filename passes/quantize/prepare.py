@@ -17,6 +17,8 @@ from . import constants
 from .flatten import flatten, widen_halves
 from .opset import PER_CHANNEL, raise_opset
 
+MOVES = {*constants.MOVES, "Slice"}
+
 STEPS: tuple[tuple[Pass, str], ...] = (
     (FoldConstants(), "operators computed beforehand"),
     (FoldBatchNorm(), "BatchNormalization folded into the weights before them"),
@@ -47,6 +49,6 @@ def _tied(model: ir.Model) -> set[str]:
     """Name what moves a constant that others read as well: computed beforehand, it would be stored twice."""
     return {
         edit.output_name(node)
-        for node in model.graph
-        if edit.op_of(node) in constants.MOVES and node.inputs[0] is not None and len(node.inputs[0].uses()) > 1
+        for node in model.graph.all_nodes()
+        if edit.op_of(node) in MOVES and node.inputs[0] is not None and len(node.inputs[0].uses()) > 1
     }

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from corpus.oracle import plain_run
 
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
-from onnxcompress.passes import FoldBatchNorm, FoldConstants, QuantizeWeights
+from onnxcompress.passes import FoldBatchNorm, FoldConstants, Quantize, QuantizeWeights
+from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]
@@ -117,3 +119,23 @@ def test_everything_inside_an_if_is_stored_smaller(kit: Path) -> None:
     assert sizes[1] < 0.7 * sizes[0]
     a, b = (plain_run(m, feeds)["output"] for m in (subject, smaller))
     np.testing.assert_allclose(a, b, atol=0.02)
+
+
+SCORES: dict[str, float] = {"mobilenet_v1_025_imagenet": 0.572, "ppocr_cls": 0.985, "resnet20_cifar10": 0.91}
+"""Within a point of the float model's score."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the kit leaves a file open
+@pytest.mark.parametrize("name", SCORES)
+def test_defaults_keep_the_score(name: str, kit: Path) -> None:
+    from loading import load_kit
+
+    module = load_kit(kit)
+    feeds = module.feeds(name, "calib")[:200]
+    data = {key: np.concatenate([feed[key] for feed in feeds]) for key in feeds[0]}
+    subject = load(kit / "models" / f"{name}.onnx")
+    step = Quantize()
+    changes = step.apply(subject, step.plan(subject, Context(subject, samples=load_samples(data, subject))))
+    assert not changes.refused
+    session = ort.InferenceSession(ir.to_proto(subject).SerializeToString(), providers=["CPUExecutionProvider"])
+    assert module.score(name, session) >= SCORES[name]
