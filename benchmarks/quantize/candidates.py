@@ -82,7 +82,7 @@ CANDIDATES: dict[str, Candidate] = {
     "ours, percentile": Candidate("ours", {"ranges": "percentile"}),
     "ours, entropy": Candidate("ours", {"ranges": "entropy"}),
     "ours, mse": Candidate("ours", {"ranges": "mse"}),
-    "ours, max_drop .3": Candidate("ours", {"max_drop": 0.3}),
+    "ours, max_drop .003": Candidate("ours", {"max_drop": 0.003}),
     "onnxruntime, min-max": Candidate("onnxruntime_static", {"method": "MinMax"}, _ORT),
     "onnxruntime, min-max, raised": Candidate("onnxruntime_static", {"method": "MinMax", "opset": 17}, _ORT, OLD),
     "onnxruntime, percentile": Candidate("onnxruntime_static", {"method": "Percentile"}, _ORT),
