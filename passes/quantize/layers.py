@@ -22,10 +22,10 @@ HELD_OUT = 4
 """One sample in so many is held out, to judge by."""
 
 
-ROWS_FOR_COLUMN = 16
+ROWS_FOR_COLUMN = 32
 """A convolution is judged by so many rows for each weight of an output, within `FEWEST_ROWS` and `ROWS`."""
 
-FEWEST_ROWS = 4096
+FEWEST_ROWS = 8192
 
 
 class Layer:
