@@ -152,6 +152,11 @@ class Samples:
         limit = None if self._limit is None else max(self._limit - n, 0)
         return Samples(self._source, self._layout, limit, self._skip + n)
 
+    def halves(self) -> tuple[Samples, Samples]:
+        """Return what may be fitted to, and what judges; all of them twice where there is only one."""
+        half = self.count // 2
+        return (self.head(half), self.tail(half)) if half else (self, self)
+
     def _scan(self) -> tuple[int, Array | None]:
         """Go through everything once: check it, count it, keep the labels."""
         if self._scanned is None:

@@ -199,7 +199,8 @@ class PruneChannels(Pass):
             return self._completed(fixed, model, context), []
         cuts = {share: {n: c for n in free if (c := ranker.only(n, share))} for share in SHARES}
         plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
-        fitted, judges = self._halves(context.samples)
+        # What was fitted to must not judge.
+        fitted, judges = context.samples.halves() if self.compensate else (context.samples, context.samples)
         judge = Judge(model, judges, context.metric)
         curves, _ = measure(judge, self, plans, progress=context.progress)
         return allocate(
@@ -209,11 +210,6 @@ class PruneChannels(Pass):
             self.max_drop,
             progress=context.progress,
         )
-
-    def _halves(self, samples: Samples) -> tuple[Samples, Samples]:
-        """Return what weights are fitted to, and what judges: what was fitted to must not judge."""
-        half = samples.count // 2 if self.compensate else 0
-        return (samples.head(half), samples.tail(half)) if half else (samples, samples)
 
     def apply(self, model: ir.Model, plan: ChannelPlan) -> Changes:
         """Zero the chosen channels."""

@@ -22,6 +22,7 @@ from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
 from onnxcompress.runtime.windows import patches, positions
 
+from .layers import Layer
 from .rounding import gptq
 from .storage import StoredWeight
 
@@ -123,7 +124,8 @@ def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     assert read is not None
     assert tensor is not None
     array = tensor.numpy()
-    matrices = _matrices(node, array)
+    layer = Layer(node)
+    matrices = layer.blocks(array)
     if matrices.shape[-1] > MOST_COLUMNS:
         raise PassError(f"it sums over {matrices.shape[-1]} products; a Gram matrix has {MOST_COLUMNS} columns at most")
     walk.advance(edit.output_name(node))
@@ -132,34 +134,14 @@ def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     rows = _rows(node, walk, str(read.name), array.shape, matrices.shape[-1])
     parts = ((r, r[..., :0], np.zeros(r.shape[-2], bool)) for r in rows)
     grams = grams_of(parts, str(read.name))[0].own
-    full = [_matrices(node, np.broadcast_to(stored.spread(a, array.shape), array.shape)) for a in _steps(stored)]
-    integers = np.stack(
-        [
-            gptq(matrix, step, stored.grid, gram, zero_point=zero)
-            for matrix, step, zero, gram in zip(matrices, *full, grams, strict=True)
-        ]
+    step, zero = (
+        layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
+        for a in (stored.scale, stored.zero_point)
     )
-    back = integers.reshape(array.shape) if node.op_type == "Conv" else integers[0].T if _flips(node) else integers[0]
+    back = layer.whole(gptq(matrices, step, stored.grid, grams, zero_point=zero))
     result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
     edit.set_constant(value, result.decode(back).astype(array.dtype))
     return result
-
-
-def _steps(stored: StoredWeight) -> tuple[Array, Array]:
-    return stored.scale, stored.zero_point
-
-
-def _flips(node: ir.Node) -> bool:
-    """Tell whether the weight's columns are output channels."""
-    return node.op_type == "MatMul" or not edit.int_attribute(node, "transB", 0)
-
-
-def _matrices(node: ir.Node, array: Array) -> Array:
-    """Return the weight as (groups, output channels, products)."""
-    if node.op_type == "Conv":
-        groups = edit.int_attribute(node, "group", 1)
-        return array.reshape(groups, len(array) // groups, -1)
-    return (array.T if _flips(node) else array)[None]
 
 
 def _rows(node: ir.Node, walk: Walk, name: str, shape: tuple[int, ...], columns: int) -> Iterator[Array]:

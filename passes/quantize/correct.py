@@ -112,10 +112,9 @@ def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> Weight
     if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
         return weight
     if plan.scheme.bias == "float":
-        bias = bias_of(node, None, Layer(node).outputs)
-        return (
-            weight if bias is not None else dataclasses.replace(weight, bias=np.zeros(Layer(node).outputs, np.float32))
-        )
+        outputs = Layer(node).outputs
+        known = bias_of(node, None, outputs) is not None
+        return weight if known else dataclasses.replace(weight, bias=np.zeros(outputs, np.float32))
     scale = {a.tensor: a.scale for a in plan.activations}[str(node.inputs[0].name)]
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 

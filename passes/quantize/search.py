@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxcompress.analysis import Judge
+from onnxcompress.analysis import Judge, measure
 from onnxcompress.contract import Context
-from onnxcompress.runtime.samples import Samples
 
 from .plan import QuantizePlan
 
@@ -35,12 +34,12 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     no rung holds, ever more of the layers that hurt most stay in float.
     """
     assert step.max_drop is not None
-    fitted, judges = _halves(context.samples)
+    fitted, judges = context.samples.halves()
     judge = Judge(model, judges, context.metric)
     plain = dataclasses.replace(step, max_drop=None)
     seen = context.given(fitted)
     notes: list[str] = []
-    best = _Rung(math.inf, math.inf, plain)
+    best = _Rung(math.inf, math.inf, plain, QuantizePlan())
     for what, options in RUNGS:
         base = best.step if notes else dataclasses.replace(plain, **PLAIN)
         best = min(best, _try(judge, what, dataclasses.replace(base, **options), model, seen, notes))
@@ -60,17 +59,18 @@ class _Rung:
     loss: float
     noise: float
     step: Quantize = dataclasses.field(compare=False)
+    plan: QuantizePlan = dataclasses.field(compare=False)
 
 
 def _try(judge: Judge, what: str, step: Quantize, model: ir.Model, context: Context, notes: list[str]) -> _Rung:
     plan = step.plan(model, context)
     if not plan.nodes:
-        return _Rung(0.0, -math.inf, step)
+        return _Rung(0.0, -math.inf, step, plan)
     found = judge.compare(step, plan)
     loss = math.inf if found.drop is None or math.isnan(found.drop) else found.drop
     notes.append(f"{what}: {found.metric} {found.value_b:.4f}, lost {loss:.4f} on {found.count} samples")
     context.progress("ladder", len(notes), 0)
-    return _Rung(loss, math.inf if found.sqnr is None else -found.sqnr, step)
+    return _Rung(loss, math.inf if found.sqnr is None else -found.sqnr, step, plan)
 
 
 def _leave_in_float(
@@ -78,7 +78,7 @@ def _leave_in_float(
 ) -> _Rung:
     """Leave one, two, four, … of the layers that hurt most in float, until the loss is small enough."""
     base = best.step
-    worst = _worst_first(base, judge, model, context)
+    worst = _worst_first(best, judge, context)
     count = 1
     while count < len(worst) and best.loss > max_drop:
         names = worst[:count]
@@ -89,17 +89,11 @@ def _leave_in_float(
     return best
 
 
-def _worst_first(step: Quantize, judge: Judge, model: ir.Model, context: Context) -> list[str]:
+def _worst_first(rung: _Rung, judge: Judge, context: Context) -> list[str]:
     """Rank the layers by the signal to noise at the output when that layer alone is quantized, the worst first."""
-    ratios = {}
-    parts = step.plan(model, context).parts()
-    for done, (name, part) in enumerate(parts.items()):
-        found = judge.compare(step, part).sqnr
-        ratios[name] = math.inf if found is None else found
-        context.progress("layers", done + 1, len(parts))
+    parts = rung.plan.parts()
+    if not parts:
+        return []
+    curves, _ = measure(judge, rung.step, {1.0: parts}, progress=context.progress)
+    ratios = {name: math.inf if point.sqnr is None else point.sqnr for name, (point, *_) in curves.items()}
     return sorted(ratios, key=lambda name: ratios[name])
-
-
-def _halves(samples: Samples) -> tuple[Samples, Samples]:
-    half = samples.count // 2
-    return (samples.head(half), samples.tail(half)) if half else (samples, samples)
