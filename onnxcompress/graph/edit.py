@@ -147,6 +147,19 @@ class Inserter:
         return result
 
 
+def insert_behind(value: ir.Value, node: ir.Node) -> None:
+    """Put a node right behind the one that gives a value; at the start of the graph where none does."""
+    producer, graph = value.producer(), value.graph
+    assert isinstance(graph, ir.Graph)
+    first = next(iter(graph), None)
+    if producer is not None:
+        graph.insert_after(producer, node)
+    elif first is not None:
+        graph.insert_before(first, node)
+    else:
+        graph.append(node)
+
+
 def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] = ()) -> None:
     """Let every consumer of `old` read `new`, and the graph return it; `except_for` nodes keep `old`.
 

@@ -154,13 +154,7 @@ class DynamicApplication:
             node = ir.Node("", "DynamicQuantizeLinear", [value], num_outputs=3, name=base)
             for output, part in zip(node.outputs, ("quantized", "scale", "zero_point"), strict=True):
                 output.name = self.names.value(f"{value.name}_{part}")
-            producer, graph = value.producer(), value.graph
-            assert isinstance(graph, ir.Graph)
-            first = next(iter(graph), None)
-            if producer is not None:
-                graph.insert_after(producer, node)
-            elif first is not None:
-                graph.insert_before(first, node)
+            edit.insert_behind(value, node)
             self._quantized[value] = node.outputs
         return self._quantized[value]
 

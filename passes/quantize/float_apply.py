@@ -119,15 +119,7 @@ class Conversion:
         result = node.outputs[0]
         result.name = self._names.value(base)
         result.type, result.shape = ir.TensorType(dtype), value.shape
-        producer, graph = value.producer(), value.graph
-        assert isinstance(graph, ir.Graph)
-        first = next(iter(graph), None)
-        if producer is not None:
-            graph.insert_after(producer, node)
-        elif first is not None:
-            graph.insert_before(first, node)
-        else:
-            graph.append(node)
+        edit.insert_behind(value, node)
         self._casts += 1
         return result
 

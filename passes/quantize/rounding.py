@@ -76,7 +76,23 @@ def gptq(
     left = weight.swapaxes(1, 2)[each, order].astype(np.float64)
     zero = keep_zeros & (left == 0)
     step, offset = (_spread(values, groups, rows, columns)[each, order] for values in (scale, zero_point))
-    found = np.empty((groups, columns, rows))
+    result = np.empty((groups, columns, rows), np.int64)
+    result[each, order] = _round_columns(left, step, offset, zero, factor, grid, block)
+    return np.ascontiguousarray(result.swapaxes(1, 2))
+
+
+def _round_columns(
+    left: Matrix,
+    step: Matrix,
+    offset: Matrix,
+    zero: npt.NDArray[np.bool_],
+    factor: Matrix,
+    grid: Grid,
+    block: int,
+) -> Matrix:
+    """Round weights (groups, columns, rows) column after column; `left` takes what is made up for."""
+    groups, columns, rows = left.shape
+    found = np.empty(left.shape)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         errors = np.empty((groups, stop - start, rows))
@@ -87,9 +103,7 @@ def gptq(
             errors[:, i - start] = error
             left[:, i + 1 : stop] -= factor[:, i, i + 1 : stop, None] * error[:, None]
         left[:, stop:] -= factor[:, start:stop, stop:].swapaxes(1, 2) @ errors
-    result = np.empty((groups, columns, rows), np.int64)
-    result[each, order] = found
-    return np.ascontiguousarray(result.swapaxes(1, 2))
+    return found
 
 
 def _spread(values: npt.ArrayLike, groups: int, rows: int, columns: int) -> Matrix:
