@@ -30,7 +30,7 @@ from environments import InstallError, python_of
 from rich.console import Console
 from table import COLUMNS, across, markdown, show
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).absolute().parent
 
 
 class ChildError(Exception):
@@ -38,16 +38,20 @@ class ChildError(Exception):
 
 
 def run_child(command: list[Any], limit: float) -> None:
-    """Run a process and all that it starts for at most `limit` seconds.
+    """Run a process and all that it starts for at most `limit` seconds, in a folder that is removed with what it left.
 
     Raises
     ------
     ChildError
         It crashed, or the time was up.
     """
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as folder:
         child = subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            [str(part) for part in command],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            cwd=folder,
         )
         try:
             code = child.wait(limit)
@@ -75,7 +79,7 @@ class Benchmark:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.cache: Path = options.cache
+        self.cache: Path = options.cache.absolute()
         self.cache.mkdir(parents=True, exist_ok=True)
         self.results = self.cache / "results.jsonl"
         lines = self.results.read_text(encoding="utf-8").splitlines() if self.results.exists() else []
@@ -198,7 +202,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kit", type=Path)
+    parser.add_argument("kit", type=lambda text: Path(text).absolute())
     parser.add_argument("--cache", type=Path, required=True, help="environments, samples, models and results.jsonl")
     parser.add_argument("--models", nargs="+", default=KIT, choices=list(MODELS))
     parser.add_argument("--only", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES), metavar="CANDIDATE")
