@@ -10,8 +10,8 @@ from .gram import Moments
 
 Matrix = npt.NDArray[np.float64]
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""What may be added to the diagonal of a Gram matrix, relative to its mean."""
+RIDGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""What may be added to the diagonal of a Gram matrix, relative to its mean; tried until a smaller one is no better."""
 
 
 def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> Matrix:
@@ -31,12 +31,18 @@ def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> 
     -------
     (pairs, m, k) float64 array
     """
-    errors = np.stack([held.errors(_with_ridge(fitted, start, np.full(len(start), r), weighted)) for r in RIDGES])
-    ridges = np.array(RIDGES)[errors.argmin(0)]
-    better = errors.min(0) < held.errors(start)
-    if not better.any():
+    none = held.errors(start)
+    least, ridges = none, np.full(len(start), RIDGES[0])
+    for ridge in RIDGES:
+        errors = held.errors(_with_ridge(fitted, start, np.full(len(start), ridge), weighted))
+        better = errors < least
+        if not better.any():
+            break
+        least, ridges = np.where(better, errors, least), np.where(better, ridge, ridges)
+    chosen = least < none
+    if not chosen.any():
         return start
-    return np.where(better[:, None, None], _with_ridge(fitted.merge(held), start, ridges, weighted), start)
+    return np.where(chosen[:, None, None], _with_ridge(fitted.merge(held), start, ridges, weighted), start)
 
 
 def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int) -> Matrix:

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +69,17 @@ class Moments:
 class Gram:
     """Adds up `Moments` of rows as they come.
 
-    Rows are gathered into blocks of a fixed size before they are multiplied, in float64, so that the result is the
-    same to the last bit however they were handed over.
+    Rows are gathered into blocks of a fixed size before they are multiplied, so that the result is the same to the
+    last bit however they were handed over.
+
+    Parameters
+    ----------
+    dtype : type
+        What a block is multiplied in: float64, or float32, which takes half the time; blocks are added up in float64.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: type = np.float64) -> None:
+        self._dtype = dtype
         self._moments: Moments | None = None
         self._waiting: list[tuple[Array, Array]] = []
         self._rows = 0
@@ -106,8 +113,9 @@ class Gram:
         self._waiting, self._rows = [(x[..., whole:, :], y[..., whole:, :])], self._rows - whole
 
     def _with(self, moments: Moments | None, x: Array, y: Array) -> Moments:
-        x, y = x.astype(np.float64), y.astype(np.float64)
-        new = Moments(np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x, x.shape[-2])
+        x, y = x.astype(self._dtype, copy=False), y.astype(self._dtype, copy=False)
+        own, cross = np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x
+        new = Moments(own.astype(np.float64), cross.astype(np.float64), x.shape[-2])
         return new if moments is None or not moments.count else moments.merge(new)
 
 
@@ -131,8 +139,12 @@ def draw(first: int, samples: int, count: int, most: int) -> Indices:
     """
     if count <= most:
         return np.tile(np.arange(count), (samples, 1))
-    found = (np.random.default_rng(first + i).choice(count, most, replace=False) for i in range(samples))
-    return np.sort(np.stack(list(found)), 1)
+    return np.stack([_drawn(first + i, count, most) for i in range(samples)])
+
+
+@lru_cache(maxsize=4096)
+def _drawn(sample: int, count: int, most: int) -> Indices:
+    return np.sort(np.random.default_rng(sample).choice(count, most, replace=False))
 
 
 def rows_at(array: Array, at: Indices) -> Array:
@@ -156,15 +168,19 @@ def with_one(rows: Array) -> Array:
     return np.concatenate([rows, np.ones((*rows.shape[:-1], 1), rows.dtype)], -1)
 
 
-def grams_of(parts: Iterable[tuple[Array, Array, Flags]], name: str) -> tuple[Moments, Moments]:
+def grams_of(
+    parts: Iterable[tuple[Array, Array, Flags]], name: str, dtype: type = np.float64
+) -> tuple[Moments, Moments]:
     """Add up the moments of rows (x, y) that come with a flag each: of those without it, and of those with it.
+
+    Blocks of rows are multiplied in `dtype`.
 
     Raises
     ------
     DataError
         A tensor (called `name`) holds NaN or infinity.
     """
-    grams = Gram(), Gram()
+    grams = Gram(dtype), Gram(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
         for x, y, flags in parts:
             for gram, chosen in zip(grams, (~flags, flags), strict=True):

@@ -13,22 +13,54 @@ from ..errors import PassError
 from ..graph import edit
 from .samples import Samples
 from .session import Array, open_session
+from .spill import LIMIT_BYTES, Spill, Spilled
+
+Kept = Array | Spilled
 
 
-class _Stored(NamedTuple):
-    """A tensor that lies in a file of raw bytes (numpy's own format knows no bfloat16)."""
+class Code(NamedTuple):
+    """How the integers of one tensor are read: ``x = scale · (q − zero_point)``.
 
-    path: Path
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    Attributes
+    ----------
+    integers : onnx_ir.Value
+    scale, zero_point : numpy scalar
+        Float32.
+    """
+
+    integers: ir.Value
+    scale: np.float32
+    zero_point: np.float32
+
+    def decode(self, array: Array) -> Array:
+        """Return numbers of integers, as DequantizeLinear does, float32."""
+        found = array.astype(np.float32)
+        found -= self.zero_point
+        found *= self.scale
+        return found
+
+
+def code_of(value: ir.Value) -> Code | None:
+    """Return what a DequantizeLinear with a single scale reads, if one gives the tensor."""
+    node = value.producer()
+    if node is None or edit.op_of(node) != "DequantizeLinear" or value.dtype not in (None, ir.DataType.FLOAT):
+        return None
+    scale = edit.constant(node.inputs[1])
+    zero = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    numbers = [np.zeros(1) if t is None else t.numpy().astype(np.float32).ravel() for t in (scale, zero)]
+    known = scale is not None and (zero is not None or len(node.inputs) < 3 or node.inputs[2] is None)
+    integers = node.inputs[0]
+    if not known or integers is None or any(len(n) != 1 for n in numbers):
+        return None
+    return Code(integers, np.float32(numbers[0][0]), np.float32(numbers[1][0]))
 
 
 class Walk:
     """A run of a model over samples that stops where it is told.
 
-    Where it stands, the tensors that the rest of the graph reads lie in files, one for each batch; nodes before are
-    never run again. So going once through a model of many layers costs one pass over the samples however often it
-    stops, and takes the memory of one batch.
+    Where it stands, the tensors that the rest of the graph reads are kept, for each batch; nodes before are never run
+    again. So going once through a model of many layers costs one pass over the samples however often it stops. Most
+    of what is kept lies in files, and of a tensor that DequantizeLinear gives, the integers are kept.
 
     Parameters
     ----------
@@ -39,15 +71,19 @@ class Walk:
         An empty folder for the files.
     batch : int
         Samples at a time.
+    in_memory : int
+        How many bytes of tensors do not go into files.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, folder: Path, batch: int = 32) -> None:
+    def __init__(
+        self, model: ir.Model, samples: Samples, folder: Path, batch: int = 32, in_memory: int = LIMIT_BYTES
+    ) -> None:
         self.model = model
         self.samples = samples.count
-        self._folder = folder
-        self._batches: list[dict[str, _Stored]] = []
+        self._spill = Spill(folder, in_memory)
+        self._batches: list[dict[str, Kept]] = []
+        self._codes: dict[str, Code] = {}
         self._position = 0
-        self._written = 0
         for feeds in samples.batches(batch):
             self._batches.append({})
             self._keep(self._batches[-1], feeds)
@@ -69,49 +105,54 @@ class Walk:
         index += behind
         if index == self._position:
             return
-        needed = _needed(self.model.graph, order, index)
+        read = _read_from(self.model.graph, order, index)
+        self._codes = {str(value.name): code for value in read if (code := code_of(value)) is not None}
+        needed = dict.fromkeys(self._kept_as(str(value.name)) for value in read)
         known = set(self._batches[0]) if self._batches else set()
         missing = [name for name in needed if name not in known]
         if missing:
             self._run(sorted(known), missing)
         for stored in self._batches:
-            for gone in set(stored) - set(needed):
-                stored.pop(gone).path.unlink()
+            for gone in stored.keys() - needed.keys():
+                self._spill.drop(stored.pop(gone))
         self._position = index
 
     def has(self, name: str) -> bool:
         """Tell whether a tensor can be fetched where the walk stands."""
-        return bool(self._batches) and name in self._batches[0]
+        return bool(self._batches) and self._kept_as(name) in self._batches[0]
 
-    def fetch(self, name: str) -> Iterator[Array]:
-        """Yield a tensor that the rest of the graph reads, batch by batch."""
+    def code(self, name: str) -> Code | None:
+        """Return how a tensor is read of integers, if that is what is kept of it."""
+        return self._codes.get(name)
+
+    def fetch(self, name: str, *, decode: bool = True) -> Iterator[Array]:
+        """Yield a tensor that the rest of the graph reads, batch by batch; without `decode`, as `code` says."""
+        code, kept = self.code(name), self._kept_as(name)
         for stored in self._batches:
-            if name not in stored:
+            if kept not in stored:
                 raise PassError(f"tensor '{name}' is constant, or nothing reads it from here on")
-            yield _load(stored[name])
+            array = self._spill.get(stored[kept])
+            yield code.decode(array) if decode and code is not None else array
+
+    def _kept_as(self, name: str) -> str:
+        code = self._codes.get(name)
+        return name if code is None else str(code.integers.name)
 
     def _run(self, inputs: list[str], outputs: list[str]) -> None:
         piece = _extract(self.model, {name: self._batches[0][name] for name in inputs}, outputs)
         session = open_session(piece)
         for stored in self._batches:
-            feeds = {name: _load(stored[name]) for name in session.inputs}
+            feeds = {name: self._spill.get(stored[name]) for name in session.inputs}
             self._keep(stored, session.run(feeds, outputs))
 
-    def _keep(self, stored: dict[str, _Stored], arrays: dict[str, Any]) -> None:
+    def _keep(self, stored: dict[str, Kept], arrays: dict[str, Any]) -> None:
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise PassError(f"tensor '{name}' is a sequence or optional, which cannot be stopped at")
-            path = self._folder / str(self._written)
-            self._written += 1
-            path.write_bytes(np.ascontiguousarray(array).tobytes())
-            stored[name] = _Stored(path, array.dtype, array.shape)
+            stored[name] = self._spill.put(array)
 
 
-def _load(stored: _Stored) -> Array:
-    return np.frombuffer(stored.path.read_bytes(), stored.dtype).reshape(stored.shape)
-
-
-def _needed(graph: ir.Graph, order: list[ir.Node], index: int) -> list[str]:
+def _read_from(graph: ir.Graph, order: list[ir.Node], index: int) -> list[ir.Value]:
     """Return the tensors that depend on the inputs, are there before node `index` and are read from there on."""
     varying = {value for value in graph.inputs if edit.constant(value) is None}
     for node in order[:index]:
@@ -119,7 +160,7 @@ def _needed(graph: ir.Graph, order: list[ir.Node], index: int) -> list[str]:
             varying.update(node.outputs)
     read = dict.fromkeys(value for node in order[index:] for value in _reads(node) if value in varying)
     read |= dict.fromkeys(value for value in graph.outputs if value in varying)
-    return [str(value.name) for value in read]
+    return list(read)
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value]:
@@ -131,7 +172,7 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
         yield from graph.outputs
 
 
-def _extract(model: ir.Model, inputs: dict[str, _Stored], outputs: list[str]) -> ir.Model:
+def _extract(model: ir.Model, inputs: dict[str, Kept], outputs: list[str]) -> ir.Model:
     """Make a model of the nodes between two sets of tensors; it shares the weights."""
     graph = ir.convenience.extract(model.graph, list(inputs), outputs)
     for value in graph.inputs:

@@ -66,7 +66,12 @@ def _window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tupl
 
 
 def patches(
-    node: ir.Node, array: npt.NDArray[Any], kernel: Extents, at: npt.NDArray[np.int64] | None = None
+    node: ir.Node,
+    array: npt.NDArray[Any],
+    kernel: Extents,
+    at: npt.NDArray[np.int64] | None = None,
+    *,
+    outside: float = 0,
 ) -> npt.NDArray[Any]:
     """Return what the kernel of a convolution covers, for output positions of each sample.
 
@@ -78,6 +83,8 @@ def patches(
     kernel : tuple of int
     at : (samples, n) int array, optional
         Which positions, numbered in row-major order; all by default.
+    outside : number
+        What stands where the padding is.
 
     Returns
     -------
@@ -85,7 +92,8 @@ def patches(
     """
     rank = len(kernel)
     windows = [_window(node, a, rank, array.shape[a + 2], extent) for a, extent in enumerate(kernel)]
-    padded = np.pad(array, [(0, 0), (0, 0), *((before, after) for _, _, before, after in windows)])
+    around = [(0, 0), (0, 0), *((before, after) for _, _, before, after in windows)]
+    padded = np.pad(array, around, constant_values=outside) if np.any(around) else array
     spans = tuple(w[1] * (extent - 1) + 1 for w, extent in zip(windows, kernel, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, rank + 2)))
     steps = tuple(slice(None, None, w[0]) for w in windows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +16,9 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
-from onnxcompress.runtime.gram import ROWS, draw, grams_of, rows_of
+from onnxcompress.runtime.gram import grams_of
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
-from onnxcompress.runtime.windows import patches, positions
 
 from .layers import Layer
 from .rounding import gptq
@@ -33,9 +31,6 @@ READERS = ("Conv", "Gemm", "MatMul")
 
 SAMPLES = 512
 """How many samples are looked at."""
-
-ROWS_FOR_COLUMN = 4
-"""Of images, at least `ROWS` positions are drawn, and so many for each column of the Gram matrix."""
 
 MOST_COLUMNS = 8192
 """A Gram matrix of more columns would take more than half a gigabyte."""
@@ -131,7 +126,7 @@ def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     walk.advance(edit.output_name(node))
     if not walk.has(str(read.name)):
         raise PassError("what it is multiplied by is constant")
-    rows = _rows(node, walk, str(read.name), array.shape, matrices.shape[-1])
+    rows = _rows(layer, walk.fetch(str(read.name)), walk.samples)
     parts = ((r, r[..., :0], np.zeros(r.shape[-2], bool)) for r in rows)
     grams = grams_of(parts, str(read.name))[0].own
     step, zero = (
@@ -144,15 +139,9 @@ def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     return result
 
 
-def _rows(node: ir.Node, walk: Walk, name: str, shape: tuple[int, ...], columns: int) -> Iterator[Array]:
+def _rows(layer: Layer, arrays: Iterator[Array], samples: int) -> Iterator[Array]:
     """Yield what the operator multiplies by, as (groups, rows, products)."""
-    first, each = 0, -(-max(ROWS, ROWS_FOR_COLUMN * columns) // max(walk.samples, 1))
-    for array in walk.fetch(name):
-        if node.op_type != "Conv":
-            yield rows_of(array, 0 if edit.int_attribute(node, "transA", 0) else array.ndim - 1)[None]
-            continue
-        kernel, groups = shape[2:], edit.int_attribute(node, "group", 1)
-        at = draw(first, len(array), math.prod(positions(node, array.shape[2:], kernel)), each)
-        taken = patches(node, array, kernel, at)
-        yield taken.reshape(len(taken), groups, columns).swapaxes(0, 1)
+    first = 0
+    for array in arrays:
+        yield layer.inputs_of(array, first, samples)
         first += len(array)

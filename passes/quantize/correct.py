@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +24,18 @@ from threadpoolctl import threadpool_limits
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
 from onnxcompress.runtime.fit import nearest
-from onnxcompress.runtime.gram import Moments, grams_of
+from onnxcompress.runtime.gram import Flags, Moments, grams_of, with_one
 from onnxcompress.runtime.samples import Samples
-from onnxcompress.runtime.segments import Walk
+from onnxcompress.runtime.segments import Code, Walk
 
 from . import scales
 from .apply import Application
 from .clusters import is_clustered
-from .layers import Layer
+from .layers import Layer, held_out
 from .plan import QuantizePlan, WeightScale
 from .rounding import gptq
 from .scheme import Scheme
+from .teacher import BATCH, Targets
 from .units import bias_of, weight_of
 
 Rounding = Literal["nearest", "compensating"]
@@ -93,13 +94,11 @@ def correct(
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
-        for name in ("model", "quantized"):
-            Path(folder, name).mkdir()
-        before = Walk(model, samples, Path(folder, "model"))
-        after = Walk(quantized, samples, Path(folder, "quantized"))
+        targets = Targets(model, samples, [Layer(nodes[weight.node]) for weight in chosen], Path(folder, "float"))
+        walk = Walk(quantized, samples, Path(folder), BATCH)
         for done, weight in enumerate(chosen):
             node, behind = nodes[weight.node], nodes.get(plan.bias_nodes.get(weight.node, ""))
-            moments = _moments(Layer(node), application.node(weight.node), before, after)
+            moments = _moments(Layer(node), application.node(weight.node), targets, walk)
             if moments is not None:
                 found[weight.node] = _corrected(weight, node, behind, moments, rounding, plan.scheme, biases=biases)
                 application.set_weight(found[weight.node])
@@ -127,15 +126,25 @@ def _can_be_set(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> bool:
     return biased and value is not None and len(value.uses()) == 1 and not transposed
 
 
-def _moments(layer: Layer, quantized: ir.Node, before: Walk, after: Walk) -> tuple[Moments, Moments] | None:
+def _moments(layer: Layer, quantized: ir.Node, targets: Targets, walk: Walk) -> tuple[Moments, Moments] | None:
     """Return the moments of the rows that are fitted, and of those held out; None where the input is constant."""
-    name, data = edit.output_name(layer.node), quantized.inputs[0]
-    after.advance(edit.output_name(quantized))
-    before.advance(name, behind=True)
-    if data is None or not after.has(str(data.name)) or not before.samples:
+    walk.advance(edit.output_name(quantized))
+    name = str(quantized.inputs[0].name)  # type: ignore[union-attr]
+    if not walk.has(name):
         return None
-    pairs = zip(before.fetch(name), after.fetch(str(data.name)), strict=True)
-    return grams_of(layer.rows(pairs, before.samples), str(data.name))
+    code = walk.code(name)
+    return grams_of(_rows(layer, walk.fetch(name, decode=False), code, targets, walk.samples), name, np.float32)
+
+
+def _rows(
+    layer: Layer, arrays: Iterator[Matrix], code: Code | None, targets: Targets, samples: int
+) -> Iterator[tuple[Matrix, Matrix, Flags]]:
+    """Yield what the layer reads, with a one, what it gave in float, and which of the rows are held out."""
+    first = 0
+    for array, (count, y) in zip(arrays, targets.of(layer), strict=True):
+        x = layer.inputs_of(array, first, samples, code)
+        yield with_one(x), y, held_out(x.shape[-2], first, count)
+        first += count
 
 
 def _corrected(
@@ -175,14 +184,12 @@ def _best_of(
     nearest_ones: Matrix, blocks: Matrix, steps: Matrix, grid: scales.Grid, fitted: Moments, held: Moments
 ) -> Matrix:
     """Return the integers that are best on the rows held out, made again from all rows."""
-    ways: list[Callable[[Moments], Matrix]] = [
-        lambda _: nearest_ones,
-        lambda moments: _rounded(blocks, steps, grid, moments),
-        lambda moments: _rounded(moved, steps, grid, moments),
-    ]
-    moved = _fitted(blocks, fitted, held)
-    errors = [_error(way(fitted) * steps, fitted, held) for way in ways]
-    return ways[int(np.argmin(errors))](fitted.merge(held))
+    weights = [blocks, *_fitted(blocks, fitted, held)]
+    together = np.concatenate(weights, 1)  # they share what takes the time, the factors of the covariance
+    several = np.concatenate([steps] * len(weights), 1)
+    tried = [nearest_ones, *np.split(_rounded(together, several, grid, fitted), len(weights), 1)]
+    best = int(np.argmin([_error(integers * steps, fitted, held) for integers in tried]))
+    return nearest_ones if best == 0 else _rounded(weights[best - 1], steps, grid, fitted.merge(held))
 
 
 def _added(node: ir.Node, behind: ir.Node, outputs: int) -> Matrix:
@@ -196,11 +203,12 @@ def _rounded(blocks: Matrix, steps: Matrix, grid: scales.Grid, moments: Moments)
     return gptq(blocks, steps, grid, moments.covariance(), zero_point=zero).astype(np.float64) - zero
 
 
-def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> Matrix:
-    """Fit each group's weights, near to what they are; zeros stay."""
+def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> list[Matrix]:
+    """Fit each group's weights, near to what they are; zeros stay. Nothing, if none is better than what it is."""
     columns = blocks.shape[-1]
     start = np.concatenate([blocks, _mean_error(blocks, fitted)[..., None]], -1)
-    return np.where(blocks == 0, 0, nearest(fitted, held, start, weighted=columns)[..., :columns])
+    found = nearest(fitted, held, start, weighted=columns)
+    return [] if found is start else [np.where(blocks == 0, 0, found[..., :columns])]
 
 
 def _mean_error(blocks: Matrix, moments: Moments) -> Matrix:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
-from onnxcompress.runtime.gram import ROWS, Flags, draw, rows_at, rows_of, with_one
-from onnxcompress.runtime.windows import patches
+from onnxcompress.runtime.gram import ROWS, Flags, Indices, draw, rows_at
+from onnxcompress.runtime.segments import Code
+from onnxcompress.runtime.windows import patches, positions
 
 from .units import channel_axis, weight_of
 
@@ -21,11 +21,22 @@ Array = npt.NDArray[Any]
 HELD_OUT = 4
 """One sample in so many is held out, to judge by."""
 
+FEWEST_ROWS = 8192
+"""So many rows are drawn of a layer that has as many, and more where outputs have many weights."""
 
 ROWS_FOR_COLUMN = 32
-"""A convolution is judged by so many rows for each weight of an output, within `FEWEST_ROWS` and `ROWS`."""
+"""So many for each weight of an output, up to `ROWS`."""
 
-FEWEST_ROWS = 8192
+ROWS_FOR_MANY = 4
+"""And so many beyond."""
+
+ROWS_OF_GROUPS = 4096
+"""Of a convolution with groups, which has a matrix of few columns for each."""
+
+
+def held_out(rows: int, first: int, count: int) -> Flags:
+    """Tell which rows of `count` samples from number `first` on come from samples that are held out."""
+    return np.repeat(np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1, rows // count)
 
 
 class Layer:
@@ -39,6 +50,8 @@ class Layer:
         Of a convolution.
     outputs : int
         How many output channels.
+    columns : int
+        How many weights an output has.
     """
 
     def __init__(self, node: ir.Node) -> None:
@@ -48,6 +61,7 @@ class Layer:
         self._axis = channel_axis(node, len(self._shape))
         assert self._axis is not None
         self.outputs = self._shape[self._axis]
+        self.columns = math.prod(self._shape) // self.outputs
 
     def blocks(self, array: Array) -> Array:
         """Return an array of the weight's shape as (groups, outputs of each, weights of an output)."""
@@ -59,43 +73,55 @@ class Layer:
         """Undo `blocks`."""
         return blocks.reshape(self._shape) if self._axis == 0 else blocks[0].T
 
-    def rows(self, pairs: Iterable[tuple[Array, Array]], samples: int) -> Iterator[tuple[Array, Array, Flags]]:
-        """Turn what it gave and what it reads, batch by batch, into rows.
-
-        A convolution makes far more rows than are needed; of each sample some positions are drawn.
+    def outputs_of(self, array: Array, first: int, samples: int) -> Array:
+        """Draw rows of what it gave: (groups, rows, outputs of each).
 
         Parameters
         ----------
-        pairs : iterable of (ndarray, ndarray)
-            Its output, and its input.
+        array : ndarray
+            Of samples (along axis 0) from number `first` on.
+        first : int
         samples : int
             How many samples there are altogether.
-
-        Yields
-        ------
-        x : (groups, rows, weights of an output + 1) array
-            The last column is one.
-        y : (groups, rows, outputs of each) array
-        held : (rows,) bool array
-            Which rows come from samples that are held out.
         """
-        first = 0
-        for y, x in pairs:
-            count = len(y)
-            x_rows, y_rows = self._drawn(first, y, x, samples) if self.node.op_type == "Conv" else _flat(y, x)
-            held = np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1
-            yield with_one(x_rows), y_rows, np.repeat(held, x_rows.shape[1] // count)
-            first += count
+        if self.node.op_type == "Conv":
+            return self._grouped(rows_at(array, self._draw(first, len(array), array.shape[2:], samples)))
+        return self._vectors(array, -1, first, samples)
 
-    def _drawn(self, first: int, y: Array, x: Array, samples: int) -> tuple[Array, Array]:
-        columns = math.prod(self._shape[1:])
-        wanted = min(ROWS, max(FEWEST_ROWS, ROWS_FOR_COLUMN * columns))
-        at = draw(first, len(y), math.prod(y.shape[2:]), -(-wanted // max(samples, 1)))
-        rows = patches(self.node, x, self._shape[2:], at)
-        targets = rows_at(y, at)
-        x_rows, y_rows = (r.reshape(at.size, self.groups, -1).swapaxes(0, 1) for r in (rows, targets))
-        return x_rows, y_rows
+    def inputs_of(self, array: Array, first: int, samples: int, code: Code | None = None) -> Array:
+        """Draw the same rows of what it reads: (groups, rows, weights of an output), floats.
 
+        Parameters
+        ----------
+        array, first, samples
+            As for `outputs_of`.
+        code : Code, optional
+            How to read `array`, if it is of integers.
+        """
+        if self.node.op_type != "Conv":
+            axis = 0 if edit.int_attribute(self.node, "transA", 0) else -1
+            rows = self._vectors(array, axis, first, samples)
+        else:
+            kernel = self._shape[2:]
+            at = self._draw(first, len(array), positions(self.node, array.shape[2:], kernel), samples)
+            outside = 0.0 if code is None else float(code.zero_point)
+            rows = self._grouped(patches(self.node, array, kernel, at, outside=outside))
+        return rows if code is None else code.decode(rows)
 
-def _flat(y: Array, x: Array) -> tuple[Array, Array]:
-    return rows_of(x, -1)[None], rows_of(y, -1)[None]
+    def _vectors(self, array: Array, axis: int, first: int, samples: int) -> Array:
+        """Draw vectors along an axis: of each index along the first of the others, some."""
+        array = np.moveaxis(np.atleast_2d(array), axis, -1)
+        at = self._draw(first, len(array), array.shape[1:-1], samples)
+        flat = array.reshape(len(array), -1, array.shape[-1])
+        taken = np.take_along_axis(flat, at[..., None], 1)
+        rows: Array = taken.reshape(1, -1, array.shape[-1])
+        return rows
+
+    def _draw(self, first: int, count: int, extents: tuple[int, ...], samples: int) -> Indices:
+        many, enough = ROWS_FOR_MANY * self.columns, ROWS_FOR_COLUMN * self.columns
+        fewest = FEWEST_ROWS if self.groups == 1 else ROWS_OF_GROUPS
+        wanted = max(fewest, min(ROWS, enough), many)
+        return draw(first, count, math.prod(extents), -(-wanted // max(samples, 1)))
+
+    def _grouped(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), self.groups, -1).swapaxes(0, 1)

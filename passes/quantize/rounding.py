@@ -19,7 +19,7 @@ def gptq(
     *,
     zero_point: npt.ArrayLike = 0,
     damping: float = 0.01,
-    block: int = 128,
+    block: int = 32,
     by_diagonal: bool = True,
     keep_zeros: bool = True,
 ) -> npt.NDArray[np.int64]:

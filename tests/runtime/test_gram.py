@@ -48,7 +48,7 @@ def test_constants_have_no_gram(parse):
 
 def test_a_walk_keeps_only_what_is_read_later(parse, tmp_path):
     subject = parse(CHAIN)
-    walk = Walk(subject, load_samples({"x": drawn(5)}, subject), tmp_path, batch=2)
+    walk = Walk(subject, load_samples({"x": drawn(5)}, subject), tmp_path, batch=2, in_memory=0)
     walk.advance("z")
     assert [walk.has(name) for name in ("x", "y", "w")] == [False, True, True]
     assert len(list(tmp_path.iterdir())) == 6
