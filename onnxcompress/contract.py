@@ -222,7 +222,7 @@ class Context:
         self._samples = samples
         self._seen: dict[str, Observation] = {}
         self._ranges: dict[tuple[Method, bool, int], dict[str, Range]] = {}
-        self._channel_ranges: dict[tuple[str, int], ChannelRange] = {}
+        self._channel_ranges: dict[tuple[Method, bool, int], dict[tuple[str, int], ChannelRange]] = {}
         self._kept: dict[Hashable, Any] = {}
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
@@ -295,14 +295,34 @@ class Context:
                 known[name] = clipped_range(self._seen[name], method, symmetric=symmetric, levels=levels)
         return {name: known[name] for name in tensors}
 
-    def channel_ranges(self, channels: list[tuple[str, int]]) -> Mapping[tuple[str, int], ChannelRange]:
-        """Return the smallest and largest value per index of the axis, for each (tensor, axis), over the samples."""
+    def channel_ranges(
+        self,
+        channels: list[tuple[str, int]],
+        method: Method = "minmax",
+        *,
+        symmetric: bool = False,
+        levels: int = 256,
+    ) -> Mapping[tuple[str, int], ChannelRange]:
+        """Return the range per index of the axis, for each (tensor, axis), over the samples.
+
+        Each is what `ranges` would say if that index were a tensor of its own. What the methods that count values have
+        seen of so many channels is not kept, so that each of them goes through the samples by itself.
+        """
         from .runtime.channel_ranges import collect_channel_ranges
 
-        missing = [key for key in channels if key not in self._channel_ranges]
+        known = self._channel_ranges.setdefault((method, symmetric, levels), {})
+        missing = [key for key in channels if key not in known]
         if missing:
-            self._channel_ranges |= collect_channel_ranges(self.model, self.samples, missing, progress=self.progress)
-        return {key: self._channel_ranges[key] for key in channels}
+            known |= collect_channel_ranges(
+                self.model,
+                self.samples,
+                missing,
+                progress=self.progress,
+                method=method,
+                symmetric=symmetric,
+                levels=levels,
+            )
+        return {key: known[key] for key in channels}
 
     def channel_means(
         self, channels: list[tuple[str, int]], moment: Moment = "absolute"

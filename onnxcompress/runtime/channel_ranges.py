@@ -1,30 +1,36 @@
-"""The smallest and the largest value of each index of an axis, over the samples."""
+"""Where to clip each index of an axis, over the samples: what the same method says of that slice alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..errors import DataError, PassError
+from ..errors import DataError
 from ..progress import Progress
+from .channel_histogram import MOST_CHANNELS, ChannelCounter, ChannelHistogram
+from .clipping import COUNTED, Method, clipped_range
+from .extremes import Extremes, ExtremesCollector
 from .fetch import fetch
-from .ranges import LIMIT_BYTES, plain, refuse
+from .ranges import LIMIT_BYTES, Observation, observe_constant, plain, refuse
 from .samples import Samples
-from .taps import find_values
+from .statistics import check_axis
+from .taps import find_values, measure_shapes
 
 if TYPE_CHECKING:
     from .session import Array
 
+Key = tuple[str, int]
+
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """The smallest and the largest value of each index of an axis; ``(inf, -inf)`` where there was none.
+    """The range of each index of an axis.
 
     Attributes
     ----------
@@ -34,20 +40,55 @@ class ChannelRange:
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
 
-    def merge(self, other: ChannelRange) -> ChannelRange:
-        """Return the ranges of both."""
-        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+class Part(NamedTuple):
+    """A tensor's axis, and which of its indices, from `start` up to `stop` (None: to the end)."""
+
+    tensor: str
+    axis: int
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class ChannelObservation:
+    """What the samples showed of each channel; merging is associative and commutative, to the last bit.
+
+    Attributes
+    ----------
+    extremes : Extremes
+    histogram : ChannelHistogram or None
+        None unless asked for.
+    """
+
+    extremes: Extremes
+    histogram: ChannelHistogram | None
+
+    def merge(self, other: ChannelObservation) -> ChannelObservation:
+        """Return the observation of both."""
+        both = self.histogram and other.histogram and self.histogram.merge(other.histogram)
+        return ChannelObservation(self.extremes.merge(other.extremes), both)
+
+    def channels(self) -> Iterator[Observation]:
+        """Yield what was seen of each channel."""
+        count = len(self.extremes.low)
+        histograms = self.histogram.split(count) if self.histogram else [None] * count
+        for index in range(count):
+            yield Observation(*self.extremes.column(index), histograms[index])
 
 
 def collect_channel_ranges(
     model: ir.Model,
     samples: Samples,
-    channels: Sequence[tuple[str, int]],
+    channels: Sequence[Key],
     *,
     progress: Progress,
+    method: Method = "minmax",
+    symmetric: bool = False,
+    levels: int = 256,
     limit_bytes: int = LIMIT_BYTES,
-) -> dict[tuple[str, int], ChannelRange]:
-    """Find the smallest and largest value for each index of an axis, over the samples and all other axes.
+) -> dict[Key, ChannelRange]:
+    """Find the range of each index of an axis, over the samples and all other axes.
 
     Parameters
     ----------
@@ -55,11 +96,15 @@ def collect_channel_ranges(
         As for `observe`.
     channels : sequence of (str, int)
         Tensor names, each with an axis (negative counts from the last).
+    method, symmetric, levels
+        As for `clipped_range`. The methods that count values go through the samples once for `MOST_CHANNELS`
+        channels, so that memory does not grow with the model.
 
     Returns
     -------
     dict of (str, int) to ChannelRange
-        Zeros for an index that never held a value.
+        What `collect_ranges` would say if each index were a tensor of its own. Zeros for an index that never held a
+        value.
 
     Raises
     ------
@@ -68,69 +113,128 @@ def collect_channel_ranges(
     DataError
         A tensor holds NaN or infinity, or the axis has different lengths for different samples.
     """
+    counted = method in COUNTED
     constants, tapped = find_values(model, [name for name, _ in channels])
-    axes: dict[str, list[tuple[str, int]]] = {}
-    for key in dict.fromkeys(channels):
-        axes.setdefault(key[0], []).append(key)
-    found: dict[tuple[str, int], ChannelRange] = {}
-    for name, array in constants.items():
-        for key in axes[name]:
-            found[key] = _channel_range(key, array)
-    if tapped:
-        for observer in fetch(
-            model,
-            samples,
-            tapped,
-            lambda names: _ChannelObserver(names, axes),
-            what="channel ranges",
-            progress=progress,
-            limit_bytes=limit_bytes,
-        ):
-            for key, new in observer.found.items():
-                found[key] = _merged(key, found[key], new) if key in found else new
-    return {key: _zeros_for_none(found[key]) for key in channels}
+    found: dict[Key, list[tuple[float, float]]] = {key: [] for key in channels}
+
+    def clip(seen: Observation) -> tuple[float, float]:
+        clipped = clipped_range(seen, method, symmetric=symmetric, levels=levels)
+        return clipped.low, clipped.high
+
+    for key in found:
+        if key[0] in constants:
+            array = constants[key[0]]
+            slices = np.moveaxis(array, check_axis(key, array.ndim), 0)
+            found[key] = [clip(observe_constant(key[0], each, histograms=counted)) for each in slices]
+    for lot in _lots(model, samples, [key for key in found if key[0] in tapped], counted):
+        seen = observe_channels(model, samples, lot, progress=progress, histograms=counted, limit_bytes=limit_bytes)
+        for part in lot:
+            found[part[:2]] += [clip(each) for each in seen.pop(part).channels()]
+    pairs = {key: np.array(ranges, np.float64).reshape(-1, 2) for key, ranges in found.items()}
+    return {key: ChannelRange(pairs[key][:, 0], pairs[key][:, 1]) for key in channels}
+
+
+def _lots(model: ir.Model, samples: Samples, keys: list[Key], counted: bool) -> list[list[Part]]:
+    """Split axes into what is observed in one pass over the samples."""
+    if not keys or not counted:
+        return [[Part(*key) for key in keys]] if keys else []
+    shapes = measure_shapes(model, samples, list(dict.fromkeys(name for name, _ in keys)))
+    lots: list[list[Part]] = [[]]
+    used = 0
+    for key in keys:
+        length = shapes[key[0]][check_axis(key, len(shapes[key[0]]))]
+        for start in range(0, max(length, 1), MOST_CHANNELS):
+            stop = min(length, start + MOST_CHANNELS)
+            if used + stop - start > MOST_CHANNELS:
+                lots.append([])
+                used = 0
+            lots[-1].append(Part(*key, start, stop))
+            used += stop - start
+    return lots
+
+
+def observe_channels(
+    model: ir.Model,
+    samples: Samples,
+    parts: Sequence[Part],
+    *,
+    progress: Progress,
+    histograms: bool = False,
+    limit_bytes: int = LIMIT_BYTES,
+) -> dict[Part, ChannelObservation]:
+    """Go through the samples once and observe the channels of tensors that are not constant; see `observe`."""
+    axes: dict[str, list[Part]] = {}
+    for part in parts:
+        axes.setdefault(part.tensor, []).append(part)
+    lengths: dict[Part, int] = {}
+    found: dict[Part, ChannelObservation] = {}
+    for observer in fetch(
+        model,
+        samples,
+        list(axes),
+        lambda names: _ChannelObserver(names, axes, lengths, histograms=histograms),
+        what="channel ranges",
+        progress=progress,
+        limit_bytes=limit_bytes,
+    ):
+        for part, new in observer.result().items():
+            found[part] = found[part].merge(new) if part in found else new
+    return found
 
 
 class _ChannelObserver:
-    """Observes the same tensors' axes, sample by sample."""
+    """Observes the same tensors' axes, sample by sample.
 
-    def __init__(self, names: list[str], axes: dict[str, list[tuple[str, int]]]) -> None:
+    `lengths` is shared by all observers: an axis must have the same length for each sample.
+    """
+
+    def __init__(
+        self, names: list[str], axes: dict[str, list[Part]], lengths: dict[Part, int], *, histograms: bool
+    ) -> None:
         self._names = names
         self._axes = axes
-        self.found: dict[tuple[str, int], ChannelRange] = {}
+        self._lengths = lengths
+        self._histograms = histograms
+        self._extremes: dict[Part, ExtremesCollector] = {}
+        self._counters: dict[Part, ChannelCounter] = {}
 
     def observe(self, arrays: list[Array], first: int, count: int) -> None:
         """See `Observer`."""
         for name, array in zip(self._names, arrays, strict=True):
-            for key in self._axes[name]:
-                new = _channel_range(key, array, first, count)
-                self.found[key] = _merged(key, self.found[key], new) if key in self.found else new
+            for part in self._axes[name]:
+                axis = check_axis(part[:2], array.ndim)
+                if axis and count > 1 and len(array) == count:  # a fixed batch, as in `observe`
+                    for index in range(count):
+                        self._add(part, plain(array[index : index + 1]), axis, first + index, 1)
+                else:
+                    self._add(part, plain(array), axis, first, count)
 
+    def _add(self, part: Part, array: Array, axis: int, first: int, count: int) -> None:
+        length = array.shape[axis]
+        if (known := self._lengths.setdefault(part, length)) != length:
+            lengths = f"{known} and {length}"
+            raise DataError(
+                f"tensor '{part.tensor}': axis {part.axis} has different lengths for different samples: {lengths}"
+            )
+        # Three axes, however many there are: numpy is slow over several at once.
+        inner = math.prod(array.shape[axis + 1 :])
+        cube = np.ascontiguousarray(array).reshape(-1 if array.size else 0, length, inner)[:, part.start : part.stop]
+        if part not in self._extremes:
+            self._extremes[part] = ExtremesCollector(cube.shape[1])
+            self._counters[part] = ChannelCounter()
+        row = self._extremes[part].row()
+        if not cube.size:
+            return
+        with np.errstate(invalid="ignore"):
+            row[0], row[1] = cube.min(axis=2).min(axis=0), cube.max(axis=2).max(axis=0)
+        if not np.isfinite(row).all():
+            refuse(part.tensor, array, first, count)
+        if self._histograms:
+            self._counters[part].add(cube)
 
-def _channel_range(key: tuple[str, int], array: Array, first: int | None = None, count: int = 1) -> ChannelRange:
-    name, axis = key
-    if not -array.ndim <= axis < array.ndim:
-        raise PassError(f"tensor '{name}' has {array.ndim} axes; it has no axis {axis}")
-    axis %= array.ndim
-    length = array.shape[axis]
-    if not array.size:
-        return ChannelRange(np.full(length, math.inf), np.full(length, -math.inf))
-    # Three axes, however many there are: numpy is slow over several at once.
-    cube = np.ascontiguousarray(plain(array)).reshape(math.prod(array.shape[:axis]), length, -1)
-    with np.errstate(invalid="ignore"):
-        low, high = (getattr(getattr(cube, reduce)(axis=2), reduce)(axis=0) for reduce in ("min", "max"))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        refuse(name, array, first, count)
-    return ChannelRange(low.astype(np.float64), high.astype(np.float64))
-
-
-def _merged(key: tuple[str, int], old: ChannelRange, new: ChannelRange) -> ChannelRange:
-    if old.low.shape != new.low.shape:
-        lengths = f"{len(old.low)} and {len(new.low)}"
-        raise DataError(f"tensor '{key[0]}': axis {key[1]} has different lengths for different samples: {lengths}")
-    return old.merge(new)
-
-
-def _zeros_for_none(found: ChannelRange) -> ChannelRange:
-    none = found.low > found.high
-    return ChannelRange(np.where(none, 0.0, found.low), np.where(none, 0.0, found.high))
+    def result(self) -> dict[Part, ChannelObservation]:
+        """Return what was observed of each part."""
+        return {
+            part: ChannelObservation(collector.result(), self._counters[part].histogram if self._histograms else None)
+            for part, collector in self._extremes.items()
+        }

@@ -44,8 +44,7 @@ class Histogram:
 
     @classmethod
     def _of_bits(cls, bits: npt.NDArray[np.uint32]) -> Histogram:
-        # To nearest: half of a last bit is added, then the lower 16 bits fall off.
-        return cls._of_bins(np.bincount((bits + np.uint32(1 << 15)) >> np.uint32(16), minlength=_BINS))
+        return cls._of_bins(np.bincount(round_bits(bits), minlength=_BINS))
 
     @classmethod
     def _of_bins(cls, bins: npt.NDArray[np.int64]) -> Histogram:
@@ -110,6 +109,13 @@ class Counter:
         """What was counted so far."""
         self._flush()
         return self._counted
+
+
+def round_bits(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the bit patterns of float32 values as those of the nearest bfloat16 ones."""
+    # Half of a last bit is added, then the lower 16 bits fall off.
+    rounded: npt.NDArray[np.uint32] = (bits + np.uint32(1 << 15)) >> np.uint32(16)
+    return rounded
 
 
 def to_float32(array: Array) -> npt.NDArray[np.float32]:

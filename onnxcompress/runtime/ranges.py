@@ -6,7 +6,6 @@ so are all figures the same, to the last bit, whatever the batches.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import onnx_ir as ir
 from ..errors import DataError
 from ..progress import Progress
 from .clipping import COUNTED, Method, clipped_range
+from .extremes import ExtremesCollector
 from .fetch import fetch
 from .histogram import Counter, Histogram, to_float32
 from .samples import Samples
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 150_000_000
 """How many bytes of tensors are fetched at once; each lot takes one pass over the samples."""
-
-_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,7 @@ def observe(
     constants, tapped = find_values(model, tensors)
     found: dict[str, Observation] = {}
     for name, array in constants.items():
-        observer = _Observer([name], histograms=False)
-        observer.add([plain(array)], None)
-        seen = observer.result()[name]
-        histogram = Histogram.of(to_float32(plain(array))) if histograms else None
-        found[name] = Observation(seen.extremes, seen.means, histogram)
+        found[name] = observe_constant(name, array, histograms=histograms)
     if not tapped:
         return found
     for observer in fetch(
@@ -130,6 +124,15 @@ def observe(
         for name, new in observer.result().items():
             found[name] = found[name].merge(new) if name in found else new
     return found
+
+
+def observe_constant(name: str, array: Array, *, histograms: bool = False) -> Observation:
+    """Observe a constant as if it were one sample's tensor, but count all of its values."""
+    observer = _Observer([name], histograms=False)
+    observer.add([plain(array)], None)
+    seen = observer.result()[name]
+    histogram = Histogram.of(to_float32(plain(array))) if histograms else None
+    return Observation(seen.extremes, seen.means, histogram)
 
 
 def _single(arrays: list[Array], count: int) -> Iterator[list[Array]]:
@@ -154,24 +157,15 @@ class _Observer:
     def __init__(self, names: list[str], *, histograms: bool) -> None:
         self.names = names
         self._counters = [Counter() for _ in names] if histograms else None
-        self._low = np.full(len(names), math.inf)
-        self._high = np.full(len(names), -math.inf)
-        self._means = ChannelMean.of(np.zeros((0, 2 * len(names))), 0)
-        self._counts = np.zeros(len(names), np.int64)
-        self._rows = np.empty((_ROWS, 2, len(names)))
-        self._used = 0
+        self._extremes = ExtremesCollector(len(names))
 
     def add(self, arrays: list[Array], sample: int | None) -> None:
         """Observe one sample's tensors, or a constant."""
-        if self._used == _ROWS:
-            self._flush()
-        row = self._rows[self._used]
-        row[0], row[1] = math.inf, -math.inf
+        row = self._extremes.row()
         with np.errstate(invalid="ignore"):
             for index, array in enumerate(arrays):
                 if array.size:
                     row[:, index] = array.min(), array.max()
-        self._used += 1
         # Numpy's smallest and largest of values with a NaN among them is NaN.
         if not np.isfinite(row).all():
             _check(self.names, arrays, row, sample)
@@ -184,28 +178,11 @@ class _Observer:
         for index, parts in enumerate(_single(arrays, count)):
             self.add(parts, first + index)
 
-    def _flush(self) -> None:
-        if not self._used:
-            return
-        rows = self._rows[: self._used]
-        self._used = 0
-        self._low = np.minimum(self._low, rows[:, 0].min(axis=0))
-        self._high = np.maximum(self._high, rows[:, 1].max(axis=0))
-        there = rows[:, 0] <= rows[:, 1]
-        self._counts += there.sum(axis=0)
-        sums = np.where(there[:, None], rows, 0.0).reshape(len(rows), -1)
-        self._means = self._means.merge(ChannelMean.of(sums, 0))
-
     def result(self) -> dict[str, Observation]:
         """Return what was observed of each tensor."""
-        self._flush()
-        limbs = self._means.limbs.reshape(len(self._means.limbs), 2, -1)
+        seen, counters = self._extremes.result(), self._counters
         return {
-            name: Observation(
-                Range(float(self._low[index]), float(self._high[index])),
-                ChannelMean(limbs[:, :, index], int(self._counts[index])),
-                None if self._counters is None else self._counters[index].histogram,
-            )
+            name: Observation(*seen.column(index), None if counters is None else counters[index].histogram)
             for index, name in enumerate(self.names)
         }
 

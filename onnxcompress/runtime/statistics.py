@@ -139,7 +139,7 @@ def collect_channel_means(
     constants, tapped = find_values(model, [name for name, _ in channels])
     shapes = measure_shapes(model, samples, tapped) if tapped else {}
     shapes |= {name: array.shape for name, array in constants.items()}
-    axes = {key: _check_axis(key, len(shapes[key[0]])) for key in channels}
+    axes = {key: check_axis(key, len(shapes[key[0]])) for key in channels}
     found = {
         key: _constant_mean(key, constants[key[0]], axis, moment) for key, axis in axes.items() if key[0] in constants
     }
@@ -163,7 +163,8 @@ def _merged(key: tuple[str, int], old: ChannelMean, new: ChannelMean) -> Channel
     return old.merge(new)
 
 
-def _check_axis(key: tuple[str, int], rank: int) -> int:
+def check_axis(key: tuple[str, int], rank: int) -> int:
+    """Return the axis counted from the first; raises `PassError` where the tensor has none such."""
     if not -rank <= key[1] < rank:
         raise PassError(f"tensor '{key[0]}' has {rank} axes; it has no axis {key[1]}")
     return key[1] % rank
