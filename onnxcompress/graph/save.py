@@ -16,6 +16,10 @@ from ..files import check_target, staging_beside
 PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
 
+MAPPED = "onnxcompress.mapped"
+"""Marks, in `meta`, a tensor that is computed from a mapped one when it is read: written into a data file, one after
+the other, such tensors take the memory of the largest; in a protobuf, of all of them, twice."""
+
 
 def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> None:
     """Write `model` to `path`: a temporary file beside it, then a rename.
@@ -69,7 +73,12 @@ def _write(model: ir.Model, path: Path, staging: Path) -> None:
 def needs_external_data(model: ir.Model) -> bool:
     """Tell whether the weights are mapped from a data file or too large for one protobuf."""
     tensors = list(weights(model))
-    return any(isinstance(t, ir.ExternalTensor) for t in tensors) or sum(t.nbytes for t in tensors) > PROTOBUF_LIMIT
+    return any(map(is_mapped, tensors)) or sum(t.nbytes for t in tensors) > PROTOBUF_LIMIT
+
+
+def is_mapped(tensor: ir.TensorProtocol) -> bool:
+    """Tell whether a tensor's values are in a data file, or are computed from such when they are read."""
+    return isinstance(tensor, ir.ExternalTensor) or bool(tensor.meta.get(MAPPED))
 
 
 def weights(model: ir.Model) -> Iterable[ir.TensorProtocol]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
+from onnxcompress.graph.save import MAPPED, is_mapped
 
 from .dynamic import key_of
 from .float_roles import FLOAT, FOLLOWERS, is_float, roles, set_output_type
@@ -133,6 +134,7 @@ class Conversion:
             return ir.tensor(narrowed(tensor.numpy(), dtype), name=name)
 
         lazy = ir.LazyTensor(convert, dtype=self.narrow, shape=ir.Shape(tensor.shape.numpy()), name=name)
+        lazy.meta[MAPPED] = is_mapped(tensor)
         made = ir.val(name, const_value=convert() if tensor.nbytes <= EAGER else lazy)
         graph.register_initializer(made)
         self._weights += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from loading import load_kit
 from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph import edit
+from onnxcompress.graph.save import save
 from onnxcompress.passes import ConvertFloat
 from onnxcompress.passes.quantize.convert_float import FloatPlan
 from onnxcompress.passes.quantize.float_apply import LARGEST
@@ -276,6 +278,36 @@ def test_large_weights_are_converted_when_they_are_read() -> None:
     tensor = result.graph.initializers["w_float16"].const_value
     assert isinstance(tensor, ir.LazyTensor)
     close(subject, result, drawn_feeds(subject))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mapped_weights_are_saved_one_at_a_time(tmp_path: Path, dtype: str) -> None:
+    count, weight = 12, (512, 1024)
+    drawn = np.random.default_rng(0).standard_normal((count, *weight)).astype(np.float32)
+    sums = " ".join(f"y{i} = MatMul(x, w{i})" for i in range(count))
+    outputs = ", ".join(f"float[N,1024] y{i}" for i in range(count))
+    subject = model(f"g (float[N,512] x) => ({outputs}) {{ {sums} }}", {f"w{i}": w for i, w in enumerate(drawn)})
+    onnx.save(ir.to_proto(subject), tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    mapped = ir.load(tmp_path / "m.onnx")
+    step = ConvertFloat(dtype=dtype)
+    tracemalloc.start()
+    step.apply(mapped, step.plan(mapped, Context(mapped)))
+    save(mapped, tmp_path / "half.onnx")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "half.onnx").stat().st_size < 10_000
+    result = ir.load(tmp_path / "half.onnx")
+    for i, w in enumerate(drawn):
+        found = result.graph.initializers[f"w{i}_{dtype}"].const_value.numpy()  # type: ignore[union-attr]
+        np.testing.assert_array_equal(found, w.astype(ir.DataType[dtype.upper()].numpy()))
+    # Looking for what does not fit takes a few arrays of one weight's size; all of them converted take half of this.
+    assert peak < drawn.nbytes / 2.5
+
+
+def test_converted_weights_of_a_single_file_stay_in_a_single_file(tmp_path: Path) -> None:
+    subject = model("g (float[N,512] x) => (float[N,1024] y) { y = MatMul(x, w) }", {"w": (512, 1024)})
+    save(converted(subject)[0], tmp_path / "half.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["half.onnx"]
 
 
 def test_the_largest_numbers() -> None:
