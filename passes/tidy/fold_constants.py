@@ -19,6 +19,9 @@ KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 GROWTH = 1 << 20
 """Bytes by which folding one node may grow the model: expanding a constant is cheaper at run time than on disk."""
 
+MOVES = {"Cast", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""What gives another form of the constant that is its first input."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldPlan(Plan):
@@ -33,7 +36,15 @@ class FoldConstants(Pass):
 
     Nodes that draw random numbers, run inner graphs, dequantize weights, or would grow the model by more than a
     megabyte stay.
+
+    Parameters
+    ----------
+    keep_shared : bool
+        A Transpose, Reshape, Cast or the like of a constant that others read too stays as well: computed, the constant
+        would be stored twice.
     """
+
+    keep_shared: bool = False
 
     tolerance = 1e-5
 
@@ -43,6 +54,9 @@ class FoldConstants(Pass):
         names = []
         for node, insert in _nodes(copy):
             if not _is_constant(node):
+                continue
+            if self.keep_shared and _moves_shared(node):
+                refused.append(Refusal(edit.label(node), "others read its constant too, which would be stored twice"))
                 continue
             folded = _fold(insert, node, copy.opset_imports.get("", 1))
             if folded is None:
@@ -82,6 +96,11 @@ def _is_constant(node: ir.Node) -> bool:
     present = [v for v in node.inputs if v is not None]
     fixed = [v for v in present if edit.constant(v) is not None and not v.is_graph_input()]
     return bool(present) and len(fixed) == len(present)
+
+
+def _moves_shared(node: ir.Node) -> bool:
+    given = node.inputs[0] if edit.op_of(node) in MOVES else None
+    return given is not None and len(given.uses()) > 1
 
 
 def _fold(insert: edit.Inserter, node: ir.Node, opset: int) -> bool | None:

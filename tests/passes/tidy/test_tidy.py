@@ -127,6 +127,28 @@ def test_folding_never_blows_the_model_up() -> None:
     assert operators(folded) == ["Expand", "Add"]
 
 
+@pytest.mark.parametrize(
+    "move", ["Transpose<perm=[1,0]>(w)", "Slice(w, zero, six)", "Cast<to=1>(w)", "Reshape(w, shape)"]
+)
+def test_a_constant_that_others_read_can_stay_one(move: str) -> None:
+    subject = model(
+        f"""g (float[N,6] x) => (float[N,6] y) {{
+            a = MatMul(x, w) t = {move} n = Neg(t) b = MatMul(a, n) l = Transpose<perm=[1,0]>(v) y = MatMul(b, l)
+        }}""",
+        {"w": (6, 6), "v": (6, 6), "zero": np.array([0]), "six": np.array([6]), "shape": np.array([6, 6])},
+    )
+    feeds = drawn_feeds(subject)
+    kept, done, refused = done_and_refused(subject, FoldConstants(keep_shared=True))
+    assert operators(kept) == ["MatMul", move.split("<")[0].split("(")[0], "Neg", "MatMul", "MatMul"]
+    assert done == ["computed"]  # v is read once
+    assert refused == ["others read its constant too, which would be stored twice"]
+    assert_same(plain_run(subject, feeds), plain_run(kept, feeds), 0)
+    folded, _, _ = done_and_refused(subject, FoldConstants())
+    assert operators(folded) == ["MatMul"] * 3
+    assert sum(t.dims[0] == 6 and len(t.dims) == 2 for t in ir.to_proto(kept).graph.initializer) == 2
+    assert sum(t.dims[0] == 6 and len(t.dims) == 2 for t in ir.to_proto(folded).graph.initializer) == 3
+
+
 def test_dead_nodes_and_initializers_go() -> None:
     subject = model(
         "g (float[N,4] x) => (float[N,4] y) { u = MatMul(x, unused) v = Relu(u) y = MatMul(x, w) }",
