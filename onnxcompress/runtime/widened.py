@@ -29,7 +29,8 @@ def widened(model: ir.Model) -> ir.Model | None:
         if tensor is not None:
             edit.set_constant(value, tensor.numpy().astype(np.float32))
         value.type = ir.TensorType(WIDE)
-        if tensor is None and maker is not None and isinstance(graph, ir.Graph):
+        # A value without a name is an output that its node leaves out.
+        if tensor is None and maker is not None and isinstance(graph, ir.Graph) and value.name:
             insert = edit.Inserter(graph, names)
             rounded = insert.node("Cast", [value], attributes={"to": int(NARROW)}, after=maker, dtype=NARROW)
             first = rounded.producer()

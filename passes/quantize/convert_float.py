@@ -13,13 +13,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
-from onnxcompress.errors import DataError
+from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, shapes
 
 from .dynamic import key_of
 from .float_apply import LARGEST, Conversion, narrowed
 from .float_roles import FLOAT, is_float, roles
-from .opset import raise_opset
+from .opset import CONVOLUTIONS, raise_opset
 
 BLOCKED = (
     "CumSum",
@@ -112,9 +112,8 @@ class ConvertFloat(Pass):
     def plan(self, model: ir.Model, context: Context) -> FloatPlan:
         """Choose the nodes that compute in the new type."""
         work = model.clone()
-        _prepare(work, self.dtype)
+        refused = [Refusal("model", reason) for reason in _prepare(work, self.dtype)[1]]
         notices, unfit = _constants(work, self.dtype)
-        refused: list[Refusal] = []
         kept = set()
         if self.dtype == "float16" and context.has_samples:
             unfit |= _measured(work, model, context, refused)
@@ -144,7 +143,7 @@ class ConvertFloat(Pass):
         """Convert the nodes of the plan and their constants, and cast where types meet."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        done = [Change("model", what) for what in _prepare(model, plan.dtype)]
+        done = [Change("model", what) for what in _prepare(model, plan.dtype)[0]]
         conversion = Conversion(model, ir.DataType[plan.dtype.upper()], set(plan.nodes), keep_io=plan.keep_io)
         labels, casts, weights = conversion.run()
         done += [Change(label, f"computes in {plan.dtype}") for label in labels]
@@ -172,17 +171,22 @@ class ConvertFloat(Pass):
         return ""
 
 
-def _prepare(model: ir.Model, dtype: str) -> list[str]:
-    """Inline functions, raise the opset where there is no bfloat16 yet, and infer types; says what was done."""
-    done = []
+def _prepare(model: ir.Model, dtype: str) -> tuple[list[str], list[str]]:
+    """Inline functions, raise the opset where bfloat16 needs it, and infer types; says what was done, what failed."""
+    done, failed = [], []
     if model.functions:
         common.InlinePass()(model)
         common.NameFixPass()(model)
         done.append("local functions inlined")
-    if dtype == "bfloat16" and raise_opset(model):
-        done.append("opset raised to 13")
+    if dtype == "bfloat16":
+        if any(edit.op_of(node) in ("Conv", "ConvTranspose") for node in model.graph.all_nodes()):
+            try:
+                done += [f"opset raised to {CONVOLUTIONS}"] if raise_opset(model, CONVOLUTIONS) else []
+            except PassError as error:
+                failed.append(f"{error}; convolutions stay in float32")
+        done += ["opset raised to 13"] if raise_opset(model) else []
     shapes.infer(model)
-    return done
+    return done, failed
 
 
 def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:
