@@ -2,7 +2,7 @@
 
 from .finding import Finding
 from .linter import LintReport, lint
-from .options import quantize_options
+from .options import quantize_options, takes
 from .target import Target, load_target, target_names
 
-__all__ = ["Finding", "LintReport", "Target", "lint", "load_target", "quantize_options", "target_names"]
+__all__ = ["Finding", "LintReport", "Target", "lint", "load_target", "quantize_options", "takes", "target_names"]

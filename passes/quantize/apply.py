@@ -31,14 +31,13 @@ class Application:
     def __init__(self, model: ir.Model, plan: QuantizePlan) -> None:
         self.model = model
         self.plan = plan
-        self._grid = plan.scheme.grid
         names = edit.Names(model.graph)
         graphs = (model.graph, *model.graph.subgraphs())
         self._inserters = {graph: Inserter(graph, names, home=model.graph) for graph in graphs}
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._stored: dict[tuple[object, ...], list[ir.Value]] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
-        self._points: dict[tuple[float, int], list[ir.Value]] = {}
+        self._points: dict[tuple[float, int, str], list[ir.Value]] = {}
         self._replaced: dict[ir.Value, None] = {}
         self._biases: dict[str, ir.Value] = {}
 
@@ -46,6 +45,7 @@ class Application:
         """Edit the model."""
         inputs = {value for value in self.model.graph.inputs if value.uses()}
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
+        whats |= dict.fromkeys(self.plan.wide, f"computes on integers, activations of {self.plan.scheme.wide}")
         labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
         for weight in self.plan.weights:
             whats[weight.node] += f", {self._add_weight(weight)}"
@@ -151,8 +151,9 @@ class Application:
         array = constants.find(node.inputs[plan.input])
         if array is None:
             raise PassError(f"the plan has a constant at input {plan.input} of '{plan.node}', and the model has none")
-        scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, self._grid.dtype)
-        integers = scales.encode(array, np.array(scale), self._grid, zero_point=plan.zero_point)
+        grid = self.plan.scheme.grid_of(wide=plan.wide)
+        scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, grid.dtype)
+        integers = scales.encode(array, np.array(scale), grid, zero_point=plan.zero_point)
         name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
         given = self._inserter(node).dequantized(name, integers, np.array(scale), zero_point)
         node.replace_input_with(plan.input, given)
@@ -161,8 +162,8 @@ class Application:
         """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
         readers = None if plan.readers is None else [(self.node(name), index) for name, index in plan.readers]
         graph = value.graph if readers is None else readers[0][0].graph
-        # What an inner graph reads from outside may come out of another pair by now.
-        given = value if readers is None or graph is value.graph else readers[0][0].inputs[readers[0][1]]
+        # It may come out of another pair by now: that of the outer graph, or one of another type for other readers.
+        given = value if readers is None else readers[0][0].inputs[readers[0][1]]
         assert isinstance(graph, ir.Graph)
         assert given is not None
         insert = self._inserters[graph]
@@ -171,10 +172,10 @@ class Application:
             given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
             bypass(producer, given)
             producer = given.producer()
-        name = plan.tensor
-        before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point)
+        name, dtype = plan.tensor, self.plan.scheme.grid_of(wide=plan.wide).dtype
+        before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point, dtype)
         quantized = insert.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
-        after = self._point(insert, name, plan.scale, plan.zero_point)
+        after = self._point(insert, name, plan.scale, plan.zero_point, dtype)
         result = insert.add(
             "DequantizeLinear",
             [quantized, *after],
@@ -194,13 +195,13 @@ class Application:
         assert isinstance(node.graph, ir.Graph)
         return self._inserters[node.graph]
 
-    def _point(self, insert: Inserter, name: str, scale: float, zero_point: int) -> list[ir.Value]:
+    def _point(self, insert: Inserter, name: str, scale: float, zero_point: int, dtype: str) -> list[ir.Value]:
         """Return constants for a scale and a zero point; tensors with the same ones share them."""
-        key = (scale, zero_point)
+        key = (scale, zero_point, dtype)
         if key not in self._points:
             self._points[key] = [
                 insert.constant(f"{name}_scale", np.array(scale, np.float32)),
-                insert.constant(f"{name}_zero_point", np.array(zero_point, self._grid.dtype)),
+                insert.constant(f"{name}_zero_point", np.array(zero_point, dtype)),
             ]
         return self._points[key]
 

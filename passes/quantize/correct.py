@@ -114,7 +114,7 @@ def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> Weight
         outputs = Layer(node).outputs
         known = bias_of(node, None, outputs) is not None
         return weight if known else dataclasses.replace(weight, bias=np.zeros(outputs, np.float32))
-    scale = {a.tensor: a.scale for a in plan.activations}[str(node.inputs[0].name)]
+    scale = plan.read(str(node.inputs[0].name), weight.node, 0).scale
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 

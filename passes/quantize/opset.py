@@ -17,13 +17,13 @@ FLOAT16 = 19
 """The first one whose DequantizeLinear has scales of float16."""
 
 BLOCKS = 21
-"""The first one whose DequantizeLinear reads integers of 4 bits and has a block size."""
+"""The first one whose DequantizeLinear reads integers of 4 and of 16 bits and has a block size."""
 
 CONVOLUTIONS = 22
 """The first one whose convolutions take bfloat16."""
 
 PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: "convolutions in bfloat16"}
-"""What an opset is needed for; 4 bits and blocks elsewhere."""
+"""What an opset is needed for; 4 bits, 16 bits and blocks elsewhere."""
 
 IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
 """The first IR version for models of an opset; for older opsets it is that of `EXPLICIT_INITIALIZERS`."""
@@ -53,7 +53,7 @@ def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
     opset = model.opset_imports.setdefault("", to)
     if opset >= to:
         return False
-    what = f"the model has opset {opset}, {PURPOSES.get(to, '4 bits and blocks')} need opset {to}"
+    what = f"the model has opset {opset}, {PURPOSES.get(to, '4 bits, 16 bits and blocks')} need opset {to}"
     if model.functions:
         raise PassError(
             f"{what}, and a model with local functions cannot be converted; "

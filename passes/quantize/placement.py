@@ -94,7 +94,8 @@ def place(
     movement, and reaching another compute node. Anywhere else integers would be converted just for it.
     """
     result = Placement()
-    excluded = _excluded(model.graph, exclude)
+    hits = named(model.graph, exclude, "exclude")
+    excluded = {node: f"excluded by '{pattern}'" for node, pattern in hits.items()}
     _place_in(model.graph, excluded, blocked, operators, result)
     hidden = _hidden(model.graph)
     for graph in model.graph.subgraphs():
@@ -143,8 +144,14 @@ def _place_in(
     _find_tensors(graph, units, result)
 
 
-def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
-    """Return the nodes that a pattern names."""
+def named(graph: ir.Graph, patterns: Sequence[str], option: str) -> dict[ir.Node, str]:
+    """Return the nodes that the patterns of an option name, each with the last pattern that does.
+
+    Raises
+    ------
+    PassError
+        A pattern names none.
+    """
     names = {node: node.name or edit.output_name(node) for node in graph.all_nodes()}
     found: dict[ir.Node, str] = {}
     for pattern in patterns:
@@ -153,8 +160,8 @@ def _excluded(graph: ir.Graph, patterns: Sequence[str]) -> dict[ir.Node, str]:
         ]
         if not hits:
             hint = nearest(pattern, list(names.values()))
-            raise PassError(f"quantize: exclude: no node's name matches '{pattern}'{hint}")
-        found |= dict.fromkeys(hits, f"excluded by '{pattern}'")
+            raise PassError(f"quantize: {option}: no node's name matches '{pattern}'{hint}")
+        found |= dict.fromkeys(hits, pattern)
     return found
 
 

@@ -9,9 +9,10 @@ import msgspec
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
+from onnxcompress.errors import OptionError
 from onnxcompress.graph import shapes
 from onnxcompress.runtime.clipping import Method
-from onnxcompress.targets import load_target, quantize_options
+from onnxcompress.targets import load_target, quantize_options, takes
 
 from . import scales
 from .apply import Application
@@ -23,10 +24,13 @@ from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
 from .prepare import prepare
-from .scheme import Scheme
+from .scheme import WIDE, Scheme
 from .search import climb
+from .wide import Wide, find_wide
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onnxcompress.runtime.statistics import Range
 
 WIDEST = 2.0**64
@@ -67,6 +71,9 @@ class Quantize(Pass):
     exclude : tuple of str
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
         A Relu, Clip or bias behind a node goes with that node.
+    wide : tuple of str
+        Patterns of names of nodes whose activations are stored in 16 bits, uint16 where others are uint8 and int16
+        where they are int8; weights stay as they are. It needs opset 21 and a target that takes such activations.
     equalise : bool
         Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
         it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of well
@@ -95,6 +102,7 @@ class Quantize(Pass):
     per_channel: bool | None = None
     ranges: Method = "minmax"
     exclude: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
     equalise: bool = False
     correct: bool = True
     rounding: Rounding = "compensating"
@@ -107,7 +115,7 @@ class Quantize(Pass):
         check_not_quantized(model)
         if self.max_drop is not None:
             return climb(self, model, context)
-        scheme = self._scheme()
+        scheme = self.scheme()
         work, prepared = context.keep(("prepared", scheme.opset), lambda: _prepared(model, context, scheme.opset))
         equalisation = Equalisation()
         if self.equalise:
@@ -115,10 +123,15 @@ class Quantize(Pass):
             equalisation, work, prepared = context.keep(key, lambda: _equalised(work, prepared, scheme))
         observer = Observer(work, prepared, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
+        wide = find_wide(work, placement, self.wide, same_type=scheme.same_type) if self.wide else Wide()
+        wide_ranges: Mapping[str, Range] = {}
+        if wide.units:
+            observer = Observer(work, prepared, self.ranges, scheme.widened())
+            wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
         refused = [*placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
-        fields = calibrate(placement, ranges, scheme)
+        fields = calibrate(placement, ranges, wide_ranges, scheme, wide)
         plan = QuantizePlan(refused=tuple(refused), equalisation=equalisation, **fields)
         if plan.nodes and (self.correct or self.rounding != "nearest"):
             plan = correct(
@@ -126,9 +139,22 @@ class Quantize(Pass):
             )
         return plan
 
-    def _scheme(self) -> Scheme:
-        options = quantize_options(load_target(self.target))
-        return Scheme.of(options, self.activations, self.symmetric, self.per_channel)
+    def scheme(self) -> Scheme:
+        """Return how numbers are stored."""
+        target = load_target(self.target)
+        scheme = Scheme.of(quantize_options(target), self.activations, self.symmetric, self.per_channel)
+        if not self.wide:
+            return scheme
+        wide = WIDE.get(scheme.activations)
+        if wide is None:
+            raise OptionError(f"quantize: wide: activations are {scheme.activations}; it goes with uint8 and int8 only")
+        if not takes(target, wide, scheme.weights):
+            known = " and ".join(target.activations.dtypes)
+            raise OptionError(
+                f"quantize: wide: target '{self.target}' does not compute on {wide} activations with {scheme.weights} "
+                f"weights, only on activations of {known}; use exclude, which leaves layers in float"
+            )
+        return dataclasses.replace(scheme, wide=wide)
 
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""

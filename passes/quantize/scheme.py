@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from . import scales
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
 """Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
 
+WIDE = {"int8": "int16", "uint8": "uint16"}
+"""Type of activations → the type of those that are wider."""
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Scheme:
     """How activations, weights and biases are stored.
 
@@ -35,6 +38,10 @@ class Scheme:
         Weights use 7 bits.
     operators : tuple of str
         What may compute on integers or pass them through.
+    same_type : bool
+        All activations that one operator reads and writes have the same type.
+    wide : str, optional
+        The type of the activations of single layers that are stored in 16 bits.
     """
 
     activations: str = "uint8"
@@ -45,6 +52,8 @@ class Scheme:
     power_of_two: bool = False
     reduce_range: bool = False
     operators: tuple[str, ...] = ()
+    same_type: bool = False
+    wide: str | None = None
 
     @classmethod
     def of(
@@ -61,12 +70,21 @@ class Scheme:
             power_of_two=options["power_of_two"],
             reduce_range=options["reduce_range"],
             operators=tuple(sorted(options["operators"])),
+            same_type=options["same_type"],
         )
 
     @property
     def grid(self) -> scales.Grid:
         """What activations may be."""
         return scales.GRIDS[self.activations]
+
+    def grid_of(self, *, wide: bool) -> scales.Grid:
+        """Return what an activation may be, where it is a wide one or not."""
+        return scales.GRIDS[self.wide] if wide and self.wide is not None else self.grid
+
+    def widened(self) -> Scheme:
+        """Return the same with all activations of the wide type."""
+        return dataclasses.replace(self, activations=self.wide or self.activations)
 
     @property
     def weight_grid(self) -> scales.Grid:
@@ -76,4 +94,4 @@ class Scheme:
     @property
     def opset(self) -> int:
         """The first opset that can say all this."""
-        return OPSETS.get(self.activations, PER_CHANNEL)
+        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.wide or self.activations))

@@ -174,3 +174,16 @@ def test_single_layers_are_ranked_by_what_they_cost_alone() -> None:
         assert point.sqnr is not None and 15 < point.sqnr < 80
     with pytest.raises(OptionError, match="no option 'sparsity'"):
         sensitivity(network(), images(0), Quantize(), shares=[0.5])
+
+
+def test_only_what_a_wide_layer_reads_is_stored_in_16_bits(quantized: Quantizer) -> None:
+    result, _ = quantized(network(), images(0), target="qnn", wide=("f",))
+    types = {n.name: n.inputs[2].dtype.name for n in result.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
+    assert [name for name, dtype in types.items() if dtype == "UINT16"] == ["e_quantized"]
+    assert result.opset_imports[""] == 21
+    assert lint(result, "qnn").findings == lint(quantized(network(), images(0), target="qnn")[0], "qnn").findings
+
+
+def test_a_target_without_16_bits_refuses_wide_layers(quantized: Quantizer) -> None:
+    with pytest.raises(OptionError, match="wide: target 'onnxruntime-cpu' does not compute on uint16"):
+        quantized(network(), images(0), wide=("f",))
