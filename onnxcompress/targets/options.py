@@ -21,7 +21,6 @@ class QuantizeOptions(TypedDict):
     power_of_two: bool
     reduce_range: bool
     operators: frozenset[str]
-    same_type: bool
 
 
 def quantize_options(target: Target) -> QuantizeOptions:
@@ -50,8 +49,6 @@ def quantize_options(target: Target) -> QuantizeOptions:
         operators : frozenset of str
             What may compute on integers or pass them through; Relu and Clip only as part of the operator before them,
             unless they are named.
-        same_type : bool
-            All activations that one operator reads and writes have the same type.
     """
     activations = target.activations.dtypes[0]
     allowed = [weight for activation, weight in target.pairs if activation == activations]
@@ -66,7 +63,6 @@ def quantize_options(target: Target) -> QuantizeOptions:
         "power_of_two": target.scales.power_of_two,
         "reduce_range": limited and target.weights.range is not None and target.weights.range[1] < FULL_RANGE,
         "operators": frozenset((*target.operators.integer, *target.operators.moves)),
-        "same_type": target.activations.same_type,
     }
 
 

@@ -52,8 +52,6 @@ class Tensors(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         The integers that may be used, where that is less than the type has.
     range_with : list of str
         Types of activations with which `range` holds; all where empty.
-    same_type : bool
-        Whether the activations that one operator reads and writes must all have the same type.
     """
 
     dtypes: list[str]
@@ -61,7 +59,6 @@ class Tensors(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     per_channel: bool = False
     range: tuple[int, int] | None = None
     range_with: list[str] = []
-    same_type: bool = False
 
 
 class Axes(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

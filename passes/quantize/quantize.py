@@ -123,7 +123,7 @@ class Quantize(Pass):
             equalisation, work, prepared = context.keep(key, lambda: _equalised(work, prepared, scheme))
         observer = Observer(work, prepared, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
-        wide = find_wide(work, placement, self.wide, same_type=scheme.same_type) if self.wide else Wide()
+        wide = find_wide(work, placement, self.wide) if self.wide else Wide()
         wide_ranges: Mapping[str, Range] = {}
         if wide.units:
             observer = Observer(work, prepared, self.ranges, scheme.widened())

@@ -38,8 +38,6 @@ class Scheme:
         Weights use 7 bits.
     operators : tuple of str
         What may compute on integers or pass them through.
-    same_type : bool
-        All activations that one operator reads and writes have the same type.
     wide : str, optional
         The type of the activations of single layers that are stored in 16 bits.
     """
@@ -52,7 +50,6 @@ class Scheme:
     power_of_two: bool = False
     reduce_range: bool = False
     operators: tuple[str, ...] = ()
-    same_type: bool = False
     wide: str | None = None
 
     @classmethod
@@ -70,7 +67,6 @@ class Scheme:
             power_of_two=options["power_of_two"],
             reduce_range=options["reduce_range"],
             operators=tuple(sorted(options["operators"])),
-            same_type=options["same_type"],
         )
 
     @property

@@ -21,8 +21,7 @@ class Wide:
     Attributes
     ----------
     units : set of Unit
-        Those that read 16 bits; where the target wants one type for all that an operator reads and writes, also those
-        that write what they read, and each then writes 16 bits too. Data movement is not among them.
+        Those that read 16 bits; data movement is not among them.
     stored : set of onnx_ir.Value
         The sources (see `Placement.sources`) whose tensors are stored in 16 bits. Whoever else reads one of them reads
         it converted to 8 bits, but for data movement, which passes on what is stored.
@@ -40,7 +39,7 @@ class Wide:
         return self.stored | {placement.sources[value] for unit in self.units for value in unit.inputs}
 
 
-def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str], *, same_type: bool) -> Wide:
+def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) -> Wide:
     """Choose what is in 16 bits, and list in ``placement.refused`` what was asked for in vain.
 
     Parameters
@@ -50,21 +49,16 @@ def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str], *,
     placement : Placement
     patterns : sequence of str
         Patterns (`fnmatch`) of names of nodes; data movement that one names goes with the tensor that it moves.
-    same_type : bool
-        All activations of one operator must have the same type.
 
     Notes
     -----
     A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what a wide layer reads
-    writes 16 bits; that operator's own inputs stay in 8, or are converted where it wants one type.
+    writes 16 bits; that operator's own inputs stay in 8.
     """
     hits = named(model.graph, patterns, "wide")
     result = Wide({unit for unit in placement.units if unit.node in hits and unit.kind != "move"})
     sources = placement.sources
     result.stored = {sources[value] for unit in result.units for value in unit.inputs}
-    if same_type:
-        result.units |= {placement.makers[source] for source in result.stored if source in placement.makers}
-        result.stored |= {sources[value] for unit in result.units for value in unit.outputs if value in sources}
     found = {hits[unit.node] for unit in placement.units if unit.node in hits and unit.kind != "move"}
     refused = {refusal.subject for refusal in placement.refused}
     for pattern in dict.fromkeys(hits.values()):
