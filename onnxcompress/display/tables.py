@@ -48,8 +48,22 @@ def titled(title: str, table: Table) -> Group:
 
 
 def report(found: Report) -> RenderableType:
-    """Return the stages, and what costs the time where a quantized result is not faster."""
-    return Group(stages(found), slowness.table(found.not_faster)) if found.not_faster else stages(found)
+    """Return the stages, what befell models as a whole, and what costs the time where the result is not faster."""
+    parts = [stages(found)]
+    if any(change.subject == "model" for step in found.steps for change in step.done):
+        parts.append(notes(found.steps))
+    if found.not_faster:
+        parts.append(slowness.table(found.not_faster))
+    return Group(*parts) if len(parts) > 1 else parts[0]
+
+
+def notes(found: Sequence[Step]) -> Table:
+    """Return what passes did to the model as a whole, and how they chose it."""
+    table = new_table(("pass", "on the whole"))
+    for step in found:
+        for number, change in enumerate(change for change in step.done if change.subject == "model"):
+            table.add_row("" if number else step.name, Text(change.what))
+    return table
 
 
 def stages(report: Report) -> RenderableType:

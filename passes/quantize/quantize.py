@@ -73,7 +73,8 @@ class Quantize(Pass):
         A Relu, Clip or bias behind a node goes with that node.
     wide : tuple of str
         Patterns of names of nodes whose activations are stored in 16 bits, uint16 where others are uint8 and int16
-        where they are int8; weights stay as they are. It needs opset 21 and a target that takes such activations.
+        where they are int8; weights stay as they are. It needs opset 21 and a target that takes such activations. A
+        node that `exclude` names too reads them as floats.
     equalise : bool
         Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
         it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of well
@@ -84,8 +85,9 @@ class Quantize(Pass):
         "compensating" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `equalise`, `correct`, `rounding` and,
-        in the end, layers that stay in float are only what that takes: the cheapest of them that holds on half of the
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `ranges`, if it is "minmax",
+        `equalise`, `correct`, `rounding` and, in the end, layers with activations of 16 bits, where the target takes
+        them, and layers that stay in float are only what that takes: the cheapest of them that holds on half of the
         samples, after fitting to the other half; the report tells which.
 
     Notes
@@ -125,7 +127,7 @@ class Quantize(Pass):
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
         wide = find_wide(work, placement, self.wide) if self.wide else Wide()
         wide_ranges: Mapping[str, Range] = {}
-        if wide.units:
+        if wide.stored:
             observer = Observer(work, prepared, self.ranges, scheme.widened())
             wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
         refused = [*placement.refused, *(equalisation.refused if not equalisation.factors else ())]

@@ -21,7 +21,7 @@ class Wide:
     Attributes
     ----------
     units : set of Unit
-        Those that read 16 bits; data movement is not among them.
+        Those that compute on 16 bits; data movement is not among them.
     stored : set of onnx_ir.Value
         The sources (see `Placement.sources`) whose tensors are stored in 16 bits. Whoever else reads one of them reads
         it converted to 8 bits, but for data movement, which passes on what is stored.
@@ -53,13 +53,21 @@ def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) ->
     Notes
     -----
     A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what a wide layer reads
-    writes 16 bits; that operator's own inputs stay in 8.
+    writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
+    integers for the sake of its maker: that then has 16 bits as well.
     """
     hits = named(model.graph, patterns, "wide")
-    result = Wide({unit for unit in placement.units if unit.node in hits and unit.kind != "move"})
-    sources = placement.sources
-    result.stored = {sources[value] for unit in result.units for value in unit.inputs}
-    found = {hits[unit.node] for unit in placement.units if unit.node in hits and unit.kind != "move"}
+    placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
+    result = Wide()
+    found = set()
+    for node, pattern in hits.items():
+        unit = placed.get(node)
+        read = [sources[value] for value in node.inputs if value in sources]
+        if not read or (unit is not None and unit.kind == "move"):
+            continue
+        result.stored.update(read)
+        result.units.update([unit] if unit is not None else [])
+        found.add(pattern)
     refused = {refusal.subject for refusal in placement.refused}
     for pattern in dict.fromkeys(hits.values()):
         labels = [edit.label(node) for node, by in hits.items() if by == pattern]

@@ -1,4 +1,4 @@
-"""`Quantize` with its own defaults: what correction, compensation, targets and the ladder change."""
+"""`Quantize` with its own defaults: what correction, compensation and targets change."""
 
 from __future__ import annotations
 
@@ -148,23 +148,6 @@ def test_every_way_to_find_ranges(ranges: str, quantized: Quantizer) -> None:
     assert 10 * np.log10(np.square(a).mean() / np.square(a - b).mean()) > 15
 
 
-def test_the_ladder_stops_at_the_first_rung_that_holds() -> None:
-    subject = network()
-    context = Context(subject, samples=load_samples(images(0), subject), metric="cosine")
-    easy = Quantize(max_drop=0.5).plan(subject, context)
-    assert len(easy.notes) == 1 and easy.notes[0].startswith("rounded to nearest")
-    assert all(weight.integers is None for weight in easy.weights)
-    hard = Quantize(max_drop=0.0).plan(subject, context)
-    assert [note.split(":")[0] for note in hard.notes[:4]] == [
-        "rounded to nearest",
-        "equalised",
-        "biases corrected",
-        "rounding compensated",
-    ]
-    assert "in float" in hard.notes[4]
-    assert "no rung loses at most 0" in hard.notes[-1]
-
-
 def test_single_layers_are_ranked_by_what_they_cost_alone() -> None:
     from onnxcompress import sensitivity
 
@@ -174,16 +157,3 @@ def test_single_layers_are_ranked_by_what_they_cost_alone() -> None:
         assert point.sqnr is not None and 15 < point.sqnr < 80
     with pytest.raises(OptionError, match="no option 'sparsity'"):
         sensitivity(network(), images(0), Quantize(), shares=[0.5])
-
-
-def test_only_what_a_wide_layer_reads_is_stored_in_16_bits(quantized: Quantizer) -> None:
-    result, _ = quantized(network(), images(0), target="qnn", wide=("f",))
-    types = {n.name: n.inputs[2].dtype.name for n in result.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
-    assert [name for name, dtype in types.items() if dtype == "UINT16"] == ["e_quantized"]
-    assert result.opset_imports[""] == 21
-    assert lint(result, "qnn").findings == lint(quantized(network(), images(0), target="qnn")[0], "qnn").findings
-
-
-def test_a_target_without_16_bits_refuses_wide_layers(quantized: Quantizer) -> None:
-    with pytest.raises(OptionError, match="wide: target 'onnxruntime-cpu' does not compute on uint16"):
-        quantized(network(), images(0), wide=("f",))
