@@ -61,7 +61,7 @@ class Quantize(Pass):
         file; it decides on types, symmetry, granularity, biases and operators.
     activations : {"uint8", "int8", "uint16", "int16", "float8e4m3fn"}, optional
         The type of activations; None: what the target takes first. 16 bits need opset 21, 8-bit floats (then also of
-        the weights) opset 19; onnxruntime computes both in float on a CPU.
+        the weights) opset 19; onnxruntime has no integer kernels for either on a CPU, and computes in float.
     symmetric : bool, optional
         Zero points of activations are the middle of their type's range; None: as the target wants.
     per_channel : bool, optional
