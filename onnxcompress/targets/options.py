@@ -21,6 +21,7 @@ class QuantizeOptions(TypedDict):
     power_of_two: bool
     reduce_range: bool
     operators: frozenset[str]
+    coverage: Literal["worth", "all"]
 
 
 def quantize_options(target: Target) -> QuantizeOptions:
@@ -49,6 +50,8 @@ def quantize_options(target: Target) -> QuantizeOptions:
         operators : frozenset of str
             What may compute on integers or pass them through; Relu and Clip only as part of the operator before them,
             unless they are named.
+        coverage : {"worth", "all"}
+            Whether all of them do, wherever they stand, or only where that is faster.
     """
     activations = target.activations.dtypes[0]
     allowed = [weight for activation, weight in target.pairs if activation == activations]
@@ -63,6 +66,7 @@ def quantize_options(target: Target) -> QuantizeOptions:
         "power_of_two": target.scales.power_of_two,
         "reduce_range": limited and target.weights.range is not None and target.weights.range[1] < FULL_RANGE,
         "operators": frozenset((*target.operators.integer, *target.operators.moves)),
+        "coverage": target.operators.coverage,
     }
 
 

@@ -134,6 +134,8 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Operators on integers, such as QLinearConv, that are accepted as they are.
     rejected : list of str
         Have no kernel at all.
+    coverage : {"worth", "all"}
+        "all": floats are not computed, or by another processor, so that whatever can compute on integers should.
     """
 
     integer: list[str]
@@ -143,6 +145,7 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     completes: list[str] = []
     qoperators: list[str] = []
     rejected: list[str] = []
+    coverage: Literal["worth", "all"] = "worth"
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -114,8 +114,7 @@ class Layer:
         at = self._draw(first, len(array), array.shape[1:-1], samples)
         flat = array.reshape(len(array), -1, array.shape[-1])
         taken = np.take_along_axis(flat, at[..., None], 1)
-        rows: Array = taken.reshape(1, -1, array.shape[-1])
-        return rows
+        return np.asarray(taken.reshape(1, -1, array.shape[-1]))
 
     def _draw(self, first: int, count: int, extents: tuple[int, ...], samples: int) -> Indices:
         many, enough = ROWS_FOR_MANY * self.columns, ROWS_FOR_COLUMN * self.columns
@@ -124,4 +123,4 @@ class Layer:
         return draw(first, count, math.prod(extents), -(-wanted // max(samples, 1)))
 
     def _grouped(self, rows: Array) -> Array:
-        return rows.reshape(len(rows), self.groups, -1).swapaxes(0, 1)
+        return np.asarray(rows.reshape(len(rows), self.groups, -1).swapaxes(0, 1))

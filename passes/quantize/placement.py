@@ -12,6 +12,7 @@ from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError, nearest
 from onnxcompress.graph import edit
 
+from .scheme import Coverage
 from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 
 INTEGER_OPS = (
@@ -73,7 +74,11 @@ def check_not_quantized(model: ir.Model) -> None:
 
 
 def place(
-    model: ir.Model, exclude: Sequence[str], blocked: dict[ir.Node, str], operators: Collection[str]
+    model: ir.Model,
+    exclude: Sequence[str],
+    blocked: dict[ir.Node, str],
+    operators: Collection[str],
+    coverage: Coverage = "worth",
 ) -> Placement:
     """Choose the nodes that compute on integers.
 
@@ -87,16 +92,20 @@ def place(
         More nodes to leave alone, with the reason.
     operators : collection of str
         What the target computes on integers or passes on.
+    coverage : {"worth", "all"}
+        Which cheap nodes take part.
 
     Notes
     -----
-    A cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap nodes and data
-    movement, and reaching another compute node. Anywhere else integers would be converted just for it.
+    With "worth", a cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap
+    nodes and data movement, and reaching another compute node. Anywhere else integers would be converted just for it.
+    With "all", each cheap node takes part, and data movement between any two.
     """
     result = Placement()
     hits = named(model.graph, exclude, "exclude")
     excluded = {node: f"excluded by '{pattern}'" for node, pattern in hits.items()}
-    _place_in(model.graph, excluded, blocked, operators, result)
+    rules = _Rules(excluded=excluded, blocked=blocked, operators=operators, coverage=coverage)
+    _place_in(model.graph, rules, result)
     hidden = _hidden(model.graph)
     for graph in model.graph.subgraphs():
         if graph in hidden:
@@ -104,7 +113,7 @@ def place(
             worth = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
             result.refused += [Refusal(edit.label(node), reason) for node in worth]
         else:
-            _place_in(graph, excluded, blocked, operators, result)
+            _place_in(graph, rules, result)
     _find_sources(result)
     return result
 
@@ -119,27 +128,36 @@ def _hidden(graph: ir.Graph) -> dict[ir.Graph, str]:
     return found
 
 
-def _place_in(
-    graph: ir.Graph,
-    excluded: dict[ir.Node, str],
-    blocked: dict[ir.Node, str],
-    operators: Collection[str],
-    result: Placement,
-) -> None:
+@dataclass(frozen=True)
+class _Rules:
+    """What `place` is told, with the nodes that patterns name."""
+
+    excluded: dict[ir.Node, str]
+    blocked: dict[ir.Node, str]
+    operators: Collection[str]
+    coverage: Coverage
+
+
+def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
     """Add the units of one graph to the placement: what lies between two of them lies in their graph."""
-    left_alone = excluded | blocked
+    left_alone = rules.excluded | rules.blocked
+    everywhere = rules.coverage == "all"
     found: list[Unit] = []
+    fused: set[ir.Node] = set()
     for node in graph:
-        unit = find_unit(node)
+        unit = find_unit(node, rules.operators if everywhere else ())
+        if everywhere and node in fused:
+            continue
         if isinstance(unit, str):
             result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
-        elif node in left_alone and (unit is not None or node in blocked):
+        elif node in left_alone and unit is not None:
             result.refused.append(Refusal(edit.label(node), left_alone[node]))
-        elif unit is not None and node.op_type in operators:
+        elif unit is not None and node.op_type in rules.operators:
             found.append(unit)
+            fused |= unit.fused
         elif unit is not None and unit.kind == "compute":
             result.refused.append(Refusal(edit.label(node), f"the target does not compute {node.op_type} on integers"))
-    units = _connected(found)
+    units = _connected(found, everywhere)
     result.units += units
     _find_tensors(graph, units, result)
 
@@ -165,19 +183,20 @@ def named(graph: ir.Graph, patterns: Sequence[str], option: str) -> dict[ir.Node
     return found
 
 
-def _connected(units: list[Unit]) -> list[Unit]:
-    """Keep the compute units, and the others that lie between two of them."""
+def _connected(units: list[Unit], everywhere: bool) -> list[Unit]:
+    """Keep the compute units, the cheap ones too if they take part everywhere, and what lies between two of them."""
+    seeds = {unit for unit in units if unit.kind == "compute" or (everywhere and unit.kind == "cheap")}
     after: set[ir.Value] = set()
     reached: set[Unit] = set()
     for unit in units:
-        if unit.kind == "compute" or after.intersection(unit.inputs):
+        if unit in seeds or after.intersection(unit.inputs):
             reached.add(unit)
-            if unit.node.op_type not in OPEN:
+            if everywhere or unit.node.op_type not in OPEN:
                 after.update(unit.outputs)
     before: set[ir.Value] = set()
     wanted: set[Unit] = set()
     for unit in reversed(units):
-        if unit.kind == "compute" or (unit in reached and before.intersection(unit.outputs)):
+        if unit in seeds or (unit in reached and before.intersection(unit.outputs)):
             wanted.add(unit)
             before.update(unit.inputs)
     return [unit for unit in units if unit in wanted]

@@ -256,6 +256,9 @@ def _activations(placement: Placement, points: _Points) -> Iterator[Activation]:
 
 def _scale(placement: Placement, value: ir.Value, found: Range, scheme: Scheme, *, wide: bool) -> Point:
     maker = placement.makers.get(value)
+    if maker is not None and maker.node.op_type == "Softmax":
+        scale, zero_point = scales.probabilities(scheme.grid, symmetric=scheme.symmetric)
+        return float(scales.power_of_two(scale) if scheme.power_of_two else scale), zero_point
     bounds = (-math.inf, math.inf)
     if maker is not None and maker.bounds is not None:
         bounds = (maker.bounds[0] * maker.gain, maker.bounds[1] * maker.gain)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
-from onnxcompress.graph import shapes
+from onnxcompress.graph import edit, shapes
 from onnxcompress.runtime.clipping import Method
 from onnxcompress.targets import load_target, quantize_options, takes
 
@@ -19,13 +19,15 @@ from .apply import Application
 from .clusters import clustered_weights
 from .correct import Rounding, correct
 from .equalise import Equalisation, apply_equalisation, equalise
+from .everywhere import fragile, too_wide, with_masks
 from .flatten import infer_types
 from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
 from .prepare import prepare
-from .scheme import WIDE, Scheme
+from .scheme import WIDE, Coverage, Scheme
 from .search import climb
+from .units import COMPUTE
 from .wide import Wide, find_wide
 
 if TYPE_CHECKING:
@@ -68,6 +70,11 @@ class Quantize(Pass):
         One scale for each output channel of a weight, else one for each weight; None: as the target can.
     ranges : {"minmax", "moving_average", "percentile", "entropy", "mse"}
         How the range of an activation is found; see `onnxcompress.runtime.clipping`.
+    coverage : {"worth", "all"}, optional
+        Which operators compute on integers. "worth": Conv, Gemm and MatMul, and the others that lie between two of
+        them, where integers stay integers. "all": every operator that the target has an integer kernel for, wherever it
+        stands (Add, Mul, Softmax, ...), as hardware without float units wants it; that costs accuracy. None: as the
+        target wants.
     exclude : tuple of str
         Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
         A Relu, Clip or bias behind a node goes with that node.
@@ -103,6 +110,7 @@ class Quantize(Pass):
     symmetric: bool | None = None
     per_channel: bool | None = None
     ranges: Method = "minmax"
+    coverage: Coverage | None = None
     exclude: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     equalise: bool = False
@@ -144,7 +152,8 @@ class Quantize(Pass):
     def scheme(self) -> Scheme:
         """Return how numbers are stored."""
         target = load_target(self.target)
-        scheme = Scheme.of(quantize_options(target), self.activations, self.symmetric, self.per_channel)
+        options = quantize_options(target)
+        scheme = Scheme.of(options, self.activations, self.symmetric, self.per_channel, self.coverage)
         if not self.wide:
             return scheme
         wide = WIDE.get(scheme.activations)
@@ -199,19 +208,31 @@ def _place_and_measure(
     work: ir.Model, exclude: tuple[str, ...], observer: Observer, scheme: Scheme
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
-    blocked: dict[ir.Node, str] = {}
+    everywhere = scheme.coverage == "all"
+    blocked = _fragile(work) if everywhere else {}
     while True:
-        placement = place(work, exclude, blocked, scheme.operators)
+        placement = place(work, exclude, blocked, scheme.operators, scheme.coverage)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
+        wide = {}
+        if everywhere:
+            ranges = with_masks(placement, ranges)
+            wide = too_wide(placement, ranges)
         reasons = {name: reason for name, found in ranges.items() if (reason := _unfit(found))}
         reasons |= dict.fromkeys(unfit, NEVER_RUN)
-        if not reasons:
+        if not reasons and not wide:
             return placement, dict(ranges)
+        blocked |= wide
         for unit in placement.units:
             sources = (placement.sources.get(value) for value in (*unit.inputs, *unit.outputs))
             for source in sources:
                 if source is not None and source.name in reasons:
                     blocked[unit.node] = reasons[source.name]
+
+
+def _fragile(work: ir.Model) -> dict[ir.Node, str]:
+    """Return the nodes to leave in float, but those that are worth computing on integers for their own sake."""
+    found = {node: why for graph in (work.graph, *work.graph.subgraphs()) for node, why in fragile(graph).items()}
+    return {node: why for node, why in found.items() if edit.op_of(node) not in COMPUTE}
 
 
 def _unfit(found: Range) -> str:

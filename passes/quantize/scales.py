@@ -122,6 +122,28 @@ def within(low: float, high: float, bounds: tuple[float, float], grid: Grid) -> 
     return scale, zero_point
 
 
+def probabilities(grid: Grid, *, symmetric: bool) -> tuple[np.float32, int]:
+    """Return the scale and zero point of what a Softmax gives, which lies between 0 and 1.
+
+    Parameters
+    ----------
+    grid : Grid
+    symmetric : bool
+        The zero point is `Grid.middle`, else the least integer.
+
+    Notes
+    -----
+    XNNPACK takes uint8 with scale 1/256 only. onnxruntime's kernel multiplies by ``floor(1 / scale)``, which must not
+    be less than what `scale` says: 1 / float32(1 / 255) is below 255. In int8, 1/256 would carry a 1 over to -128.
+    """
+    zero_point = grid.middle if symmetric else grid.low
+    if grid is UINT8 and not symmetric:
+        return np.float32(1 / 256), zero_point
+    steps = np.float32(grid.high - zero_point)
+    scale = np.float32(1) / steps
+    return (scale if np.floor(np.float32(1) / scale) == steps else np.nextafter(scale, np.float32(0))), zero_point
+
+
 def symmetric(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[np.float32]:
     """Return ``max|W| / 127`` of each index of `axis`, or of the whole tensor: a 1-D array.
 

@@ -11,6 +11,8 @@ from .opset import BLOCKS, FLOAT16, PER_CHANNEL
 if TYPE_CHECKING:
     from onnxcompress.targets.options import QuantizeOptions
 
+Coverage = Literal["worth", "all"]
+
 OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
 """Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
 
@@ -40,6 +42,8 @@ class Scheme:
         What may compute on integers or pass them through.
     wide : str, optional
         The type of the activations of single layers that are stored in 16 bits.
+    coverage : {"worth", "all"}
+        Which of them do; see `Quantize`.
     """
 
     activations: str = "uint8"
@@ -51,10 +55,16 @@ class Scheme:
     reduce_range: bool = False
     operators: tuple[str, ...] = ()
     wide: str | None = None
+    coverage: Coverage = "worth"
 
     @classmethod
     def of(
-        cls, options: QuantizeOptions, activations: str | None, symmetric: bool | None, per_channel: bool | None
+        cls,
+        options: QuantizeOptions,
+        activations: str | None,
+        symmetric: bool | None,
+        per_channel: bool | None,
+        coverage: Coverage | None,
     ) -> Scheme:
         """Return what a target wants, but for what is given."""
         eight_bit_float = activations == "float8e4m3fn"
@@ -67,6 +77,7 @@ class Scheme:
             power_of_two=options["power_of_two"],
             reduce_range=options["reduce_range"],
             operators=tuple(sorted(options["operators"])),
+            coverage=options["coverage"] if coverage is None else coverage,
         )
 
     @property

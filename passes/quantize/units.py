@@ -6,7 +6,7 @@ The tables say what onnxruntime (1.20 to 1.32, CPU) has integer kernels for; `pl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,10 +39,20 @@ CHEAP: dict[str, tuple[int, ...] | None] = {
     "Mul": (0, 1),
     "Sigmoid": (0,),
 }
-"""Operator → its data inputs (None: all); quantized only between two nodes that compute on integers.
+"""Operator → its data inputs (None: all)."""
 
-Softmax has an integer kernel too, but its input is often a sum with a mask of -1e4 or less, which leaves a single step
-for everything else."""
+OFTEN_FLOAT: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(
+        ("Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "ReduceMean", "ReduceSum", "Relu"), (0,)
+    ),
+    **dict.fromkeys(("Selu", "Softmax", "Softplus", "Sqrt", "Tanh"), (0,)),
+    **dict.fromkeys(("Div", "Sub"), (0, 1)),
+    "Where": (1, 2),
+}
+"""More of them, which compute on integers only where every operator shall, and where the target has a kernel.
+
+onnxruntime has one for Softmax and Where. Their input is often a sum with a mask of -1e4 or less, which leaves a single
+step for everything else."""
 
 MOVES = {
     "Expand",
@@ -110,18 +120,36 @@ class Unit:
         """The values that hold activations."""
         return [value for index in self.data if (value := self.node.inputs[index]) is not None]
 
+    @property
+    def fused(self) -> set[ir.Node]:
+        """The nodes behind `node` that became part of the unit."""
+        found: set[ir.Node] = set()
+        last = self.outputs[0].producer()
+        while last is not None and last is not self.node:
+            found.add(last)
+            last = next(
+                n
+                for value in last.inputs
+                if value is not None and (n := value.producer()) is not None and not constants.is_constant(value)
+            )
+        return found
 
-def find_unit(node: ir.Node) -> Unit | str | None:
-    """Return a node's unit, the reason why a node worth quantizing has none, or None for all others."""
+
+def find_unit(node: ir.Node, apart: Collection[str] = ()) -> Unit | str | None:
+    """Return a node's unit, the reason why a node worth quantizing has none, or None for all others.
+
+    `apart` are operators that compute on integers by themselves: those of `OFTEN_FLOAT` have units too, and a
+    multiplication or the bias behind a MatMul is not fused into what is before it.
+    """
     op = edit.op_of(node)
     if op in UNSUPPORTED:
         return UNSUPPORTED[op]
     if op in COMPUTE:
         reason = _wrong_type(node) or OBSTACLES[op](node)
-        return reason or _compute_unit(node)
-    if op in CHEAP:
-        wanted = CHEAP[op]
-        return _cheap_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted)
+        return reason or _compute_unit(node, apart)
+    if op in CHEAP or (op in OFTEN_FLOAT and op in apart):
+        wanted = CHEAP[op] if op in CHEAP else OFTEN_FLOAT[op]
+        return _cheap_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted, apart)
     if op in MOVES and _is_float(node.inputs[0]) and not constants.is_constant(node.inputs[0]) and _passes_on(node):
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         return Unit(node, "move", (0,), outputs=outputs) if len(outputs) == _named_outputs(node) else None
@@ -200,19 +228,19 @@ OBSTACLES: dict[str, Callable[[ir.Node], str]] = {
 }
 
 
-def _compute_unit(node: ir.Node) -> Unit:
+def _compute_unit(node: ir.Node, apart: Collection[str]) -> Unit:
     data: tuple[int, ...] = (0,)
     operands: tuple[int, ...] = ()
     if node.op_type == "MatMul":
         data = tuple(i for i, v in enumerate(node.inputs) if not constants.is_constant(v))
         operands = (0,) if 0 not in data else ()
     unit = Unit(node, "compute", data, operands, [node.outputs[0]])
-    if node.op_type == "Conv" or (node.op_type == "MatMul" and data == (0,)):
+    if node.op_type == "Conv" or (node.op_type == "MatMul" and data == (0,) and _bias_is_fused(node, apart)):
         _fuse_bias(unit)
-    return _fuse(unit)
+    return _fuse(unit, apart)
 
 
-def _cheap_unit(node: ir.Node, wanted: tuple[int, ...]) -> Unit | None:
+def _cheap_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) -> Unit | None:
     present = [i for i in wanted if i < len(node.inputs) and node.inputs[i] is not None]
     fixed = tuple(i for i in present if constants.is_constant(node.inputs[i]))
     if len(fixed) == len(present) or not all(_is_float(v) for v in (*(node.inputs[i] for i in present), *node.outputs)):
@@ -220,7 +248,7 @@ def _cheap_unit(node: ir.Node, wanted: tuple[int, ...]) -> Unit | None:
     if any(_weight_obstacle(node.inputs[i]) for i in fixed) or "dilations" in node.attributes:
         return None
     data = tuple(i for i in present if i not in fixed)
-    return _fuse(Unit(node, "cheap", data, fixed, [node.outputs[0]]))
+    return _fuse(Unit(node, "cheap", data, fixed, [node.outputs[0]]), apart)
 
 
 def _passes_on(node: ir.Node) -> bool:
@@ -271,14 +299,20 @@ def _fuse_bias(unit: Unit) -> None:
         unit.bias_node, unit.outputs = reader, [reader.outputs[0]]
 
 
-def _fuse(unit: Unit) -> Unit:
+def _bias_is_fused(node: ir.Node, apart: Collection[str]) -> bool:
+    """Tell whether an Add behind a MatMul becomes its bias; only where onnxruntime makes a Gemm is that one kernel."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    return "Add" not in apart or (shape is not None and (len(shape) == 2 or shape.is_static()))
+
+
+def _fuse(unit: Unit, apart: Collection[str]) -> Unit:
     """Take a Relu or Clip behind the unit into it, then a multiplication by a positive constant."""
     reader = _only_reader(unit.outputs[0])
     bounds = None if reader is None else _bounds(reader)
     if reader is not None and bounds is not None and bounds[0] <= 0 <= bounds[1] and bounds[0] < bounds[1]:
         unit.outputs, unit.bounds = [reader.outputs[0]], bounds
         reader = _only_reader(unit.outputs[0])
-    gain = None if reader is None else _gain(reader, unit.outputs[0])
+    gain = None if reader is None or reader.op_type in apart else _gain(reader, unit.outputs[0])
     if reader is not None and gain is not None:
         unit.outputs, unit.gain = [reader.outputs[0]], gain
     return unit
