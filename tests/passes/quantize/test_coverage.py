@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from corpus import convolutions, transformers
@@ -17,6 +19,7 @@ from onnxcompress import apply, lint
 from onnxcompress.contract import Changes
 from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize import scales
+from onnxcompress.passes.quantize.prepare import prepare
 from onnxcompress.targets import load_target, quantize_options
 
 Feeds = dict[str, np.ndarray]
@@ -255,6 +258,40 @@ def test_targets_take_what_covers_all_of_theirs(target: str, make: Callable[[], 
     assert lint(every, target).rejected == []
     left = [sum(f.effect == "float" for f in lint(found, target).findings) for found in (worth, every)]
     assert left[1] <= left[0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [convolutions.squeeze_excitation, convolutions.residual_batch_norm, transformers.encoder],
+    ids=lambda m: m.__name__,
+)
+def test_as_many_integer_kernels_as_from_onnxruntime(
+    make: Callable[[], ir.Model], quantized: Quantizer, kernels: Kernels, tmp_path: Path
+) -> None:
+    tool = pytest.importorskip("onnxruntime.quantization")
+    subject = make()
+    feeds = drawn_feeds(subject)
+    prepare(subject, 17)  # what was folded away is no operator any more, for either
+    onnx.save(ir.to_proto(subject), tmp_path / "float.onnx")
+    reader = tool.CalibrationDataReader
+    samples = type(
+        "Reader", (reader,), {"left": [feeds], "get_next": lambda self: self.left.pop() if self.left else None}
+    )
+    tool.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "theirs.onnx",
+        samples(),
+        quant_format=tool.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=tool.QuantType.QUInt8,
+        weight_type=tool.QuantType.QInt8,
+    )
+
+    def count(found: Counter[str]) -> int:
+        return sum(n for op, n in found.items() if op.startswith(("QLinear", "QGemm", "MatMulInteger")))
+
+    ours = count(kernels(quantized(subject, feeds, coverage="all")[0]))
+    assert ours >= count(kernels(tmp_path / "theirs.onnx")) > 3
 
 
 def test_a_target_without_floats_covers_all_by_itself(quantized: Quantizer) -> None:
