@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -32,8 +33,17 @@ def prepare(model: ir.Model, opset: int = PER_CHANNEL) -> list[Change]:
     done += [Change("model", f"opset raised to {opset}")] if raise_opset(model, opset) else []
     shapes.infer(model)
     for step, what in STEPS:
-        plan: Any = step.plan(model, Context(model))
-        count = len(step.apply(model, plan).done)
+        count = sum(_repeat(step, model))
         if count:
             done.append(Change("model", f"{what}: {count}"))
     return [*done, *widen_halves(model)]
+
+
+def _repeat(step: Pass, model: ir.Model) -> Iterator[int]:
+    """Fold until nothing is left to fold: one folding can make room for another; yield how many each time."""
+    while True:
+        plan: Any = step.plan(model, Context(model))
+        count = len(step.apply(model, plan).done)
+        if not count:
+            return
+        yield count
