@@ -28,7 +28,7 @@ OLD = ("vit_cifar10", "ppocr_cls", "ppocr_rec")
 ENVIRONMENTS = {
     "onnxruntime": ("onnxruntime==1.32.0", "onnx==1.23.2", "sympy==1.14.0"),
     "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0"),
-    "quark": ("amd-quark==0.13", "torch==2.14.1"),
+    "quark": ("amd-quark==0.13", "torch==2.14.1", "onnxruntime==1.28.0", "onnxruntime-extensions==0.15.2"),
     "aimet": ("aimet-onnx==2.42.0",),
     # onnx-neural-compressor imports more than it asks for
     "neural_compressor": (
