@@ -56,6 +56,12 @@ class Moments:
         """Return those of one of several pairs."""
         return Moments(self.own[number], self.cross[number], self.count)
 
+    def without_constant(self, constant: Matrix) -> Moments:
+        """Return those of y less a constant (…, m), and of x with a last column that explains nothing."""
+        own, cross = self.own.copy(), self.cross - constant[..., None] * self.own[..., -1:, :]
+        own[..., :-1, -1] = own[..., -1, :-1] = cross[..., -1] = 0
+        return Moments(own, cross, self.count)
+
     def covariance(self) -> Matrix:
         """Return the covariance of x without its last column, which is one of ones."""
         mean = self.own[..., :-1, -1] / max(self.count, 1)

@@ -36,7 +36,7 @@ from .plan import QuantizePlan, WeightScale
 from .rounding import gptq
 from .scheme import Scheme
 from .teacher import BATCH, Targets
-from .units import bias_of, weight_of
+from .units import bias_of, channel_axis, weight_of
 
 Rounding = Literal["nearest", "compensating"]
 Matrix = npt.NDArray[np.float64]
@@ -90,7 +90,7 @@ def correct(
     application = Application(quantized, plan)
     application.run()
     order = {name: number for number, name in enumerate(nodes)}
-    chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w, plan)), key=lambda w: order[w.node])
+    chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
@@ -118,12 +118,12 @@ def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> Weight
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
-def _can_be_set(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> bool:
-    """A weight that other nodes read too cannot suit all of them; a MatMul without a bias cannot be corrected."""
+def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
+    """A weight that other nodes read too cannot suit all of them; one of more than two axes is many."""
     value = node.inputs[weight.input]
     transposed = bool(edit.int_attribute(node, "transA", 0))
-    biased = node.op_type != "MatMul" or weight.node in plan.bias_nodes
-    return biased and value is not None and len(value.uses()) == 1 and not transposed
+    matrix = channel_axis(node, weight_of(node).ndim) is not None
+    return matrix and value is not None and len(value.uses()) == 1 and not transposed
 
 
 def _moments(layer: Layer, quantized: ir.Node, targets: Targets, walk: Walk) -> tuple[Moments, Moments] | None:
@@ -157,9 +157,12 @@ def _corrected(
     *,
     biases: bool,
 ) -> WeightScale:
-    """Choose the integers of a weight, then the bias."""
+    """Choose the integers of a weight, then the bias, if it has one that may be changed."""
     layer, array = Layer(node), weight_of(node).astype(np.float64)
-    fitted, held = moments
+    biased = biases and (node.op_type != "MatMul" or behind is not None)
+    own = bias_of(node, None, layer.outputs)
+    constant = (np.zeros(layer.outputs) if own is None else own).reshape(layer.groups, -1)
+    fitted, held = moments if biased else (part.without_constant(constant) for part in moments)
     every = fitted.merge(held) if held.count else fitted
     steps = np.broadcast_to(weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
     blocks = layer.blocks(array)
@@ -171,7 +174,7 @@ def _corrected(
         if rounding == "compensating" and held.count and not is_clustered(array):
             best = _best_of(best, blocks, steps, grid, fitted, held)
         integers = (layer.whole(best) + grid.middle).astype(grid.dtype)
-    if not biases:
+    if not biased:
         return dataclasses.replace(weight, integers=integers)
     bias = _mean_error(best * steps, every).ravel()
     if behind is not None:  # the layer's output holds the operator's own bias; what is added behind comes on top
