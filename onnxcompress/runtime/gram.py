@@ -58,6 +58,8 @@ class Moments:
 
     def without_constant(self, constant: Matrix) -> Moments:
         """Return those of y less a constant (…, m), and of x with a last column that explains nothing."""
+        if not self.count:
+            return self
         own, cross = self.own.copy(), self.cross - constant[..., None] * self.own[..., -1:, :]
         own[..., :-1, -1] = own[..., -1, :-1] = cross[..., -1] = 0
         return Moments(own, cross, self.count)

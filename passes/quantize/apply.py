@@ -14,6 +14,7 @@ from onnxcompress.graph import edit
 
 from . import constants, scales
 from .insert import Inserter, bypass, drop_unused_inputs
+from .keep_float import keep_float
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 from .units import alpha, bias_of, channel_axis, weight_of
 
@@ -61,8 +62,11 @@ class Application:
             self._add_activation(activation, values[activation.tensor])
         edit.remove_dead(self.model)
         drop_unused_inputs(self.model.graph, inputs)
-        done = tuple(Change(labels[name], what) for name, what in whats.items())
-        return Changes(done, (*self.plan.refused, *self._stored_twice()))
+        done = [Change(labels[name], what) for name, what in whats.items()]
+        done += [
+            Change(label, "stays in float; a Max behind it keeps engines from it") for label in keep_float(self.model)
+        ]
+        return Changes(tuple(done), (*self.plan.refused, *self._stored_twice()))
 
     def _stored_twice(self) -> list[Refusal]:
         """Name the weights that something reads as floats as well, such as embeddings that are tied to an output."""
