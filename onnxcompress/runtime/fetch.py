@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ..progress import Progress
 from .samples import Batch, Samples
 from .session import Array, Session, usable_cores
-from .taps import Tap, open_taps, split_lots
+from .taps import open_taps, split_lots, whole
 
 MOST_WORKERS = 8
 """Each has observers of its own, which take memory."""
@@ -64,7 +64,7 @@ def fetch(
     """
     fed = {value.name for value in model.graph.inputs}
     given = [name for name in tensors if name in fed]
-    taps = [Tap(name, name, _itself) for name in tensors if name not in fed]
+    taps = [whole(name) for name in tensors if name not in fed]
     first = next(samples.labelled(1))
     session = open_taps(model, taps, 1)[0] if taps else None
     sizes = {name: array.nbytes for name, array in (session.run(first.feeds) if session else {}).items()}
@@ -83,10 +83,6 @@ def fetch(
             progress(what, done + index * (total // len(lots)), total)
         observers += crew.idle
     return observers
-
-
-def _itself(_tapper: object, value: ir.Value) -> list[ir.Value]:
-    return [value]
 
 
 class _Crew(Generic[O]):

@@ -30,6 +30,11 @@ class Tap(Generic[Key]):
     reduce: Callable[[Tapper, ir.Value], list[ir.Value]]
 
 
+def whole(name: str) -> Tap[str]:
+    """Return what fetches a tensor as it is."""
+    return Tap(name, name, lambda _, value: [value])
+
+
 class Tapper:
     """Adds nodes at the end of a graph that is a copy."""
 

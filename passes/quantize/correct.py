@@ -94,13 +94,14 @@ def correct(
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
-        targets = Targets(model, samples, [Layer(nodes[weight.node]) for weight in chosen], Path(folder, "float"))
+        layers = [Layer(nodes[weight.node]) for weight in chosen]
+        targets = Targets(model, samples, layers, Path(folder, "float"))
         walk = Walk(quantized, samples, Path(folder), BATCH)
-        for done, weight in enumerate(chosen):
-            node, behind = nodes[weight.node], nodes.get(plan.bias_nodes.get(weight.node, ""))
-            moments = _moments(Layer(node), application.node(weight.node), targets, walk)
+        for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
+            behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
+            moments = _moments(layer, application.node(weight.node), targets, walk)
             if moments is not None:
-                found[weight.node] = _corrected(weight, node, behind, moments, rounding, plan.scheme, biases=biases)
+                found[weight.node] = _corrected(weight, layer, behind, moments, rounding, plan.scheme, biases=biases)
                 application.set_weight(found[weight.node])
             progress("correct", done + 1, len(chosen))
     return dataclasses.replace(plan, weights=tuple(found.values()))
@@ -149,7 +150,7 @@ def _rows(
 
 def _corrected(
     weight: WeightScale,
-    node: ir.Node,
+    layer: Layer,
     behind: ir.Node | None,
     moments: tuple[Moments, Moments],
     rounding: Rounding,
@@ -158,7 +159,7 @@ def _corrected(
     biases: bool,
 ) -> WeightScale:
     """Choose the integers of a weight, then the bias, if it has one that may be changed."""
-    layer, array = Layer(node), weight_of(node).astype(np.float64)
+    node, array = layer.node, weight_of(layer.node).astype(np.float64)
     biased = biases and (node.op_type != "MatMul" or behind is not None)
     own = bias_of(node, None, layer.outputs)
     constant = (np.zeros(layer.outputs) if own is None else own).reshape(layer.groups, -1)

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
+from onnxcompress.runtime.ranges import LIMIT_BYTES
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.spill import Spill, Spilled
-from onnxcompress.runtime.taps import Tap, open_taps, split_lots
+from onnxcompress.runtime.taps import open_taps, split_lots, whole
 
 from .layers import Layer
 
@@ -20,9 +21,6 @@ Array = npt.NDArray[Any]
 
 BATCH = 8
 """Samples at a time: few enough that what one node gives is still in the cache when the next one reads it."""
-
-LIMIT_BYTES = 150_000_000
-"""How many bytes of outputs are fetched at once; each lot takes one pass over the samples."""
 
 
 class Targets:
@@ -45,7 +43,7 @@ class Targets:
         self._rows: dict[str, list[tuple[int, Array | Spilled]]] = {edit.output_name(v.node): [] for v in layers}
         self._seen = dict.fromkeys(self._rows, 0)
         named = {edit.output_name(layer.node): layer for layer in layers}
-        taps = [Tap(name, name, lambda _, value: [value]) for name in named]
+        taps = [whole(name) for name in named]
         session = open_taps(model, taps)[0] if taps else None
         found = session.run(next(samples.batches(BATCH))) if session else {}
         lots = split_lots(taps, {name: array.nbytes for name, array in found.items()}, LIMIT_BYTES)
