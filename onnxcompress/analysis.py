@@ -89,11 +89,13 @@ class Judge:
     samples : Samples
     metric : str or None
         As for `Reference.compare`.
+    exact : bool
+        As for `open_session`.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, metric: str | None) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, metric: str | None, *, exact: bool = False) -> None:
         self._model, self._metric = model, metric
-        self._reference = Reference(model, samples)
+        self._reference = Reference(model, samples, exact=exact)
 
     def compare(self, step: Pass, plan: Plan) -> Comparison:
         """Score the model as `step` makes it by `plan`."""

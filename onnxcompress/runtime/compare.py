@@ -40,6 +40,8 @@ class Comparison:
         The metric of the original and of the other.
     drop : float or None
         How much was lost (higher is worse); None for a metric that cannot tell.
+    drop_error : float or None
+        Its standard error, from the decisions that changed; None for a metric that counts none.
     agreement, sqnr, cosine, max_abs : float or None
         Of the first output; see `OutputFidelity`.
     outputs : tuple of OutputFidelity
@@ -54,6 +56,7 @@ class Comparison:
     value_a: float
     value_b: float
     drop: float | None
+    drop_error: float | None
     agreement: float | None
     sqnr: float | None
     cosine: float | None
@@ -79,14 +82,21 @@ class Reference:
     samples : Samples
     limit_bytes : int
     threads : int
+    exact : bool
         As for `open_session`.
     """
 
     def __init__(
-        self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
+        self,
+        model: ir.Model | str | Path,
+        samples: Samples,
+        *,
+        limit_bytes: int = CACHE_BYTES,
+        threads: int = 0,
+        exact: bool = False,
     ) -> None:
         self.samples = samples
-        self._threads = threads
+        self._threads, self._exact = threads, exact
         self._session = open_session(model, threads=threads)
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
@@ -111,7 +121,7 @@ class Reference:
         DataError
             A sample does not fit.
         """
-        session = open_session(model, threads=self._threads)
+        session = open_session(model, threads=self._threads, exact=self._exact)
         check_same_ports(self._session, session)
         fidelities = {name: Fidelity(name) for name in session.outputs}
         runs = self.run()
@@ -130,7 +140,7 @@ class Reference:
                 fidelity.update(outputs_a[name], outputs_b[name])
             count += batch.count
         value_a = self._value(chosen, score_a)
-        return self._comparison(count, chosen, value_a, score_b.value(), [f.result() for f in fidelities.values()])
+        return self._comparison(count, chosen, value_a, score_b, [f.result() for f in fidelities.values()])
 
     def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield each batch with this model's outputs."""
@@ -160,9 +170,9 @@ class Reference:
         return self._values[metric.name]
 
     def _comparison(
-        self, count: int, metric: Metric, value_a: float, value_b: float, outputs: list[OutputFidelity]
+        self, count: int, metric: Metric, value_a: float, score: Score, outputs: list[OutputFidelity]
     ) -> Comparison:
-        first = outputs[0]
+        first, value_b = outputs[0], score.value()
         return Comparison(
             count=count,
             dropped=self.samples.dropped,
@@ -170,6 +180,7 @@ class Reference:
             value_a=value_a,
             value_b=value_b,
             drop=None if metric.loss is None else metric.drop(value_a, value_b),
+            drop_error=score.error(),
             agreement=first.agreement,
             sqnr=first.sqnr,
             cosine=first.cosine,

@@ -100,6 +100,16 @@ class Fidelity:
         if also_decisions:
             self._decided = -(1 << 62)
 
+    @property
+    def decided(self) -> int:
+        """How many decisions there were."""
+        return max(self._decided, 0)
+
+    @property
+    def differ(self) -> int:
+        """How many of them differ."""
+        return self.decided - self._same
+
     def result(self) -> OutputFidelity:
         """Return the fidelity over all batches so far."""
         agreement = self._same / self._decided if self._decided > 0 else None

@@ -26,6 +26,9 @@ class Score(Protocol):
     def value(self) -> float:
         """Return the metric over all batches."""
 
+    def error(self) -> float | None:
+        """Return the standard error of the difference to the original's; None unless decisions are counted."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -64,16 +67,34 @@ class Metric:
 class _TopK:
     def __init__(self, k: int) -> None:
         self._k = k
-        self._right = self._seen = 0
+        self._right = self._seen = self._lost = self._gained = 0
 
     def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
         right = _hits(name, output, labels if labels is not None else np.zeros(0), self._k)
+        was_right = _hits(name, reference[name], labels if labels is not None else np.zeros(0), self._k)
         self._right += int(right.sum())
+        self._lost += int((was_right & ~right).sum())
+        self._gained += int((right & ~was_right).sum())
         self._seen += right.size
 
     def value(self) -> float:
         return self._right / self._seen
+
+    def error(self) -> float:
+        return standard_error(self._lost, self._gained, self._seen)
+
+
+def standard_error(down: int, up: int, count: int) -> float:
+    """Return that of the mean of `count` values of which so many are -1 and +1, and the others 0.
+
+    McNemar, "Note on the sampling error of the difference between correlated proportions" (1947).
+
+    >>> standard_error(6, 2, 100)
+    0.028
+    """
+    mean = (up - down) / count
+    return math.sqrt(max((up + down) / count - mean * mean, 0.0) / count)
 
 
 def _hits(name: str, output: Array, labels: Array, k: int) -> Array:
@@ -128,6 +149,11 @@ class _FidelityScore:
             )
         return value
 
+    def error(self) -> float | None:
+        if self._field != "agreement" or self._fidelity is None:
+            return None
+        return standard_error(self._fidelity.differ, 0, self._fidelity.decided)
+
 
 class _UserScore:
     """Keeps all outputs in memory, because a function may ask anything of them."""
@@ -155,6 +181,9 @@ class _UserScore:
         if not isinstance(value, (int, float, np.integer, np.floating)) or not math.isfinite(value):
             raise MetricError(f"metric '{self._spec}' must return one finite number, got {value!r:.60}")
         return float(value)
+
+    def error(self) -> None:
+        return None
 
 
 def _joined(values: list[Any]) -> Any:

@@ -73,10 +73,19 @@ class Walk:
         Samples at a time.
     in_memory : int
         How many bytes of tensors do not go into files.
+    exact : bool
+        As for `open_session`.
     """
 
     def __init__(
-        self, model: ir.Model, samples: Samples, folder: Path, batch: int = 32, in_memory: int = LIMIT_BYTES
+        self,
+        model: ir.Model,
+        samples: Samples,
+        folder: Path,
+        batch: int = 32,
+        in_memory: int = LIMIT_BYTES,
+        *,
+        exact: bool = False,
     ) -> None:
         self.model = model
         self.samples = samples.count
@@ -84,6 +93,7 @@ class Walk:
         self._batches: list[dict[str, Kept]] = []
         self._codes: dict[str, Code] = {}
         self._position = 0
+        self._exact = exact
         for feeds in samples.batches(batch):
             self._batches.append({})
             self._keep(self._batches[-1], feeds)
@@ -140,7 +150,7 @@ class Walk:
 
     def _run(self, inputs: list[str], outputs: list[str]) -> None:
         piece = _extract(self.model, {name: self._batches[0][name] for name in inputs}, outputs)
-        session = open_session(piece)
+        session = open_session(piece, exact=self._exact)
         for stored in self._batches:
             feeds = {name: self._spill.get(stored[name]) for name in session.inputs}
             self._keep(stored, session.run(feeds, outputs))

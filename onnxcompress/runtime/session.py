@@ -142,6 +142,7 @@ def open_session(
     *,
     optimize: Optimize = "all",
     threads: int = 0,
+    exact: bool = False,
     optimized_path: Path | None = None,
     profile_prefix: Path | None = None,
 ) -> Session:
@@ -155,6 +156,9 @@ def open_session(
         How far onnxruntime rewrites the graph.
     threads : int
         Threads inside one operator; 0 means all cores that this process may use.
+    exact : bool
+        Products of integers are what QuantizeLinear and DequantizeLinear say also on a CPU where onnxruntime's kernels
+        lose some, see `onnxcompress.runtime.saturation`; they are then computed in float.
     optimized_path : Path, optional
         Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
     profile_prefix : Path, optional
@@ -175,7 +179,7 @@ def open_session(
     operators that round each result to bfloat16; its times then say nothing.
     """
     try:
-        return _open(model, optimize, threads, optimized_path, profile_prefix)
+        return _open(model, optimize, threads, exact, optimized_path, profile_prefix)
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
@@ -184,13 +188,14 @@ def open_session(
         wide = widened(model if isinstance(model, ir.Model) else ir.load(model))
         if wide is None:
             raise
-    return _open(wide, optimize, threads, optimized_path, profile_prefix)
+    return _open(wide, optimize, threads, exact, optimized_path, profile_prefix)
 
 
 def _open(
     model: ir.Model | str | Path,
     optimize: Optimize,
     threads: int,
+    exact: bool,
     optimized_path: Path | None,
     profile_prefix: Path | None,
 ) -> Session:
@@ -203,6 +208,8 @@ def _open(
     options.inter_op_num_threads = 1
     # Otherwise the idle threads of one session go on spinning on the cores that another one is running on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if exact and _products_saturate():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
         options.add_session_config_entry(
@@ -218,6 +225,12 @@ def _open(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
         )
     return Session(inner, label)
+
+
+def _products_saturate() -> bool:
+    from .saturation import products_saturate  # which opens a session itself
+
+    return products_saturate()
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:

@@ -1,8 +1,19 @@
 """What inference engines accept, one TOML file each, and the linter that reads them."""
 
 from .finding import Finding
+from .here import local_target
 from .linter import LintReport, lint
 from .options import quantize_options, takes
 from .target import Target, load_target, target_names
 
-__all__ = ["Finding", "LintReport", "Target", "lint", "load_target", "quantize_options", "takes", "target_names"]
+__all__ = [
+    "Finding",
+    "LintReport",
+    "Target",
+    "lint",
+    "load_target",
+    "local_target",
+    "quantize_options",
+    "takes",
+    "target_names",
+]

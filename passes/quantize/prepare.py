@@ -13,7 +13,7 @@ from onnxcompress.graph import shapes
 from ..tidy.fold_affine import FoldAffine
 from ..tidy.fold_batch_norm import FoldBatchNorm
 from ..tidy.fold_constants import FoldConstants
-from .flatten import flatten, widen_halves
+from .flatten import flatten, infer_types, widen_halves
 from .opset import PER_CHANNEL, raise_opset
 
 STEPS: tuple[tuple[Pass, str], ...] = (
@@ -37,6 +37,22 @@ def prepare(model: ir.Model, opset: int = PER_CHANNEL) -> list[Change]:
         if count:
             done.append(Change("model", f"{what}: {count}"))
     return [*done, *widen_halves(model)]
+
+
+def prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, Context]:
+    """Return a prepared copy with the types and shapes of its tensors, and the context for it; it is made once."""
+
+    def compute() -> tuple[ir.Model, Context]:
+        work = model.clone()
+        prepare(work, opset)
+        infer_types(work)
+        for value, shape in shapes.concrete(work).shapes.items():
+            if value.shape is None:  # it depends on the input's; at least the number of axes is known
+                value.shape = ir.Shape([None] * len(shape))
+        return work, context.on(work)
+
+    found: tuple[ir.Model, Context] = context.keep(("prepared", opset), compute)
+    return found
 
 
 def _repeat(step: Pass, model: ir.Model) -> Iterator[int]:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
-from onnxcompress.graph import edit, shapes
+from onnxcompress.graph import edit
 from onnxcompress.runtime.clipping import Method
-from onnxcompress.targets import load_target, quantize_options, takes
+from onnxcompress.targets import load_target, local_target, quantize_options, takes
 
 from . import scales
 from .apply import Application
@@ -20,11 +20,10 @@ from .clusters import clustered_weights
 from .correct import Rounding, correct
 from .equalise import Equalisation, apply_equalisation, equalise
 from .everywhere import fragile, too_wide, with_masks
-from .flatten import infer_types
 from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
-from .prepare import prepare
+from .prepare import prepare, prepared
 from .scheme import WIDE, Coverage, Scheme
 from .search import climb
 from .units import COMPUTE
@@ -42,6 +41,8 @@ NARROWEST = 255 * scales.SMALLEST
 """Below it a scale, or its product with a weight's, would be 0 or have lost digits."""
 
 
+NO_VNNI = "onnxruntime adds products in 16 bits on this CPU, which has no VNNI"
+
 WORTH = 0.95
 """Channels are equalised where that leaves less than this part of the noise: it is asked for, or measured."""
 
@@ -58,9 +59,10 @@ class Quantize(Pass):
 
     Parameters
     ----------
-    target : str
+    target : str, optional
         What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
-        file; it decides on types, symmetry, granularity, biases and operators.
+        file; it decides on types, symmetry, granularity, biases and operators. None: onnxruntime on a CPU like this
+        machine's.
     activations : {"uint8", "int8", "uint16", "int16", "float8e4m3fn"}, optional
         The type of activations; None: what the target takes first. 16 bits need opset 21, 8-bit floats (then also of
         the weights) opset 19; onnxruntime has no integer kernels for either on a CPU, and computes in float.
@@ -105,7 +107,7 @@ class Quantize(Pass):
     `onnxcompress.passes.quantize.correct`.
     """
 
-    target: str = "onnxruntime-cpu"
+    target: str | None = None
     activations: Literal["uint8", "int8", "uint16", "int16", "float8e4m3fn"] | None = None
     symmetric: bool | None = None
     per_channel: bool | None = None
@@ -126,23 +128,25 @@ class Quantize(Pass):
         if self.max_drop is not None:
             return climb(self, model, context)
         scheme = self.scheme()
-        work, prepared = context.keep(("prepared", scheme.opset), lambda: _prepared(model, context, scheme.opset))
+        work, within = prepared(model, context, scheme.opset)
         equalisation = Equalisation()
         if self.equalise:
             key = ("equalised", scheme.opset, scheme.per_channel)
-            equalisation, work, prepared = context.keep(key, lambda: _equalised(work, prepared, scheme))
-        observer = Observer(work, prepared, self.ranges, scheme)
+            equalisation, work, within = context.keep(key, lambda: _equalised(work, within, scheme))
+        observer = Observer(work, within, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
         wide = find_wide(work, placement, self.wide) if self.wide else Wide()
         wide_ranges: Mapping[str, Range] = {}
         if wide.stored:
-            observer = Observer(work, prepared, self.ranges, scheme.widened())
+            observer = Observer(work, within, self.ranges, scheme.widened())
             wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
         refused = [*placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         fields = calibrate(placement, ranges, wide_ranges, scheme, wide)
-        plan = QuantizePlan(refused=tuple(refused), equalisation=equalisation, **fields)
+        plan = QuantizePlan(
+            refused=tuple(refused), equalisation=equalisation, notes=_on_this_machine(self.target, scheme), **fields
+        )
         if plan.nodes and (self.correct or self.rounding != "nearest"):
             plan = correct(
                 work, plan, context.samples, rounding=self.rounding, biases=self.correct, progress=context.progress
@@ -151,7 +155,7 @@ class Quantize(Pass):
 
     def scheme(self) -> Scheme:
         """Return how numbers are stored."""
-        target = load_target(self.target)
+        target = load_target(self.target or local_target())
         options = quantize_options(target)
         scheme = Scheme.of(options, self.activations, self.symmetric, self.per_channel, self.coverage)
         if not self.wide:
@@ -162,7 +166,7 @@ class Quantize(Pass):
         if not takes(target, wide, scheme.weights):
             known = " and ".join(target.activations.dtypes)
             raise OptionError(
-                f"quantize: wide: target '{self.target}' does not compute on {wide} activations with {scheme.weights} "
+                f"quantize: wide: target '{target.name}' does not compute on {wide} activations with {scheme.weights} "
                 f"weights, only on activations of {known}; use exclude, which leaves layers in float"
             )
         return dataclasses.replace(scheme, wide=wide)
@@ -171,18 +175,20 @@ class Quantize(Pass):
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        prepared = prepare(model, plan.scheme.opset)
+        steps = prepare(model, plan.scheme.opset)
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
         notes = [Change("model", note) for note in plan.notes]
-        return dataclasses.replace(changes, done=(*notes, *prepared, *equalised, *changes.done))
+        return dataclasses.replace(changes, done=(*notes, *steps, *equalised, *changes.done))
 
 
-def _prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, Context]:
-    work = model.clone()
-    prepare(work, opset)
-    _infer(work)
-    return work, context.on(work)
+def _on_this_machine(target: str | None, scheme: Scheme) -> tuple[str, ...]:
+    """Return what the user should know of the CPU at hand."""
+    if target is None and scheme.reduce_range:
+        return (f"{NO_VNNI}: weights have 7 bits, so that none is lost; target=onnxruntime-cpu is for CPUs with VNNI",)
+    if scheme.saturates():
+        return (f"{NO_VNNI}, and here loses some of this model's: what is measured holds for this machine only",)
+    return ()
 
 
 def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equalisation, ir.Model, Context]:
@@ -194,14 +200,6 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
     work = model.clone()
     apply_equalisation(work, found)
     return found, work, context.on(work)
-
-
-def _infer(model: ir.Model) -> None:
-    """Fill in types and shapes; where a shape depends on the input's, at least the number of axes."""
-    infer_types(model)
-    for value, shape in shapes.concrete(model).shapes.items():
-        if value.shape is None:
-            value.shape = ir.Shape([None] * len(shape))
 
 
 def _place_and_measure(

@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit, shapes
+from onnxcompress.runtime.saturation import products_saturate
 
 from . import constants, scales
 from .dynamic import DynamicApplication, key_of, matrix_of
@@ -90,9 +91,10 @@ class QuantizeDynamic(Pass):
         int8 with zero point 0, or uint8 with zero point 128: the same steps.
     per_channel : bool
         One scale for each output channel of a weight, else one for each weight.
-    reduce_range : bool
+    reduce_range : bool, optional
         Weights in [-64, 64]. On x86 without VNNI onnxruntime adds pairs of products uint8 · int8 in 16 bits, which
         saturate; 7 bits cannot. ``weights="uint8"`` does not saturate either, is as fine as int8, and slower there.
+        None: where int8 would saturate on this machine.
     conv : bool
         Conv becomes ConvInteger too, which is smaller but several times slower in onnxruntime.
     exclude : tuple of str
@@ -107,7 +109,7 @@ class QuantizeDynamic(Pass):
 
     weights: Literal["int8", "uint8"] = "int8"
     per_channel: bool = True
-    reduce_range: bool = False
+    reduce_range: bool | None = None
     conv: bool = False
     exclude: tuple[str, ...] = ()
 
@@ -116,7 +118,10 @@ class QuantizeDynamic(Pass):
         work = model.clone()
         _prepare(work)
         shapes.infer(work)
-        grid = scales.SEVEN_BITS if self.reduce_range else scales.SYMMETRIC
+        reduced = self.reduce_range
+        if reduced is None:
+            reduced = self.weights == "int8" and products_saturate()
+        grid = scales.SEVEN_BITS if reduced else scales.SYMMETRIC
         found: list[DynamicWeight] = []
         refused: list[Refusal] = []
         nodes = list(work.graph.all_nodes())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from onnxcompress.runtime.saturation import products_saturate
+
 from . import scales
 from .opset import BLOCKS, FLOAT16, PER_CHANNEL
 
@@ -97,6 +99,11 @@ class Scheme:
     def weight_grid(self) -> scales.Grid:
         """What weights may be."""
         return scales.SEVEN_BITS if self.reduce_range else scales.SYMMETRIC_GRIDS[self.weights]
+
+    def saturates(self) -> bool:
+        """Tell whether onnxruntime loses products of such integers on this machine."""
+        full = self.weights == "int8" and not self.reduce_range
+        return full and self.activations in WIDE and products_saturate()
 
     @property
     def opset(self) -> int:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import math
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxcompress.analysis import Judge, measure
+from onnxcompress.analysis import Judge
 from onnxcompress.contract import Context
-from onnxcompress.errors import PassError
-from onnxcompress.targets import load_target, takes
 
 from .plan import QuantizePlan
-from .scheme import WIDE
+from .spare import spare_layers
 
 if TYPE_CHECKING:
     from .quantize import Quantize
@@ -31,41 +28,38 @@ RUNGS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 """What is tried, each on top of those before it that helped, as options of `Quantize`."""
 
-LAYERS: tuple[tuple[str, str], ...] = (("wide", "with activations of 16 bits"), ("exclude", "in float"))
-"""What is then done to ever more of the layers that hurt most: the option of `Quantize` that names them, in words."""
-
 
 def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     """Return the plan of the first rung that loses at most ``step.max_drop`` of the metric.
 
-    Half of the samples are fitted to, the other half judges. The rung that is found is planned again with all. Where
-    no rung holds, ever more of the layers that hurt most get activations of 16 bits, if the target takes them, and then
-    ever more stay in float. Ranges are only varied where the step leaves them as they come.
+    Half of the samples are fitted to, the other half judges; a loss that is counted in decisions must be small enough
+    with its standard error. The rung that is found is planned again with all samples. Where no rung holds, ever more of
+    the layers that hurt most get activations of 16 bits, if the target takes them, and then ever more stay in float.
+    Ranges are only varied where the step leaves them as they come.
     """
     assert step.max_drop is not None
     fitted, judges = context.samples.halves()
-    judge = Judge(model, judges, context.metric)
     plain = dataclasses.replace(step, max_drop=None)
-    seen = context.given(fitted)
-    notes: list[str] = []
-    best = _Rung(math.inf, math.inf, plain, QuantizePlan())
+    judge = Judge(model, judges, context.metric, exact=plain.scheme().saturates())
+    ladder = Ladder(judge, model, context.given(fitted), step.max_drop)
     for what, options in RUNGS:
         if "ranges" in options and step.ranges != "minmax":
             continue
-        base = best.step if notes else dataclasses.replace(plain, **PLAIN)
-        best = min(best, _try(judge, what, dataclasses.replace(base, **options), model, seen, notes))
-        if best.loss <= step.max_drop:
+        base = ladder.best.step if ladder.best else dataclasses.replace(plain, **PLAIN)
+        if ladder.climb(what, base, options):
             break
     else:
-        best = _spare_layers(best, step.max_drop, judge, model, seen, notes)
-    if best.loss > step.max_drop:
-        notes.append(f"no rung loses at most {step.max_drop:g}; the best one is taken")
-    return dataclasses.replace(best.step.plan(model, context), notes=tuple(notes))
+        spare_layers(ladder)
+    assert ladder.best is not None
+    if not ladder.holds(ladder.best):
+        ladder.notes.append(f"no rung loses at most {step.max_drop:g}; the best one is taken")
+    plan = ladder.best.step.plan(model, context)
+    return dataclasses.replace(plan, notes=(*ladder.notes, *plan.notes))
 
 
 @dataclasses.dataclass(order=True)
-class _Rung:
-    """What was tried; the one with the least loss, then with the least noise, is the best."""
+class Rung:
+    """What was tried: by how much is lost, the error included, and, where that is the same, by the noise."""
 
     loss: float
     noise: float
@@ -73,62 +67,51 @@ class _Rung:
     plan: QuantizePlan = dataclasses.field(compare=False)
 
 
-def _try(judge: Judge, what: str, step: Quantize, model: ir.Model, context: Context, notes: list[str]) -> _Rung:
-    plan = step.plan(model, context)
-    if not plan.nodes:
-        return _Rung(0.0, -math.inf, step, plan)
-    found = judge.compare(step, plan)
-    loss = math.inf if found.drop is None or math.isnan(found.drop) else found.drop
-    notes.append(f"{what}: {found.metric} {found.value_b:.4f}, lost {loss:.4f} on {found.count} samples")
-    context.progress("ladder", len(notes), 0)
-    return _Rung(loss, math.inf if found.sqnr is None else -found.sqnr, step, plan)
+@dataclasses.dataclass
+class Ladder:
+    """What has been tried so far.
 
+    Attributes
+    ----------
+    judge : Judge
+    model : onnx_ir.Model
+    context : Context
+        With the samples to fit to.
+    max_drop : float
+    best : Rung or None
+    notes : list of str
+        A line for each rung.
+    """
 
-def _spare_layers(
-    best: _Rung, max_drop: float, judge: Judge, model: ir.Model, context: Context, notes: list[str]
-) -> _Rung:
-    """Spare one, two, four, … of the layers that hurt most, in 16 bits, then in float, until the loss is small."""
-    worst = _worst_first(best, judge, context)
-    for option, what in LAYERS:
-        if option == "wide" and not _takes_wide(best.step):
-            continue
-        base = best.step
-        for count in _counts(len(worst), everything=option == "wide"):
-            names = worst[:count]
-            named = (*getattr(base, option), *map(glob.escape, names))
-            label = f"{count} of {len(worst)} layers {what} ({', '.join(names[:3])}{', …' if count > 3 else ''})"
-            changed: dict[str, Any] = {option: named}
-            try:
-                tried = _try(judge, label, dataclasses.replace(base, **changed), model, context, notes)
-            except PassError as error:
-                if option != "wide":
-                    raise
-                notes.append(f"layers {what}: not possible, {error}")
-                break
-            best = min(best, tried)
-            if best.loss <= max_drop:
-                return best
-    return best
+    judge: Judge
+    model: ir.Model
+    context: Context
+    max_drop: float
+    best: Rung | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
+    def holds(self, rung: Rung) -> bool:
+        """Tell whether a rung loses little enough."""
+        return rung.loss <= self.max_drop
 
-def _counts(layers: int, *, everything: bool) -> list[int]:
-    """Return 1, 2, 4, … below the number of layers, and that number where sparing them all is still quantization."""
-    counts = [1 << power for power in range(layers.bit_length()) if 1 << power < layers]
-    return [*counts, layers] if everything and layers else counts
+    def climb(self, what: str, base: Quantize, options: dict[str, Any], *, costly: bool = False) -> bool:
+        """Try `base` with other options; tell whether that holds.
 
+        If so, it becomes the best, as only less is tried after what holds; else it does if it is better. What makes
+        the model slower must lose less for that; less noise is not enough.
+        """
+        rung = self._tried(what, dataclasses.replace(base, **options))
+        if self.holds(rung) or self.best is None or (rung.loss < self.best.loss if costly else rung < self.best):
+            self.best = rung
+        return self.holds(rung)
 
-def _takes_wide(step: Quantize) -> bool:
-    """Tell whether the target takes activations of 16 bits in single layers."""
-    scheme = dataclasses.replace(step, wide=()).scheme()
-    wide = WIDE.get(scheme.activations)
-    return wide is not None and takes(load_target(step.target), wide, scheme.weights)
-
-
-def _worst_first(rung: _Rung, judge: Judge, context: Context) -> list[str]:
-    """Rank the layers by the signal to noise at the output when that layer alone is quantized, the worst first."""
-    parts = rung.plan.parts()
-    if not parts:
-        return []
-    curves, _ = measure(judge, rung.step, {1.0: parts}, progress=context.progress)
-    ratios = {name: math.inf if point.sqnr is None else point.sqnr for name, (point, *_) in curves.items()}
-    return sorted(ratios, key=lambda name: ratios[name])
+    def _tried(self, what: str, step: Quantize) -> Rung:
+        plan = step.plan(self.model, self.context)
+        if not plan.nodes:
+            return Rung(0.0, -math.inf, step, plan)
+        found = self.judge.compare(step, plan)
+        loss = math.inf if found.drop is None or math.isnan(found.drop) else found.drop
+        lost = f"{loss:.3g}" if found.drop_error is None else f"{loss:.3g} ± {found.drop_error:.2g}"
+        self.notes.append(f"{what}: {found.metric} {found.value_b:.4f}, lost {lost} on {found.count} samples")
+        self.context.progress("ladder", len(self.notes), 0)
+        return Rung(loss + (found.drop_error or 0.0), math.inf if found.sqnr is None else -found.sqnr, step, plan)

@@ -57,6 +57,11 @@ def test_scores_equal_numpy_however_split(a, b, labels, size):
     assert found["top5"] == np.mean((best[:, :5] == labels[:, None]).any(axis=1))
     assert found["agreement"] == np.mean(a.argmax(1) == b.argmax(1))
     assert found["max_abs"] == np.abs(wide_a - wide_b).max()
+    errors = {name: score.error() for name, score in scores.items()}
+    change = 1.0 * (best[:, 0] == labels) - (np.argmax(a, 1) == labels)
+    differ = 1.0 * (a.argmax(1) != b.argmax(1))
+    np.testing.assert_allclose([errors["top1"], errors["agreement"]], [change.std() / 7**0.5, differ.std() / 7**0.5])
+    assert (errors["sqnr"], errors["cosine"], errors["max_abs"]) == (None, None, None)
     noise, signal, other = (float(v @ v) for v in (wide_a - wide_b, wide_a, wide_b))
     if noise and signal and other:
         np.testing.assert_allclose(found["sqnr"], 10 * np.log10(signal / noise), rtol=1e-9, atol=1e-9)
@@ -66,7 +71,7 @@ def test_scores_equal_numpy_however_split(a, b, labels, size):
 def test_a_constant_or_broken_output_is_not_right():
     for scores in (np.zeros((3, 4)), np.full((3, 4), np.nan)):
         score = find_metric("top1").start()
-        score.update({"y": scores}, {}, np.array([1, 2, 3]))
+        score.update({"y": scores}, {"y": scores}, np.array([1, 2, 3]))
         assert score.value() == 0
 
 
@@ -74,7 +79,7 @@ def test_images_have_their_classes_on_axis_1():
     mask = np.zeros((2, 3, 4, 4), np.float32)
     mask[:, 2] = 1
     score = find_metric("top1").start()
-    score.update({"y": mask}, {}, np.full((2, 4, 4), 2))
+    score.update({"y": mask}, {"y": mask}, np.full((2, 4, 4), 2))
     assert score.value() == 1
 
 

@@ -17,6 +17,7 @@ from onnxcompress.errors import PassError
 from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize import prepare
 from onnxcompress.passes.quantize.plan import QuantizePlan
+from onnxcompress.passes.quantize.spare import float_first
 from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -24,6 +25,7 @@ Feeds = dict[str, np.ndarray]
 NET = """g (float[N,8,1,1] x) => (float[N,4] y) {
     a = Conv(x, w1) r = Relu(a) b = Conv(r, w2) s = Relu(b) c = Conv(s, w3) t = Relu(c)
     f = Flatten(t) y = Gemm(f, w4, b4) }"""
+W2 = {"w1": (8, 16), "w2": (16, 4)}
 RUNGS = [
     "rounded to nearest",
     "ranges by percentile",
@@ -52,8 +54,13 @@ def climbed(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> Qu
     return Quantize(**options).plan(subject, context)
 
 
+def rungs(plan: QuantizePlan) -> list[str]:
+    """Return what is said of the ladder, which comes before what is said of this machine's CPU."""
+    return [note for note in plan.notes if "VNNI" not in note]
+
+
 def names(plan: QuantizePlan) -> list[str]:
-    return [note.split(":")[0] for note in plan.notes]
+    return [note.split(":")[0] for note in rungs(plan)]
 
 
 def test_it_stops_at_the_first_rung_that_holds() -> None:
@@ -65,11 +72,12 @@ def test_it_stops_at_the_first_rung_that_holds() -> None:
 def test_on_a_target_without_16_bits_layers_go_straight_to_float() -> None:
     plan = climbed(net(), max_drop=0.0)
     assert names(plan)[:6] == RUNGS
-    assert [" ".join(name.split()[:6]) for name in names(plan)[6:8]] == [
+    assert [" ".join(name.split()[:6]) for name in names(plan)[6:9]] == [
         "1 of 4 layers in float",
         "2 of 4 layers in float",
+        "3 of 4 layers in float",
     ]
-    assert plan.notes[8:] == ("no rung loses at most 0; the best one is taken",)
+    assert rungs(plan)[9:] == ["no rung loses at most 0; the best one is taken"]
     assert plan.wide == ()
 
 
@@ -78,7 +86,7 @@ def test_on_a_target_with_16_bits_those_come_before_float() -> None:
     assert names(plan)[:6] == RUNGS
     tried = [(name.split()[0], name.split(" layers ")[1].split(" (")[0]) for name in names(plan)[6:-1]]
     wide = "with activations of 16 bits"
-    assert tried == [("1", wide), ("2", wide), ("4", wide), ("1", "in float"), ("2", "in float")]
+    assert tried == [("1", wide), ("2", wide), ("4", wide), ("1", "in float"), ("2", "in float"), ("3", "in float")]
 
 
 def test_the_layer_with_the_bad_range_is_the_one_in_16_bits() -> None:
@@ -122,8 +130,8 @@ def test_where_a_model_cannot_be_raised_16_bits_are_not_possible(monkeypatch: py
 
     monkeypatch.setattr(prepare, "raise_opset", fails)
     plan = climbed(net(), max_drop=0.0, target="qnn")
-    assert plan.notes[6] == "layers with activations of 16 bits: not possible, onnx's version converter fails"
-    assert "1 of 4 layers in float" in plan.notes[7]
+    assert rungs(plan)[6] == "layers with activations of 16 bits: not possible, onnx's version converter fails"
+    assert "1 of 4 layers in float" in rungs(plan)[7]
     with pytest.raises(PassError, match="version converter"):
         climbed(net(), max_drop=0.0, target="qnn", wide=("b",))
 
@@ -139,3 +147,52 @@ def test_the_text_report_lists_the_rungs() -> None:
         assert note in found
     for rung in RUNGS:
         assert sum(line.startswith(f"{rung}: cosine 0.9") for line in found) == 1
+
+
+def test_layers_next_to_each_other_go_to_float_together() -> None:
+    """What one layer gives and the next one reads stays as it is only where both are in float."""
+    subject = net()
+    plan = Quantize(correct=False, rounding="nearest").plan(
+        subject, Context(subject, samples=load_samples(rows(), subject))
+    )
+    work = subject.clone()
+    assert float_first(work, plan, {"a": 0.1, "b": 1.0, "c": 0.1, "y": 0.9}) == ["a", "b", "c", "y"]
+    assert float_first(work, plan, {"a": 0.05, "b": 0.1, "c": 0.1, "y": 0.9}) == ["c", "y", "b", "a"]
+    assert float_first(work, plan, {"a": 0.9, "b": 0.1, "c": 0.1, "y": 0.1}) == ["a", "b", "c", "y"]
+
+
+def deep(layers: int) -> ir.Model:
+    body = " ".join(f"h{i} = Gemm(r{i}, w{i}, b{i}) r{i + 1} = Relu(h{i})" for i in range(1, layers))
+    text = f"g (float[N,8] x) => (float[N,8] y) {{ r1 = Identity(x) {body} y = Gemm(r{layers}, w{layers}) }}"
+    weights = {f"w{i}": (8, 8) for i in range(1, layers + 1)} | {f"b{i}": (8,) for i in range(1, layers)}
+    return model(text, weights)  # type: ignore[arg-type]
+
+
+def test_the_least_number_of_layers_that_holds_is_looked_for() -> None:
+    subject = deep(12)
+    feeds = {"x": np.random.default_rng(3).normal(size=(128, 8)).astype(np.float32)}
+    losses = {}
+    for note in rungs(climbed(subject, feeds, max_drop=0.0)):
+        if "layers in float" in note:
+            losses[int(note.split()[0])] = float(note.split("lost ")[1].split()[0])
+    assert list(losses) == [1, 2, 4, 8, 11]
+    plan = climbed(subject, feeds, max_drop=(losses[8] + losses[4]) / 2)
+    tried = [int(note.split()[0]) for note in rungs(plan) if "layers in float" in note]
+    assert tried[:5] == [1, 2, 4, 8, 6]
+    assert len(plan.weights) >= 12 - 8
+
+
+def test_a_lucky_model_does_not_hold() -> None:
+    """As many decisions got right as wrong: no loss, but its standard error is one."""
+    subject = model("g (float[N,8] x) => (float[N,4] y) { h = Gemm(x, w1) r = Relu(h) y = Gemm(r, w2) }", W2)
+    feeds = {"x": np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)}
+    scores = plain_run(subject, feeds)["y"]
+    second = np.argsort(scores, axis=1)[:, -2]
+    labels = np.where(np.arange(400) % 2, scores.argmax(1), second)  # right and wrong alike, wherever it is close
+    samples = load_samples({**feeds, "labels": labels}, subject)
+    plan = Quantize(max_drop=0.0).plan(subject, Context(subject, samples=samples, metric="top1"))
+    first = rungs(plan)[0]
+    lost, error = (float(part) for part in first.split("lost ")[1].split(" on ")[0].split(" ± "))
+    assert abs(lost) <= error
+    assert error > 0
+    assert len(rungs(plan)) > 1

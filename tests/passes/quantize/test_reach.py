@@ -244,7 +244,7 @@ def functions(opset: int) -> ir.Model:
 def test_local_functions_are_inlined(opset: int, quantized: Quantizer, kernels: Kernels) -> None:
     subject, feeds = functions(opset), {"x": images()}
     result, changes = quantized(subject, feeds)
-    assert changes.done[0].what == "local functions inlined: Block, Conv3"
+    assert "local functions inlined: Block, Conv3" in [change.what for change in changes.done]
     assert not result.functions
     assert kernels(result)["QLinearConv"] == 2
     assert close(plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]) > 25
@@ -278,7 +278,7 @@ def test_float16_computes_on_integers_and_keeps_its_interface(quantized: Quantiz
     subject, feeds = half(), {"x": images().astype(np.float16)}
     result, changes = quantized(subject, feeds)
     assert not changes.refused
-    assert changes.done[1].what == "float16 computes in float32 where it does not on integers"
+    assert "float16 computes in float32 where it does not on integers" in [change.what for change in changes.done]
     assert [(v.name, v.dtype) for v in (*result.graph.inputs, *result.graph.outputs)] == [
         ("x", ir.DataType.FLOAT16),
         ("y", ir.DataType.FLOAT16),

@@ -1,0 +1,30 @@
+"""Whether integer products are exact on this machine."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from .session import open_session
+
+_DEPTH = 64
+_PROBE = """
+<ir_version: 8, opset_import: ["" : 13]>
+probe (uint8[1, N] a, int8[N, M] b) => (int32[1, M] y) { y = MatMulInteger(a, b) }
+"""
+
+
+@cache
+def products_saturate() -> bool:
+    """Tell whether onnxruntime loses products of uint8 and int8 here.
+
+    On x86 without VNNI it adds them in pairs, in 16 bits: more than 32767 is taken for 32767. It is asked, and not the
+    name of the CPU.
+    """
+    a = np.full((1, _DEPTH), 255, np.uint8)
+    b = np.full((_DEPTH, _DEPTH), 127, np.int8)
+    found = open_session(ir.from_proto(onnx.parser.parse_model(_PROBE))).run({"a": a, "b": b})["y"]
+    return bool((found != a.astype(np.int32) @ b.astype(np.int32)).any())
