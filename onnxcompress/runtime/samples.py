@@ -44,11 +44,14 @@ class Samples:
         and they did not fill one. The same ones every time.
     """
 
-    def __init__(self, source: Source, layout: Layout, limit: int | None = None, skip: int = 0) -> None:
+    def __init__(
+        self, source: Source, layout: Layout, limit: int | None = None, skip: int = 0, *, gathers: bool = False
+    ) -> None:
         self._source = source
         self._layout = layout
         self._limit = limit
         self._skip = skip
+        self._gathers = gathers
         self._scanned: tuple[int, Array | None] | None = None
         self.description = source.description
         self.random = source.random
@@ -105,26 +108,27 @@ class Samples:
 
     def _joined(self, target: int) -> Iterator[Batch]:
         """Split and join pieces to `target` samples; what is left where shapes change, and at the end, is smaller."""
-        kept: list[Batch] = []
-        have = 0
+        groups: list[list[Batch]] = []
         for piece in self._checked():
             if not self._layout.batched:
                 yield piece
                 continue
-            if kept and not _joinable(self._layout.inputs, kept[0], piece):
-                yield self._join(kept)
-                kept, have = [], 0
-            start = 0
+            group = next((parts for parts in groups if _joinable(self._layout.inputs, parts[0], piece)), None)
+            if group is None and not self._gathers:
+                yield from map(self._join, groups)
+                groups.clear()
+            start, room = 0, target - sum(part.count for part in group or ())
             while start < piece.count:
-                part = self._part(piece, start, min(piece.count, start + target - have))
-                kept.append(part)
-                start += part.count
-                have += part.count
-                if have == target:
-                    yield self._join(kept)
-                    kept, have = [], 0
-        if kept:
-            yield self._join(kept)
+                part = self._part(piece, start, min(piece.count, start + room))
+                if group is None:
+                    groups.append(group := [])
+                group.append(part)
+                start, room = start + part.count, room - part.count
+                if not room:
+                    yield self._join(group)
+                    groups.remove(group)
+                    group, room = None, target
+        yield from map(self._join, groups)
 
     def arrays(self) -> dict[str, Array]:
         """Return all samples as one array for each input, in memory.
@@ -151,6 +155,13 @@ class Samples:
         """Return all but the first `n` samples."""
         limit = None if self._limit is None else max(self._limit - n, 0)
         return Samples(self._source, self._layout, limit, self._skip + n)
+
+    def gathered(self) -> Samples:
+        """Return the same samples in another order, in which those of one shape come together.
+
+        Up to a batch of each shape is held in memory, so it is for a small number of samples.
+        """
+        return Samples(self._source, self._layout, self._limit, self._skip, gathers=True)
 
     def halves(self) -> tuple[Samples, Samples]:
         """Return what may be fitted to, and what judges; all of them twice where there is only one."""

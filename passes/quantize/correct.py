@@ -41,8 +41,8 @@ from .units import bias_of, channel_axis, weight_of
 Rounding = Literal["nearest", "compensating"]
 Matrix = npt.NDArray[np.float64]
 
-SAMPLES = 256
-"""How many samples are looked at; a convolution makes many rows of each."""
+SAMPLES = 128
+"""How many samples are looked at: half of the time that 256 take, for .1 to .3 dB."""
 
 
 def correct(
@@ -62,7 +62,7 @@ def correct(
         The prepared model in float; not changed.
     plan : QuantizePlan
     samples : Samples
-        The first 256 are used.
+        The first 128 are used.
     rounding : {"nearest", "compensating"}
         Whether the rounding of one weight makes up for that of another.
     biases : bool
@@ -81,7 +81,7 @@ def correct(
     Frantar et al. 2022, arXiv:2210.17323 (GPTQ), with the covariance of the input in place of its second moments, as
     the bias takes the mean; fitting to the float model's output first: arXiv:2504.02692 (GPTAQ) does it column-wise.
     """
-    samples = samples.head(SAMPLES)
+    samples = samples.head(SAMPLES).gathered()
     nodes = {edit.output_name(node): node for node in model.graph}
     # Where a walk cannot stop, inside an If or a Loop, weights are rounded to the nearest.
     outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in nodes]
@@ -187,13 +187,12 @@ def _corrected(
 def _best_of(
     nearest_ones: Matrix, blocks: Matrix, steps: Matrix, grid: scales.Grid, fitted: Moments, held: Moments
 ) -> Matrix:
-    """Return the integers that are best on the rows held out, made again from all rows."""
+    """Return the integers that are best on the rows held out."""
     weights = [blocks, *_fitted(blocks, fitted, held)]
     together = np.concatenate(weights, 1)  # they share what takes the time, the factors of the covariance
     several = np.concatenate([steps] * len(weights), 1)
     tried = [nearest_ones, *np.split(_rounded(together, several, grid, fitted), len(weights), 1)]
-    best = int(np.argmin([_error(integers * steps, fitted, held) for integers in tried]))
-    return nearest_ones if best == 0 else _rounded(weights[best - 1], steps, grid, fitted.merge(held))
+    return tried[int(np.argmin([_error(integers * steps, fitted, held) for integers in tried]))]
 
 
 def _added(node: ir.Node, behind: ir.Node, outputs: int) -> Matrix:

@@ -140,4 +140,5 @@ def _factor(gram: Matrix, damping: float) -> Matrix:
             continue
         if len(gram) > 1:  # many small ones: what LAPACK does for one at a time costs more to call than to compute
             return np.asarray(np.linalg.inv(upper), np.float64)
-        return np.asarray(scipy.linalg.solve_triangular(upper[0], np.eye(gram.shape[-1])), np.float64)[None]
+        inverse, _ = scipy.linalg.lapack.dtrtri(upper[0])
+        return np.asarray(inverse, np.float64)[None]

@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -281,3 +282,20 @@ def test_user_code_errors(tmp_path):
             load_function(spec, "data")
     assert load_function("math:sqrt", "data")(4) == 2
     assert not [name for name in sys.modules if name.startswith("onnxcompress_user_bad")]
+
+
+def test_gathered_samples_of_one_shape_come_together(parse):
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 4, 30)
+    feeds = [{"ids": np.full((1, n), i), "labels": np.array([i])} for i, n in enumerate(lengths)]
+    samples = load_samples(feeds, parse(TOKENS))
+    batches = list(samples.head(25).gathered().labelled(4))
+    assert sorted(int(i) for batch in batches for i in batch.labels) == list(range(25))
+    for batch in batches:
+        assert [set(row) for row in batch.feeds["ids"]] == [{i} for i in batch.labels]
+        assert {lengths[i] for i in batch.labels} == {batch.feeds["ids"].shape[1]}
+        assert list(batch.labels) == sorted(batch.labels)
+    counts = Counter(lengths[:25])
+    assert len(batches) == sum(-(-n // 4) for n in counts.values())
+    in_order = [int(i) for batch in samples.labelled(4) for i in batch.labels]
+    assert in_order == list(range(30))
