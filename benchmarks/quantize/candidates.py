@@ -71,12 +71,15 @@ class Candidate:
 
 PLAIN = "plain inference"
 
+_TEXTBOOK = {"correct": False, "rounding": "nearest"}
 _ORT, _NNCF, _QUARK, _AIMET, _INC = ENVIRONMENTS
 
 CANDIDATES: dict[str, Candidate] = {
     PLAIN: Candidate("plain"),
     "ours": Candidate("ours"),
-    "ours, plain": Candidate("ours", {"correct": False, "rounding": "nearest"}),
+    "ours, plain": Candidate("ours", _TEXTBOOK),
+    "ours, plain, percentile": Candidate("ours", {**_TEXTBOOK, "ranges": "percentile"}),
+    "ours, plain, entropy": Candidate("ours", {**_TEXTBOOK, "ranges": "entropy"}),
     "ours, corrected": Candidate("ours", {"correct": True, "rounding": "nearest"}),
     "ours, moving average": Candidate("ours", {"ranges": "moving_average"}),
     "ours, percentile": Candidate("ours", {"ranges": "percentile"}),
