@@ -29,6 +29,12 @@ Optimize = Literal["all", "extended", "basic", "none"]
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights in memory above which a model cannot be one protobuf (2 GB) and goes through a folder."""
 
+SHARED_BYTES = 1 << 16
+"""Weights of at least so many bytes are not written into the model that onnxruntime reads."""
+
+SHARED_TYPES = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8}
+"""Types of weights that numpy has itself."""
+
 BROKEN_FOR_FLOAT8 = ["ClipQuantRewrite", "ReluQuantRewrite"]
 """What onnxruntime (1.32) must not do to a model with QuantizeLinear to 8-bit floats: it takes their zero point for the
 lowest value of a type without negative ones, and leaves out the Relu before it."""
@@ -63,8 +69,9 @@ class Session:
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
     """
 
-    def __init__(self, inner: onnxruntime.InferenceSession, label: str) -> None:
+    def __init__(self, inner: onnxruntime.InferenceSession, label: str, shared: list[Any]) -> None:
         self._inner = inner
+        self._shared = shared  # onnxruntime reads these weights as long as it runs, and does not hold them
         self._label = label
         self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
         self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
@@ -219,12 +226,13 @@ def _open(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
-    with _as_model_error(label), _source(model, options) as source:
+    shared: list[Any] = []
+    with _as_model_error(label), _source(model, options, None if optimized_path else shared) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
         inner = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
         )
-    return Session(inner, label)
+    return Session(inner, label, shared)
 
 
 def _products_saturate() -> bool:
@@ -246,29 +254,56 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def _source(model: ir.Model | str | Path, options: Any) -> Iterator[str | bytes]:
-    """What onnxruntime is to open: a path, or the bytes of a model in memory."""
+def _source(model: ir.Model | str | Path, options: Any, shared: list[Any] | None) -> Iterator[str | bytes]:
+    """What onnxruntime is to open: a path, or the bytes of a model in memory, less the weights put into `shared`."""
     if not isinstance(model, ir.Model):
         if not Path(model).is_file():
             raise ModelError(f"{model}: no such file")
         yield str(model)
         return
-    folders = set()
-    inline = 0
-    for tensor in _weights(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            folders.add(str(Path(tensor.base_dir or ".").resolve()))
-        else:
-            inline += tensor.nbytes
+    large = [] if shared is None else [v for v in model.graph.initializers.values() if _can_be_shared(v)]
+    left_out = {id(value.const_value) for value in large}
+    rest = [tensor for tensor in _weights(model) if id(tensor) not in left_out]
+    folders = {str(Path(t.base_dir or ".").resolve()) for t in rest if isinstance(t, ir.ExternalTensor)}
+    inline = sum(tensor.nbytes for tensor in rest if not isinstance(tensor, ir.ExternalTensor))
     if inline <= INLINE_LIMIT and len(folders) <= 1:
         for folder in folders:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        yield ir.to_proto(model).SerializeToString()
+        yield _without(model, large, options, [] if shared is None else shared)
         return
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.data")
         yield str(path)
+
+
+def _can_be_shared(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if tensor is None or isinstance(tensor, ir.ExternalTensor) or value.is_graph_input() or value.is_graph_output():
+        return False
+    return tensor.nbytes >= SHARED_BYTES and tensor.dtype in SHARED_TYPES
+
+
+def _without(model: ir.Model, large: list[ir.Value], options: Any, shared: list[Any]) -> bytes:
+    """Return a model's bytes without its large weights, which onnxruntime gets as they lie in memory.
+
+    In the bytes, a weight would be copied four times before it is used.
+    """
+    import onnxruntime
+
+    tensors = [value.const_value for value in large]
+    try:
+        for value, tensor in zip(large, tensors, strict=True):
+            assert tensor is not None
+            name, array = str(value.name), np.ascontiguousarray(tensor.numpy())
+            shared.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+            options.add_external_initializers([name], shared[-1:])
+            size, shape = array.nbytes, ir.Shape(array.shape)
+            value.const_value = ir.ExternalTensor("memory", 0, size, tensor.dtype, shape=shape, name=name)
+        return bytes(ir.to_proto(model).SerializeToString())
+    finally:
+        for value, tensor in zip(large, tensors, strict=True):
+            value.const_value = tensor
 
 
 def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:

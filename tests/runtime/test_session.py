@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from corpus.text import model
 
 from onnxcompress.errors import ModelError
 from onnxcompress.runtime import session as session_module
@@ -53,6 +55,37 @@ def test_weights_too_large_for_one_protobuf_go_through_a_folder(parse, monkeypat
     np.testing.assert_array_equal(open_session(model).run({"x": ONES})["y"], EXPECTED)
     assert isinstance(model.graph.initializers["w"].const_value, ir.TensorProtocol)
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), np.diag([1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8, np.uint8])
+@pytest.mark.parametrize("optimize", ["all", "none"])
+def test_large_weights_are_handed_over_as_they_lie(monkeypatch, dtype, optimize):
+    """Not in the bytes, whatever they are stored in; the model is what it was."""
+    w = np.random.default_rng(0).integers(-3, 4, (96, 256)).astype(dtype).T  # not contiguous
+    subject = model("g (float[N,256] x) => (float[N,96] y) { c = Cast<to = 1>(w) y = MatMul(x, c) }", {"w": w})
+    monkeypatch.setattr(session_module, "SHARED_BYTES", 1000)
+    monkeypatch.setattr(session_module, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(session_module.tempfile, "TemporaryDirectory", None)
+    x = np.random.default_rng(1).integers(-9, 9, (5, 256)).astype(np.float32)
+    proto = onnx.numpy_helper.from_array(np.ascontiguousarray(w), "w")
+    for tensor in (ir.tensor(w, name="w"), ir.from_proto(proto)):
+        subject.graph.initializers["w"].const_value = tensor
+        session = open_session(subject.clone(deep_copy=True), optimize=optimize)  # the model is gone when it runs
+        gc.collect()
+        np.full((4096, 96), 7, dtype)
+        found = session.run({"x": x})["y"]
+        np.testing.assert_array_equal(found, x @ w.astype(np.float32))
+        assert subject.graph.initializers["w"].const_value is tensor
+
+
+def test_a_weight_stays_in_the_model_when_onnxruntime_fails(monkeypatch):
+    monkeypatch.setattr(session_module, "SHARED_BYTES", 1)
+    subject = model("g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": (4, 4)})
+    subject.graph.initializers["w"].const_value = ir.tensor(np.ones((3, 4), np.float32), name="w")
+    tensor = subject.graph.initializers["w"].const_value
+    with pytest.raises(ModelError, match="Incompatible dimensions"):
+        open_session(subject)
+    assert subject.graph.initializers["w"].const_value is tensor
 
 
 def test_writes_the_optimized_graph(parse, tmp_path):
