@@ -19,6 +19,9 @@ from .units import bias_of, weight_of
 
 CONTRIB = "com.microsoft"
 LSTM_INPUTS = 8
+ATTENTION = f"{CONTRIB}::Attention"
+ATTENTION_INPUTS = 5
+"""Input, weight, bias, mask and past: what Attention and QAttention both have."""
 MIDDLE = {"int8": 0, "uint8": 128}
 """Type of the weights → their zero point."""
 
@@ -66,9 +69,13 @@ class DynamicApplication:
             raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
         node = self._nodes[name]
         label = edit.label(node)
-        if node.op_type == "LSTM":
-            self._lstm(node, scale)
-            return Change(label, f"computes on integers (DynamicQuantizeLSTM), weights as {self._grid.dtype}")
+        for op, replace, kernel in (
+            ("LSTM", self._lstm, "DynamicQuantizeLSTM"),
+            (ATTENTION, self._attention, "QAttention"),
+        ):
+            if edit.op_of(node) == op:
+                replace(node, scale)
+                return Change(label, f"computes on integers ({kernel}), weights as {self._grid.dtype}")
         how = "one scale" if not scale[0].ndim else f"{scale[0].size} scales"
         shape = list(matrix_of(node).shape)
         self._linear(node, scale[0])
@@ -102,6 +109,21 @@ class DynamicApplication:
             last = self._add(node, "Add", [last, self._constants.constant(f"{source.name}_bias", added)])
         self._take_over(node, [last])
 
+    def _attention(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Quantize what makes queries, keys and values; the products of these stay in float."""
+        source = node.inputs[1]
+        assert source is not None and node.inputs[0] is not None
+        array = matrix_of(node)
+        quantized, step, zero = self._quantize(node.inputs[0])
+        key = (constants.root(source), array.shape, array.strides, scale[0].tobytes())
+        integers = self._weight(key, str(source.name), array, scale[0], 1 if scale[0].ndim else None)
+        factor = self._constants.constant(f"{source.name}_scale", scale[0])
+        _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
+        if bias is None:
+            bias = self._constants.constant(f"{source.name}_bias", np.zeros(array.shape[1], np.float32))
+        inputs = [quantized, integers, bias, step, factor, mask, zero, self._zero_point(()), past]
+        self._contrib(node, "QAttention", inputs, list(node.attributes.values()))
+
     def _lstm(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         weights, points = [], []
         for value, step in zip(node.inputs[1:3], scale, strict=True):
@@ -114,14 +136,15 @@ class DynamicApplication:
             points += [self._constants.constant(f"{value.name}_scale", step), self._zero_point(step.shape)]
         rest = [*node.inputs[3:], *[None] * (LSTM_INPUTS - len(node.inputs))]
         kept = {name: value for name, value in node.attributes.items() if name != "layout"}
-        made = ir.Node(
-            CONTRIB,
-            "DynamicQuantizeLSTM",
-            [node.inputs[0], *weights, *rest, *points],
-            list(kept.values()),
-            num_outputs=len(node.outputs),
-            name=self.names.node(f"{node.name or key_of(node)}_quantized"),
-        )
+        inputs = [node.inputs[0], *weights, *rest, *points]
+        self._contrib(node, "DynamicQuantizeLSTM", inputs, list(kept.values()))
+
+    def _contrib(
+        self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: list[ir.Attr]
+    ) -> None:
+        """Put one of onnxruntime's own operators in a node's place."""
+        name = self.names.node(f"{node.name or key_of(node)}_quantized")
+        made = ir.Node(CONTRIB, op_type, inputs, attributes, num_outputs=len(node.outputs), name=name)
         self.model.opset_imports.setdefault(CONTRIB, 1)
         self._graph(node).insert_before(node, made)
         self._take_over(node, made.outputs)

@@ -17,6 +17,9 @@ from onnxcompress.graph import edit, shapes
 from .units import COMPUTE
 from .widen import HALVES, widen
 
+TYPED_BY_WEIGHT = {*COMPUTE, "LSTM", "com.microsoft::Attention"}
+"""Their first and second input have one type."""
+
 
 def flatten(model: ir.Model) -> list[Change]:
     """Inline local functions and give each tensor a name of its own, in place.
@@ -98,14 +101,14 @@ def _has_halves(graph: ir.Graph) -> bool:
 def infer_types(model: ir.Model) -> None:
     """Infer types and shapes, also behind operators that ONNX does not know.
 
-    What a Conv, Gemm or MatMul reads has the type of its constant weight, whoever gives it.
+    What a Conv, Gemm, MatMul, … reads has the type of its constant weight, whoever gives it.
     """
     found = True
     while found:
         shapes.infer(model)
         found = False
         for node in model.graph.all_nodes():
-            if edit.op_of(node) not in COMPUTE or len(node.inputs) < 2:
+            if edit.op_of(node) not in TYPED_BY_WEIGHT or len(node.inputs) < 2:
                 continue
             value, weight = node.inputs[0], node.inputs[1]
             if value is not None and value.type is None and weight is not None and weight.type is not None:

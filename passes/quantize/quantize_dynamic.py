@@ -13,11 +13,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
-from onnxcompress.graph import edit, shapes
+from onnxcompress.graph import edit
 from onnxcompress.runtime.saturation import products_saturate
 
 from . import constants, scales
-from .dynamic import DynamicApplication, key_of, matrix_of
+from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, key_of, matrix_of
+from .flatten import infer_types
 from .opset import raise_opset
 from .units import OBSTACLES, channel_axis
 
@@ -27,14 +28,13 @@ UNSUPPORTED = {
     "Einsum": "onnxruntime has no integer Einsum",
     "GRU": "onnxruntime has no dynamic GRU" + ELSEWHERE,
     "RNN": "onnxruntime has no dynamic RNN" + ELSEWHERE,
-    "com.microsoft::Attention": "its weights are inside a fused operator; quantize the model before it is fused",
     "com.microsoft::FusedConv": "it is fused already; quantize the model before it is fused",
     "com.microsoft::FusedGemm": "it is fused already; quantize the model before it is fused",
     "com.microsoft::FusedMatMul": "it is fused already; quantize the model before it is fused",
 }
 """Operator with weights → why it stays in float."""
 
-TARGETS = {"Conv", "Gemm", "LSTM", "MatMul"}
+TARGETS = {"Conv", "Gemm", "LSTM", "MatMul", ATTENTION}
 SLOW_CONV = (
     "onnxruntime computes ConvInteger several times slower than Conv in float; quantize (with samples) is for "
     "convolutions, conv=true computes it on integers all the same"
@@ -79,11 +79,12 @@ class DynamicPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
-    """Let MatMul, Gemm and LSTM compute on 8-bit integers, with scales of activations measured in each run.
+    """Let MatMul, Gemm, LSTM and Attention compute on integers, with scales of activations measured in each run.
 
     ``y = (q_x − zero_point) W_q · (scale_x · scale_W)``: DynamicQuantizeLinear makes ``q_x`` (uint8) of each tensor
     once, however many nodes read it; MatMulInteger, Cast and Mul follow, which onnxruntime fuses into one kernel, with
-    the bias. ``scale_W = max|W| / 127``. An LSTM becomes com.microsoft's DynamicQuantizeLSTM. No samples are needed.
+    the bias. ``scale_W = max|W| / 127``. An LSTM becomes com.microsoft's DynamicQuantizeLSTM, and
+    com.microsoft's Attention its QAttention. No samples are needed.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ class QuantizeDynamic(Pass):
         """Choose the nodes, and the scales of their weights."""
         work = model.clone()
         _prepare(work)
-        shapes.infer(work)
+        infer_types(work)
         reduced = self.reduce_range
         if reduced is None:
             reduced = self.weights == "int8" and products_saturate()
@@ -168,7 +169,8 @@ class QuantizeDynamic(Pass):
             return "the type of its input is not known"
         if data.dtype != ir.DataType.FLOAT:
             return f"it computes in {data.dtype.name.lower()}; DynamicQuantizeLinear takes float32"
-        return _lstm_obstacle(node) if op == "LSTM" else OBSTACLES[op](node) or _matrix_obstacle(node)
+        own = {"LSTM": _lstm_obstacle, ATTENTION: _attention_obstacle}.get(op)
+        return own(node) if own else OBSTACLES[op](node) or _matrix_obstacle(node)
 
     def _weights(self, node: ir.Node, largest: int) -> list[DynamicWeight]:
         name = key_of(node)
@@ -206,6 +208,15 @@ def _matrix_obstacle(node: ir.Node) -> str:
     return "its weight is a vector" if array.ndim < 2 else ""
 
 
+def _attention_obstacle(node: ir.Node) -> str:
+    if any(value is not None for value in node.inputs[ATTENTION_INPUTS:]):
+        return "onnxruntime's QAttention takes no bias of the attention, and no length of the past"
+    for name in ("qkv_hidden_sizes", "rotary_embedding_dim"):
+        if name in node.attributes:
+            return f"onnxruntime's QAttention has no attribute {name}"
+    return _weight_obstacle(node.inputs[1])
+
+
 LSTM_DEFAULTS: dict[str, Any] = {"layout": 0}
 """Attributes that DynamicQuantizeLSTM does not have, with the value that it computes by."""
 
@@ -214,13 +225,14 @@ def _lstm_obstacle(node: ir.Node) -> str:
     for name, only in LSTM_DEFAULTS.items():
         if edit.int_attribute(node, name, only) != only:
             return f"onnxruntime's dynamic LSTM has no attribute {name}"
-    for value in node.inputs[1:3]:
-        array = constants.find(value)
-        if array is None or array.dtype != np.float32 or not array.size:
-            return "its weight is not a constant of float32; fold-constants may make it one"
-        if not np.isfinite(array).all():
-            return "its weight holds NaN or Inf"
-    return ""
+    return next(filter(None, map(_weight_obstacle, node.inputs[1:3])), "")
+
+
+def _weight_obstacle(value: ir.Value | None) -> str:
+    array = constants.find(value)
+    if array is None or array.dtype != np.float32 or not array.size:
+        return "its weight is not a constant of float32; fold-constants may make it one"
+    return "" if np.isfinite(array).all() else "its weight holds NaN or Inf"
 
 
 def _lstm_scale(value: ir.Value | None, largest: int, per_channel: bool) -> npt.NDArray[np.float32]:

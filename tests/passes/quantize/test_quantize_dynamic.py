@@ -19,6 +19,7 @@ from corpus.text import model
 from onnxcompress import apply, load
 from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
 from onnxcompress.passes import FoldConstants, QuantizeDynamic
 from onnxcompress.passes.quantize.quantize_dynamic import DynamicPlan
 
@@ -276,3 +277,126 @@ def test_a_loop_quantizes_its_own_state_in_each_turn() -> None:
     x = drawn_feeds(subject)["x"]
     expected = rounded_input((rounded_input(x) @ w).astype(np.float32)) @ w
     np.testing.assert_allclose(plain_run(result, {"x": x})["y"], expected, rtol=1e-4, atol=1e-5)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def attention(inputs: str = "x, w, b", more: str = "", weights: dict[str, tuple[int, ...]] | None = None) -> ir.Model:
+    """Four heads of four channels, over five positions; `m` is a mask and `p` the keys and values of three before."""
+    given = {"m": ", int32[2,T] m", "p": ", float[2,2,4,3,4] p", "e": ", float[2,4,5,5] e"}
+    others = "".join(text for name, text in given.items() if name in re.split(", *", inputs))
+    out, outputs = ("y, n", ", float[2,2,4,T,4] n") if "p" in inputs else ("y", "")
+    text = f"""<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
+        g (float[2,5,16] x{others}) => (float[2,5,16] y{outputs}) {{
+            {out} = com.microsoft.Attention<num_heads = 4{more}>({inputs}) }}"""
+    proto = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for name, shape in (weights or {"w": (16, 48), "b": (48,)}).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    return ir.from_proto(proto)
+
+
+def attention_feeds(subject: ir.Model) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    feeds: dict[str, np.ndarray] = {"x": random.normal(size=(2, 5, 16)).astype(np.float32)}
+    names = {value.name for value in subject.graph.inputs}
+    if "m" in names:
+        feeds["m"] = np.array([[1] * 8, [1] * 6 + [0] * 2], np.int32)[:, : 8 if "p" in names else 5]
+        feeds["m"][0, 1] = 0
+    if "p" in names:
+        feeds["p"] = random.normal(size=(2, 2, 4, 3, 4)).astype(np.float32)
+    return feeds
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize(
+    ("inputs", "more"),
+    [
+        ("x, w, b", ""),
+        ("x, w, b", ", unidirectional = 1, scale = 0.3"),
+        ("x, w, b, m", ""),
+        ("x, w, b, m", ", mask_filter_value = -50.0"),
+        ("x, w, b, , p", ", unidirectional = 1"),
+        ("x, w, b, m, p", ""),
+    ],
+)
+def test_attention_is_that_of_rounded_values(choice: tuple[dict[str, Any], bool, int], inputs: str, more: str) -> None:
+    options, per_channel, largest = choice
+    subject = attention(inputs, more)
+    result, changes = quantized(subject, **options)
+    assert kinds(result)["QAttention"] == 1 and kinds(result)["Attention"] == 0
+    assert not changes.refused
+    feeds = attention_feeds(subject)
+    rounded = attention(inputs, more)
+    w = rounded.graph.initializers["w"].const_value.numpy()  # type: ignore[union-attr]
+    edit.set_constant(
+        rounded.graph.initializers["w"], rounded_weight(w, 1 if per_channel else None, largest).astype("f")
+    )
+    expected = plain_run(rounded, {**feeds, "x": rounded_input(feeds["x"]).astype(np.float32)})
+    found = plain_run(result, feeds)
+    assert list(found) == list(expected)
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_without_a_bias_and_attentions_that_share_a_weight() -> None:
+    subject = attention("x, w", weights={"w": (16, 48)})
+    feeds = attention_feeds(subject)
+    expected = plain_run(subject, feeds)["y"]
+    found = plain_run(quantized(subject)[0], feeds)["y"]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    first = subject.graph[0]
+    second = ir.Node("com.microsoft", "Attention", [first.outputs[0], first.inputs[1]], list(first.attributes.values()))
+    second.outputs[0].name, second.outputs[0].type, second.outputs[0].shape = (
+        "z",
+        first.outputs[0].type,
+        first.outputs[0].shape,
+    )
+    subject.graph.append(second)
+    subject.graph.outputs.append(second.outputs[0])
+    result, _ = quantized(subject)
+    assert kinds(result)["QAttention"] == 2
+    assert (
+        sum(
+            value.const_value.dtype == ir.DataType.INT8 and value.const_value.size > 1
+            for value in result.graph.initializers.values()
+        )
+        == 1
+    )  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "reason"),
+    [
+        ("x, w, b, , , e", "", "takes no bias of the attention"),
+        ("x, w, b", ", qkv_hidden_sizes = [16, 16, 16]", "has no attribute qkv_hidden_sizes"),
+        ("x, x, b", "", "its weight is not a constant of float32"),
+    ],
+)
+def test_attention_that_has_no_integer_kernel_is_named(inputs: str, more: str, reason: str) -> None:
+    subject = attention(inputs, more)
+    subject.graph[0].name = "layer"
+    plan = QuantizeDynamic().plan(subject, Context(subject))
+    assert not plan.weights
+    assert plan.refused[0].subject == "layer (com.microsoft::Attention)"
+    assert reason in plan.refused[0].reason
+
+
+def test_types_behind_fused_operators_are_those_of_weights() -> None:
+    """ONNX does not know what operators of com.microsoft give."""
+    proto = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
+        g (float[2,5,16] x) => (float[2,5,16] y) {
+            h = com.microsoft.BiasGelu(x, c) a = com.microsoft.Attention<num_heads = 4>(h, w, b)
+            k = com.microsoft.BiasGelu(a, c) y = MatMul(k, v) }""")
+    random = np.random.default_rng(0)
+    for name, shape in {"c": (16,), "w": (16, 48), "b": (48,), "v": (16, 16)}.items():
+        array = random.normal(size=shape).astype(np.float32) / 4
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    subject = ir.from_proto(proto)
+    result, changes = quantized(subject)
+    assert not changes.refused
+    assert (kinds(result)["QAttention"], kinds(result)["MatMulInteger"]) == (1, 1)
+    feeds = {"x": random.normal(size=(2, 5, 16)).astype(np.float32)}
+    a, b = plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]
+    assert np.abs(a - b).max() < 0.05 * np.abs(a).max()
