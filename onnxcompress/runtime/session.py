@@ -281,7 +281,8 @@ def _can_be_shared(value: ir.Value) -> bool:
     tensor = value.const_value
     if tensor is None or isinstance(tensor, ir.ExternalTensor) or value.is_graph_input() or value.is_graph_output():
         return False
-    return tensor.nbytes >= SHARED_BYTES and tensor.dtype in SHARED_TYPES
+    # One that nothing reads is gone before onnxruntime looks for it.
+    return bool(value.uses()) and tensor.nbytes >= SHARED_BYTES and tensor.dtype in SHARED_TYPES
 
 
 def _without(model: ir.Model, large: list[ir.Value], options: Any, shared: list[Any]) -> bytes:

@@ -78,6 +78,18 @@ def test_large_weights_are_handed_over_as_they_lie(monkeypatch, dtype, optimize)
         assert subject.graph.initializers["w"].const_value is tensor
 
 
+def test_large_weights_that_nothing_reads_or_only_an_inner_graph(monkeypatch):
+    monkeypatch.setattr(session_module, "SHARED_BYTES", 1)
+    text = """g (float[N,4] x, bool c) => (float[N,4] y) {
+        y = If (c) <then_branch = t () => (float[N,4] z) { z = MatMul(x, w) },
+                    else_branch = e () => (float[N,4] z) { z = Relu(x) }> }"""
+    w = np.full((4, 4), 0.5, np.float32)
+    subject = model(text, {"w": w, "unread": (9, 9)})
+    for c in (True, False):
+        found = open_session(subject).run({"x": ONES, "c": np.array(c)})["y"]
+        np.testing.assert_array_equal(found, ONES @ w if c else ONES)
+
+
 def test_a_weight_stays_in_the_model_when_onnxruntime_fails(monkeypatch):
     monkeypatch.setattr(session_module, "SHARED_BYTES", 1)
     subject = model("g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": (4, 4)})
