@@ -89,19 +89,17 @@ class Judge:
     samples : Samples
     metric : str or None
         As for `Reference.compare`.
-    exact : bool
-        As for `open_session`.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, metric: str | None, *, exact: bool = False) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, metric: str | None) -> None:
         self._model, self._metric = model, metric
-        self._reference = Reference(model, samples, exact=exact)
+        self._reference = Reference(model, samples)
 
     def compare(self, step: Pass, plan: Plan) -> Comparison:
         """Score the model as `step` makes it by `plan`."""
         copy = self._model.clone()
         step.apply(copy, plan)
-        found = self._reference.compare(copy, self._metric)
+        found = self._reference.compare(copy, self._metric, exact=plan.exact)
         if found.drop is None:
             raise MetricError(f"metric '{found.metric}' has no drop; use agreement, cosine or max_abs instead")
         return found

@@ -75,6 +75,11 @@ class Plan:
 
     refused: tuple[Refusal, ...] = ()
 
+    @property
+    def exact(self) -> bool:
+        """Whether the model is judged with exact products of integers, which onnxruntime does not compute here."""
+        return False
+
     def parts(self: PlanT) -> dict[str, PlanT]:
         """Return a plan for each subject (a group, a weight) alone; none where they hang together."""
         return {}

@@ -82,27 +82,19 @@ class Reference:
     samples : Samples
     limit_bytes : int
     threads : int
-    exact : bool
-        As for `open_session`.
     """
 
     def __init__(
-        self,
-        model: ir.Model | str | Path,
-        samples: Samples,
-        *,
-        limit_bytes: int = CACHE_BYTES,
-        threads: int = 0,
-        exact: bool = False,
+        self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
     ) -> None:
         self.samples = samples
-        self._threads, self._exact = threads, exact
+        self._threads = threads
         self._session = open_session(model, threads=threads)
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
         self._values: dict[str, float] = {}
 
-    def compare(self, model: ir.Model | str | Path, metric: str | None = None) -> Comparison:
+    def compare(self, model: ir.Model | str | Path, metric: str | None = None, *, exact: bool = False) -> Comparison:
         """Score `model` beside this one, in one pass over the samples.
 
         Parameters
@@ -111,6 +103,8 @@ class Reference:
         metric : str, optional
             A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
             else (the first output decides nothing) ``cosine``.
+        exact : bool
+            Of the other model, as for `open_session`.
 
         Raises
         ------
@@ -121,7 +115,7 @@ class Reference:
         DataError
             A sample does not fit.
         """
-        session = open_session(model, threads=self._threads, exact=self._exact)
+        session = open_session(model, threads=self._threads, exact=exact)
         check_same_ports(self._session, session)
         fidelities = {name: Fidelity(name) for name in session.outputs}
         runs = self.run()

@@ -96,7 +96,7 @@ def correct(
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
         layers = [Layer(nodes[weight.node]) for weight in chosen]
         targets = Targets(model, samples, layers, Path(folder, "float"))
-        walk = Walk(quantized, samples, Path(folder), BATCH, exact=plan.scheme.saturates())
+        walk = Walk(quantized, samples, Path(folder), BATCH, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
             moments = _moments(layer, application.node(weight.node), targets, walk)

@@ -131,6 +131,11 @@ class QuantizePlan(Plan):
     notes: tuple[str, ...] = ()
     equalisation: Equalisation = dataclasses.field(default_factory=Equalisation)
 
+    @property
+    def exact(self) -> bool:
+        """Whether onnxruntime loses products of such integers on this machine."""
+        return self.scheme.saturates()
+
     def parts(self) -> dict[str, QuantizePlan]:
         """Return a plan for each Conv, Gemm and MatMul alone: its weight and what it reads are quantized."""
         return {name: self._part(name) for name in self.reads}

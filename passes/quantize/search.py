@@ -40,7 +40,7 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     assert step.max_drop is not None
     fitted, judges = context.samples.halves()
     plain = dataclasses.replace(step, max_drop=None)
-    judge = Judge(model, judges, context.metric, exact=plain.scheme().saturates())
+    judge = Judge(model, judges, context.metric)
     ladder = Ladder(judge, model, context.given(fitted), step.max_drop)
     for what, options in RUNGS:
         if "ranges" in options and step.ranges != "minmax":
