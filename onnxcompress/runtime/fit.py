@@ -49,7 +49,8 @@ def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int) 
     """Solve the normal equations; each ridge is relative to the mean of the diagonal."""
     diagonal = np.diagonal(moments.own, axis1=1, axis2=2)[:, :weighted].mean(1)
     added = np.where(diagonal > 0, ridges * diagonal, 1.0)[:, None] * (np.arange(moments.own.shape[-1]) < weighted)
-    own = moments.own + added[:, :, None] * np.eye(moments.own.shape[-1])
+    own = moments.own.copy()
+    np.einsum("gkk->gk", own)[...] += added
     right = (moments.cross - start @ moments.own).swapaxes(1, 2)
     try:
         # For many small systems, calling LAPACK for one at a time costs more than it saves.

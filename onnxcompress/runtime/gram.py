@@ -27,7 +27,12 @@ ROWS = 16384
 """Positions of images that are enough for a matrix of channels; of each sample, its share is drawn."""
 
 BLOCK_ROWS = 4096
-"""Rows that are multiplied at a time: always the same ones, however the samples are split into batches."""
+"""Rows that are multiplied at a time, at most: always the same ones, however the samples are split into batches."""
+
+BLOCK_VALUES = 1 << 22
+"""Values that are multiplied at a time, at most, unless a few rows have more."""
+
+LEAST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ class Moments:
     def covariance(self) -> Matrix:
         """Return the covariance of x without its last column, which is one of ones."""
         mean = self.own[..., :-1, -1] / max(self.count, 1)
-        return self.own[..., :-1, :-1] / max(self.count, 1) - mean[..., :, None] * mean[..., None, :]
+        found = self.own[..., :-1, :-1] / max(self.count, 1)
+        found -= mean[..., :, None] * mean[..., None, :]
+        return found
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows (the same in either order, to rounding)."""
@@ -91,12 +98,15 @@ class Gram:
         self._moments: Moments | None = None
         self._waiting: list[tuple[Array, Array]] = []
         self._rows = 0
+        self._block = BLOCK_ROWS
 
     def add(self, x: Array, y: Array) -> None:
         """Take rows of x (…, n, k) and of y (…, n, m)."""
         self._waiting.append((x, y))
         self._rows += x.shape[-2]
-        if self._rows >= BLOCK_ROWS:
+        of_one = (x.size + y.size) // max(x.shape[-2], 1)
+        self._block = max(LEAST_ROWS, min(BLOCK_ROWS, BLOCK_VALUES // max(of_one, 1)))
+        if self._rows >= self._block:
             self._flush()
 
     def moments(self) -> Moments:
@@ -111,12 +121,12 @@ class Gram:
 
     def _flush(self) -> None:
         """Multiply the whole blocks among the waiting rows."""
-        if self._rows < BLOCK_ROWS:
+        if self._rows < self._block:
             return
         x, y = self._gathered()
-        whole = self._rows - self._rows % BLOCK_ROWS
-        for start in range(0, whole, BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
+        whole = self._rows - self._rows % self._block
+        for start in range(0, whole, self._block):
+            block = slice(start, start + self._block)
             self._moments = self._with(self._moments, x[..., block, :], y[..., block, :])
         self._waiting, self._rows = [(x[..., whole:, :], y[..., whole:, :])], self._rows - whole
 

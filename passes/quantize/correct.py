@@ -35,7 +35,7 @@ from .layers import Layer, held_out
 from .plan import QuantizePlan, WeightScale
 from .rounding import gptq
 from .scheme import Scheme
-from .teacher import BATCH, Targets
+from .teacher import Targets
 from .units import bias_of, channel_axis, weight_of
 
 Rounding = Literal["nearest", "compensating"]
@@ -96,7 +96,7 @@ def correct(
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
         layers = [Layer(nodes[weight.node]) for weight in chosen]
         targets = Targets(model, samples, layers, Path(folder, "float"))
-        walk = Walk(quantized, samples, Path(folder), BATCH, exact=plan.exact)
+        walk = Walk(quantized, samples, Path(folder), targets.batch, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
             moments = _moments(layer, application.node(weight.node), targets, walk)
@@ -164,7 +164,6 @@ def _corrected(
     own = bias_of(node, None, layer.outputs)
     constant = (np.zeros(layer.outputs) if own is None else own).reshape(layer.groups, -1)
     fitted, held = moments if biased else (part.without_constant(constant) for part in moments)
-    every = fitted.merge(held) if held.count else fitted
     steps = np.broadcast_to(weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
     blocks = layer.blocks(array)
     grid = scheme.weight_grid
@@ -177,7 +176,7 @@ def _corrected(
         integers = (layer.whole(best) + grid.middle).astype(grid.dtype)
     if not biased:
         return dataclasses.replace(weight, integers=integers)
-    bias = _mean_error(best * steps, every).ravel()
+    bias = _mean_error(best * steps, fitted, held).ravel()
     if behind is not None:  # the layer's output holds the operator's own bias; what is added behind comes on top
         bias = bias + _added(node, behind, layer.outputs)
     stored = bias.astype(np.float32) if weight.bias_scale is None else scales.encode_bias(bias, weight.bias_scale)
@@ -214,10 +213,10 @@ def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> list[Matrix]:
     return [] if found is start else [np.where(blocks == 0, 0, found[..., :columns])]
 
 
-def _mean_error(blocks: Matrix, moments: Moments) -> Matrix:
+def _mean_error(blocks: Matrix, *rows: Moments) -> Matrix:
     """Return the bias that makes each output right on average: (groups, outputs of each)."""
-    sums = moments.cross[..., -1] - (blocks @ moments.own[..., :-1, -1:])[..., 0]
-    return np.asarray(sums / moments.count, np.float64)
+    sums = sum(part.cross[..., -1] - (blocks @ part.own[..., :-1, -1:])[..., 0] for part in rows if part.count)
+    return np.asarray(sums / sum(part.count for part in rows), np.float64)
 
 
 def _error(blocks: Matrix, fitted: Moments, held: Moments) -> float:

@@ -121,20 +121,21 @@ def _spread(values: npt.ArrayLike, groups: int, rows: int, columns: int) -> Matr
 def _factor(gram: Matrix, damping: float) -> Matrix:
     """Return the upper triangular U with ``Uᵀ U = (gram + damping)⁻¹``; the damping grows until there is one.
 
+    The matrices may be large, so that `gram` is written to.
+
     Notes
     -----
     Reversed in rows and columns, the matrix is ``L Lᵀ``; reversed again, L is an upper triangular R with ``R Rᵀ`` the
     matrix, and ``U = R⁻¹``. So the inverse itself, which is worse conditioned, is never factored.
     """
-    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
     alive = diagonal > 0
     mean = np.where(alive, diagonal, 0).sum(1) / np.maximum(alive.sum(1), 1)
     mean = np.where(mean > 0, mean, 1.0)[:, None]
     while True:
-        added = np.where(alive, damping * mean, mean)
-        damped = gram + added[:, :, None] * np.eye(gram.shape[-1])
+        np.einsum("gkk->gk", gram)[...] = diagonal + np.where(alive, damping * mean, mean)
         try:
-            upper = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1]
+            upper = np.linalg.cholesky(gram[:, ::-1, ::-1])[:, ::-1, ::-1]
         except np.linalg.LinAlgError:
             damping = max(10 * damping, 1e-9)
             continue

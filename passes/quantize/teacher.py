@@ -20,7 +20,7 @@ from .layers import Layer
 Array = npt.NDArray[Any]
 
 BATCH = 8
-"""Samples at a time: few enough that what one node gives is still in the cache when the next one reads it."""
+"""Samples at a time, at most: few enough that what one node gives is still in the cache when the next one reads it."""
 
 
 class Targets:
@@ -35,6 +35,11 @@ class Targets:
         Of its main graph.
     folder : Path
         For files.
+
+    Attributes
+    ----------
+    batch : int
+        Samples at a time: so few that what all layers give of them is fetched at once.
     """
 
     def __init__(self, model: ir.Model, samples: Samples, layers: list[Layer], folder: Path) -> None:
@@ -45,12 +50,14 @@ class Targets:
         named = {edit.output_name(layer.node): layer for layer in layers}
         taps = [whole(name) for name in named]
         session = open_taps(model, taps)[0] if taps else None
-        found = session.run(next(samples.batches(BATCH))) if session else {}
-        lots = split_lots(taps, {name: array.nbytes for name, array in found.items()}, LIMIT_BYTES)
+        found = session.run(next(samples.batches(1))) if session else {}
+        sizes = {name: array.nbytes for name, array in found.items()}
+        self.batch = max(1, min(BATCH, LIMIT_BYTES // max(sum(sizes.values()), 1)))
+        lots = split_lots(taps, sizes, LIMIT_BYTES)
         for lot in lots:
             if session is None or len(lots) > 1:
                 session = open_taps(model, lot)[0]
-            for feeds in samples.batches(BATCH):
+            for feeds in samples.batches(self.batch):
                 for name, array in session.run(feeds).items():
                     self._add(name, named[name], array, samples.count)
 
