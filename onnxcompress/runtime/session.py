@@ -164,8 +164,8 @@ def open_session(
     threads : int
         Threads inside one operator; 0 means all cores that this process may use.
     exact : bool
-        Products of integers are what QuantizeLinear and DequantizeLinear say also on a CPU where onnxruntime's kernels
-        lose some, see `onnxcompress.runtime.saturation`; they are then computed in float.
+        Compute in float what stands between DequantizeLinear and QuantizeLinear, for machines whose integer kernels
+        lose products; see `onnxcompress.runtime.saturation`.
     optimized_path : Path, optional
         Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
     profile_prefix : Path, optional
@@ -215,7 +215,7 @@ def _open(
     options.inter_op_num_threads = 1
     # Otherwise the idle threads of one session go on spinning on the cores that another one is running on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if exact and _products_saturate():
+    if exact:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
@@ -233,12 +233,6 @@ def _open(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
         )
     return Session(inner, label, shared)
-
-
-def _products_saturate() -> bool:
-    from .saturation import products_saturate  # which opens a session itself
-
-    return products_saturate()
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:

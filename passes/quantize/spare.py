@@ -14,12 +14,12 @@ from onnxcompress.analysis import measure
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 
+from .ladder import Ladder, Rung
 from .plan import QuantizePlan
 from .prepare import prepared
 
 if TYPE_CHECKING:
     from .quantize import Quantize
-    from .search import Ladder, Rung
 
 Noise = dict[str, float]
 """Layer → the noise power at the output, of the signal's, when that layer alone is quantized."""
