@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
+from .stored import Store, can_be_stored, store
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,12 +29,6 @@ Optimize = Literal["all", "extended", "basic", "none"]
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights in memory above which a model cannot be one protobuf (2 GB) and goes through a folder."""
-
-SHARED_BYTES = 1 << 16
-"""Weights of at least so many bytes are not written into the model that onnxruntime reads."""
-
-SHARED_TYPES = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8}
-"""Types of weights that numpy has itself."""
 
 BROKEN_FOR_FLOAT8 = ["ClipQuantRewrite", "ReluQuantRewrite"]
 """What onnxruntime (1.32) must not do to a model with QuantizeLinear to 8-bit floats: it takes their zero point for the
@@ -69,9 +64,8 @@ class Session:
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
     """
 
-    def __init__(self, inner: onnxruntime.InferenceSession, label: str, shared: list[Any]) -> None:
+    def __init__(self, inner: onnxruntime.InferenceSession, label: str) -> None:
         self._inner = inner
-        self._shared = shared  # onnxruntime reads these weights as long as it runs, and does not hold them
         self._label = label
         self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
         self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
@@ -226,13 +220,12 @@ def _open(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
-    shared: list[Any] = []
-    with _as_model_error(label), _source(model, options, None if optimized_path else shared) as source:
+    with _as_model_error(label), _source(model, options, map_weights=optimized_path is None) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
         inner = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
         )
-    return Session(inner, label, shared)
+    return Session(inner, label)
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:
@@ -248,22 +241,30 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def _source(model: ir.Model | str | Path, options: Any, shared: list[Any] | None) -> Iterator[str | bytes]:
-    """What onnxruntime is to open: a path, or the bytes of a model in memory, less the weights put into `shared`."""
+def _source(model: ir.Model | str | Path, options: Any, *, map_weights: bool) -> Iterator[str | bytes]:
+    """What onnxruntime is to open: a path, or the bytes of a model in memory, without weights that lie in files."""
     if not isinstance(model, ir.Model):
         if not Path(model).is_file():
             raise ModelError(f"{model}: no such file")
         yield str(model)
         return
-    large = [] if shared is None else [v for v in model.graph.initializers.values() if _can_be_shared(v)]
-    left_out = {id(value.const_value) for value in large}
-    rest = [tensor for tensor in _weights(model) if id(tensor) not in left_out]
-    folders = {str(Path(t.base_dir or ".").resolve()) for t in rest if isinstance(t, ir.ExternalTensor)}
-    inline = sum(tensor.nbytes for tensor in rest if not isinstance(tensor, ir.ExternalTensor))
-    if inline <= INLINE_LIMIT and len(folders) <= 1:
-        for folder in folders:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        yield _without(model, large, options, [] if shared is None else shared)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    tensors = [value.const_value for value in values if value.const_value is not None]
+    folders = {str(Path(t.base_dir or ".").resolve()) for t in tensors if isinstance(t, ir.ExternalTensor)}
+    files = store() if map_weights and not folders else None  # onnxruntime looks into one folder only
+    large = [] if files is None else [value for value in values if can_be_stored(value)]
+    with _mapped(large, files):
+        kept = (value.const_value for value in values)
+        inline = sum(t.nbytes for t in kept if t is not None and not isinstance(t, ir.ExternalTensor))
+        folders |= {str(files.folder)} if files is not None and large else set()
+        if inline <= INLINE_LIMIT and len(folders) <= 1:
+            for folder in folders:
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            source = ir.to_proto(model).SerializeToString()
+        else:
+            source = None
+    if source is not None:
+        yield source
         return
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         path = Path(folder) / "model.onnx"
@@ -271,41 +272,25 @@ def _source(model: ir.Model | str | Path, options: Any, shared: list[Any] | None
         yield str(path)
 
 
-def _can_be_shared(value: ir.Value) -> bool:
-    tensor = value.const_value
-    if tensor is None or isinstance(tensor, ir.ExternalTensor) or value.is_graph_input() or value.is_graph_output():
-        return False
-    # One that nothing reads is gone before onnxruntime looks for it.
-    return bool(value.uses()) and tensor.nbytes >= SHARED_BYTES and tensor.dtype in SHARED_TYPES
+@contextmanager
+def _mapped(large: list[ir.Value], files: Store | None) -> Iterator[None]:
+    """Let values refer to files meanwhile.
 
-
-def _without(model: ir.Model, large: list[ir.Value], options: Any, shared: list[Any]) -> bytes:
-    """Return a model's bytes without its large weights, which onnxruntime gets as they lie in memory.
-
-    In the bytes, a weight would be copied four times before it is used.
+    In the bytes of a model, a weight is copied several times before it is used, and then once more by each session.
     """
-    import onnxruntime
-
-    tensors = [value.const_value for value in large]
+    kept = [(value, value.const_value) for value in large]
     try:
-        for value, tensor in zip(large, tensors, strict=True):
-            assert tensor is not None
-            name, array = str(value.name), np.ascontiguousarray(tensor.numpy())
-            shared.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
-            options.add_external_initializers([name], shared[-1:])
-            size, shape = array.nbytes, ir.Shape(array.shape)
-            value.const_value = ir.ExternalTensor("memory", 0, size, tensor.dtype, shape=shape, name=name)
-        return bytes(ir.to_proto(model).SerializeToString())
+        for value, tensor in kept:
+            assert tensor is not None and files is not None
+            name = files.keep(tensor)
+            if name is not None:
+                value.const_value = ir.ExternalTensor(
+                    name, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=str(value.name)
+                )
+        yield
     finally:
-        for value, tensor in zip(large, tensors, strict=True):
+        for value, tensor in kept:
             value.const_value = tensor
-
-
-def _weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
 
 
 @cache

@@ -11,6 +11,7 @@ from corpus.text import model
 
 from onnxcompress.errors import ModelError
 from onnxcompress.runtime import session as session_module
+from onnxcompress.runtime import stored
 from onnxcompress.runtime.session import open_session
 
 RELU = "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"
@@ -63,7 +64,7 @@ def test_large_weights_are_handed_over_as_they_lie(monkeypatch, dtype, optimize)
     """Not in the bytes, whatever they are stored in; the model is what it was."""
     w = np.random.default_rng(0).integers(-3, 4, (96, 256)).astype(dtype).T  # not contiguous
     subject = model("g (float[N,256] x) => (float[N,96] y) { c = Cast<to = 1>(w) y = MatMul(x, c) }", {"w": w})
-    monkeypatch.setattr(session_module, "SHARED_BYTES", 1000)
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1000)
     monkeypatch.setattr(session_module, "INLINE_LIMIT", 1000)
     monkeypatch.setattr(session_module.tempfile, "TemporaryDirectory", None)
     x = np.random.default_rng(1).integers(-9, 9, (5, 256)).astype(np.float32)
@@ -79,7 +80,7 @@ def test_large_weights_are_handed_over_as_they_lie(monkeypatch, dtype, optimize)
 
 
 def test_large_weights_that_nothing_reads_or_only_an_inner_graph(monkeypatch):
-    monkeypatch.setattr(session_module, "SHARED_BYTES", 1)
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1)
     text = """g (float[N,4] x, bool c) => (float[N,4] y) {
         y = If (c) <then_branch = t () => (float[N,4] z) { z = MatMul(x, w) },
                     else_branch = e () => (float[N,4] z) { z = Relu(x) }> }"""
@@ -90,8 +91,61 @@ def test_large_weights_that_nothing_reads_or_only_an_inner_graph(monkeypatch):
         np.testing.assert_array_equal(found, ONES @ w if c else ONES)
 
 
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """A store of its own, for weights of any size."""
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1)
+    monkeypatch.setattr(stored, "_store", None)
+    monkeypatch.setattr(stored.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    return tmp_path
+
+
+def times_w():
+    return model("g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": (4, 4)})
+
+
+def test_a_weight_is_written_once_and_gone_with_its_tensor(store):
+    subject = times_w()
+    w = subject.graph.initializers["w"].const_value.numpy().copy()
+    sessions = [open_session(subject), open_session(subject.clone())]
+    assert len(list(store.iterdir())) == 1
+    subject.graph.initializers["w"].const_value = None
+    del subject
+    gc.collect()
+    assert not list(store.iterdir())
+    for session in sessions:
+        np.testing.assert_allclose(session.run({"x": ONES})["y"], ONES @ w, rtol=1e-6)
+
+
+def test_an_array_that_is_changed_under_its_tensor_is_seen(store):
+    subject, array = times_w(), np.eye(4, dtype=np.float32)
+    subject.graph.initializers["w"].const_value = ir.tensor(array, name="w")
+    for factor in (1, 3):
+        array[:] = np.eye(4) * factor
+        np.testing.assert_array_equal(open_session(subject).run({"x": ONES})["y"], ONES * factor)
+
+
+@pytest.mark.parametrize("broken", ["no folder", "no room"])
+def test_without_room_for_files_weights_are_in_the_bytes(store, monkeypatch, broken):
+    def no_folder(prefix):
+        raise OSError(28, "No space left on device")
+
+    def no_room(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    if broken == "no folder":
+        monkeypatch.setattr(stored.tempfile, "mkdtemp", no_folder)
+    else:
+        monkeypatch.setattr(stored.Path, "write_bytes", no_room)
+    subject = times_w()
+    w = subject.graph.initializers["w"].const_value.numpy()
+    np.testing.assert_allclose(open_session(subject).run({"x": ONES})["y"], ONES @ w, rtol=1e-6)
+    assert not list(store.iterdir())
+
+
 def test_a_weight_stays_in_the_model_when_onnxruntime_fails(monkeypatch):
-    monkeypatch.setattr(session_module, "SHARED_BYTES", 1)
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1)
     subject = model("g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": (4, 4)})
     subject.graph.initializers["w"].const_value = ir.tensor(np.ones((3, 4), np.float32), name="w")
     tensor = subject.graph.initializers["w"].const_value
