@@ -152,7 +152,7 @@ def test_a_model_of_more_than_2_gb(tmp_path: Path) -> None:
     plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
     before = plain_run(path, feeds)[value]
     changes = step.apply(subject, plan)
-    assert len(changes.done) == layers
+    assert sum(change.subject != "model" for change in changes.done) == layers
     save(subject, tmp_path / "small.onnx")
     del subject, plan
     gc.collect()
