@@ -71,8 +71,8 @@ class _TopK:
 
     def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
-        right = _hits(name, output, labels if labels is not None else np.zeros(0), self._k)
-        was_right = _hits(name, reference[name], labels if labels is not None else np.zeros(0), self._k)
+        wanted = labels if labels is not None else np.zeros(0)
+        right, was_right = (_hits(name, array, wanted, self._k) for array in (output, reference[name]))
         self._right += int(right.sum())
         self._lost += int((was_right & ~right).sum())
         self._gained += int((right & ~was_right).sum())

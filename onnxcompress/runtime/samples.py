@@ -119,14 +119,14 @@ class Samples:
                 groups.clear()
             start, room = 0, target - sum(part.count for part in group or ())
             while start < piece.count:
-                part = self._part(piece, start, min(piece.count, start + room))
                 if group is None:
                     groups.append(group := [])
+                part = self._part(piece, start, min(piece.count, start + room))
                 group.append(part)
                 start, room = start + part.count, room - part.count
                 if not room:
+                    groups = [parts for parts in groups if parts is not group]  # by identity: arrays do not compare
                     yield self._join(group)
-                    groups.remove(group)
                     group, room = None, target
         yield from map(self._join, groups)
 

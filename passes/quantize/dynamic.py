@@ -92,9 +92,8 @@ class DynamicApplication:
         array, conv = matrix_of(node), node.op_type == "Conv"
         channels = array.shape[0] if conv else array.shape[-1]
         quantized, step, zero = self._quantize(node.inputs[0])
-        key = (constants.root(source), array.shape, array.strides, scale.tobytes())
         axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
-        inputs = [quantized, self._weight(key, str(source.name), array, scale, axis), zero]
+        inputs = [quantized, self._weight(source, array, scale, axis), zero]
         if self._middle:
             inputs.append(self._zero_point(()))
         tail = (1,) * (array.ndim - 2) if conv else ()
@@ -115,8 +114,7 @@ class DynamicApplication:
         assert source is not None and node.inputs[0] is not None
         array = matrix_of(node)
         quantized, step, zero = self._quantize(node.inputs[0])
-        key = (constants.root(source), array.shape, array.strides, scale[0].tobytes())
-        integers = self._weight(key, str(source.name), array, scale[0], 1 if scale[0].ndim else None)
+        integers = self._weight(source, array, scale[0], 1 if scale[0].ndim else None)
         factor = self._constants.constant(f"{source.name}_scale", scale[0])
         _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
         if bias is None:
@@ -151,16 +149,16 @@ class DynamicApplication:
 
     def _weight(
         self,
-        key: tuple[object, ...],
-        name: str,
+        source: ir.Value,
         array: npt.NDArray[Any],
         scale: npt.NDArray[np.float32],
         axis: int | None,
     ) -> ir.Value:
         """Return the integers of a weight; nodes that share a weight share them."""
+        key = (constants.root(source), array.shape, array.strides, scale.tobytes())
         if key not in self._integers:
             integers = scales.encode(array, scale, self._grid, zero_point=self._middle, axis=axis)
-            self._integers[key] = self._constants.constant(f"{name}_quantized", integers)
+            self._integers[key] = self._constants.constant(f"{source.name}_quantized", integers)
         return self._integers[key]
 
     def _zero_point(self, shape: tuple[int, ...]) -> ir.Value:

@@ -299,3 +299,12 @@ def test_gathered_samples_of_one_shape_come_together(parse):
     assert len(batches) == sum(-(-n // 4) for n in counts.values())
     in_order = [int(i) for batch in samples.labelled(4) for i in batch.labels]
     assert in_order == list(range(30))
+
+
+def test_gathered_samples_that_come_in_batches(parse):
+    """Open batches of several shapes, of as many pieces each, are told apart."""
+    shapes = [(2, 3), (2, 5), (5, 7), (2, 5), (1, 3), (3, 7)]
+    feeds = [{"ids": np.full(shape, i)} for i, shape in enumerate(shapes)]
+    batches = [feed["ids"] for feed in load_samples(feeds, parse(TOKENS)).gathered().batches(4)]
+    assert [batch.shape for batch in batches] == [(4, 7), (4, 5), (4, 7), (3, 3)]
+    assert [batch[:, 0].tolist() for batch in batches] == [[2] * 4, [1, 1, 3, 3], [2, 5, 5, 5], [0, 0, 4]]
