@@ -92,6 +92,12 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return _Probe(model).run(_bound_inputs(model.graph, sizes or {}, larger=False))
 
 
+def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
+    known = concrete(model, sizes).shapes
+    return {str(value.name) for value in model.graph.outputs if value not in known}
+
+
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
     """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
     probe = _Probe(model)
