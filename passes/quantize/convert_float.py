@@ -158,6 +158,8 @@ class ConvertFloat(Pass):
 
     def _obstacle(self, node: ir.Node, unfit: dict[ir.Value, str], opset: int, narrow: ir.DataType) -> str:
         op = edit.op_of(node)
+        if any(map(_is_collection, (*node.inputs, *node.outputs))) or op in COLLECTIONS:
+            return "what is in a sequence or an optional is not converted"
         if edit.inner_graphs(node):
             return "what goes in and out of inner graphs is not converted"
         if op in self.block_ops:
@@ -172,6 +174,24 @@ class ConvertFloat(Pass):
             if value is not None and value in unfit:
                 return unfit[value]
         return ""
+
+
+COLLECTIONS = {
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalGetElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+}
+"""Operators that put tensors into something that has one type, or take them out."""
+
+
+def _is_collection(value: ir.Value | None) -> bool:
+    return value is not None and isinstance(value.type, (ir.SequenceType, ir.OptionalType))
 
 
 def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
