@@ -173,7 +173,7 @@ def _model(b: Builder, outputs: list[onnx.ValueInfoProto]) -> tuple[onnx.ModelPr
     if old or b.chance(0.12):
         for tensor in shared:
             inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-            if not old:
+            if not old and tensor.data_type != FLOATS["bfloat16"]:
                 defaults[tensor.name] = whole.arrays[tensor.name]
     graph = helper.make_graph(b.nodes, "varied", inputs, outputs, whole.initializers)
     imports = [helper.make_opsetid("", whole.opset)]
