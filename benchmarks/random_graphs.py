@@ -79,11 +79,13 @@ class Worker:
         self.seed, self.since = -1, time.monotonic()
 
     def give(self, seed: int) -> None:
+        """Hand it a seed."""
         self.seed, self.since = seed, time.monotonic()
         self.pipe.send(seed)
 
     @property
     def late(self) -> bool:
+        """Whether it has had its seed for too long."""
         return time.monotonic() - self.since > TIMEOUT
 
     def end(self) -> int | None:

@@ -173,7 +173,9 @@ def expand(b: Builder, x: Tensor) -> Tensor | None:
     """Tile along the channels, or Expand to the tensor's own shape."""
     if b.chance(0.5) and x.width < 10:
         axis = channel_axis(x)
-        return resized(x, b.op("Tile", x.name, b.ints(*(2 if i == axis else 1 for i in range(len(x.dims))))), 2 * x.width)
+        return resized(
+            x, b.op("Tile", x.name, b.ints(*(2 if i == axis else 1 for i in range(len(x.dims))))), 2 * x.width
+        )
     if b.opset < 13:
         return None
     constant = b.op("Expand", weight(b, *along(x, x.width)), b.op("Shape", x.name))

@@ -94,7 +94,10 @@ def named_chain(names: str) -> list[Pass]:
     >>> [step.name for step in named_chain("PruneChannels,Shrink")]
     ['prune-channels', 'shrink']
     """
-    return [getattr(passes, name)(**{k: v[0] for k, v in OPTIONS.get(name, {}).items() if len(v) == 1}) for name in names.split(",")]
+    return [
+        getattr(passes, name)(**{k: v[0] for k, v in OPTIONS.get(name, {}).items() if len(v) == 1})
+        for name in names.split(",")
+    ]
 
 
 def written(chain: list[Pass]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ml_dtypes
 import numpy as np
 
 from .builder import FLOATS, Builder, numpy_type
@@ -147,7 +146,9 @@ def dequantize(b: Builder, a: Array) -> str | None:
     scale = np.full(a.shape[axis] if stepped else (), 1 / 40).astype(a.dtype)
     scale *= (1 + b.random.random(scale.shape)).astype(a.dtype)
     shape = [-1 if i == axis else 1 for i in range(a.ndim)] if stepped else []
-    codes = np.clip(np.round(a.astype(np.float32) / scale.reshape(shape).astype(np.float32)) + zero, zero - 127, zero + 127)
+    codes = np.clip(
+        np.round(a.astype(np.float32) / scale.reshape(shape).astype(np.float32)) + zero, zero - 127, zero + 127
+    )
     inputs = [stored(b, codes.astype(kind)), b.const(scale)]
     if zero or b.chance(0.5):
         inputs.append(b.const(np.full(scale.shape, zero, kind)))

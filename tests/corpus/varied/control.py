@@ -113,7 +113,9 @@ def scan(b: Builder, x: Tensor) -> Tensor | None:
     mixed = scope.op("Add", features.linear(scope, row, f).name, features.linear(scope, row.like(state), f).name)
     y = scope.op("Tanh", mixed)
     out = scope.op("Identity", y) if b.chance(0.5) else scope.op("Sigmoid", mixed)
-    graph = scope.graph(b.fresh("body"), [b.info(state, (n, f)), b.info(part, (n, f))], [b.info(y, (n, f)), b.info(out, (n, f))])
+    graph = scope.graph(
+        b.fresh("body"), [b.info(state, (n, f)), b.info(part, (n, f))], [b.info(y, (n, f)), b.info(out, (n, f))]
+    )
     first = b.reduce("ReduceMean", x.name, [1], keepdims=0)
     axes = {"scan_input_axes": [b.axis(1, 3)], "scan_output_axes": [b.axis(1, 3)]}
     if b.chance(0.3):
@@ -131,7 +133,9 @@ def other_opset(b: Builder) -> int:
         return own + (versions(inner, opset) if inner else [])
 
     here = versions(b.nodes, b.opset)
-    others = [o for o in range(max(b.opset - 3, 10), min(b.opset + 4, 26)) if o != b.opset and versions(b.nodes, o) == here]
+    others = [
+        o for o in range(max(b.opset - 3, 10), min(b.opset + 4, 26)) if o != b.opset and versions(b.nodes, o) == here
+    ]
     return b.choose(*others) if others else b.opset
 
 

@@ -53,7 +53,7 @@ def unique(b: Builder, x: Tensor) -> Tensor | None:
     """An embedding of every identifier once."""
     if x.kind != "matrix" or b.opset < 11 or b.place != "graph" or b.dtype == "float64":
         return None
-    ids = b.take("int64", (b.fresh("L"),), below=6)
+    ids = b.take("int64", (8,), below=6)
     once = b.node("Unique", [ids], 2, sorted=1)[0]
     table = b.op("Gather", weight(b, 6, x.width), once, axis=0)
     return Tensor(table, "matrix", (b.fresh("rows"), x.width))
@@ -76,7 +76,9 @@ def rounded(b: Builder, x: Tensor) -> Tensor | None:
     shape = (out, x.width, 1, 1) if image else (x.width, out)
     codes = b.random.integers(-60, 61, shape).astype(np.int8)
     steps = (0.01 + 0.01 * b.random.random(out)).astype(np.float32)
-    weights = b.op("DequantizeLinear", b.const(codes), b.const(steps), b.const(np.zeros(out, np.int8)), axis=0 if image else 1)
+    weights = b.op(
+        "DequantizeLinear", b.const(codes), b.const(steps), b.const(np.zeros(out, np.int8)), axis=0 if image else 1
+    )
     layer = b.op("Conv" if image else "MatMul", name, weights)
     return resized(x, layer, out)
 
@@ -93,7 +95,14 @@ def integer_layer(b: Builder, x: Tensor) -> Tensor | None:
         product = b.op("Cast", b.op("MatMulInteger", quantized, codes, zero), to=1)
         return resized(x, b.op("Mul", product, b.op("Mul", scale, scale_of(b, 2.0))), out)
     scale, zero = scale_of(b, 3.0), b.const(np.array(128, np.uint8))
-    ports = [b.op("QuantizeLinear", x.name, scale, zero), scale, zero, codes, scale_of(b, 2.0), b.const(np.array(0, np.int8))]
+    ports = [
+        b.op("QuantizeLinear", x.name, scale, zero),
+        scale,
+        zero,
+        codes,
+        scale_of(b, 2.0),
+        b.const(np.array(0, np.int8)),
+    ]
     quantized = b.op("QLinearConv" if image else "QLinearMatMul", *ports, scale, zero)
     return resized(x, b.op("DequantizeLinear", quantized, scale, zero), out)
 

@@ -154,7 +154,11 @@ def pool_tokens(b: Builder, x: Tensor) -> Tensor:
     """To a matrix: the first or last token, the mean, the largest."""
     dims, way = (x.dims[0], x.width), b.choose("gather", "slice", "mean", "max", "vector")
     if way == "gather":
-        return Tensor(b.op("Gather", x.name, b.const(np.array(b.choose(0, 0, -1) if b.opset >= 11 else 0)), axis=1), "matrix", dims)
+        return Tensor(
+            b.op("Gather", x.name, b.const(np.array(b.choose(0, 0, -1) if b.opset >= 11 else 0)), axis=1),
+            "matrix",
+            dims,
+        )
     if way == "vector":
         return Tensor(b.squeeze(b.op("Gather", x.name, b.ints(0), axis=b.axis(1, 3)), [1]), "matrix", dims)
     if way == "slice":

@@ -114,7 +114,7 @@ def _inputs(b: Builder) -> list[Tensor]:
     }[kind]
     symbols = {"image": "NCHW", "tokens": "NTF", "matrix": "NF"}[kind]
     declared = tuple(b.choose(d, s, None) for d, s in zip(dims, symbols, strict=True)) if hidden else dims
-    declared = tuple(d if isinstance(d, str) else n for d, n in zip(dims, declared, strict=True))
+    declared = (dims[0], *(d if isinstance(d, str) else n for d, n in zip(dims[1:], declared[1:], strict=True)))
     return [Tensor(b.take(b.dtype, dims, declared=declared), kind, dims)]
 
 
@@ -161,7 +161,7 @@ def _outputs(b: Builder, start: list[Tensor]) -> list[onnx.ValueInfoProto]:
 
 def _declared(b: Builder, x: Tensor) -> tuple[Any, ...]:
     hide = b.chance(0.2)
-    return tuple(b.fresh("d") if isinstance(d, str) and d not in "NTHW" or hide else d for d in x.dims)
+    return tuple(b.fresh("d") if (isinstance(d, str) and d not in "NTHW") or hide else d for d in x.dims)
 
 
 def _model(b: Builder, outputs: list[onnx.ValueInfoProto]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -170,7 +170,7 @@ def _model(b: Builder, outputs: list[onnx.ValueInfoProto]) -> tuple[onnx.ModelPr
     old = whole.old
     shared = [t for t in whole.initializers if old or (t.data_type in FLOATS.values() and t.dims and b.chance(0.5))]
     defaults = {}
-    if old or b.chance(0.12):
+    if old or b.chance(0.08):
         for tensor in shared:
             inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
             if not old and tensor.data_type != FLOATS["bfloat16"]:
