@@ -17,7 +17,7 @@ from .data import DATA
 from .features import MATRICES, TOKENS
 from .images import IMAGES, Block
 
-NEWEST = 25
+NEWEST = 27
 OPSETS = (*range(7, NEWEST + 1), 13, 13, 17, 17, 17, 18, 18, 20, 21, 21)
 WIDEST, DEEPEST_PICK = 40, 6
 COMMON = ANYTHING | CONTROL | DATA
@@ -153,8 +153,9 @@ def _outputs(b: Builder, start: list[Tensor]) -> list[onnx.ValueInfoProto]:
         infos.append(b.info(name, _declared(b, x)))
     taken = {info.name for info in infos}
     infos += [info for info in b.whole.outputs if info.name not in taken]
-    if b.chance(0.06) and b.whole.initializers:
-        stored = b.choose(*b.whole.initializers)
+    readable = [t for t in b.whole.initializers if t.data_type != FLOATS["bfloat16"]]
+    if b.chance(0.06) and readable:
+        stored = b.choose(*readable)
         infos.append(helper.make_tensor_value_info(stored.name, stored.data_type, list(stored.dims)))
     return infos
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
-from onnxcompress import OnnxCompressError, apply
+from onnxcompress import OnnxCompressError, apply, pipeline
 from onnxcompress.contract import Pass
 from onnxcompress.errors import VerifyError
+from onnxcompress.runtime import slowness
 
 from .chains import QUANTIZERS
 from .graph import Varied
@@ -67,6 +70,14 @@ class Runner:
         kinds = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
         wanted = {name: kinds.get(kind) for name, (kind, _) in self.inputs.items()}
         return {name: a.astype(wanted.get(name) or a.dtype) if a.dtype.kind == "f" else a for name, a in feed.items()}
+
+
+@contextmanager
+def untimed(*, explained: bool = False) -> Iterator[None]:
+    """Make runs short: nobody reads how long such small models take, nor (unless `explained`) why."""
+    faster = slowness.is_faster if explained else lambda timing: True
+    with mock.patch.object(pipeline, "TIMED_SECONDS", 0.0), mock.patch.object(slowness, "is_faster", faster):
+        yield
 
 
 def judge(varied: Varied, chain: Sequence[Pass], *, seed: int = 0) -> Verdict:
@@ -318,4 +329,4 @@ def _place(error: BaseException) -> str:
     return f"{'/'.join(last.filename.split('/')[-2:])}:{last.lineno} {last.name}"
 
 
-__all__ = ["ORDER", "Runner", "Verdict", "judge"]
+__all__ = ["ORDER", "Runner", "Verdict", "judge", "untimed"]
