@@ -1,6 +1,6 @@
 """Try passes on random graphs, and count what came of it: equal, sane, refused by name, wrong, internal errors.
 
-    python benchmarks/random_graphs.py [--runs 10000] [--seed 0] [--seconds N] [--jobs 2]
+    python benchmarks/random_graphs.py [--runs 10000] [--seed 0] [--seconds N] [--jobs 2] [--chain PruneChannels,Shrink]
     python benchmarks/random_graphs.py --only SEED [--chain PruneChannels,Shrink] [--reduce] [--save FOLDER]
 
 Each run is a graph and a chain of passes, both drawn from the run's seed. It has a process of its own kind: one that
@@ -59,21 +59,21 @@ def run(seed: int, names: str = "", skip: frozenset[int] = frozenset()) -> dict[
     return answer | {"kind": verdict.kind, "why": verdict.why, "steps": varied.steps}
 
 
-def work(pipe: Connection) -> None:
+def work(pipe: Connection, names: str) -> None:
     """Answer seeds until there are no more."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     prepare()
     while (seed := pipe.recv()) is not None:
-        pipe.send(run(seed))
+        pipe.send(run(seed, names))
 
 
 class Worker:
     """A process that answers seeds, and when it got the one it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self._process = context.Process(target=work, args=(other,), daemon=True)
+        self._process = context.Process(target=work, args=(other, names), daemon=True)
         self._process.start()
         other.close()
         self.seed, self.since = -1, time.monotonic()
@@ -97,7 +97,7 @@ class Worker:
         return code
 
 
-def answers(seeds: range, jobs: int, seconds: float) -> Any:
+def answers(seeds: range, names: str, jobs: int, seconds: float) -> Any:
     """Yield what came of each seed, in the order in which they end."""
     todo, end = iter(seeds), time.monotonic() + seconds
     workers: dict[Connection, Worker] = {}
@@ -105,7 +105,7 @@ def answers(seeds: range, jobs: int, seconds: float) -> Any:
     def start(worker: Worker | None = None) -> None:
         seed = next(todo, None) if time.monotonic() < end else None
         if seed is not None:
-            worker = worker or Worker()
+            worker = worker or Worker(names)
             workers[worker.pipe] = worker
             worker.give(seed)
         elif worker is not None:
@@ -178,7 +178,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--log", help="write a line of JSON for each run")
     parser.add_argument("--only", type=int, help="replay one seed")
-    parser.add_argument("--chain", default="", help="with --only: other passes, by class, such as PruneChannels,Shrink")
+    parser.add_argument(
+        "--chain", default="", help="these passes for every run, by class, such as PruneChannels,Shrink"
+    )
     parser.add_argument("--reduce", action="store_true", help="with --only: leave out steps while it still fails")
     parser.add_argument("--save", help="with --only: a folder for the model")
     options = parser.parse_args()
@@ -188,7 +190,9 @@ def main() -> int:
     reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     log = open(options.log, "w") if options.log else None  # noqa: SIM115, PTH123
     start = time.monotonic()
-    for found in answers(range(options.seed, options.seed + options.runs), options.jobs, options.seconds):
+    for found in answers(
+        range(options.seed, options.seed + options.runs), options.chain, options.jobs, options.seconds
+    ):
         kind = found["kind"]
         counts[kind] += 1
         if log:

@@ -129,7 +129,10 @@ def other_opset(b: Builder) -> int:
 
     def versions(nodes: list[onnx.NodeProto], opset: int) -> list[int]:
         inner = [n for node in nodes for a in node.attribute if a.HasField("g") for n in a.g.node]
-        own = [onnx.defs.get_schema(node.op_type, opset, "").since_version for node in nodes if not node.domain]
+        try:
+            own = [onnx.defs.get_schema(node.op_type, opset, "").since_version for node in nodes if not node.domain]
+        except onnx.defs.SchemaError:  # newer than this opset
+            return []
         return own + (versions(inner, opset) if inner else [])
 
     here = versions(b.nodes, b.opset)

@@ -201,7 +201,7 @@ def resize(b: Builder, x: Tensor) -> Tensor | None:
     }  # fmt: skip
     if mode == "nearest":
         attributes["nearest_mode"] = b.choose("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
-    roi = "" if b.opset >= 13 or b.chance(0.5) else b.const(np.zeros(0, np.float32))
+    roi = "" if b.opset >= 13 else b.const(np.zeros(0, np.float32))
     if b.chance(0.5) or not x.known(0):
         return image(b.op("Resize", x.name, roi, b.const(factors), **attributes), *twice)
     none = "" if b.opset >= 13 else b.const(np.zeros(0, np.float32))

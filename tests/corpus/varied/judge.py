@@ -28,7 +28,7 @@ ORDER = ("equal", "sane", "refused", "rolled back", "wrong", "internal error", "
 TOLERANCE = {"float16": 3e-2, "float32": 5e-4, "float64": 5e-4}
 ROUNDED = 0.15
 """Where the model rounds to integers itself, a last bit may move a value by a step."""
-LOWEST, MARGIN = 5.0, 10.0
+LOWEST, MARGIN = 12.0, 12.0
 """Decibels that eight bits keep at least, or what noise as large as theirs keeps of the same network, less a margin."""
 ROUNDING_OPS = {"QuantizeLinear", "DynamicQuantizeLinear", "Hardmax", "TopK", "Greater", "Less", "NonMaxSuppression"}
 Feed = dict[str, Any]

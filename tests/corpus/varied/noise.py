@@ -21,21 +21,31 @@ def _copy(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     outputs = {value.name for value in copy.graph.output}
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*copy.graph.value_info, *copy.graph.output)}
     for tensor in copy.graph.initializer:
-        if tensor.data_type in FLOATS and tensor.dims:
+        if tensor.data_type in FLOATS and len(tensor.dims) > 1:
             array = numpy_helper.to_array(tensor)
             step = float(np.abs(array).max(initial=0)) / LEVELS
             changed = (array + random.uniform(-step, step, array.shape)).astype(array.dtype)
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     nodes = []
+    varying = {value.name for value in copy.graph.input} - {tensor.name for tensor in copy.graph.initializer}
     for node in copy.graph.node:
         nodes.append(node)
+        if not varying.intersection(_read(node)):
+            continue
+        varying.update(node.output)
         for place, name in enumerate(node.output):
-            if kinds.get(name) in FLOATS and name not in outputs and node.op_type != "Constant":
+            if kinds.get(name) in FLOATS and name not in outputs:
                 node.output[place] = f"{name} before"
                 nodes += _added(name, kinds[name], int(random.integers(1 << 20)))
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """Return what a node reads, its inner graphs included."""
+    inner = [n for a in node.attribute if a.HasField("g") for n in a.g.node]
+    return {*node.input}.union(*map(_read, inner))
 
 
 def _added(name: str, kind: int, seed: int) -> list[onnx.NodeProto]:
