@@ -48,11 +48,10 @@ class Bounds:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Interval] = {}
-        known = engine.known.shapes
         for node in engine.model.graph:
             op = edit.op_of(node)
-            if any(value is not None and value not in known for value in (*node.inputs, *node.outputs[:1])):
-                continue  # of an unknown shape there are no slices to speak of
+            if node not in engine.followed:
+                continue
             if op in MOVES:
                 _move(self, node)
             elif op in RANGES:

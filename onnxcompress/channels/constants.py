@@ -38,7 +38,7 @@ class Constants:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Channel] = {}
         for node in engine.model.graph:
-            if all(v in engine.known.values for v in node.outputs):
+            if node not in engine.followed or all(v in engine.known.values for v in node.outputs):
                 continue
             op = edit.op_of(node)
             rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)

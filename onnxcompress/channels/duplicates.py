@@ -32,6 +32,8 @@ class Equal:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Kinds] = {}
         for node in engine.model.graph:
+            if node not in engine.followed:
+                continue
             op = edit.op_of(node)
             rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else FOLLOW.get(op)
             if rule is None and RULES.get(op) in (pooling, resize):

@@ -55,7 +55,8 @@ class Engine:
 
     `shifted` holds the values, and axes counted from the end, along which a masked channel is not zero, since something
     was added to all of them: the sum over such a channel is not nothing. `divisors` are the labels of values that are
-    divided by and would be zero where a channel is.
+    divided by and would be zero where a channel is. `followed` are the nodes that a rule was applied to: of the others
+    some shape is not known, or does not fit, and nothing may be concluded.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -68,6 +69,7 @@ class Engine:
         self.fixed: dict[ir.Value, str] = {}
         self.shifted: set[tuple[ir.Value, int]] = set()
         self.divisors: list[Rows] = []
+        self.followed: set[ir.Node] = set()
         self.traces: dict[Hashable, list[Trace] | None] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
