@@ -44,7 +44,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         *(n for n in nodes[::-1] if n.op_type in REPLACING),
     ):
         rewrite = REWRITERS.get(edit.op_of(node))
-        if rewrite is not None:
+        if rewrite is not None and node in groups.engine.followed:
             rewrite(removal, node)
     removed = 0
     for value, axes in groups.axes.items():

@@ -47,6 +47,7 @@ def _is_constant(node: ir.Node, computed: set[ir.Value]) -> bool:
 def _visit(engine: Engine, node: ir.Node) -> None:
     known = engine.known
     if all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs):
+        engine.followed.add(node)
         return  # integers that are known already carry sizes and indices, never channels
     rule = rule_of(node)
     reason = "" if rule is no_rule else _why_not(engine, node)
