@@ -143,8 +143,9 @@ class _Probe:
         for value in self._model.graph.inputs:
             if value.name is not None and value.name in sizes:
                 result.shapes[value] = sizes[value.name]
+        extents = _Extents(found, _by_name(self._model.graph, result))
         for node in self._model.graph:
-            _visit(node, result, known, self._model.opset_imports.get("", 1), found)
+            _visit(node, result, known, self._model.opset_imports.get("", 1), extents)
             result.fits = result.fits and _fits(node, result)
         for graph, types in inner:
             known_inside = ((value, static(types.get(value.name or ""))) for value in _own_values(graph))
@@ -169,7 +170,7 @@ def has_free_inputs(model: ir.Model) -> bool:
     return any(not isinstance(dim, int) or dim <= 0 for shape in shaped for dim in shape)
 
 
-def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, found: int) -> None:
+def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _Extents) -> None:
     """Evaluate a node whose inputs are all known and small, or take over its inferred shapes."""
     outputs = _evaluate(node, result, opset)
     if outputs is not None:
@@ -184,7 +185,7 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, found: int
     if None in shapes.values():
         shapes |= _infer_node(node, result, known)
     if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
-        shapes |= _made_up(node, known, found)
+        shapes |= _made_up(node, known, extents)
         result.depends_on_data = True
     result.shapes.update((value, shape) for value, shape in shapes.items() if shape is not None)
 
@@ -193,10 +194,35 @@ DATA_DEPENDENT = {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Ran
 """Operators that may find any number of elements."""
 
 
-def _made_up(node: ir.Node, known: Types, found: int) -> dict[ir.Value, tuple[int, ...] | None]:
-    """Take extents that depend on the data for a number: what holds for two of them holds for all."""
-    dims = {value: dims_of(known.get(value.name or "")) for value in node.outputs if value.name}
-    return {v: None if d is None else tuple(n if isinstance(n, int) else found for n in d) for v, d in dims.items()}
+@dataclass(frozen=True)
+class _Extents:
+    """What extents are taken for that no inference finds: `named` ones for those of the inputs, others for `found`."""
+
+    found: int
+    named: Mapping[str, int]
+
+    def of(self, dim: int | str | None) -> int:
+        return dim if isinstance(dim, int) else self.named.get(dim or "", self.found)
+
+
+def _by_name(graph: ir.Graph, result: Concrete) -> dict[str, int]:
+    """Return the sizes of the inputs' extents that have names."""
+    pairs = [(dim, n) for v in graph.inputs for dim, n in zip(v.shape or (), result.shapes.get(v, ()), strict=False)]
+    return {dim.value: n for dim, n in pairs if not isinstance(dim, int) and dim.value is not None}
+
+
+def _made_up(node: ir.Node, known: Types, extents: _Extents) -> dict[ir.Value, tuple[int, ...] | None]:
+    """Take extents that depend on the data for a number: what holds for two of them holds for all.
+
+    Where inference finds not even a rank, the model's own word for it is taken.
+    """
+    made: dict[ir.Value, tuple[int, ...] | None] = {}
+    for value in node.outputs:
+        dims = dims_of(known.get(value.name or ""))
+        if dims is None and value.shape is not None:
+            dims = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        made[value] = None if dims is None else tuple(map(extents.of, dims))
+    return made
 
 
 def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[Any]] | None:
