@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
-from .constants import WEIGHTED, array_of
+from .arrays import array_of
+from .constants import WEIGHTED
 from .engine import Engine, Sink
 from .groups import Groups
 from .means import reduced_axes

@@ -106,6 +106,13 @@ class Engine:
         """Give a node's output its label rows."""
         self._axes[value] = list(axes)
 
+    def is_weight(self, value: ir.Value | None) -> bool:
+        """Tell whether a value is a constant of floats, or has labels, as one that is moved or cast has."""
+        if value is None or value in self._axes:
+            return value is not None and any(rows is not None for rows in self._axes[value])
+        tensor = edit.constant(value)
+        return tensor is not None and tensor.dtype in shapes.FLOATS
+
     def known_axes(self) -> Iterable[tuple[ir.Value, Axes]]:
         """Every value met so far, with its label rows."""
         return self._axes.items()

@@ -9,6 +9,7 @@ from ..graph import edit
 from ..graph.sizes import READS
 from .engine import Engine
 from .labels import Rows
+from .movement import MOVES
 from .rules import no_rule, rule_of
 from .shift import note_shift
 
@@ -46,7 +47,8 @@ def _is_constant(node: ir.Node, computed: set[ir.Value]) -> bool:
 
 def _visit(engine: Engine, node: ir.Node) -> None:
     known = engine.known
-    if all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs):
+    numbers = all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs)
+    if numbers and not (edit.op_of(node) in MOVES and engine.is_weight(node.inputs[0])):
         engine.followed.add(node)
         return  # integers that are known already carry sizes and indices, never channels
     rule = rule_of(node)
