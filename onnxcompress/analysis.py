@@ -11,8 +11,7 @@ import onnx_ir as ir
 
 from .contract import Context, Pass, Plan, Refusal
 from .errors import DataError, MetricError, OptionError
-from .graph import shapes
-from .graph.kinds import to_ir
+from .graph.kinds import to_ir, working_copy
 from .progress import Progress, silent
 from .runtime.compare import Comparison, Reference
 from .runtime.samples import Samples, load_samples
@@ -198,8 +197,7 @@ def sensitivity(
     if not all(0 < share < 1 for share in shares):
         raise OptionError(f"sensitivity: shares = {list(shares)}: expected numbers above 0 and below 1")
     original, _ = to_ir(model)
-    known = original.clone()
-    shapes.infer(known)
+    known = working_copy(original)
     samples = load_samples(data, known, seed)
     context = Context(known, samples=samples, seed=seed, progress=progress, metric=metric)
     plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]

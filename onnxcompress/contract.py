@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .graph.verify import Verifier
     from .runtime.channel_ranges import ChannelRange
     from .runtime.clipping import Method
     from .runtime.ranges import Observation
@@ -124,12 +125,15 @@ class Pass:
     tolerance : float or None
         A lossless pass promises the same outputs, to this relative error; the pipeline compares both models and
         rolls back when they differ by more. None for a pass that changes the outputs.
+    freezes : bool
+        Inputs of the model that have a default may become constants.
     retypes : bool
         The pass gives floating-point inputs and outputs of the model another such type.
     """
 
     needs: ClassVar[Needs] = Needs()
     tolerance: ClassVar[float | None] = None
+    freezes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
@@ -207,6 +211,8 @@ class Context:
         Called as ``progress(what, done, total)``.
     metric : str, optional
         What a pass judges by that looks at the outputs; see `onnxcompress.runtime.metrics`.
+    verifier : Verifier, optional
+        One that holds `model`; made when it is needed otherwise.
     """
 
     def __init__(
@@ -218,8 +224,10 @@ class Context:
         seed: int = 0,
         progress: Progress | None = None,
         metric: str | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self.model = model
+        self._verifier = verifier
         self.metric = metric
         self.original = original if original is not None else model
         self.seed = seed
@@ -245,8 +253,16 @@ class Context:
     def given(self, samples: Samples) -> Context:
         """Return the same with other samples."""
         other = self.on(self.model)
-        other._samples = samples
+        other._samples, other._verifier = samples, self._verifier
         return other
+
+    def verify(self, model: ir.Model, *, tolerance: float) -> None:
+        """Raise `VerifyError` unless `model` computes what this context's does: for preparations inside a pass."""
+        from .graph.verify import Verifier
+
+        if self._verifier is None:
+            self._verifier = Verifier(self.model, None if self._samples is None else self._samples.few())
+        self._verifier.compare(model, tolerance=tolerance)
 
     @property
     def has_samples(self) -> bool:

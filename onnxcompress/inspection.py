@@ -10,8 +10,8 @@ import msgspec
 import onnx_ir as ir
 
 from .channels.groups import Group, find_groups
-from .graph import cost, edit, shapes
-from .graph.kinds import to_ir
+from .graph import cost, edit
+from .graph.kinds import to_ir, working_copy
 from .graph.save import weights
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def inspect(model: AnyModel) -> Inspection:
         The file cannot be used.
     """
     original, _ = to_ir(model)
-    known = original.clone()
-    shapes.infer(known)
+    known = working_copy(original)
     macs, sizes = cost.macs(known), cost.layer_bytes(known)
     groups = find_groups(known)
     return Inspection(

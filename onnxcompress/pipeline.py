@@ -12,8 +12,8 @@ import onnx_ir as ir
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
 from .files import check_target
-from .graph import cost, shapes
-from .graph.kinds import to_ir
+from .graph import cost
+from .graph.kinds import to_ir, working_copy
 from .graph.save import save
 from .graph.verify import Verifier
 from .inspection import saved_bytes
@@ -131,11 +131,9 @@ class Run:
     ) -> None:
         self.original, self.samples, self.seed = original, samples, seed
         self.progress: Progress = progress or silent
-        self.model = original.clone()
-        self.model.ir_version = max(self.model.ir_version or 0, 4)  # before 4, every weight had to be an input too
-        shapes.infer(self.model)
-        feeds = None if samples is None else next(iter(samples.head(8).batches()))
-        self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds.items() if a.ndim}
+        self.model = working_copy(original)
+        feeds = None if samples is None else samples.few()
+        self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds[0].items() if a.ndim}
         self._verifier = Verifier(self.model, feeds)
         self._metric = metric
         self._reference = None if judges is None else _reference(original, judges)
@@ -155,13 +153,14 @@ class Run:
             seed=self.seed,
             progress=self.progress,
             metric=self._metric,
+            verifier=self._verifier,
         )
         plan = step.plan(self.model, context)
         copy = self.model.clone()
         changes = step.apply(copy, plan)
         if changes.done:
             try:
-                self._verifier.check(copy, tolerance=step.tolerance, retyped=step.retypes)
+                self._verifier.check(copy, tolerance=step.tolerance, retyped=step.retypes, freezes=step.freezes)
             except VerifyError as error:
                 raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
             self.model = copy
@@ -177,7 +176,7 @@ class Run:
         chosen = range(len(self._models))
         if len(self._models) > 2 and self.report.stages[0].bytes > TIMED_BYTES:
             chosen = range(0, len(self._models), len(self._models) - 1)
-        feeds = self._verifier.feeds if self.samples is None else next(iter(self.samples.head(1).batches()))
+        feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
         for index, timing in zip(
             chosen, time_models([self._models[i] for i in chosen], feeds, seconds=TIMED_SECONDS), strict=True
         ):

@@ -13,7 +13,7 @@ from .prune import (
     RandomPrune,
 )
 from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights
-from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, RemoveDead, Shrink
+from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, Shrink
 
 __all__ = [
     "ActivationPrune",
@@ -24,6 +24,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchNorm",
     "FoldConstants",
+    "FreezeInputs",
     "MagnitudePrune",
     "PruneBlocks",
     "PruneChannels",

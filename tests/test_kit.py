@@ -16,6 +16,7 @@ from onnxcompress import apply, load, save
 from onnxcompress.passes import (
     FoldBatchNorm,
     FoldConstants,
+    FreezeInputs,
     MagnitudePrune,
     PruneChannels,
     Quantize,
@@ -69,7 +70,7 @@ def test_load_and_save_keep_the_outputs(kit: Path, tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_pruned_equals_masked(kit: Path, tmp_path: Path, name: str) -> None:
-    masked, _ = apply(path_of(kit, name), [PruneChannels(sparsity=0.5)])
+    masked, _ = apply(path_of(kit, name), [FreezeInputs(), PruneChannels(sparsity=0.5)])
     _, report = apply(masked, [Shrink()], output=tmp_path / "small.onnx")
     feeds = example(masked)
     assert_same(plain_run(masked, feeds), plain_run(tmp_path / "small.onnx", feeds), 1e-5)
@@ -79,7 +80,7 @@ def test_pruned_equals_masked(kit: Path, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tidy_and_masks_run_on_everything(kit: Path, name: str) -> None:
-    passes = [FoldConstants(), FoldBatchNorm(), RemoveDead(), MagnitudePrune(threshold=0.1)]
+    passes = [FreezeInputs(), FoldConstants(), FoldBatchNorm(), RemoveDead(), MagnitudePrune(threshold=0.1)]
     _, report = apply(path_of(kit, name), passes)
     assert report.steps[-1].done
 

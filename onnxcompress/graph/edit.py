@@ -15,8 +15,11 @@ from onnx_ir.passes import common
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor of an initializer or of a Constant node's output, else None."""
-    if value is None:
+    """Return the tensor of an initializer or of a Constant node's output, else None.
+
+    An initializer that is also an input of the model is no constant: whoever runs the model may give another.
+    """
+    if value is None or (value.const_value is not None and value.is_graph_input()):
         return None
     if value.const_value is not None:
         return value.const_value
@@ -251,15 +254,28 @@ def remove_dead(model: ir.Model) -> int:
     """Remove nodes, initializers and functions that nothing reads; returns how many nodes went."""
     before = sum(1 for _ in model.graph.all_nodes())
     common.RemoveUnusedNodesPass()(model)
-    for value in list(model.graph.inputs):
-        if value.is_initializer() and not value.uses() and not value.is_graph_output():
-            model.graph.inputs.remove(value)  # a weight that is also an input, as old models have them
-            model.graph.initializers.pop(str(value.name))
     for graph in model.graph.subgraphs():  # onnx-ir looks at the outermost graph's alone
         for name in [n for n, v in graph.initializers.items() if not (v.uses() or v.is_graph_output())]:
             graph.initializers.pop(name)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return before - sum(1 for _ in model.graph.all_nodes())
+
+
+def defaults(graph: ir.Graph) -> list[ir.Value]:
+    """Return the inputs that need not be given, since an initializer of the same name gives a default."""
+    return [value for value in graph.inputs if value.is_initializer()]
+
+
+EXPLICIT_INITIALIZERS = 4
+"""The first IR version whose initializers need not be inputs as well, and whose inputs may have defaults."""
+
+
+def raise_ir_version(model: ir.Model) -> None:
+    """Raise the IR version to the first in which constants and inputs with a default differ, in place."""
+    if (model.ir_version or 0) < EXPLICIT_INITIALIZERS:
+        for value in defaults(model.graph):
+            model.graph.inputs.remove(value)
+        model.ir_version = EXPLICIT_INITIALIZERS
 
 
 def values(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -281,6 +297,17 @@ def graphs_in(attribute: ir.Attr) -> list[ir.Graph]:
     if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return []
     return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
+
+
+RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+"""Operators that draw random numbers; a Dropout does so only where it trains."""
 
 
 def op_of(node: ir.Node) -> str:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError
+from . import edit, shapes
 from .load import load
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     raise ModelError(
         f"model: expected a path, an onnx.ModelProto, an onnx_ir.Model or a gs.Graph, got {type(model).__name__}"
     )
+
+
+def working_copy(model: ir.Model) -> ir.Model:
+    """Return a copy with the shapes that can be inferred, in which constants and inputs with a default differ."""
+    copy = model.clone()
+    edit.raise_ir_version(copy)
+    shapes.infer(copy)
+    return copy
 
 
 def _same(model: ir.Model) -> ir.Model:

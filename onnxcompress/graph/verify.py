@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError, VerifyError
+from . import edit, settled, shapes
 from .save import needs_external_data
 
 if TYPE_CHECKING:
+    from ..runtime.differences import Difference, Pair
     from ..runtime.session import Port, Session
 
+Feeds = Mapping[str, Any]
 Outputs = dict[str, Any]
 
-ROUNDINGS, MOST_ROUNDING = 4.0, 1e-4
-"""A difference of up to so many times the model's own rounding may be rounding; beyond the second it never is."""
+ROUNDINGS = 4.0
+"""A difference of up to so many times the model's own rounding may be rounding."""
+
+MOST = {
+    ir.DataType.DOUBLE: 1e-4,
+    ir.DataType.FLOAT: 1e-4,
+    ir.DataType.FLOAT16: 2e-2,
+    ir.DataType.BFLOAT16: 1e-1,
+}
+"""Coarsest type that a model computes in → a difference beyond which it never is rounding."""
+
+MOST_JUMPING = 5e-2
+"""The same for a model with operators that jump, such as QuantizeLinear; and the share of whole numbers that change."""
+
+SINGLE = 32
+"""So many Ifs are taken one by one where taking all of them at once does not run."""
 
 
 class Verifier:
-    """Holds what the current model answers to one feed, and checks the next model against it.
+    """Holds what the current model answers to a few feeds, and checks the next model against it.
+
+    Random numbers are replaced by fixed ones in both, so that no pass is blamed for them.
 
     Parameters
     ----------
     model : onnx_ir.Model
-        The model that is known to be right.
-    feeds : dict, optional
-        One feed; by default small random values that fit the inputs.
+        The model that is known to be right. Must not be changed while it is the one.
+    feeds : sequence of dict, optional
+        By default small random values that fit the inputs, in several sizes where the model leaves them open.
+
+    Attributes
+    ----------
+    feeds : list of dict
+        Those that the model runs with.
+    random : list of str
+        The nodes that draw random numbers.
 
     Raises
     ------
@@ -39,30 +66,52 @@ class Verifier:
         ONNX Runtime cannot load or run the model.
     """
 
-    def __init__(self, model: ir.Model, feeds: dict[str, Any] | None = None) -> None:
-        from ..runtime.inputs import runnable_feed
+    def __init__(self, model: ir.Model, feeds: Sequence[Feeds] | None = None) -> None:
+        from ..runtime.inputs import runnable_feeds
 
         self._strict = _checker_message(model, full=True) is None
-        self._session = _open(model)
-        self.feeds = runnable_feed(model, self._session) if feeds is None else feeds
-        self._outputs = self._session.run(self.feeds)
-        self._model = model
+        self.random = [edit.label(node) for node in settled.random_nodes(model)]
+        session = _open(settled.settled(model))
+        self.feeds: list[Feeds] = list(runnable_feeds(model, session) if feeds is None else feeds)
+        self._take(model, session, [session.run(feed) for feed in self.feeds])
 
-    def check(self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False) -> None:
-        """Check `model`, and take it as the one that is known to be right.
+    def _take(self, model: ir.Model, session: Session, outputs: list[Outputs]) -> None:
+        self._model, self._session, self._outputs = model, session, outputs
+        self.__dict__.pop("_sized_by_data", None)
+
+    def check(
+        self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False, freezes: bool = False
+    ) -> None:
+        """Check `model`, and take it as the one that is known to be right; see `compare`."""
+        self._take(model, *self.compare(model, tolerance=tolerance, retyped=retyped, freezes=freezes))
+
+    def compare(
+        self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False, freezes: bool = False
+    ) -> tuple[Session, list[Outputs]]:
+        """Check `model` against the one that is known to be right.
 
         Checked: the ONNX checker (with full shape inference if the model passed that before), ONNX Runtime loads it,
-        inputs and outputs have the same names, types and compatible shapes, outputs are finite wherever they were.
+        inputs and outputs have the same names, types and compatible shapes, inputs with a default keep it, outputs are
+        finite where they were.
 
         Parameters
         ----------
         model : onnx_ir.Model
         tolerance : float, optional
-            Also compare the outputs: ``max|a − b| ≤ tolerance · max|a|`` for each. An output that differs by more is
-            still right when the model known to be right differs from itself as much, computed in another order: some
-            networks amplify rounding.
+            Also compare the outputs: ``max|a − b| ≤ tolerance · max|a|`` for each where it is finite, NaN and
+            infinity at the same places, whole numbers alike; for every feed and every branch of every If. In a model
+            that computes in 16 bits the tolerance is a few roundings at least. An output that differs by more is
+            still right when the model known to be right differs from itself as much, computed in another order or
+            rounded otherwise: some networks amplify rounding.
         retyped : bool
             Inputs and outputs may have other floating-point types than before.
+        freezes : bool
+            Inputs with a default may be gone.
+
+        Returns
+        -------
+        session, outputs
+            Of the model; for each feed.
 
         Raises
         ------
@@ -73,39 +122,117 @@ class Verifier:
         if message is not None:
             raise VerifyError(f"the ONNX checker rejects the result: {message}")
         try:
-            session = _open(model)
-            outputs = session.run(self.feeds)
+            session = _open(settled.settled(model))
+            outputs = [session.run(feed) for feed in self.feeds]
         except ModelError as error:
             raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
         _same_ports("input", self._session.inputs, session.inputs, retyped=retyped)
         _same_ports("output", self._session.outputs, session.outputs, retyped=retyped)
-        for name, before in self._outputs.items():
-            self._check_output(name, before, outputs[name], tolerance)
-        self._session, self._outputs, self._model = session, outputs, model
+        if not freezes:
+            _same_defaults(self._model, model, retyped=retyped)
+        for feed, before, after in zip(self.feeds, self._outputs, outputs, strict=True):
+            self._check_outputs(self._model, feed, before, after, tolerance)
+        if tolerance is not None:
+            for known, changed in self._branches(model):
+                self._check_branch(known, changed, tolerance)
+        return session, outputs
 
-    def _check_output(self, name: str, before: Any, after: Any, tolerance: float | None) -> None:
-        if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
+    def _branches(self, model: ir.Model) -> Iterator[tuple[ir.Model, ir.Model]]:
+        """Yield the model known to be right and the other with the same branches taken, for each branch once."""
+        choices = settled.branches(self._model)
+        if choices == [()]:
             return
-        if before.shape != after.shape:
-            raise VerifyError(f"output '{name}' has shape {after.shape}, and had {before.shape}")
-        if before.dtype.kind != "f":
-            if tolerance is not None and not np.array_equal(before, after):
-                raise VerifyError(f"output '{name}' changed, which a lossless pass must not do")
-            return
-        if np.isfinite(before).all() and not np.isfinite(after).all():
-            raise VerifyError(f"output '{name}' is no longer finite")
-        if tolerance is None or not before.size or not np.isfinite(before).all():
-            return
-        error = _difference(before, after)
-        if not error <= tolerance and not error <= self._rounding(name):
-            raise VerifyError(f"output '{name}' differs by {error:.1e} relative; at most {tolerance:.0e} is promised")
+        count = settled.count_branching(self._model)
+        for choice in choices:
+            known = settled.forced(self._model, choice)
+            if self._runs(known):
+                yield known, settled.forced(model, choice)
+                continue
+            for number in range(min(count, SINGLE)):
+                known = settled.forced(self._model, choice, number)
+                if self._runs(known):
+                    yield known, settled.forced(model, choice, number)
 
-    def _rounding(self, name: str) -> float:
-        """Return what may be rounding: a few times how far the model is from itself in the order it is written in."""
-        from ..runtime.session import open_session
+    def _runs(self, model: ir.Model) -> bool:
+        """Tell whether a model runs with some feed: a branch that is not taken need not fit what is fed."""
+        try:
+            _open(settled.settled(model)).run(self.feeds[0])
+        except ModelError:
+            return False
+        return True
 
-        as_written = open_session(self._model, optimize="none").run(self.feeds)[name]
-        return min(ROUNDINGS * _difference(self._outputs[name], as_written), MOST_ROUNDING)
+    def _check_branch(self, known: ir.Model, changed: ir.Model, tolerance: float) -> None:
+        feed = self.feeds[0]
+        before = _open(settled.settled(known)).run(feed)
+        try:
+            after = _open(settled.settled(changed)).run(feed)
+        except ModelError as error:
+            raise VerifyError(f"ONNX Runtime refuses the result in a branch that no feed takes: {error}") from None
+        self._check_outputs(known, feed, before, after, tolerance)
+
+    def _check_outputs(
+        self, known: ir.Model, feed: Feeds, before: Outputs, after: Outputs, tolerance: float | None
+    ) -> None:
+        from ..runtime.differences import all_finite, pairs
+
+        for name, value in before.items():
+            if tolerance is None and name in self._sized_by_data and not isinstance(value, np.ndarray):
+                continue  # a sequence may have another length
+            for pair in pairs(name, value, after[name]):
+                if pair.before.shape != pair.after.shape:
+                    self._check_shape(name, pair, tolerance)
+                elif all_finite(pair.before) and not all_finite(pair.after):
+                    raise VerifyError(f"output '{pair.name}' is no longer finite")
+                elif tolerance is not None:
+                    self._check_values(known, feed, name, pair, tolerance)
+
+    def _check_shape(self, name: str, pair: Pair, tolerance: float | None) -> None:
+        same_rank = pair.before.ndim == pair.after.ndim
+        if tolerance is not None or not same_rank or name not in self._sized_by_data:
+            raise VerifyError(f"output '{pair.name}' has shape {pair.after.shape}, and had {pair.before.shape}")
+
+    def _check_values(self, known: ir.Model, feed: Feeds, name: str, pair: Pair, tolerance: float) -> None:
+        from ..runtime import rounding
+        from ..runtime.differences import difference
+
+        found = difference(pair.before, pair.after)
+        dtype = rounding.coarsest(known)
+        if dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+            tolerance = max(tolerance, ROUNDINGS * rounding.unit(dtype))
+        if found.error <= tolerance and not found.changed:
+            return
+        own = self._own(known, feed, name, pair)
+        if found.error <= max(tolerance, own.error) and found.changed <= own.changed:
+            return
+        if found.changed > own.changed:
+            raise VerifyError(
+                f"output '{pair.name}' changed in {found.changed:.2%} of its elements, and a lossless pass changes none"
+            )
+        raise VerifyError(
+            f"output '{pair.name}' differs by {found.error:.1e} relative; at most {tolerance:.0e} is promised"
+        )
+
+    def _own(self, known: ir.Model, feed: Feeds, name: str, pair: Pair) -> Difference:
+        """Return what may be rounding: a few times how far the model is from itself, rounded otherwise."""
+        from ..runtime import rounding
+        from ..runtime.differences import Difference, difference, pairs
+
+        dtype, most = rounding.coarsest(known), Difference(0.0, 0.0)
+        model = settled.settled(known)
+        first = _open(model).run(feed)[name]
+        for other in rounding.otherwise(model, feed, dtype):
+            for own in pairs(name, first, other[name]):
+                if own.name == pair.name and own.before.shape == own.after.shape:
+                    most = Difference(*map(max, most, difference(own.before, own.after)))
+        limit = max(MOST[dtype], MOST_JUMPING if rounding.jumps(known) else 0.0)
+        return Difference(min(ROUNDINGS * most.error, limit), min(ROUNDINGS * most.changed, MOST_JUMPING))
+
+    @cached_property
+    def _sized_by_data(self) -> set[str]:
+        """The outputs whose size does not follow from the sizes of the inputs."""
+        sizes = {name: np.shape(array) for name, array in self.feeds[0].items()}
+        known = shapes.concrete(self._model, sizes).shapes
+        return {str(value.name) for value in self._model.graph.outputs if value not in known}
 
 
 def _open(model: ir.Model) -> Session:
@@ -150,6 +277,16 @@ def _compatible(before: Any, after: Any) -> bool:
     return len(before) == len(after) and all(a == b for a, b in both_known)
 
 
-def _difference(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> float:
-    """Return the largest difference, relative to the largest value."""
-    return float(np.abs(before.astype(np.float64) - after).max()) / (float(np.abs(before).max()) or 1.0)
+def _same_defaults(before: ir.Model, after: ir.Model, *, retyped: bool) -> None:
+    """Inputs that need not be given stay, with what they are then."""
+    known = {value.name: value.const_value for value in edit.defaults(after.graph)}
+    for value in edit.defaults(before.graph):
+        tensor, other = value.const_value, known.get(value.name)
+        if other is None:
+            raise VerifyError(f"the input '{value.name}', which has a default, is gone")
+        if tensor is None or tensor is other:
+            continue
+        if tensor.dtype != other.dtype and not retyped:
+            raise VerifyError(f"the default of input '{value.name}' is {other.dtype.name.lower()} now")
+        if not np.array_equal(tensor.numpy().astype(other.dtype.numpy()), other.numpy()):
+            raise VerifyError(f"the default of input '{value.name}' changed")

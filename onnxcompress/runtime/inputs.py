@@ -284,3 +284,27 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
         else:
             return feed
     raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)")
+
+
+def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
+    """Return the smallest example feed that `session` can run, and one of other values, several samples and sizes.
+
+    Raises
+    ------
+    ModelError
+        As `runnable_feed` does.
+    """
+    feeds = [runnable_feed(model, session)]
+    layout = find_layout(model_inputs(model))
+    for stretch in (2, 1):
+        other = random_feeds(layout, layout.fixed_batch or OTHER_BATCH, seed=1, stretch=stretch)
+        try:
+            session.run(other)
+        except ModelError:
+            continue
+        return [*feeds, other]
+    return feeds
+
+
+OTHER_BATCH = 3
+"""Samples in the second example feed, where the model takes any number."""

@@ -18,6 +18,9 @@ from .sources import Piece, Source, find_source
 DEFAULT_BATCH = 32
 """Samples at a time for a model that takes any number."""
 
+FEW = 3
+"""Feeds that a model is checked with after each pass."""
+
 LABELS = "labels"
 
 
@@ -144,6 +147,16 @@ class Samples:
                 raise DataError(f"{self.description}: shapes differ between samples, so they make no single array")
         return self._join(pieces).feeds
 
+    def few(self) -> list[dict[str, Array]]:
+        """Return a few feeds to check a model with: eight samples at once, and fewer, of other shapes if there are."""
+        feeds = [next(iter(self.head(8).batches()))]
+        shapes = [_shapes(feeds[0])]
+        for number, feed in enumerate(self.head(24).batches(3)):
+            if len(feeds) < FEW and (_shapes(feed) not in shapes or (number and len(feeds) == 1)):
+                feeds.append(feed)
+                shapes.append(_shapes(feed))
+        return feeds
+
     def head(self, n: int) -> Samples:
         """Return the first `n` samples (all, if there are fewer; a whole batch, if the model's is fixed and larger)."""
         if n < 1:
@@ -233,6 +246,10 @@ class Samples:
             feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
         labels = [part.labels for part in parts if part.labels is not None]
         return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
+
+
+def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in feed.items()}
 
 
 def _joinable(inputs: Sequence[Input], one: Batch, other: Batch) -> bool:

@@ -13,7 +13,7 @@ from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
 from . import constants, scales
-from .insert import Inserter, bypass, drop_unused_inputs
+from .insert import Inserter, bypass
 from .keep_float import keep_float
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 from .units import alpha, bias_of, channel_axis, weight_of
@@ -44,7 +44,6 @@ class Application:
 
     def run(self) -> Changes:
         """Edit the model."""
-        inputs = {value for value in self.model.graph.inputs if value.uses()}
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
         whats |= dict.fromkeys(self.plan.wide, f"computes on integers, activations of {self.plan.scheme.wide}")
         labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
@@ -61,7 +60,6 @@ class Application:
                 raise PassError(f"the plan names the tensor '{activation.tensor}', which the model does not have")
             self._add_activation(activation, values[activation.tensor])
         edit.remove_dead(self.model)
-        drop_unused_inputs(self.model.graph, inputs)
         done = [Change(labels[name], what) for name, what in whats.items()]
         done += [
             Change(label, "stays in float; a Max behind it keeps engines from it") for label in keep_float(self.model)

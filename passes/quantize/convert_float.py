@@ -17,9 +17,11 @@ from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, shapes
 
 from .dynamic import key_of
+from .flatten import inline
 from .float_apply import LARGEST, Conversion, narrowed
 from .float_roles import FLOAT, is_float, roles
 from .opset import CONVOLUTIONS, raise_opset
+from .prepare import guarded
 
 BLOCKED = (
     "CumSum",
@@ -111,8 +113,9 @@ class ConvertFloat(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> FloatPlan:
         """Choose the nodes that compute in the new type."""
-        work = model.clone()
-        refused = [Refusal("model", reason) for reason in _prepare(work, self.dtype)[1]]
+        failed: list[str] = []
+        work = guarded(model, context, lambda copy: _prepared(copy, self.dtype, failed))
+        refused = [Refusal("model", reason) for reason in failed]
         notices, unfit = _constants(work, self.dtype)
         kept = set()
         if self.dtype == "float16" and context.has_samples:
@@ -143,7 +146,7 @@ class ConvertFloat(Pass):
         """Convert the nodes of the plan and their constants, and cast where types meet."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        done = [Change("model", what) for what in _prepare(model, plan.dtype)[0]]
+        done = [Change("model", what) for what in _prepared(model, plan.dtype, [])]
         conversion = Conversion(model, ir.DataType[plan.dtype.upper()], set(plan.nodes), keep_io=plan.keep_io)
         labels, casts, weights = conversion.run()
         done += [Change(label, f"computes in {plan.dtype}") for label in labels]
@@ -171,11 +174,10 @@ class ConvertFloat(Pass):
         return ""
 
 
-def _prepare(model: ir.Model, dtype: str) -> tuple[list[str], list[str]]:
+def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
     """Inline functions, raise the opset where bfloat16 needs it, and infer types; says what was done, what failed."""
-    done, failed = [], []
-    if model.functions:
-        common.InlinePass()(model)
+    done = []
+    if inline(model):
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if dtype == "bfloat16":
@@ -186,7 +188,7 @@ def _prepare(model: ir.Model, dtype: str) -> tuple[list[str], list[str]]:
                 failed.append(f"{error}; convolutions stay in float32")
         done += ["opset raised to 13"] if raise_opset(model) else []
     shapes.infer(model)
-    return done, failed
+    return done
 
 
 def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:

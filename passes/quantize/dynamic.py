@@ -14,7 +14,7 @@ from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
 from . import constants, scales
-from .insert import Inserter, drop_unused_inputs
+from .insert import Inserter
 from .units import bias_of, weight_of
 
 CONTRIB = "com.microsoft"
@@ -58,7 +58,6 @@ class DynamicApplication:
         self._middle = MIDDLE[dtype]
         self._grid = scales.Grid(self._middle - largest, self._middle + largest, dtype)
         self._constants = Inserter(model.graph, self.names)
-        self._inputs = {value for value in model.graph.inputs if value.uses()}
         self._nodes = {key_of(node): node for node in model.graph.all_nodes()}
         self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         self._integers: dict[tuple[object, ...], ir.Value] = {}
@@ -84,7 +83,6 @@ class DynamicApplication:
     def finish(self) -> None:
         """Remove what nothing reads any more."""
         edit.remove_dead(self.model)
-        drop_unused_inputs(self.model.graph, self._inputs)
 
     def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
         source = node.inputs[1]

@@ -14,6 +14,7 @@ from onnxcompress.contract import Change
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit, shapes
 
+from .function_opsets import align_functions
 from .units import COMPUTE
 from .widen import HALVES, widen
 
@@ -29,13 +30,9 @@ def flatten(model: ir.Model) -> list[Change]:
     PassError
         A local function cannot be inlined.
     """
-    done = []
-    names = ", ".join(sorted({function.name for function in model.functions.values()}))
-    if names:
-        _inline(model)
-        done.append(Change("model", f"local functions inlined: {names}"))
+    names = inline(model)
     separate_names(model.graph)
-    return done
+    return [Change("model", f"local functions inlined: {', '.join(names)}")] if names else []
 
 
 def widen_halves(model: ir.Model) -> list[Change]:
@@ -49,15 +46,27 @@ def widen_halves(model: ir.Model) -> list[Change]:
     return [Change("model", f"{' and '.join(halves)} computes in float32 where it does not on integers")]
 
 
-def _inline(model: ir.Model) -> None:
+def inline(model: ir.Model) -> list[str]:
+    """Inline local functions, in place, also those of another opset; returns their names.
+
+    Raises
+    ------
+    PassError
+        A local function cannot be inlined.
+    """
+    names = sorted({function.name for function in model.functions.values()})
+    if not names:
+        return names
     for function in model.functions.values():
         for domain, version in function.opset_imports.items():
             model.opset_imports.setdefault(domain, version)
+    align_functions(model)
     try:
         common.InlinePass()(model)
     except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
         cause = error.__cause__ or error
         raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None
+    return names
 
 
 def separate_names(graph: ir.Graph) -> None:

@@ -100,10 +100,3 @@ def bypass(node: ir.Node, kept: ir.Value) -> None:
     graph.remove(node, safe=True)
     output.name = None
     kept.name = name
-
-
-def drop_unused_inputs(graph: ir.Graph, before: set[ir.Value]) -> None:
-    """Remove initializers that are listed as inputs and that nothing reads any more; `before` were in use."""
-    for value in [v for v in graph.inputs if v in before and not v.uses() and v.name in graph.initializers]:
-        graph.inputs.remove(value)
-        graph.initializers.pop(str(value.name))

@@ -26,10 +26,7 @@ PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: 
 """What an opset is needed for; 4 bits, 16 bits and blocks elsewhere."""
 
 IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
-"""The first IR version for models of an opset; for older opsets it is that of `EXPLICIT_INITIALIZERS`."""
-
-EXPLICIT_INITIALIZERS = 4
-"""The first IR version whose initializers need not be inputs as well."""
+"""The first IR version for models of an opset; older opsets need none."""
 
 KEPT = 1024
 """Elements up to which a tensor takes part in the conversion; larger ones are put back untouched afterwards."""
@@ -46,10 +43,7 @@ def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
     PassError
         The model has local functions, or an operator that onnx's version converter cannot convert.
     """
-    if model.ir_version < EXPLICIT_INITIALIZERS:
-        model.ir_version = EXPLICIT_INITIALIZERS
-        for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
-            model.graph.inputs.remove(value)
+    edit.raise_ir_version(model)
     opset = model.opset_imports.setdefault("", to)
     if opset >= to:
         return False

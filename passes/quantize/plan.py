@@ -17,6 +17,7 @@ from onnxcompress.graph import edit
 from . import constants, scales
 from .equalise import Equalisation
 from .placement import Placement
+from .prepare import FOLDS
 from .scheme import Scheme
 from .units import Unit, alpha, bias_of, channel_axis, weight_of
 from .wide import Wide
@@ -103,6 +104,8 @@ class QuantizePlan(Plan):
     Attributes
     ----------
     scheme : Scheme
+    folds : tuple of str
+        What is folded first.
     nodes : tuple of str
         The nodes that compute on integers, by their first output.
     wide : tuple of str
@@ -121,6 +124,7 @@ class QuantizePlan(Plan):
     """
 
     scheme: Scheme = dataclasses.field(default_factory=Scheme)
+    folds: tuple[str, ...] = tuple(FOLDS)
     nodes: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     activations: tuple[Activation, ...] = ()

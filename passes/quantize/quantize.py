@@ -9,7 +9,7 @@ import msgspec
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
-from onnxcompress.errors import OptionError
+from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.runtime.clipping import Method
 from onnxcompress.targets import load_target, local_target, quantize_options, takes
@@ -23,7 +23,7 @@ from .everywhere import fragile, too_wide, with_masks
 from .inner import NEVER_RUN, Observer
 from .placement import Placement, check_not_quantized, place
 from .plan import QuantizePlan, calibrate
-from .prepare import prepare, prepared
+from .prepare import guarded, prepare, prepared
 from .scheme import WIDE, Coverage, Scheme
 from .search import climb
 from .units import COMPUTE
@@ -128,7 +128,7 @@ class Quantize(Pass):
         if self.max_drop is not None:
             return climb(self, model, context)
         scheme = self.scheme()
-        work, within = prepared(model, context, scheme.opset)
+        work, within, folds, left_out = prepared(model, context, scheme.opset)
         equalisation = Equalisation()
         if self.equalise:
             key = ("equalised", scheme.opset, scheme.per_channel)
@@ -140,12 +140,16 @@ class Quantize(Pass):
         if wide.stored:
             observer = Observer(work, within, self.ranges, scheme.widened())
             wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
-        refused = [*placement.refused, *(equalisation.refused if not equalisation.factors else ())]
+        refused = [*left_out, *placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         fields = calibrate(placement, ranges, wide_ranges, scheme, wide)
         plan = QuantizePlan(
-            refused=tuple(refused), equalisation=equalisation, notes=_on_this_machine(self.target, scheme), **fields
+            refused=tuple(refused),
+            folds=folds,
+            equalisation=equalisation,
+            notes=_on_this_machine(self.target, scheme),
+            **fields,
         )
         if plan.nodes and (self.correct or self.rounding != "nearest"):
             plan = correct(
@@ -175,7 +179,7 @@ class Quantize(Pass):
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused)
-        steps = prepare(model, plan.scheme.opset)
+        steps = prepare(model, plan.scheme.opset, plan.folds)
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
         notes = [Change("model", note) for note in plan.notes]
@@ -197,8 +201,10 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
         reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
         return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
     found = equalise(model, context, per_channel=scheme.per_channel, worth=WORTH)
-    work = model.clone()
-    apply_equalisation(work, found)
+    try:
+        work = guarded(model, context, lambda copy: apply_equalisation(copy, found))
+    except PassError as error:
+        return Equalisation(refused=(Refusal("model", f"not equalised: {error}"),)), model, context
     return found, work, context.on(work)
 
 

@@ -18,8 +18,9 @@ from onnxcompress.runtime.saturation import products_saturate
 
 from . import constants, scales
 from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, key_of, matrix_of
-from .flatten import infer_types
+from .flatten import infer_types, inline
 from .opset import raise_opset
+from .prepare import guarded
 from .units import OBSTACLES, channel_axis
 
 ELSEWHERE = "; quantize-weights makes its file smaller"
@@ -116,8 +117,7 @@ class QuantizeDynamic(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> DynamicPlan:
         """Choose the nodes, and the scales of their weights."""
-        work = model.clone()
-        _prepare(work)
+        work = guarded(model, context, _prepare)
         infer_types(work)
         reduced = self.reduce_range
         if reduced is None:
@@ -188,7 +188,7 @@ def _prepare(model: ir.Model) -> list[str]:
     done = []
     held = (edit.op_of(node) for function in model.functions.values() for node in function.all_nodes())
     if any(op in TARGETS or op in UNSUPPORTED for op in held):
-        common.InlinePass()(model)
+        inline(model)
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if raise_opset(model):

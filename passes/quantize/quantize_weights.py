@@ -17,8 +17,8 @@ from onnxcompress.graph.weights import find_weights
 from . import formats
 from .compensated import compensate
 from .flatten import flatten
-from .insert import drop_unused_inputs
 from .opset import raise_opset
+from .prepare import guarded
 from .storage import Storage, StoredWeight
 
 WIDENED = "stored in 8 bits: onnxruntime's Gather reads none of 4; with format = 'matmulnbits', tables have an operator"
@@ -100,8 +100,7 @@ class QuantizeWeights(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
         """Choose the tensors, their scales and, with gptq, the integers."""
-        model = model.clone()
-        flatten(model)
+        given, model = model, guarded(model, context, flatten)
         found, refused = _candidates(model)
         signed = self.symmetric is None and self.dtype.startswith("int")
         storage = Storage(self.dtype, signed or bool(self.symmetric), self.scales, self.block_size or 0)
@@ -125,6 +124,9 @@ class QuantizeWeights(Pass):
         elif self.rounding == "gptq":
             weights, nearest = compensate(model, weights, context.samples, progress=context.progress)
             refused += nearest
+        if weights:
+            opset = max(map(formats.needed_opset, weights.values()))
+            guarded(given, context, lambda copy: [*flatten(copy), *([True] if raise_opset(copy, opset) else [])])
         return WeightPlan(weights=weights, refused=tuple(refused))
 
     def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes, storage: Storage) -> StoredWeight:
@@ -153,10 +155,9 @@ class QuantizeWeights(Pass):
         if not plan.weights:
             return Changes(refused=plan.refused)
         done = flatten(model)
-        opset = max(formats.needed_opset(stored) for stored in plan.weights.values())
+        opset = max(map(formats.needed_opset, plan.weights.values()))
         if raise_opset(model, opset):
             done.append(Change("model", f"opset raised to {opset}"))
-        inputs = {value for value in model.graph.inputs if value.uses()}
         values = {value.name: value for value in edit.values(model.graph)}
         names = edit.Names(model.graph)
         for name, stored in plan.weights.items():
@@ -169,7 +170,6 @@ class QuantizeWeights(Pass):
         if any(stored.form != "qdq" for stored in plan.weights.values()):
             model.opset_imports.setdefault(formats.MICROSOFT, 1)
         edit.remove_dead(model)
-        drop_unused_inputs(model.graph, inputs)
         return Changes(tuple(done), plan.refused)
 
 

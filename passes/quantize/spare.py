@@ -43,7 +43,7 @@ def spare_layers(ladder: Ladder) -> None:
                 return
         except PassError as error:
             ladder.notes.append(f"layers with activations of 16 bits: not possible, {error}")
-    work, _ = prepared(ladder.model, ladder.context, best.plan.scheme.opset)
+    work, *_ = prepared(ladder.model, ladder.context, best.plan.scheme.opset)
     order = float_first(work, best.plan, noise)
     _climb(ladder, (ladder.best or best).step, "exclude", "in float", order, len(noise) - 1)
 

@@ -3,7 +3,8 @@
 from .fold_affine import FoldAffine
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
+from .freeze_inputs import FreezeInputs
 from .remove_dead import RemoveDead
 from .shrink import Shrink
 
-__all__ = ["FoldAffine", "FoldBatchNorm", "FoldConstants", "RemoveDead", "Shrink"]
+__all__ = ["FoldAffine", "FoldBatchNorm", "FoldConstants", "FreezeInputs", "RemoveDead", "Shrink"]

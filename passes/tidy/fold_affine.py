@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Array, Layer
 
-Array = npt.NDArray[np.float64]
-
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 AFFINE = ("Add", "Div", "Mul", "Sub")
 
 
@@ -74,8 +71,6 @@ def _operand(node: ir.Node) -> tuple[ir.Value, Array] | None:
     tensor = edit.constant(second)
     if first is None or tensor is None or edit.constant(first) is not None or not tensor.dtype.is_floating_point():
         return None
-    if second is not None and second.is_graph_input():
-        return None
     if first.shape is None or len(tensor.shape) > len(first.shape) or tensor.size > 1 << 16:
         return None
     array = tensor.numpy().astype(np.float64)
@@ -96,20 +91,18 @@ def _along(array: Array, rank: int, axis: int, size: int) -> Array | None:
 
 def _fold_behind(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array) -> bool:
     """Fold into the operator whose output the node reads."""
-    before = data.producer()
-    if before is None or not _is_weighted(before) or len(data.uses()) > 1 or data.is_graph_output():
+    layer = Layer.of(data.producer())
+    if layer is None or len(data.uses()) > 1 or data.is_graph_output() or layer.why_not():
         return False
-    weight, bias = _weight(before), _bias(before)
-    axis = _output_axis(before)
-    each = _along(constant, _rank(data), 1 if before.op_type == "Conv" else _rank(data) - 1, weight.shape[axis])
-    if each is None or bias is None:
+    scaling, rank = node.op_type in ("Mul", "Div"), _rank(data)
+    each = _along(constant, rank, layer.channel_axis(rank), layer.channels)
+    if each is None or not (scaling or layer.takes_bias):
         return False
-    scaling = node.op_type in ("Mul", "Div")
-    if before.op_type == "MatMul" and not scaling:
+    weight = layer.scaled_outputs(each) if scaling else None
+    bias = layer.bias * each if scaling else layer.bias + each
+    if not layer.can_store(weight, bias):
         return False
-    if scaling:
-        weight, bias = weight * _shaped(each, weight.ndim, axis), bias * each
-    _store(insert, before, weight if scaling else None, bias if scaling else bias + each)
+    layer.store(insert, weight, bias)
     edit.replace_uses(node.outputs[0], data)
     insert.graph.remove(node, safe=True)
     return True
@@ -123,21 +116,35 @@ def _fold_before(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant:
         return False
     if scaling and constant.size == 1 and all(edit.op_of(n) in ("Mul", "Div") for n, _ in uses):
         return _merge(insert, node, data, constant)
-    if not all(i == 0 and _is_weighted(n) and (scaling or _reads_no_padding(n)) for n, i in uses):
+    if not all(index == 0 and reader.graph is insert.graph for reader, index in uses):
         return False
-    found = [_scaled_inputs(n, _rank(data), constant) for n, _ in uses]
-    if any(products is None or _bias(n) is None for products, (n, _) in zip(found, uses, strict=True)):
+    found = [_absorbed(reader, _rank(data), constant, scaling=scaling) for reader, _ in uses]
+    if any(part is None for part in found):
         return False
-    for products, (reader, _) in zip(found, uses, strict=True):
-        assert products is not None
-        axis = _output_axis(reader)
-        bias = _bias(reader)
-        assert bias is not None
-        sums = np.moveaxis(products, axis, 0).reshape(products.shape[axis], -1).sum(1)
-        _store(insert, reader, products if scaling else None, bias if scaling else bias + sums)
-        reader.replace_input_with(0, data)
+    for part in found:
+        assert part is not None
+        layer, weight, bias = part
+        layer.store(insert, weight, bias)
+        layer.node.replace_input_with(0, data)
     insert.graph.remove(node, safe=True)
     return True
+
+
+def _absorbed(node: ir.Node, rank: int, constant: Array, *, scaling: bool) -> tuple[Layer, Array | None, Array] | None:
+    """Return the weight and the bias of a layer that multiplies, or adds, a constant to its input by itself."""
+    layer = Layer.of(node)
+    if layer is None or layer.why_not() or layer.transposes_input:
+        return None
+    if not scaling and not _reads_no_padding(layer):
+        return None
+    each = _along(constant, rank, layer.channel_axis(rank), layer.input_channels)
+    if each is None:
+        return None
+    products = layer.scaled_inputs(each)
+    axis = layer.output_axis
+    sums = np.moveaxis(products, axis, 0).reshape(products.shape[axis], -1).sum(1) if not scaling else 0.0
+    weight, bias = (products, layer.bias) if scaling else (None, layer.bias + sums)
+    return (layer, weight, bias) if layer.can_store(weight, bias) else None
 
 
 def _merge(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array) -> bool:
@@ -159,84 +166,12 @@ def _merge(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array
     return True
 
 
-def _is_weighted(node: ir.Node) -> bool:
-    """Tell whether an operator has a weight of its own that can be scaled."""
-    if edit.op_of(node) not in WEIGHTED or len(node.inputs) < 2:
-        return False
-    value = node.inputs[1]
-    tensor = edit.constant(value)
-    if value is None or tensor is None or not tensor.dtype.is_floating_point() or value.is_graph_input():
-        return False
-    if len(value.uses()) > 1 or value.is_graph_output() or edit.int_attribute(node, "transA", 0):
-        return False
-    return node.op_type != "MatMul" or len(tensor.shape) == 2
-
-
-def _weight(node: ir.Node) -> Array:
-    tensor = edit.constant(node.inputs[1])
-    assert tensor is not None
-    return tensor.numpy().astype(np.float64)
-
-
-def _bias(node: ir.Node) -> Array | None:
-    """Return the bias, zeros without one, None where it is not one constant for each channel."""
-    size = _weight(node).shape[_output_axis(node)]
-    if len(node.inputs) < 3 or node.inputs[2] is None:
-        return np.zeros(size)
-    tensor = edit.constant(node.inputs[2])
-    if tensor is None or tensor.size not in (1, size) or tensor.shape.numpy()[-1:] not in ((), (1,), (size,)):
-        return None
-    array = tensor.numpy().astype(np.float64).ravel() * node.attributes.get_float("beta", 1.0)
-    return np.broadcast_to(array, (size,))
-
-
-def _store(insert: edit.Inserter, node: ir.Node, weight: Array | None, bias: Array) -> None:
-    value = node.inputs[1]
-    assert value is not None
-    tensor = edit.constant(value)
-    assert tensor is not None
-    dtype, name = tensor.dtype.numpy(), edit.output_name(node)
-    if weight is not None:
-        node.replace_input_with(1, insert.constant(f"{name}_weight", weight.astype(dtype)))
-    if node.op_type == "MatMul" or (not bias.any() and (len(node.inputs) < 3 or node.inputs[2] is None)):
-        return
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.attributes.pop("beta", None)
-    node.replace_input_with(2, insert.constant(f"{name}_bias", bias.astype(dtype)))
-
-
-def _scaled_inputs(node: ir.Node, rank: int, constant: Array) -> Array | None:
-    """Return the weight times a constant for each of its input channels."""
-    weight = _weight(node)
-    if node.op_type == "Conv":
-        groups = edit.int_attribute(node, "group", 1)
-        each = _along(constant, rank, 1, weight.shape[1] * groups)
-        if each is None:
-            return None
-        blocks = weight.reshape(groups, -1, *weight.shape[1:])
-        factors = each.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-        return (blocks * factors).reshape(weight.shape)
-    axis = 1 - _output_axis(node)
-    each = _along(constant, rank, rank - 1, weight.shape[axis])
-    return None if each is None else weight * _shaped(each, weight.ndim, axis)
-
-
-def _reads_no_padding(node: ir.Node) -> bool:
-    if node.op_type != "Conv":
-        return node.op_type == "Gemm"
+def _reads_no_padding(layer: Layer) -> bool:
+    if layer.op != "Conv":
+        return layer.op == "Gemm"
+    node = layer.node
     auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
     return auto in ("NOTSET", "VALID") and not any(edit.ints_attribute(node, "pads") or ())
-
-
-def _output_axis(node: ir.Node) -> int:
-    if node.op_type == "Conv":
-        return 0
-    return 0 if edit.int_attribute(node, "transB", 0) else 1
-
-
-def _shaped(each: Array, rank: int, axis: int) -> Array:
-    return each.reshape([-1 if a == axis else 1 for a in range(rank)])
 
 
 def _rank(value: ir.Value) -> int:

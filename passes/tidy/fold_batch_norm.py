@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.norms import batch_norm
-
-OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
-"""The axis of the weight that makes output channels (of a grouped ConvTranspose: within the group)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,11 +49,8 @@ class FoldBatchNorm(Pass):
         done, insert = [], edit.Inserter(model.graph)
         for node in list(model.graph):
             if edit.op_of(node) == "BatchNormalization" and edit.output_name(node) in wanted:
-                assert node.inputs[0] is not None
-                before = node.inputs[0].producer()
-                assert before is not None
-                _fold(insert, before, node)
-                done.append(Change(edit.label(node), f"folded into {edit.label(before)}"))
+                layer = _fold(insert, node)
+                done.append(Change(edit.label(node), f"folded into {edit.label(layer.node)}"))
         if done:
             edit.remove_dead(model)
         return Changes(tuple(done), plan.refused)
@@ -66,61 +58,39 @@ class FoldBatchNorm(Pass):
 
 def _obstacle(node: ir.Node) -> str:
     """Return why a BatchNormalization cannot be folded, or nothing."""
-    data = node.inputs[0]
-    before = data.producer() if data is not None else None
-    if edit.int_attribute(node, "training_mode", 0) or any(v.uses() for v in node.outputs[1:]):
+    data, found = node.inputs[0], batch_norm(node)
+    layer = Layer.of(data.producer()) if data is not None else None
+    if edit.int_attribute(node, "training_mode", 0) or len(node.outputs) > 1:
         return "it is in training mode"
-    if any(edit.constant(v) is None for v in node.inputs[1:5]):
+    if found is None:
         return "its parameters are not constant"
-    if data is None or before is None or edit.op_of(before) not in OUTPUT_AXIS:
+    if data is None or layer is None or not layer.takes_bias:
         return "it does not follow a Conv, ConvTranspose or Gemm"
     if len(data.uses()) > 1 or data.is_graph_output():
-        return f"something else reads the output of {edit.label(before)} too"
-    if edit.constant(before.inputs[1]) is None:
-        return f"the weight of {edit.label(before)} is not a constant"
-    has_bias = len(before.inputs) > 2 and before.inputs[2] is not None
-    bias = edit.constant(before.inputs[2]) if has_bias else None
-    if has_bias and bias is None:
-        return f"the bias of {edit.label(before)} is not a constant"
-    scale = edit.constant(node.inputs[1])
-    if bias is not None and scale is not None and bias.size not in (1, scale.size):
-        return f"the bias of {edit.label(before)} has one value for each element"
-    return ""
+        return f"something else reads the output of {edit.label(layer.node)} too"
+    if layer.node.graph is not node.graph:
+        return f"{edit.label(layer.node)} is in another graph"
+    why_not = layer.why_not()
+    if why_not:
+        return why_not
+    if found[0].size != layer.channels:
+        return "it has parameters for each element, not for each channel"
+    fits = layer.can_store(*_folded(layer, node))
+    return "" if fits else f"the type of {edit.label(layer.node)}'s weights does not hold the product"
 
 
-def _fold(insert: edit.Inserter, before: ir.Node, norm: ir.Node) -> None:
+def _folded(layer: Layer, norm: ir.Node) -> tuple[Array, Array]:
+    """Return the weight and the bias that do the work of both."""
     found = batch_norm(norm)
-    assert found is not None
+    assert found is not None  # looked at in `_obstacle`
     factor, mean, shift = found
-    weight = edit.constant(before.inputs[1])
-    assert weight is not None
-    dtype = weight.numpy().dtype
-    has_bias = len(before.inputs) > 2 and before.inputs[2] is not None
-    bias: npt.NDArray[Any] = _double(before.inputs[2]) if has_bias else np.zeros(1)
-    if before.op_type == "Gemm" and "beta" in before.attributes:
-        bias = bias * before.attributes.pop("beta").as_float()
-    folded = _scaled(weight.numpy().astype(np.float64), factor, before)
-    shifted = ((np.ravel(bias) - mean) * factor + shift).astype(dtype)
-    before.replace_input_with(1, insert.constant(f"{edit.output_name(before)}_weight", folded.astype(dtype)))
-    if len(before.inputs) < 3:
-        before.resize_inputs(3)
-    before.replace_input_with(2, insert.constant(f"{edit.output_name(before)}_bias", shifted))
-    edit.replace_uses(norm.outputs[0], before.outputs[0])
+    return layer.scaled_outputs(factor), (layer.bias - mean) * factor + shift
 
 
-def _scaled(weight: npt.NDArray[np.float64], factor: npt.NDArray[np.float64], node: ir.Node) -> npt.NDArray[np.float64]:
-    """Multiply each output channel of a weight by its factor."""
-    if node.op_type == "Gemm":
-        return weight * (factor[:, None] if edit.int_attribute(node, "transB", 0) else factor)
-    if node.op_type == "Conv":
-        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    groups = edit.int_attribute(node, "group", 1)
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    each = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-    return (blocks * each).reshape(weight.shape)
-
-
-def _double(value: ir.Value | None) -> npt.NDArray[np.float64]:
-    tensor = edit.constant(value)
-    assert tensor is not None
-    return tensor.numpy().astype(np.float64)
+def _fold(insert: edit.Inserter, norm: ir.Node) -> Layer:
+    data = norm.inputs[0]
+    layer = Layer.of(data.producer()) if data is not None else None
+    assert data is not None and layer is not None  # looked at in `_obstacle`
+    layer.store(insert, *_folded(layer, norm))
+    edit.replace_uses(norm.outputs[0], data)
+    return layer

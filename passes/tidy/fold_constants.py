@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir import serde
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
-from onnxcompress.graph.shapes import run_node
+from onnxcompress.runtime.computed import compute_node
 
 KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 """Constant is one already; quantized weights stay small."""
 
 GROWTH = 1 << 20
-"""Bytes by which folding one node may grow the model: expanding a constant is cheaper at run time than on disk."""
+"""Bytes by which folding may grow the model in all: expanding a constant is cheaper at run time than on disk."""
 
-MOVES = {"Cast", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+MOVES = {"Cast", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """What gives another form of the constant that is its first input."""
+
+SHARED = "others read its constant too, which would be stored twice"
+LARGER = "its result is much larger than what it is made from"
+UNKNOWN = "onnxruntime cannot compute it by itself"
+OUTPUT = "it gives an output of its graph"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,16 +37,17 @@ class FoldPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldConstants(Pass):
-    """Replace nodes whose inputs are all constant by what they compute, inner graphs included.
+    """Replace nodes whose inputs are all constant by what ONNX Runtime computes of them, inner graphs included.
 
-    Nodes that draw random numbers, run inner graphs, dequantize weights, or would grow the model by more than a
-    megabyte stay.
+    Nodes that draw random numbers, run inner graphs or dequantize weights stay, and so do those whose results would
+    grow the model by more than a megabyte in all. What is computed alike is stored once; an Identity goes without a
+    copy.
 
     Parameters
     ----------
     keep_shared : bool
-        A Transpose, Reshape, Cast or the like of a constant that others read too stays as well: computed, the constant
-        would be stored twice.
+        A Transpose, Reshape, Cast or the like of a constant that others read too stays as well, however small:
+        computed, the constant would be stored twice.
     """
 
     keep_shared: bool = False
@@ -50,52 +56,34 @@ class FoldConstants(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
-        copy, refused = model.clone(), []
-        names = []
-        for node, insert in _nodes(copy):
+        copy, refused, names = model.clone(), [], []
+        folding = _Folding(copy)
+        for node in folding.nodes():
             if not _is_constant(node):
                 continue
-            if self.keep_shared and _moves_shared(node):
-                refused.append(Refusal(edit.label(node), "others read its constant too, which would be stored twice"))
-                continue
-            folded = _fold(insert, node, copy.opset_imports.get("", 1))
-            if folded is None:
-                refused.append(Refusal(edit.label(node), "it cannot be computed here"))
-            elif folded:
-                names.append(edit.output_name(node))
+            reason = SHARED if self.keep_shared and _moves_shared(node) else folding.fold(node, room=True)
+            if reason:
+                refused.append(Refusal(edit.label(node), reason))
             else:
-                refused.append(Refusal(edit.label(node), "its result is much larger than what it is made from"))
+                names.append(edit.output_name(node))
         return FoldPlan(nodes=tuple(names), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan and remove what is then dead."""
-        wanted = set(plan.nodes)
-        done, opset = [], model.opset_imports.get("", 1)
-        for node, insert in _nodes(model):
-            if edit.output_name(node) in wanted and _fold(insert, node, opset):
-                done.append(Change(edit.label(node), "computed"))
+        wanted, folding = set(plan.nodes), _Folding(model)
+        chosen = (node for node in folding.nodes() if edit.output_name(node) in wanted)
+        done = [Change(edit.label(node), "computed") for node in chosen if not folding.fold(node, room=False)]
         if done:
             edit.remove_dead(model)
         return Changes(tuple(done), plan.refused)
 
 
-def _nodes(model: ir.Model) -> Iterator[tuple[ir.Node, edit.Inserter]]:
-    """Yield the nodes of the graph and of its inner graphs, with what adds constants beside each."""
-    names = edit.Names(model.graph)
-    for graph in (model.graph, *model.graph.subgraphs()):
-        insert = edit.Inserter(graph, names)
-        yield from ((node, insert) for node in list(graph))
-
-
 def _is_constant(node: ir.Node) -> bool:
     op = edit.op_of(node)
-    if op in KEPT or "::" in op or op.startswith("Random") or op in ("Bernoulli", "Multinomial"):
-        return False
-    if edit.inner_graphs(node):
+    if op in KEPT or "::" in op or op in edit.RANDOM or edit.inner_graphs(node):
         return False
     present = [v for v in node.inputs if v is not None]
-    fixed = [v for v in present if edit.constant(v) is not None and not v.is_graph_input()]
-    return bool(present) and len(fixed) == len(present)
+    return bool(present) and all(edit.constant(v) is not None for v in present)
 
 
 def _moves_shared(node: ir.Node) -> bool:
@@ -103,20 +91,93 @@ def _moves_shared(node: ir.Node) -> bool:
     return given is not None and len(given.uses()) > 1
 
 
-def _fold(insert: edit.Inserter, node: ir.Node, opset: int) -> bool | None:
-    """Fold one node; False when the result is too large, None when it cannot be computed."""
-    tensors = [edit.constant(v) for v in node.inputs]
-    before = sum(t.nbytes for t in tensors if t is not None)
-    arrays: list[npt.NDArray[Any] | None] = [None if t is None else t.numpy() for t in tensors]
-    results = run_node(node, arrays, opset)
-    if results is None:
-        return None
-    if sum(r.nbytes for r in results) > before + GROWTH:
-        return False
-    for value, array in zip(node.outputs, results, strict=False):
-        if value.dtype is not None and array.dtype != value.dtype.numpy():
-            return None
-        if value.is_graph_output():
-            return None
-        edit.replace_uses(value, insert.constant(f"{value.name}_folded", array))
-    return True
+class _Folding:
+    """Folds nodes of a model one after another, and remembers what is there already."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model, self._room = model, GROWTH
+        names = edit.Names(model.graph)
+        self._inserters = {g: edit.Inserter(g, names) for g in (model.graph, *model.graph.subgraphs())}
+        self._known: dict[tuple[ir.Graph, bytes], list[ir.Value]] = {}
+
+    def nodes(self) -> Iterator[ir.Node]:
+        """Yield the nodes of the graph and of its inner graphs."""
+        for graph in self._inserters:
+            yield from list(graph)
+
+    def fold(self, node: ir.Node, *, room: bool) -> str:
+        """Fold one node; return why not, or nothing. `room` asks whether the result is too large."""
+        if any(value.is_graph_output() for value in node.outputs):
+            return OUTPUT
+        if edit.op_of(node) == "Identity":
+            source = node.inputs[0]
+            assert source is not None  # only nodes with constant inputs come here
+            edit.replace_uses(node.outputs[0], source)
+            return ""
+        home = self._home(node)
+        key = home, _signature(node)
+        if key not in self._known:
+            reason = self._compute(node, key, room=room)
+            if reason:
+                return reason
+        for value, new in zip(_named(node), self._known[key], strict=True):
+            edit.replace_uses(value, new)
+        return ""
+
+    def _home(self, node: ir.Node) -> ir.Graph:
+        """Return the graph that the result belongs to: the outermost one where all that it is made of is there."""
+        outer = all(value is None or value.graph is self._model.graph for value in node.inputs)
+        graph = self._model.graph if outer else node.graph
+        assert isinstance(graph, ir.Graph)
+        return graph
+
+    def _compute(self, node: ir.Node, key: tuple[ir.Graph, bytes], *, room: bool) -> str:
+        tensors = [edit.constant(value) for value in node.inputs]
+        if room and self._growth(node, sum(map(_declared_bytes, node.outputs))) > self._room:
+            return LARGER
+        arrays = compute_node(node, tensors, self._model)
+        outputs = _named(node)
+        if arrays is None:
+            return UNKNOWN
+        growth = self._growth(node, sum(array.nbytes for array in arrays))
+        if room and growth > self._room:
+            return LARGER
+        self._room -= max(growth, 0)
+        insert = self._inserters[key[0]]
+        self._known[key] = [insert.constant(f"{v.name}_folded", a) for v, a in zip(outputs, arrays, strict=True)]
+        return ""
+
+    def _growth(self, node: ir.Node, size: int) -> int:
+        """Return by how much the model grows if `size` bytes take the place of what only such nodes read.
+
+        What several of them read, such as a weight whose gates are put in order, goes with the last: each has its part.
+        """
+        for value in {value for value in node.inputs if value is not None and not value.is_graph_output()}:
+            readers, tensor = set(value.consumers()), edit.constant(value)
+            if tensor is not None and all(map(_is_constant, readers)):
+                size -= tensor.nbytes // len(readers)
+        return size
+
+
+def _named(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.outputs if value.name]
+
+
+def _declared_bytes(value: ir.Value) -> int:
+    """Return the bytes of a value as far as its shape is known before it is computed."""
+    sizes = None if value.shape is None else [n for n in value.shape if isinstance(n, int)]
+    if sizes is None or value.dtype is None or value.shape is None or len(sizes) < len(value.shape):
+        return 0
+    return math.ceil(math.prod(sizes) * value.dtype.itemsize)
+
+
+def _signature(node: ir.Node) -> bytes:
+    """Return the same for nodes that compute the same of the same values."""
+    proto = serde.serialize_node(node)
+    proto.ClearField("name")
+    proto.ClearField("doc_string")
+    proto.ClearField("metadata_props")
+    proto.input[:] = [str(id(value)) for value in node.inputs]
+    proto.output[:] = ["" if not name else str(place) for place, name in enumerate(proto.output)]
+    signature: bytes = proto.SerializeToString(deterministic=True)
+    return signature

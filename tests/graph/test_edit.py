@@ -12,7 +12,7 @@ from corpus.topologies import mlp
 
 from onnxcompress import apply
 from onnxcompress.graph import edit
-from onnxcompress.passes import FoldBatchNorm
+from onnxcompress.passes import FoldBatchNorm, FreezeInputs
 
 
 def constants(text: str) -> ir.Model:
@@ -71,14 +71,31 @@ def test_added_names_are_free() -> None:
     assert names == ["w1_1", "w1_2", "w1_3"]
 
 
-def test_unread_weights_that_are_also_inputs_go() -> None:
-    """Old models list every weight as an input; folding must not leave the old weight behind."""
+def with_weights_as_inputs() -> onnx.ModelProto:
     norm = {"s": (4,), "t": (4,), "m": (4,), "v": np.ones(4, np.float32)}
     text = "g (float[N,3,5,5] x) => (float[N,4,5,5] y) { a = Conv(x, w) y = BatchNormalization(a, s, t, m, v) }"
     proto = ir.to_proto(model(text, {"w": (4, 3, 1, 1), **norm}))
     for tensor in proto.graph.initializer:
         proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    folded, _ = apply(proto, [FoldBatchNorm()])
+    return proto
+
+
+def test_weights_that_a_caller_may_set_stay_as_they_are() -> None:
+    proto = with_weights_as_inputs()
+    same, report = apply(proto, [FoldBatchNorm()])
+    assert [i.name for i in same.graph.input] == ["x", "w", "s", "t", "m", "v"]
+    assert {r.subject: r.reason for r in report.steps[0].refused}["y (BatchNormalization)"]
+    feeds = {"x": np.ones((1, 3, 5, 5), np.float32), "w": np.full((4, 3, 1, 1), 2, np.float32)}
+    assert_same(plain_run(proto, feeds), plain_run(same, feeds))
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_unread_weights_that_are_no_inputs_any_more_go(ir_version: int) -> None:
+    """Folding must not leave the old weight behind; before IR version 4 such inputs could not be set."""
+    proto = with_weights_as_inputs()
+    proto.ir_version = ir_version
+    passes = [FoldBatchNorm()] if ir_version < 4 else [FreezeInputs(), FoldBatchNorm()]
+    folded, _ = apply(proto, passes)
     assert [i.name for i in folded.graph.input] == ["x"]
     assert len(folded.graph.initializer) == 2
     feeds = {"x": np.ones((1, 3, 5, 5), np.float32)}

@@ -15,10 +15,11 @@ import pytest
 from corpus.oracle import plain_run
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
-from onnxcompress.passes import Quantize
+from onnxcompress.passes import FreezeInputs, Quantize
 from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -106,7 +107,7 @@ LINE = (1, 3, 48, 192)
 @pytest.mark.parametrize("name", ["mnist_cntk", "vit_cifar10", "ultraface_rfb320", "ppocr_cls"])
 def test_real_models_of_old_opsets(name: str, kit: Path, quantized: Quantizer) -> None:
     """Opset 8 and IR version 3, opset 9, 9 with weights as inputs, and 11."""
-    subject = load(kit / "models" / f"{name}.onnx")
+    subject, _ = apply(kit / "models" / f"{name}.onnx", [FreezeInputs()])
     random = np.random.default_rng(0)
     feeds = []
     for _ in range(4):

@@ -14,10 +14,11 @@ from corpus.machine import SATURATES
 from corpus.oracle import plain_run
 from corpus.text import model
 
+from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
-from onnxcompress.passes import Quantize
+from onnxcompress.passes import FreezeInputs, Quantize
 from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -372,7 +373,8 @@ def test_weights_that_are_inputs_as_well(quantized: Quantizer, kernels: Kernels)
     proto = onnx.parser.parse_model(text)
     weight = np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w1"))
-    result, _ = quantized(ir.from_proto(proto), image())
+    frozen, _ = apply(ir.from_proto(proto), [FreezeInputs()])
+    result, _ = quantized(frozen, image())
     assert [v.name for v in result.graph.inputs] == ["x"]
     assert kernels(result)["QLinearConv"] == 1
 

@@ -16,7 +16,7 @@ from corpus.oracle import plain_run
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
-from onnxcompress.passes import FoldBatchNorm, FoldConstants, Quantize, QuantizeWeights
+from onnxcompress.passes import FoldBatchNorm, FoldConstants, FreezeInputs, Quantize, QuantizeWeights
 from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -26,7 +26,7 @@ Kernels = Callable[[Any], Counter[str]]
 
 def tidied(path: Path) -> ir.Model:
     subject = load(path)
-    for step in (FoldConstants(), FoldBatchNorm()):
+    for step in (FreezeInputs(), FoldConstants(), FoldBatchNorm()):
         step.apply(subject, step.plan(subject, Context(subject)))
     return subject
 

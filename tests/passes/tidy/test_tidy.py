@@ -88,7 +88,7 @@ def test_batch_norm_that_cannot_be_folded_says_why(graph: str, weights: dict, re
     assert reason in refused[0]
 
 
-def test_a_weight_shared_by_two_convolutions_is_folded_into_each() -> None:
+def test_a_weight_that_another_convolution_reads_stays_right() -> None:
     subject = model(
         """g (float[N,8,5,5] x) => (float[N,8,5,5] y, float[N,8,5,5] z) {
             a = Conv(x, w) y = BatchNormalization(a, scale, shift, mean, var)

@@ -1,0 +1,154 @@
+"""Copies of a model that can be compared: nothing is drawn at random, and each branch is taken."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from . import edit
+
+DRAWN = 0.25
+"""What stands for a random number."""
+
+DEEPEST = 3
+"""Levels of If within If whose branches are combined; deeper ones repeat the choices of those above."""
+
+Branches = tuple[bool, ...]
+"""Which branch each If takes, by how many others it stands in."""
+
+
+def random_nodes(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes that draw random numbers, those of local functions included."""
+    inside = (node for function in model.functions.values() for node in function.all_nodes())
+    return [node for node in itertools.chain(model.graph.all_nodes(), inside) if _draws(node)]
+
+
+def _draws(node: ir.Node) -> bool:
+    op = edit.op_of(node)
+    return op in edit.RANDOM or (op == "Dropout" and _trains(node))
+
+
+def _trains(node: ir.Node) -> bool:
+    """Tell whether a Dropout may drop something."""
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode is None:
+        return False
+    tensor = edit.constant(mode)
+    return tensor is None or bool(tensor.numpy().any())
+
+
+def settled(model: ir.Model) -> ir.Model:
+    """Return the model with fixed numbers for random ones; itself where it draws none."""
+    if not random_nodes(model):
+        return model
+    copy = model.clone()
+    if copy.functions:
+        common.InlinePass()(copy)
+    for node in random_nodes(copy):
+        SETTLE[node.op_type](node)
+    return copy
+
+
+def _fill(node: ir.Node) -> None:
+    """Let a node that draws numbers of a shape fill the shape."""
+    shape = node.attributes["shape"].as_ints()
+    _replace(node, [_filled(_before(node, "Constant", [], value_ints=list(shape)), node, ir.DataType.FLOAT)])
+
+
+def _fill_like(node: ir.Node) -> None:
+    given = node.inputs[0]
+    like = given.dtype if given is not None and given.dtype is not None else ir.DataType.FLOAT
+    _replace(node, [_filled(_before(node, "Shape", [given]), node, like)])
+
+
+def _filled(shape: ir.Value, node: ir.Node, dtype: ir.DataType) -> ir.Value:
+    kind = ir.DataType(edit.int_attribute(node, "dtype", dtype))
+    value = ir.tensor(np.array([DRAWN], kind.numpy()), dtype=kind)
+    return _before(node, "ConstantOfShape", [shape], value=value)
+
+
+def _decide(node: ir.Node) -> None:
+    """Let a Bernoulli give what is more likely."""
+    given = node.inputs[0]
+    like = given.dtype if given is not None and given.dtype is not None else ir.DataType.FLOAT
+    rounded = _before(node, "Round", [given])
+    _replace(node, [_before(node, "Cast", [rounded], to=edit.int_attribute(node, "dtype", like))])
+
+
+def _keep(node: ir.Node) -> None:
+    """Let a Dropout drop nothing."""
+    node.replace_input_with(2, None)
+
+
+def _choose(node: ir.Node) -> None:
+    """Let a Multinomial give the likeliest class, as often as it draws."""
+    likeliest = _before(node, "ArgMax", [node.inputs[0]], axis=1, keepdims=1)
+    count = _before(node, "Constant", [], value_ints=[1, edit.int_attribute(node, "sample_size", 1)])
+    many = _before(node, "Expand", [likeliest, count])
+    _replace(node, [_before(node, "Cast", [many], to=edit.int_attribute(node, "dtype", ir.DataType.INT32))])
+
+
+SETTLE: dict[str, Callable[[ir.Node], None]] = {
+    "Bernoulli": _decide,
+    "Dropout": _keep,
+    "Multinomial": _choose,
+    "RandomNormal": _fill,
+    "RandomNormalLike": _fill_like,
+    "RandomUniform": _fill,
+    "RandomUniformLike": _fill_like,
+}
+
+
+def _before(node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: object) -> ir.Value:
+    made = ir.node(op_type, inputs, attributes)  # type: ignore[arg-type]
+    assert node.graph is not None
+    node.graph.insert_before(node, made)
+    return made.outputs[0]
+
+
+def _replace(node: ir.Node, values: list[ir.Value]) -> None:
+    assert node.graph is not None
+    for old, new in zip(node.outputs, values, strict=False):
+        new.name, old.name = old.name, None
+        new.type, new.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+
+
+def branches(model: ir.Model) -> list[Branches]:
+    """Return the choices that together take each branch of each If whose condition is not constant."""
+    depth = max((level for level, _ in _ifs(model)), default=-1) + 1
+    return list(itertools.product((True, False), repeat=min(depth, DEEPEST)))
+
+
+def forced(model: ir.Model, choice: Branches, only: int | None = None) -> ir.Model:
+    """Return a copy whose Ifs take the branches chosen for their depth; with `only`, one of them, by its number."""
+    copy = model.clone()
+    for number, (level, node) in enumerate(list(_ifs(copy))):
+        if only in (None, number):
+            value = ir.tensor(np.array(choice[level % len(choice)]))
+            node.replace_input_with(0, _before(node, "Constant", [], value=value))
+    return copy
+
+
+def count_branching(model: ir.Model) -> int:
+    """Return how many Ifs there are whose condition is not constant."""
+    return sum(1 for _ in _ifs(model))
+
+
+def _ifs(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        yield from _ifs_in(graph, 0)
+
+
+def _ifs_in(graph: ir.Graph, level: int) -> Iterator[tuple[int, ir.Node]]:
+    for node in graph:
+        found = edit.op_of(node) == "If" and edit.constant(node.inputs[0]) is None
+        if found:
+            yield level, node
+        for inner in edit.inner_graphs(node):
+            yield from _ifs_in(inner, level + found)
