@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.norms import batch_norm
+from .arrays import array_of
 from .constants import WEIGHTED, Channel, layout_of, padded, padding
 from .engine import Engine
 from .movement import MOVES, moved_inputs, trace, traced_axes
@@ -48,11 +49,10 @@ class Bounds:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Interval] = {}
-        known = engine.known.shapes
         for node in engine.model.graph:
             op = edit.op_of(node)
-            if any(value is not None and value not in known for value in (*node.inputs, *node.outputs[:1])):
-                continue  # of an unknown shape there are no slices to speak of
+            if node not in engine.followed:
+                continue
             if op in MOVES:
                 _move(self, node)
             elif op in RANGES:
@@ -241,7 +241,7 @@ def _dot(matrix: npt.NDArray[np.float64], vector: Channel) -> Channel:
 
 
 def _batch_norm(bounds: Bounds, node: ir.Node) -> None:
-    found = batch_norm(node)
+    found = batch_norm(node, lambda value: array_of(bounds.engine, value))
     if found is None or node.inputs[0] is None or len(node.outputs) > 1:
         return
     factor, mean, shift = found

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ..graph import edit
 from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
-from ..graph.weights import constant_behind
+from .arrays import array_of
 from .engine import Engine
 from .means import reduced_axes
 from .movement import MOVES, moved_inputs, trace, traced_axes
@@ -38,7 +38,7 @@ class Constants:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Channel] = {}
         for node in engine.model.graph:
-            if all(v in engine.known.values for v in node.outputs):
+            if node not in engine.followed or all(v in engine.known.values for v in node.outputs):
                 continue
             op = edit.op_of(node)
             rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)
@@ -216,29 +216,6 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def array_of(engine: Engine, value: ir.Value | None) -> npt.NDArray[np.floating] | None:
-    """Return the array of a constant, also of one that is moved or dequantized before use."""
-    tensor = edit.constant(value)
-    if value is None or tensor is not None or constant_behind(value) is None:
-        return None if tensor is None else tensor.numpy()
-    node = value.producer()
-    assert node is not None
-    source = array_of(engine, node.inputs[0])
-    rest = [None if v is None else _known(engine, v) for v in node.inputs[1:]]
-    opset = max(engine.opset, OPSET_19) if node.op_type == "DequantizeLinear" else engine.opset
-    moved = run_node(node, [source, *rest], opset)
-    return None if moved is None else moved[0]
-
-
-def _known(engine: Engine, value: ir.Value) -> npt.NDArray[np.generic] | None:
-    tensor = edit.constant(value)
-    return engine.known.values.get(value) if tensor is None else tensor.numpy()
-
-
-OPSET_19 = 19
-"""From here on onnx's reference implementation knows DequantizeLinear, which was the same before."""
-
-
 def _bias(engine: Engine, node: ir.Node, outputs: int, beta: float = 1.0) -> Channel | None:
     """Return what is added to each output; NaN where that is no constant, or not the same in each row."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
@@ -277,25 +254,39 @@ def padded(node: ir.Node) -> bool:
 
 
 def _batch_norm(constants: Constants, node: ir.Node) -> None:
-    found = batch_norm(node)
+    found = batch_norm(node, lambda value: array_of(constants.engine, value))
     if found is not None:
         factor, mean, shift = found
         channel = constants.along(node.inputs[0], 1)
         constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
 
 
-def _vector(value: ir.Value | None) -> Channel | None:
-    tensor = edit.constant(value)
-    return None if tensor is None else tensor.numpy().astype(np.float64)
-
-
 def _layer_norm(constants: Constants, node: ir.Node) -> None:
     """A channel whose scale is zero is its shift, whatever the others are."""
-    scale, shift = _vector(node.inputs[1]), _vector(node.inputs[2]) if len(node.inputs) > 2 else None
+    scale, shift = _scale_and_shift(constants, node)
     rank = len(constants.engine.shape(node.outputs[0]))
     if scale is not None and scale.ndim == 1:
-        base = np.zeros_like(scale) if shift is None else shift
-        constants.set(node.outputs[0], rank - 1, np.where(scale == 0, base, np.nan))
+        constants.set(node.outputs[0], rank - 1, np.where(scale == 0, shift, np.nan))
+
+
+def _normalised(constants: Constants, node: ir.Node) -> None:
+    """A channel is its shift where its scale is zero, or where zeros alone are normalised together."""
+    scale, shift = _scale_and_shift(constants, node)
+    channel = constants.along(node.inputs[0], 1)
+    groups = edit.int_attribute(node, "num_groups", len(channel))
+    if scale is not None and scale.shape == channel.shape and np.shape(shift) in ((), channel.shape):
+        zero = np.repeat((channel.reshape(groups, -1) == 0).all(1), len(channel) // groups)
+        constants.set(node.outputs[0], 1, np.where(zero | (scale == 0), shift, np.nan))
+
+
+def _scale_and_shift(constants: Constants, node: ir.Node) -> tuple[Channel | None, Channel]:
+    """Return a normalisation's scale, if it is constant, and its shift, NaN where that is not."""
+    scale = array_of(constants.engine, node.inputs[1])
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    shift = array_of(constants.engine, given)
+    unknown = np.array(0.0 if given is None else np.nan)
+    shift = unknown if shift is None else shift.astype(np.float64)
+    return None if scale is None else scale.astype(np.float64), shift
 
 
 def _filled(constants: Constants, node: ir.Node) -> None:
@@ -348,6 +339,8 @@ PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _layer_norm,
     "GlobalMaxPool": _spatial,
+    "GroupNormalization": _normalised,
+    "InstanceNormalization": _normalised,
     "MatMul": _weighted,
     "MaxPool": _spatial,
     "QuantizeLinear": _quantized,

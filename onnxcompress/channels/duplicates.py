@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
-from .constants import WEIGHTED, array_of
+from .arrays import array_of
+from .constants import WEIGHTED
 from .engine import Engine, Sink
 from .groups import Groups
 from .means import reduced_axes
@@ -32,6 +33,8 @@ class Equal:
         self.engine = engine
         self._found: dict[tuple[ir.Value, int], Kinds] = {}
         for node in engine.model.graph:
+            if node not in engine.followed:
+                continue
             op = edit.op_of(node)
             rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else FOLLOW.get(op)
             if rule is None and RULES.get(op) in (pooling, resize):

@@ -55,7 +55,8 @@ class Engine:
 
     `shifted` holds the values, and axes counted from the end, along which a masked channel is not zero, since something
     was added to all of them: the sum over such a channel is not nothing. `divisors` are the labels of values that are
-    divided by and would be zero where a channel is.
+    divided by and would be zero where a channel is. `followed` are the nodes that a rule was applied to: of the others
+    some shape is not known, or does not fit, and nothing may be concluded.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -68,6 +69,7 @@ class Engine:
         self.fixed: dict[ir.Value, str] = {}
         self.shifted: set[tuple[ir.Value, int]] = set()
         self.divisors: list[Rows] = []
+        self.followed: set[ir.Node] = set()
         self.traces: dict[Hashable, list[Trace] | None] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
@@ -103,6 +105,13 @@ class Engine:
     def set(self, value: ir.Value, axes: Sequence[Rows | None]) -> None:
         """Give a node's output its label rows."""
         self._axes[value] = list(axes)
+
+    def is_weight(self, value: ir.Value | None) -> bool:
+        """Tell whether a value is a constant of floats, or has labels, as one that is moved or cast has."""
+        if value is None or value in self._axes:
+            return value is not None and any(rows is not None for rows in self._axes[value])
+        tensor = edit.constant(value)
+        return tensor is not None and tensor.dtype in shapes.FLOATS
 
     def known_axes(self) -> Iterable[tuple[ir.Value, Axes]]:
         """Every value met so far, with its label rows."""

@@ -60,11 +60,13 @@ class Removal:
         return None if array is None else np.array(array, np.int64)
 
     def set_parameter(self, node: ir.Node, index: int, array: npt.NDArray[np.int64]) -> None:
-        """Give the node a constant of its own: others may read the old one."""
+        """Give the node a constant of its own, of the type of the old one: others may read that."""
         while len(node.inputs) <= index:
             node.resize_inputs(len(node.inputs) + 1)
+        old = self.groups.engine.constant(node.inputs[index])
         name = f"{node.name or node.outputs[0].name}_{index}"
-        node.replace_input_with(index, self.insert.constant(name, np.asarray(array, np.int64)))
+        dtype = np.int64 if old is None else old.dtype
+        node.replace_input_with(index, self.insert.constant(name, np.asarray(array, dtype)))
 
     def set_elements(self, node: ir.Node, index: int, elements: Mapping[int, int]) -> None:
         """Overwrite some elements of a parameter that is computed in the graph; the others stay computed."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
+from .arrays import array_of
 from .groups import Groups
 from .means import add_lost_squares, centred, reduced_axes
 from .removal import Removal, labels_of
@@ -44,7 +45,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         *(n for n in nodes[::-1] if n.op_type in REPLACING),
     ):
         rewrite = REWRITERS.get(edit.op_of(node))
-        if rewrite is not None:
+        if rewrite is not None and node in groups.engine.followed:
             rewrite(removal, node)
     removed = 0
     for value, axes in groups.axes.items():
@@ -94,9 +95,10 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
         return
     gone = int((~kept).sum())
     for index in range(1, len(node.inputs)):
-        tensor = edit.constant(node.inputs[index])
-        if tensor is not None:
-            array = np.concatenate([tensor.numpy()[kept], np.zeros(gone, tensor.numpy().dtype)])
+        array = array_of(removal.groups.engine, node.inputs[index])
+        if array is not None and array.shape[-1:] == kept.shape:
+            zeros = np.zeros((*array.shape[:-1], gone), array.dtype)
+            array = np.concatenate([np.compress(kept, array, -1), zeros], axis=-1)
             node.replace_input_with(index, removal.insert.constant(f"{edit.output_name(node)}_{index}", array))
     before = data.producer()
     if before is not None and before.op_type == "Pad" and len(data.uses()) == 1:  # padded by an earlier removal
@@ -142,7 +144,7 @@ def _keep_numbers(removal: Removal) -> None:
     for node in list(removal.insert.graph):
         source, out = node.inputs[0] if node.inputs else None, node.outputs[0]
         array = engine.constant(out) if edit.op_of(node) == "Cast" else None
-        if array is not None and array.dtype.kind == "f" and source is not None and edit.constant(source) is None:
+        if array is not None and array.dtype.kind == "f" and source in engine.known.moving:
             edit.replace_uses(out, removal.insert.constant(f"{edit.output_name(node)}_kept", array))
 
 

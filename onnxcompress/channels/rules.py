@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.weights import constant_behind
+from .arrays import array_of
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 from .means import centred, reduced_axes
@@ -214,13 +215,17 @@ def group_normalization(engine: Engine, node: ir.Node) -> None:
 
 
 def layer_normalization(engine: Engine, node: ir.Node) -> None:
-    """Let a zero channel go: the mean over the old width can still be taken, over the rest padded with zeros."""
+    """Let a zero channel go: the mean over the old width can still be taken, over the rest padded with zeros.
+
+    For that the scale and the shift must be constants, which are padded too.
+    """
     data = node.inputs[0]
     assert data is not None
     rank = len(engine.shape(data))
     elementwise(engine, node)
     first = edit.int_attribute(node, "axis", -1) % max(rank, 1)
-    rows = engine.axes(data)[-1] if first == rank - 1 else None
+    padded = all(v is None or array_of(engine, v) is not None for v in node.inputs[1:])
+    rows = engine.axes(data)[-1] if first == rank - 1 and padded else None
     if rows is None or (data, -1) in engine.shifted or any(v.uses() for v in node.outputs[1:]):
         _freeze_together(engine, node, data, range(first, rank))
     else:

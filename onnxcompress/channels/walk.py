@@ -6,8 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.sizes import READS
 from .engine import Engine
 from .labels import Rows
+from .movement import MOVES
 from .rules import no_rule, rule_of
 from .shift import note_shift
 
@@ -45,18 +47,34 @@ def _is_constant(node: ir.Node, computed: set[ir.Value]) -> bool:
 
 def _visit(engine: Engine, node: ir.Node) -> None:
     known = engine.known
-    if all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs):
+    numbers = all(v in known.values and known.values[v].dtype.kind in "iub" for v in node.outputs)
+    if numbers and not (edit.op_of(node) in MOVES and engine.is_weight(node.inputs[0])):
+        engine.followed.add(node)
         return  # integers that are known already carry sizes and indices, never channels
     rule = rule_of(node)
-    used = [v for v in node.outputs if v.uses() or v.is_graph_output()]
-    unknown = [v for v in (*node.inputs, *used) if v is not None and v not in known.shapes]
-    if rule is no_rule or not unknown:
+    reason = "" if rule is no_rule else _why_not(engine, node)
+    if not reason:
+        engine.followed.add(node)
         rule(engine, node)
         note_shift(engine, node)
         return
     for value in node.inputs:
         if value is not None:
-            engine.freeze_all(value, f"{edit.label(node)}: the shape of '{unknown[0].name}' is not known")
+            engine.freeze_all(value, f"{edit.label(node)}: {reason}")
+
+
+def _why_not(engine: Engine, node: ir.Node) -> str:
+    """Say why no rule can speak of a node: a shape that is not known, or operands that do not fit together."""
+    shapes, used = engine.known.shapes, [v for v in node.outputs if v.uses() or v.is_graph_output()]
+    unknown = [v for v in (*node.inputs, *used) if v is not None and v not in shapes]
+    if unknown:
+        return f"the shape of '{unknown[0].name}' is not known"
+    reads = READS.get(edit.op_of(node))
+    read = [() if v is None else shapes[v] for v in node.inputs]
+    pairs = [] if reads is None else reads(node, list(read))
+    if any(one != other for one, other in pairs):
+        return f"it reads an extent of {pairs[0][0]} with weights for {pairs[0][1]}"
+    return ""
 
 
 def _captured(graph: ir.Graph) -> dict[ir.Value, ir.Node]:

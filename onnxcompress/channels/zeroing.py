@@ -17,6 +17,7 @@ ZEROED: dict[str, tuple[int, ...]] = {
     "ConvTranspose": (1, 2),
     "GRU": (1, 2, 3),
     "Gemm": (0, 1, 2),
+    "GroupNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
     "LSTM": (1, 2, 3, 7),
     "LayerNormalization": (1, 2),

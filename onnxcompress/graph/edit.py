@@ -196,17 +196,26 @@ def add_to_outputs(graph: ir.Graph, additions: Mapping[str, npt.NDArray[Any]]) -
     nodes, insert = {output_name(node): node for node in graph}, Inserter(graph)
     for name, addition in additions.items():
         node = nodes[name]
-        weight = constant(node.inputs[1])
-        assert weight is not None
         add = _add_behind if node.op_type == "MatMul" else _add_to_bias
-        add(insert, node, addition, weight.numpy().dtype)
+        add(insert, node, addition, _float_type(node).numpy())
+
+
+def _float_type(node: ir.Node) -> ir.DataType:
+    """Return the type of a node's output, which that of its inputs is too."""
+    types = (value.dtype for value in (*node.outputs, *node.inputs) if value is not None)
+    return next((dtype for dtype in types if dtype is not None), ir.DataType.FLOAT)
 
 
 def _add_to_bias(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    old = 0.0 if bias is None else bias.numpy().astype(np.float64)
-    if node.op_type == "Gemm" and "beta" in node.attributes:
-        old = old * node.attributes["beta"].as_float()
+    beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
+    given = node.inputs[2] if len(node.inputs) > 2 and beta else None
+    bias = constant(given)
+    if given is not None and bias is None:  # computed, if only by an Identity
+        added = insert.constant(f"{output_name(node)}_added", (addition / beta).astype(dtype))
+        node.replace_input_with(2, insert.node("Add", [given, added], before=node, dtype=_float_type(node)))
+        return
+    old = 0.0 if bias is None else beta * bias.numpy().astype(np.float64)
+    if "beta" in node.attributes:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     if len(node.inputs) < 3:
         node.resize_inputs(3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import Error as ProtobufError
@@ -13,6 +15,9 @@ from . import edit
 
 Types = dict[str, onnx.TypeProto]
 """Value name → type and shape."""
+
+Dim: TypeAlias = "int | str | None"
+"""An extent: a number, a name where only that is known, None where nothing is."""
 
 PARAMETER = 128
 """Elements up to which whole numbers are kept: target shapes, axes and pads decide about shapes."""
@@ -37,12 +42,13 @@ class Skeleton:
         opsets = [onnx.OperatorSetIdProto(domain=d, version=v) for d, v in model.opset_imports.items()]
         functions = [serde.serialize_function(function) for function in model.functions.values()]
         self._proto = onnx.ModelProto(ir_version=onnx.IR_VERSION, opset_import=opsets, functions=functions)
+        self._renamed = _once(model.graph)
         self._fill(self._proto.graph, model.graph)
 
-    def infer(self, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Iterator[tuple[ir.Graph, Types]]:
+    def infer(self, sizes: Mapping[str, Sequence[Dim]] | None = None) -> Iterator[tuple[ir.Graph, Types]]:
         """Infer with inputs of these shapes; yields what is known of each graph, the main graph first.
 
-        What cannot be inferred is absent.
+        What cannot be inferred is absent. Extents that are given as names are passed on by name.
         """
         for value in self._proto.graph.input:
             if sizes is not None and value.name in sizes:
@@ -51,12 +57,30 @@ class Skeleton:
             inferred = onnx.shape_inference.infer_shapes(self._proto, check_type=False, data_prop=True)
         except (onnx.shape_inference.InferenceError, ProtobufError, RuntimeError, ValueError):
             inferred = self._proto  # shapes stay unknown, which callers report by node name
-        yield from _types(self._model.graph, inferred.graph)
+        yield from self._types(self._model.graph, inferred.graph)
+
+    def _name(self, value: ir.Value) -> str:
+        return self._renamed.get(value, value.name or "")
+
+    def _types(self, graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, Types]]:
+        found = {i.name: i.type for i in (*proto.value_info, *proto.input, *proto.output) if i.HasField("type")}
+        for value in _own(graph) if self._renamed else ():
+            if (name := self._name(value)) != value.name and name in found:
+                found[value.name or ""] = found.pop(name)
+        yield graph, found
+        nodes = (node for node in graph if not _is_large_constant(node))
+        for node, made in zip(nodes, proto.node, strict=True):
+            if not made.attribute:
+                continue
+            protos = [g for a in made.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
+            for each, other in zip(edit.inner_graphs(node), protos, strict=True):
+                yield from self._types(each, other)
 
     def _fill(self, proto: onnx.GraphProto, graph: ir.Graph) -> None:
         proto.name = graph.name or "graph"
         for value in graph.inputs:
             serde.serialize_value_into(proto.input.add(), value)
+            proto.input[-1].name = self._name(value)
         for value in graph.initializers.values():
             self._constant(proto, value, value.const_value)
         for node in graph:
@@ -67,21 +91,22 @@ class Skeleton:
         for value in graph.outputs:  # an inner graph's must have a type to be inferred
             made = proto.output.add()
             serde.serialize_value_into(made, value)
+            made.name = self._name(value)
             if not self._annotated and made.type.HasField("tensor_type"):
                 made.type.tensor_type.ClearField("shape")
 
     def _constant(self, proto: onnx.GraphProto, value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
         if tensor is None or _is_large(tensor):
             if not value.is_graph_input():
-                proto.value_info.append(_typed(value, tensor))
+                proto.value_info.append(_typed(self._name(value), value, tensor))
             return
         serde.serialize_tensor_into(proto.initializer.add(), tensor)
-        proto.initializer[-1].name = value.name or ""
+        proto.initializer[-1].name = self._name(value)
 
     def _node(self, proto: onnx.NodeProto, node: ir.Node) -> None:
         proto.op_type, proto.domain, proto.overload = node.op_type, node.domain, node.overload
-        proto.input.extend("" if value is None else value.name or "" for value in node.inputs)
-        proto.output.extend(value.name or "" for value in node.outputs)
+        proto.input.extend("" if value is None else self._name(value) for value in node.inputs)
+        proto.output.extend(self._name(value) for value in node.outputs)
         for attribute in node.attributes.values():
             if attribute.is_ref():
                 serde.serialize_reference_attribute_into(proto.attribute.add(), attribute)
@@ -97,11 +122,12 @@ class Skeleton:
         if not value.name:
             return
         if _is_large_constant(node):
-            proto.value_info.append(_typed(value, edit.constant(value)))
+            proto.value_info.append(_typed(self._name(value), value, edit.constant(value)))
         elif value.type is not None and self._annotated:
             serde.serialize_value_into(proto.value_info.add(), value)
+            proto.value_info[-1].name = self._name(value)
         elif value.type is not None and node.domain not in ("", "ai.onnx"):
-            serde.serialize_type_into(proto.value_info.add(name=value.name).type, value.type)
+            serde.serialize_type_into(proto.value_info.add(name=self._name(value)).type, value.type)
 
 
 def static(kind: onnx.TypeProto | None) -> tuple[int, ...] | None:
@@ -112,29 +138,23 @@ def static(kind: onnx.TypeProto | None) -> tuple[int, ...] | None:
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
-def shape_of(kind: onnx.TypeProto) -> ir.Shape | None:
-    """Return the shape in a type, unknown extents and all; None when there is none."""
-    if not kind.tensor_type.HasField("shape"):
+def dims_of(kind: onnx.TypeProto | None) -> tuple[Dim, ...] | None:
+    """Return the shape in a type, with the names of extents that are not known; None when there is none."""
+    if kind is None or not kind.tensor_type.HasField("shape"):
         return None
     dims = kind.tensor_type.shape.dim
-    return ir.Shape([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims])
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+
+
+def shape_of(kind: onnx.TypeProto) -> ir.Shape | None:
+    """Return the shape in a type, unknown extents and all; None when there is none."""
+    dims = dims_of(kind)
+    return None if dims is None else ir.Shape(dims)
 
 
 def type_of(kind: onnx.TypeProto) -> ir.TypeProtocol | None:
     """Return the type in a type, without its shape."""
     return serde.deserialize_type_proto_for_type(kind)
-
-
-def _types(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, Types]]:
-    infos = (*proto.value_info, *proto.input, *proto.output)
-    yield graph, {info.name: info.type for info in infos if info.HasField("type")}
-    nodes = (node for node in graph if not _is_large_constant(node))
-    for node, made in zip(nodes, proto.node, strict=True):
-        if not made.attribute:
-            continue
-        protos = [g for a in made.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
-        for each, other in zip(edit.inner_graphs(node), protos, strict=True):
-            yield from _types(each, other)
 
 
 def _is_large_constant(node: ir.Node) -> bool:
@@ -147,12 +167,42 @@ def _is_large(tensor: ir.TensorProtocol) -> bool:
     return dtype != ir.DataType.STRING and size > (PARAMETER if dtype.is_integer() else SCALES)
 
 
-def _typed(value: ir.Value, tensor: ir.TensorProtocol | None) -> onnx.ValueInfoProto:
+def _typed(name: str, value: ir.Value, tensor: ir.TensorProtocol | None) -> onnx.ValueInfoProto:
     if tensor is None:
-        return serde.serialize_value(value)
+        made = serde.serialize_value(value)
+        made.name = name
+        return made
     kind = onnx.TypeProto.Tensor(elem_type=tensor.dtype.value, shape=_shape(tensor.shape.numpy()))
-    return onnx.ValueInfoProto(name=value.name, type=onnx.TypeProto(tensor_type=kind))
+    return onnx.ValueInfoProto(name=name, type=onnx.TypeProto(tensor_type=kind))
 
 
-def _shape(dims: Iterable[int]) -> onnx.TensorShapeProto:
-    return onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension(dim_value=int(d)) for d in dims])
+def _once(graph: ir.Graph) -> dict[ir.Value, str]:
+    """Name anew the values of inner graphs that share a name: inference would take what it learns of one for another.
+
+    The two branches of an If may name their values alike.
+    """
+    inner = list(graph.subgraphs())
+    if not inner:
+        return {}
+    names, renamed = edit.Names(graph), {}
+    seen = {value.name for value in _own(graph)}
+    for each in inner:
+        for value in _own(each):
+            if value.name and value.name in seen:
+                renamed[value] = names.value(value.name)
+            seen.add(value.name)
+    return renamed
+
+
+def _own(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+    for node in graph:
+        yield from node.outputs
+
+
+def _shape(dims: Iterable[Dim]) -> onnx.TensorShapeProto:
+    made = onnx.TensorShapeProto.Dimension
+    return onnx.TensorShapeProto(
+        dim=[made(dim_value=int(d)) if isinstance(d, (int, np.integer)) else made(dim_param=d or "") for d in dims]
+    )

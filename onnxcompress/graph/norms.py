@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -11,14 +14,21 @@ from . import edit
 Vector = npt.NDArray[np.float64]
 
 
-def batch_norm(node: ir.Node) -> tuple[Vector, Vector, Vector] | None:
+def _constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    tensor = edit.constant(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def batch_norm(
+    node: ir.Node, read: Callable[[ir.Value | None], npt.NDArray[Any] | None] = _constant
+) -> tuple[Vector, Vector, Vector] | None:
     """Return factor, mean and shift of ``factor · (x - mean) + shift``, one of each for every channel.
 
-    None where a parameter is no constant; a channel of negative variance gets NaN.
+    None where `read` returns no array for a parameter; a channel of negative variance gets NaN.
     """
-    tensors = [edit.constant(value) for value in node.inputs[1:5]]
-    if any(tensor is None for tensor in tensors):
+    found = [array for value in node.inputs[1:5] if (array := read(value)) is not None]
+    if len(found) < 4:
         return None
-    scale, shift, mean, variance = (tensor.numpy().astype(np.float64) for tensor in tensors if tensor is not None)
+    scale, shift, mean, variance = (array.astype(np.float64) for array in found)
     with np.errstate(invalid="ignore"):
         return scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5)), mean, shift

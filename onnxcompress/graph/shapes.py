@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnx_ir import serde
 
 from . import edit
-from .inference import Skeleton, Types, shape_of, static, type_of
+from .inference import Skeleton, Types, dims_of, shape_of, static, type_of
+from .sizes import BROADCASTING, LENGTHS, READS, Sizes, find_sizes
 
 SMALL = 4096
 """Elements up to which an intermediate constant is worth evaluating; shapes, pads and indices are far below."""
@@ -72,11 +73,17 @@ class Concrete:
         Main-graph value → array, for small constants and what is computed from them and from shapes.
     moving : set
         The values in `values` that were computed from a tensor's shape: they follow when shapes change.
+    fits : bool
+        No operator was seen whose operands do not fit together at these sizes.
+    depends_on_data : bool
+        Some extents are not known before the model runs; a number was made up for them, another for larger inputs.
     """
 
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     values: dict[ir.Value, npt.NDArray[Any]] = field(default_factory=dict)
     moving: set[ir.Value] = field(default_factory=set)
+    fits: bool = True
+    depends_on_data: bool = False
 
 
 def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Concrete:
@@ -87,9 +94,10 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     model : onnx_ir.Model
         Not changed.
     sizes : mapping, optional
-        Input name → shape. Without it, a batch is 1, an unknown extent of an image 64, any other 8.
+        Input name → shape. Without it, what the weights ask for, else 1 for a batch, for the rest the first of
+        `sizes.IMAGES` or `sizes.LENGTHS` at which all fits together.
     """
-    return _Probe(model).run(_bound_inputs(model.graph, sizes or {}, larger=False))
+    return _Probe(model).fitting(sizes)[1]
 
 
 def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
@@ -101,10 +109,15 @@ def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
     """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
     probe = _Probe(model)
-    one = probe.run(_bound_inputs(model.graph, {}, larger=False))
-    if not has_free_inputs(model):
+    sizes, one = probe.fitting()
+    if not (has_free_inputs(model) or one.depends_on_data):
         return one, one
-    return one, probe.run(_bound_inputs(model.graph, {}, larger=True))
+    other = one
+    for larger in sizes.larger():
+        other = probe.run(larger.shapes(), larger.length)
+        if other.fits or not one.fits:
+            break
+    return one, other
 
 
 class _Probe:
@@ -120,18 +133,41 @@ class _Probe:
                 if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING:
                     self._constants.values[value] = tensor.numpy()
 
-    def run(self, sizes: Mapping[str, tuple[int, ...]]) -> Concrete:
+    def fitting(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Sizes, Concrete]:
+        """Compute all for the first sizes that fit together; for the very first where none do."""
+        first = find_sizes(self._model.graph, self._skeleton)
+        result = self.run(first.shapes(given))
+        for sizes in first.others() if not (result.fits or given) else ():
+            if (other := self.run(sizes.shapes())).fits:
+                return sizes, other
+        return first, result
+
+    def run(self, sizes: Mapping[str, tuple[int, ...]], found: int = LENGTHS[0]) -> Concrete:
+        """Compute all for inputs of these shapes; where extents depend on the data, so many elements are found."""
         (_, known), *inner = self._skeleton.infer(sizes)
         result = Concrete(dict(self._constants.shapes), dict(self._constants.values))
         for value in self._model.graph.inputs:
             if value.name is not None and value.name in sizes:
                 result.shapes[value] = sizes[value.name]
+        extents = _Extents(found, _by_name(self._model.graph, result))
         for node in self._model.graph:
-            _visit(node, result, known, self._model.opset_imports.get("", 1))
+            _visit(node, result, known, self._model.opset_imports.get("", 1), extents)
+            result.fits = result.fits and _fits(node, result)
         for graph, types in inner:
-            found = ((value, static(types.get(value.name or ""))) for value in _own_values(graph))
-            result.shapes.update((value, shape) for value, shape in found if shape is not None)
+            known_inside = ((value, static(types.get(value.name or ""))) for value in _own_values(graph))
+            result.shapes.update((value, shape) for value, shape in known_inside if shape is not None)
         return result
+
+
+def _fits(node: ir.Node, result: Concrete) -> bool:
+    """Tell whether operands fit together: where all are known and the output is not, they do not."""
+    op, shapes = edit.op_of(node), result.shapes
+    if any(min(shapes.get(value, ()), default=1) < 0 for value in node.outputs):
+        return False
+    asked = op == "Reshape" and len(node.inputs) > 1 and node.inputs[1] in result.values
+    if not asked and op not in BROADCASTING and op not in READS and op != "Concat":
+        return True
+    return node.outputs[0] in shapes or any(v is not None and v not in shapes for v in node.inputs)
 
 
 def has_free_inputs(model: ir.Model) -> bool:
@@ -140,34 +176,7 @@ def has_free_inputs(model: ir.Model) -> bool:
     return any(not isinstance(dim, int) or dim <= 0 for shape in shaped for dim in shape)
 
 
-def _bound_inputs(graph: ir.Graph, given: Mapping[str, tuple[int, ...]], *, larger: bool) -> dict[str, tuple[int, ...]]:
-    bound: dict[str, int] = {}
-    sizes: dict[str, tuple[int, ...]] = {}
-    for value in graph.inputs:
-        if value.shape is None or value.name is None or value.name in graph.initializers:
-            continue
-        if len(given.get(value.name, ())) == len(value.shape) and value.name in given:
-            sizes[value.name] = tuple(given[value.name])
-            continue
-        dims: list[int] = []
-        for axis, dim in enumerate(value.shape):
-            size = dim if isinstance(dim, int) and dim > 0 else _default_size(axis, len(value.shape), larger=larger)
-            symbol = None if isinstance(dim, int) else dim.value
-            named = symbol is not None and symbol.isidentifier()
-            dims.append(bound.setdefault(symbol, size) if named and symbol is not None else size)
-        sizes[value.name] = tuple(dims)
-    return sizes
-
-
-def _default_size(axis: int, rank: int, *, larger: bool) -> int:
-    if axis == 0:
-        return 2 if larger else 1
-    if rank >= 4:
-        return 128 if larger else 64
-    return 12 if larger else 8
-
-
-def _visit(node: ir.Node, result: Concrete, known: Types, opset: int) -> None:
+def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _Extents) -> None:
     """Evaluate a node whose inputs are all known and small, or take over its inferred shapes."""
     outputs = _evaluate(node, result, opset)
     if outputs is not None:
@@ -181,7 +190,45 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int) -> None:
     shapes = {v: static(known.get(v.name or "")) for v in node.outputs if v.name}
     if None in shapes.values():
         shapes |= _infer_node(node, result, known)
+    if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
+        shapes |= _made_up(node, known, extents)
+        result.depends_on_data = True
     result.shapes.update((value, shape) for value, shape in shapes.items() if shape is not None)
+
+
+DATA_DEPENDENT = {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Range", "Scan", "TopK", "Unique"}
+"""Operators that may find any number of elements."""
+
+
+@dataclass(frozen=True)
+class _Extents:
+    """What extents are taken for that no inference finds: `named` ones for those of the inputs, others for `found`."""
+
+    found: int
+    named: Mapping[str, int]
+
+    def of(self, dim: int | str | None) -> int:
+        return dim if isinstance(dim, int) else self.named.get(dim or "", self.found)
+
+
+def _by_name(graph: ir.Graph, result: Concrete) -> dict[str, int]:
+    """Return the sizes of the inputs' extents that have names."""
+    pairs = [(dim, n) for v in graph.inputs for dim, n in zip(v.shape or (), result.shapes.get(v, ()), strict=False)]
+    return {dim.value: n for dim, n in pairs if not isinstance(dim, int) and dim.value is not None}
+
+
+def _made_up(node: ir.Node, known: Types, extents: _Extents) -> dict[ir.Value, tuple[int, ...] | None]:
+    """Take extents that depend on the data for a number: what holds for two of them holds for all.
+
+    Where inference finds not even a rank, the model's own word for it is taken.
+    """
+    made: dict[ir.Value, tuple[int, ...] | None] = {}
+    for value in node.outputs:
+        dims = dims_of(known.get(value.name or ""))
+        if dims is None and value.shape is not None:
+            dims = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        made[value] = None if dims is None else tuple(map(extents.of, dims))
+    return made
 
 
 def _evaluate(node: ir.Node, result: Concrete, opset: int) -> list[npt.NDArray[Any]] | None:

@@ -1,0 +1,189 @@
+"""Concrete sizes for a model's inputs: what the file fixes, what the weights ask for, something small for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from . import edit
+from .inference import Dim, Skeleton, Types, dims_of
+
+Shape: TypeAlias = tuple[int, ...]
+Dims: TypeAlias = tuple[Dim, ...]
+Named: TypeAlias = tuple["int | str", ...]
+
+IMAGES = (64, 224, 32, 28, 96, 128, 160, 192, 256, 299, 320, 384, 416, 448, 512, 640)
+"""Heights and widths, in the order in which they are tried: position embeddings fit one size alone."""
+
+LENGTHS = (8, 32, 128, 512, 2048, 16384)
+"""Tokens, frames or audio samples: windows and strides may need more than the smallest."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What each extent of each input is taken to be.
+
+    Attributes
+    ----------
+    dims : dict
+        Input → its extents as the model says them; those that it leaves open have a name each.
+    asked : dict
+        Name of an extent → what a weight that reads it asks for.
+    broadcast : dict
+        The same where 1 would do as well.
+    image, length, batch : int
+        What the extents are that nothing fixes: height and width, any other, axis 0.
+    """
+
+    dims: dict[str, Named]
+    asked: dict[str, int] = field(default_factory=dict)
+    broadcast: dict[str, int] = field(default_factory=dict)
+    image: int = IMAGES[0]
+    length: int = LENGTHS[0]
+    batch: int = 1
+
+    def shapes(self, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+        """Return the shape of each input; `given` ones are taken where they have the right rank."""
+        known = self.broadcast | self.asked
+        found = {}
+        for name, dims in self.dims.items():
+            if given is not None and len(given.get(name, ())) == len(dims) and name in given:
+                found[name] = tuple(given[name])
+                continue
+            sizes = []
+            for axis, dim in enumerate(dims):
+                size = dim if isinstance(dim, int) else known.setdefault(dim, self._default(axis, len(dims)))
+                sizes.append(size)
+            found[name] = tuple(sizes)
+        return found
+
+    def others(self) -> Iterator[Sizes]:
+        """Yield other sizes to try, where these fit nothing that the model was made for."""
+        left = {
+            (axis, len(dims))
+            for dims in self.dims.values()
+            for axis, dim in enumerate(dims)
+            if axis and not isinstance(dim, int) and dim not in self.asked and dim not in self.broadcast
+        }
+        if any(rank >= IMAGE_RANK for _, rank in left):
+            yield from (replace(self, image=size) for size in IMAGES[1:])
+        elif left:
+            yield from (replace(self, length=size) for size in LENGTHS[1:])
+
+    def larger(self) -> Iterator[Sizes]:
+        """Yield larger sizes; then those where only the batch is, as some models take images of one size alone."""
+        more = replace(self, batch=2, broadcast=dict.fromkeys(self.broadcast, 1))
+        yield replace(more, image=2 * self.image, length=self.length * 3 // 2)
+        yield more
+
+    def _default(self, axis: int, rank: int) -> int:
+        if axis == 0:
+            return self.batch
+        return self.image if rank >= IMAGE_RANK else self.length
+
+
+IMAGE_RANK = 4
+"""Inputs of so many axes are taken for images, or stacks of them."""
+
+
+def find_sizes(graph: ir.Graph, skeleton: Skeleton) -> Sizes:
+    """Look at the inputs, and at what reads the extents that they leave open."""
+    dims: dict[str, Named] = {}
+    for value in graph.inputs:
+        if value.shape is not None and value.name is not None and value.name not in graph.initializers:
+            dims[value.name] = tuple(_dim(dim, f"{value.name}.{axis}") for axis, dim in enumerate(value.shape))
+    sizes = Sizes(dims)
+    if any(not isinstance(dim, int) for each in dims.values() for dim in each):
+        (_, known), *_ = skeleton.infer(dims)
+        for node in graph:
+            _ask(node, known, sizes)
+    return sizes
+
+
+def _dim(dim: int | ir.SymbolicDim, name: str) -> int | str:
+    if isinstance(dim, int):
+        return dim if dim > 0 else name
+    return dim.value if dim.value is not None and dim.value.isidentifier() else name
+
+
+def _ask(node: ir.Node, known: Types, sizes: Sizes) -> None:
+    """Note what a node asks of extents that have names."""
+    op = edit.op_of(node)
+    shapes = [None if v is None else dims_of(known.get(v.name or "")) for v in node.inputs]
+    rule = READS.get(op)
+    if rule is not None and all(shape is not None for shape in shapes[:2]):
+        for one, other in rule(node, [() if shape is None else shape for shape in shapes]):
+            for name, size in ((one, other), (other, one)):
+                if isinstance(name, str) and isinstance(size, int):
+                    sizes.asked.setdefault(name, size)
+    elif op in BROADCASTING:
+        there = [shape for shape in shapes if shape is not None]
+        for axis in range(-max(map(len, there), default=0), 0):
+            extents = [shape[axis] for shape in there if len(shape) >= -axis]
+            wide = [extent for extent in extents if isinstance(extent, int) and extent > 1]
+            for name in extents if wide else ():
+                if isinstance(name, str):
+                    sizes.broadcast.setdefault(name, wide[0])
+
+
+Pairs: TypeAlias = list[tuple[Dim, Dim]]
+"""Extents that must be equal."""
+
+
+def _conv(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    data, weight = shapes[:2]
+    if len(data) < 2 or len(weight) < 2:
+        return []
+    if node.op_type == "ConvTranspose":
+        return [(data[1], weight[0])]
+    inside = weight[1]
+    return [(data[1], inside * edit.int_attribute(node, "group", 1))] if isinstance(inside, int) else []
+
+
+def _gemm(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    a, b = shapes[:2]
+    if len(a) != 2 or len(b) != 2:
+        return []
+    return [(a[1 - edit.int_attribute(node, "transA", 0)], b[edit.int_attribute(node, "transB", 0)])]
+
+
+def _matmul(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    a, b = shapes[:2]
+    return [(a[-1], b[-2] if len(b) > 1 else b[-1])] if a and b else []
+
+
+def _per_channel(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    data, scale = shapes[:2]
+    return [(data[1], scale[0])] if len(data) > 1 and len(scale) == 1 else []
+
+
+def _normalised(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    data, scale = shapes[:2]
+    return [(data[-1], scale[-1])] if data and scale and scale[-1] != 1 else []
+
+
+def _recurrent(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    data, weight = shapes[:2]
+    return [(data[2], weight[2])] if len(data) == len(weight) == 3 else []
+
+
+READS: dict[str, Callable[[ir.Node, list[Dims]], Pairs]] = {
+    "BatchNormalization": _per_channel,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "GRU": _recurrent,
+    "Gemm": _gemm,
+    "InstanceNormalization": _per_channel,
+    "LSTM": _recurrent,
+    "LayerNormalization": _normalised,
+    "MatMul": _matmul,
+    "RMSNormalization": _normalised,
+    "RNN": _recurrent,
+}
+"""Which extents of its inputs an operator wants to be equal, by the shapes of all inputs."""
+
+BROADCASTING = {"Add", "Div", "Mul", "Pow", "PRelu", "Sub", "Where"}
+"""Operators whose operands are of one size, or of size 1."""
