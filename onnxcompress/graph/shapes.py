@@ -102,8 +102,12 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
 
 def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
-    known = concrete(model, sizes).shapes
-    return {str(value.name) for value in model.graph.outputs if value not in known}
+    probe = _Probe(model)
+    one = other = probe.fitting(sizes)[1]
+    if one.depends_on_data:
+        one, other = (probe.run({**sizes}, found) for found in LENGTHS[:2])
+    found = ((value, one.shapes.get(value), other.shapes.get(value)) for value in model.graph.outputs)
+    return {str(value.name) for value, shape, larger in found if shape is None or shape != larger}
 
 
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
