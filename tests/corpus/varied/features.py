@@ -236,7 +236,7 @@ TOKENS: dict[str, tuple[Block, int]] = {
     "top k": (top_k, 1), "tied head": (tied_head, 3),
 }  # fmt: skip
 MATRICES: dict[str, tuple[Block, int]] = {
-    "linear": (linear, 4), "gemm": (gemm, 8), "feed forward": (feed_forward, 2), "layer norm": (layer_norm, 2),
+    "linear": (linear, 4), "gemm": (gemm, 12), "feed forward": (feed_forward, 2), "layer norm": (layer_norm, 2),
     "rms norm": (rms_norm, 1), "batch norm": (batch_norm, 2), "tied head": (tied_head, 2),
     "to image": (to_image, 1), "to tokens": (to_tokens, 2),
     "top k": (top_k, 1),
