@@ -77,7 +77,8 @@ class Verifier:
         self._take(model, session, [session.run(feed) for feed in self.feeds])
 
     def _take(self, model: ir.Model, session: Session, outputs: list[Outputs]) -> None:
-        self._model, self._session, self._outputs = model, session, outputs
+        self._model, self._outputs = model, outputs
+        self._inputs_were, self._outputs_were = session.inputs, session.outputs  # a session holds memory
         self.__dict__.pop("_sized_by_data", None)
 
     def check(
@@ -127,8 +128,8 @@ class Verifier:
             outputs = [session.run(feed) for feed in self.feeds]
         except ModelError as error:
             raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
-        _same_ports("input", self._session.inputs, session.inputs, retyped=retyped)
-        _same_ports("output", self._session.outputs, session.outputs, retyped=retyped)
+        _same_ports("input", self._inputs_were, session.inputs, retyped=retyped)
+        _same_ports("output", self._outputs_were, session.outputs, retyped=retyped)
         if not freezes:
             _same_defaults(self._model, model, retyped=retyped)
         for feed, before, after in zip(self.feeds, self._outputs, outputs, strict=True):
