@@ -12,9 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
-from .objective import LABELS, TEACHER, Objective
-
-Arrays = Mapping[str, npt.NDArray[Any]]
+from .objective import LABELS, TEACHER, Arrays, Objective
 
 
 def check_data(

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
-from .job import Arrays, check_data, initial_weights, write_job
-from .objective import build_objective, trainable_weights
+from .job import check_data, initial_weights, write_job
+from .objective import Arrays, build_objective, trainable_weights
 from .process import LOG, run_worker
 
 Slot = tuple[str, int]
@@ -75,7 +75,7 @@ def measure_saliency(
     DataError
         The samples do not fit the model.
     """
-    found = trainable_weights(model)
+    found = trainable_weights(model, inputs)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
     objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True, samples=inputs)
     data = check_data(objective, inputs, labels, None)
@@ -94,6 +94,9 @@ def measure_saliency(
                 for axis in range(initial[weight].ndim)
             }
             first, second = ({slot: arrays[f"{key}_{k}"] for k, slot in slots.items()} for key in ("first", "second"))
+    broken = next((slot[0] for slot in first if not np.isfinite([first[slot], second[slot]]).all()), None)
+    if broken is not None:
+        raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")
     reason = "it is no float32 initializer that gradients reach"
     stopped = {w: found.stopped.get(w, reason) for w in weights if w not in objective.weights}
     return Saliency(first, second, stopped)
