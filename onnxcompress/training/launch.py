@@ -7,8 +7,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +20,10 @@ import onnx_ir as ir
 from ..errors import TrainingError
 from ..progress import Progress, silent
 from . import worker
-from .job import check_data, initial_weights, write_job
+from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
 from .masks import masked_weights
 from .objective import Arrays, Objective, build_objective
 from .process import LOG, run_worker
-
-UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged ``.npz`` file ends with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +176,7 @@ def _read_checkpoint(kept: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_arrays(path)
         header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
         return {key: header[key] for key in ("epoch", "fingerprint", "losses")}, arrays
     except UNREADABLE as error:
