@@ -34,7 +34,8 @@ def _pads(node: ir.Node) -> list[int] | None:
     rank = len(kernel)
     strides = edit.ints_attribute(node, "strides") or (1,) * rank
     # With a stride of 1 the padding is the same for any extent.
-    sizes = [0] * rank if set(strides) == {1} else _known(data, 2)
+    depends = node.attributes["auto_pad"].as_string().startswith("SAME") and set(strides) != {1}
+    sizes = _known(data, 2) if depends else [0] * rank
     if not rank or len(sizes) != rank:
         return None
     padding = [window(node, axis, rank, sizes[axis], kernel[axis])[2:] for axis in range(rank)]

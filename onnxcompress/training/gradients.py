@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
@@ -139,7 +137,10 @@ def _auto_pad(node: ir.Node) -> str:
 
 
 def _dropout(node: ir.Node) -> str:
-    return "" if _is_constant(node, 2, lambda array: not array.any()) else "in training mode"
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = edit.constant(mode)
+    evaluates = mode is None or (tensor is not None and not tensor.numpy().any())
+    return "" if evaluates else "in training mode"
 
 
 def _layer_norm(node: ir.Node) -> str:
@@ -170,8 +171,8 @@ def _scatter(node: ir.Node) -> str:
 
 
 def _slice(node: ir.Node) -> str:
-    forward = _is_constant(node, 4, lambda array: bool((array > 0).all()))
-    return "" if forward else "with steps that go backward or are not constant"
+    steps = edit.constant(node.inputs[4]) if len(node.inputs) > 4 else None
+    return "" if steps is None or (steps.numpy() > 0).all() else "with steps backward"
 
 
 def _split(node: ir.Node) -> str:
@@ -195,14 +196,6 @@ LACKING: dict[str, Callable[[ir.Node], str]] = {
     "Transpose": _transpose,
 }
 """Operator to what tells which of its forms have no right gradient."""
-
-
-def _is_constant(node: ir.Node, index: int, holds: Callable[[npt.NDArray[Any]], bool]) -> bool:
-    """Tell whether an optional input is left out, or a constant of which something holds."""
-    if len(node.inputs) <= index or node.inputs[index] is None:
-        return True
-    tensor = edit.constant(node.inputs[index])
-    return tensor is not None and holds(tensor.numpy())
 
 
 def _what_stops(graph: ir.Graph, loss: ir.Value) -> dict[ir.Node, str]:

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from ..errors import TrainingError
 from ..graph import edit, shapes
+from ..graph.weights import find_weights
 from ..runtime.samples import Samples
 from ..runtime.session import open_session
 from .batch_norm import train_batch_norms, write_out_batch_norms
@@ -62,7 +63,10 @@ def trainable_weights(model: ir.Model, samples: Arrays | None = None) -> Trainab
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
     copy = _prepared(model, samples=samples)
-    return find_trainable(copy.graph, copy.graph.outputs[0])
+    found = find_trainable(copy.graph, copy.graph.outputs[0])
+    held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
+    reason = "a Constant node holds it, and only initializers are trained"
+    return Trainable(found.free, found.stopped | dict.fromkeys(held, reason))
 
 
 def build_objective(
@@ -95,7 +99,8 @@ def build_objective(
         raise TrainingError(f"'{name}' cannot be trained: {reason} ({len(stopped)} such weights)")
     weights = tuple(name for name in found.free if name not in frozen)
     if not weights:
-        reason = next(iter(found.stopped.values()), "no float32 initializer is a weight of a node that leads to it")
+        none = "no float32 initializer is a weight of a node that leads to it (what Constant nodes hold is not trained)"
+        reason = next(iter(found.stopped.values()), none)
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
     states = {} if evaluate else train_batch_norms(graph)
     _keep_statistics(graph)
@@ -130,6 +135,7 @@ def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None
     write_out_average_pools(copy)
     _free_batch(graph)
     write_out_forms(copy)
+    common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy
 
 

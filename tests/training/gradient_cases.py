@@ -164,7 +164,7 @@ REFUSED = {
     "y = Pow(half, x)": "no gradient for its exponent",
     '16: y = ScatterElements<axis = 1, reduction = "add">(x, permuted, p)': "no right gradient with a reduction",
     '16: y = ScatterND<reduction = "mul">(x, positions, updates)': "no right gradient with a reduction",
-    "y = Slice(x, minus_1, few, three_i, minus_1)": "no right gradient with steps that go backward",
+    "y = Slice(x, minus_1, few, three_i, minus_1)": "no right gradient with steps backward",
     "a, b = Split<axis = 1>(x); y = Mul(a, a)": "no right gradient where an output of it is not used",
     'y = Pad<mode = "reflect">(x, pads)': "no right gradient in reflect mode",
     '9: y = Pad<mode = "edge", pads = [0, 0, 1, 2, 0, 0, 1, 0]>(x)': "no right gradient in edge mode",
