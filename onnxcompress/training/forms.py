@@ -18,10 +18,11 @@ from ..runtime.windows import window
 
 def write_out_padding(model: ir.Model) -> None:
     """Write `auto_pad` as `pads`: gradients ignore it. A node whose extents are not known keeps it."""
-    shapes.infer(model)
-    for node in model.graph:
-        if edit.op_of(node) not in ("AveragePool", "Conv", "MaxPool") or "auto_pad" not in node.attributes:
-            continue
+    windows = [node for node in model.graph if edit.op_of(node) in ("AveragePool", "Conv", "MaxPool")]
+    named = [node for node in windows if "auto_pad" in node.attributes]
+    if named:
+        shapes.infer(model)
+    for node in named:
         pads = _pads(node)
         if pads is not None:
             del node.attributes["auto_pad"]

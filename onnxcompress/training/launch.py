@@ -129,7 +129,7 @@ def train(
         write_job(Path(folder), objective, data, initial, job)
         failed = run_worker(Path(folder), kept / LOG, progress or silent)
         if failed:
-            raise TrainingError(f"{failed}; {_how_to_resume(kept)}")
+            raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)
 
 

@@ -120,7 +120,8 @@ class Distill(Pass):
             set_constant(value, array)
         if done and plan.losses:
             what = f"{plan.losses[0]:.4g} in the first epoch, {plan.losses[-1]:.4g} in the last of {len(plan.losses)}"
-            done.insert(0, Change("loss", what))
+            grew = "; it grew: try a lower learning rate" if plan.losses[-1] > plan.losses[0] else ""
+            done.insert(0, Change("loss", what + grew))
         return Changes(tuple(done), tuple(refused))
 
 

@@ -8,7 +8,7 @@ from corpus.trainable import cnn, make, mlp, samples, weights_of
 
 from onnxcompress import apply
 from onnxcompress.demo.data import load_split
-from onnxcompress.passes import Distill, MagnitudePrune, PruneBlocks, PruneChannels, PruneNOfM, PruneSlices
+from onnxcompress.passes import Distill, MagnitudePrune, PruneBlocks, PruneChannels, PruneNOfM, PruneSlices, Shrink
 from onnxcompress.training import Settings, train
 from onnxcompress.training.masks import masked_weights
 
@@ -94,3 +94,13 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array)
     assert not resumed["w2"][zero].any()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_channels_that_pruning_zeroed_can_go_after_training(optimizer: str) -> None:
+    """Also their biases, and what normalises them, stay without effect."""
+    pruned, _ = apply(cnn(), [PruneChannels(sparsity=0.5)])
+    distill = Distill(epochs=2, hard_weight=1, optimizer=optimizer, learning_rate=0.02)
+    trained, _ = apply(pruned, [distill, Shrink()], data=digits())
+    assert weights_of(trained)["w"].shape == (4, 1, 3, 3)
+    assert weights_of(trained)["fc"].shape == (64, 10)

@@ -145,6 +145,12 @@ def test_zeros_stay_unless_they_are_given_up() -> None:
         assert said.endswith("; 25.0% zeros stay" if keep else f"; of 25.0% zeros {after.mean():.1%} stayed")
 
 
+def test_a_loss_that_grew_is_said_so() -> None:
+    for losses, grew in (([1.0, 2.0], True), ([2.0, 1.0], False)):
+        plan = WeightsPlan(weights={"b1": np.ones(16, np.float32)}, losses=losses)
+        assert ("it grew" in Distill().apply(damaged(), plan).done[0].what) == grew
+
+
 def test_clusters_that_training_dissolves_are_reported() -> None:
     student = teacher()
     apply_pass = Cluster(clusters=4)
