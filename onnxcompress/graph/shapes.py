@@ -110,6 +110,12 @@ def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[
     return {str(value.name) for value, shape, larger in found if shape is None or shape != larger}
 
 
+def fitting_sizes(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Return sizes of the inputs at which the operators fit together, as far as the weights say."""
+    probe = _Probe(model)
+    return probe.fitting()[0].shapes()
+
+
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
     """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
     probe = _Probe(model)

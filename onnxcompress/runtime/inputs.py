@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import DataError, ModelError, nearest
+from ..graph.shapes import fitting_sizes
 from .session import Array, Dims, Session
 
 SMALL_DIM = 16
@@ -217,11 +219,14 @@ def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
             raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
 
 
-def random_feeds(layout: Layout, count: int, seed: int, stretch: int = 1) -> dict[str, Array]:
+def random_feeds(
+    layout: Layout, count: int, seed: int, stretch: int = 1, given: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Array]:
     """Return `count` samples of random values: standard normal floats, integers in {0, 1}.
 
     Dimensions of the same name get the same size: `SMALL_IMAGE` for the height and width of an image (four axes and
-    more), 3 for its channels, `SMALL_DIM` for others, times `stretch` if there is no image.
+    more), 3 for its channels, `SMALL_DIM` for others, times `stretch` if there is no image. Sizes that are `given` for
+    an input are taken, but for the number of samples.
     """
     random = np.random.default_rng(seed)
     sizes: dict[str, int] = {}
@@ -229,8 +234,11 @@ def random_feeds(layout: Layout, count: int, seed: int, stretch: int = 1) -> dic
     for item in layout.inputs:
         shape = []
         for axis, dim in enumerate(item.shape if item.shape is not None else (None,)):
+            sizes_given = (given or {}).get(item.name, ())
             if axis == item.batch_axis:
                 size = count
+            elif axis < len(sizes_given):
+                size = sizes_given[axis]
             elif isinstance(dim, int):
                 size = dim
             else:
@@ -283,6 +291,11 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
             first = first or error
         else:
             return feed
+    layout = find_layout(model_inputs(model))
+    feed = random_feeds(layout, layout.fixed_batch or 1, 0, given=fitting_sizes(model))
+    with contextlib.suppress(ModelError):
+        session.run(feed)
+        return feed
     raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)")
 
 
@@ -296,8 +309,9 @@ def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
     """
     feeds = [runnable_feed(model, session)]
     layout = find_layout(model_inputs(model))
-    for stretch in (2, 1):
-        other = random_feeds(layout, layout.fixed_batch or OTHER_BATCH, seed=1, stretch=stretch)
+    same = {name: array.shape for name, array in feeds[0].items()}
+    for stretch, given in ((2, None), (1, None), (1, same)):
+        other = random_feeds(layout, layout.fixed_batch or OTHER_BATCH, 1, stretch, given)
         try:
             session.run(other)
         except ModelError:

@@ -124,7 +124,8 @@ class Application:
         bias = bias_of(node, None if add is None else self.node(add), channels)
         if plan.bias_scale is not None:
             return scales.encode_bias(np.zeros(channels) if bias is None else bias, plan.bias_scale)
-        return None if bias is None or node.op_type == "MatMul" else bias.astype(np.float32)
+        nowhere = node.op_type == "MatMul" and add is None
+        return None if bias is None or nowhere else bias.astype(np.float32)
 
     def _add_bias(self, plan: WeightScale, node: ir.Node, bias: npt.NDArray[Any]) -> None:
         """Give a Conv or Gemm its bias, or the Add behind a MatMul its constant."""
