@@ -93,6 +93,7 @@ def _whole(random: np.random.Generator) -> Whole:
     whole.naming = str(random.choice(["plain", "plain", "torch", "unicode", "spaces"]))
     whole.node_names = str(random.choice(["unique", "unique", "unique", "empty", "some"]))
     whole.old = opset < 9 and bool(random.random() < 0.4)
+    whole.quantized = bool(random.random() < 0.25)
     whole.plain = float(random.choice([1.0, 0.8, 0.5]))
     return whole
 
