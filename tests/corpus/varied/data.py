@@ -152,7 +152,7 @@ def drawn(b: Builder, x: Tensor) -> Tensor | None:
 
 
 DATA: dict[str, tuple[Block, int]] = {
-    "compress": (compress, 2), "non zero": (non_zero, 2), "suppressed": (suppressed, 2), "unique": (unique, 1),
-    "rounded": (rounded, 4), "integer layer": (integer_layer, 4), "dynamic shape": (dynamic_shape, 2),
+    "compress": (compress, 2), "non zero": (non_zero, 2), "suppressed": (suppressed, 4), "unique": (unique, 1),
+    "rounded": (rounded, 6), "integer layer": (integer_layer, 8), "dynamic shape": (dynamic_shape, 2),
     "zeros of shape": (zeros_of_shape, 1), "scattered": (scattered, 1), "drawn": (drawn, 1),
 }  # fmt: skip

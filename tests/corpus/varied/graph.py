@@ -123,7 +123,7 @@ def _step(b: Builder) -> str:
     loose = b.whole.loose
     x = loose[-1 - min(int(b.random.geometric(0.7)) - 1, DEEPEST_PICK, len(loose) - 1)]
     table = KINDS[x.kind]
-    weights = np.array([share for _, share in table.values()], float)
+    weights = np.array([share * (1 if name in COMMON else 2) for name, (_, share) in table.items()], float)
     for name in b.random.choice(list(table), 4, p=weights / weights.sum()):
         if b.dtype == "float64" and str(name) in NOT_DOUBLE:
             continue

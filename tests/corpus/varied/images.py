@@ -61,7 +61,7 @@ def conv(b: Builder, x: Tensor) -> Tensor | None:
 def transposed(b: Builder, x: Tensor) -> Tensor | None:
     if not x.known(2, 3) or max(int(d) for d in x.dims[2:]) > 7:
         return None
-    c, stride = x.width, b.choose(1, 2)
+    c, stride = x.width, b.choose(1, 2, 2, 2)
     groups = b.choose(1, 1, b.divisor(c))
     out = groups * b.some(1, 4)
     sizes = [int(d) for d in x.dims[2:]]
