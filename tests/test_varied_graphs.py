@@ -160,3 +160,27 @@ def test_the_judge_sees_more_than_the_noise_of_eight_bits() -> None:
         verdict = judge(plain(), [Quantize(how="round")])
     assert verdict.kind == "wrong"
     assert "where noise of eight bits everywhere keeps" in verdict.why
+
+
+def findings(seeds: range) -> list[str]:
+    """Return a line for each seed whose passes were wrong or failed, with what replays it."""
+    found = []
+    for seed in seeds:
+        length, chain = 1 + seed % 3, random_chain(seed)
+        with untimed():
+            verdict = judge(varied_graph(seed, length=length), chain, seed=seed)
+        if verdict.kind in ("wrong", "internal error"):
+            replay = f"python benchmarks/random_graphs.py --only {seed} --length {length}"
+            found.append(f"{replay}: {written(chain)}: {verdict.kind}: {verdict.why}")
+    return found
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_passes_on_random_graphs_are_right_or_refuse_by_name(block: int) -> None:
+    assert findings(range(36 * block, 36 * block + 36)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(20))
+def test_passes_on_many_more_random_graphs(block: int) -> None:
+    assert findings(range(1000 + 100 * block, 1100 + 100 * block)) == []
