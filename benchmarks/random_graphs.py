@@ -42,7 +42,7 @@ def prepare() -> None:
     onnxruntime.set_default_logger_severity(4)
 
 
-def run(seed: int, names: str = "", skip: frozenset[int] = frozenset()) -> dict[str, Any]:
+def run(seed: int, names: str = "", skip: frozenset[int] = frozenset(), length: int | None = None) -> dict[str, Any]:
     """Run one seed and say what came of it, as plain data."""
     from corpus.varied import varied_graph
     from corpus.varied.chains import named_chain, random_chain, written
@@ -51,7 +51,7 @@ def run(seed: int, names: str = "", skip: frozenset[int] = frozenset()) -> dict[
     chain = named_chain(names) if names else random_chain(seed)
     answer = {"seed": seed, "chain": written(chain)}
     try:
-        varied = varied_graph(seed, skip)
+        varied = varied_graph(seed, skip, length)
     except Exception as error:  # noqa: BLE001 - counted
         return answer | {"kind": "generator", "why": " ".join(str(error).split())[:200], "steps": ()}
     with untimed(explained=seed % EXPLAINED == 0):
@@ -142,12 +142,12 @@ def reason(why: str) -> str:
     return re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", why)[:120]
 
 
-def reduced(seed: int, names: str) -> frozenset[int]:
+def reduced(seed: int, names: str, length: int | None) -> frozenset[int]:
     """Leave out steps as long as the same kind of failure stays."""
-    first = run(seed, names)
+    first = run(seed, names, length=length)
     skip: frozenset[int] = frozenset()
     for number in range(len(first["steps"])):
-        found = run(seed, names, skip | {number})
+        found = run(seed, names, skip | {number}, length)
         if found["kind"] == first["kind"] and reason(found["why"])[:40] == reason(first["why"])[:40]:
             skip |= {number}
     return skip
@@ -158,13 +158,13 @@ def replay(options: argparse.Namespace) -> int:
     from corpus.varied import varied_graph
 
     prepare()
-    skip = reduced(options.only, options.chain) if options.reduce else frozenset()
-    found = run(options.only, options.chain, skip)
+    skip = reduced(options.only, options.chain, options.length) if options.reduce else frozenset()
+    found = run(options.only, options.chain, skip, options.length)
     print(f"{found['kind']}: {found['why']}\nchain: {found['chain']}")
     print("steps:", ", ".join(step for number, step in enumerate(found["steps"]) if number not in skip))
     if options.save:
         path = Path(options.save, f"{options.only}.onnx")
-        onnx.save(varied_graph(options.only, skip).model, path)
+        onnx.save(varied_graph(options.only, skip, options.length).model, path)
         print(f"saved {path}")
     return int(found["kind"] in BAD)
 
@@ -181,6 +181,7 @@ def main() -> int:
     parser.add_argument(
         "--chain", default="", help="these passes for every run, by class, such as PruneChannels,Shrink"
     )
+    parser.add_argument("--length", type=int, help="with --only: so many steps, as the tests ask for")
     parser.add_argument("--reduce", action="store_true", help="with --only: leave out steps while it still fails")
     parser.add_argument("--save", help="with --only: a folder for the model")
     options = parser.parse_args()

@@ -68,6 +68,8 @@ class Whole:
     node_names: str = "unique"
     old: bool = False
     """Whether every initializer is an input as well, as it had to be before the fourth version of the format."""
+    quantized: bool = False
+    """Whether the model comes quantized, here and there."""
     plain: float = 0.6
     """The share of constants that are simply initializers."""
     inputs: list[Input] = field(default_factory=list)

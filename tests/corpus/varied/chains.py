@@ -50,7 +50,8 @@ SPECIAL: dict[str, tuple[dict[str, Any], ...]] = {
         {"importance": "reconstruction", "compensate": True}, {"sparsity": "auto", "max_drop": 0.2}, {"steps": 3},
     ),
     "Quantize": (
-        {"max_drop": 0.05}, {"wide": ("*",)}, {"target": "qnn"}, {"target": "tensorrt"}, {"target": "onnxruntime-cpu"},
+        {"max_drop": 0.05}, {"wide": ("*",), "target": "qnn"}, {"target": "qnn"}, {"target": "tensorrt"},
+        {"target": "onnxruntime-cpu"},
         {"target": "npu-power-of-two"},
     ),
     "QuantizeWeights": (

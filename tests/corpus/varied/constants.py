@@ -137,7 +137,13 @@ def cast_integers(b: Builder, a: Array) -> str | None:
 
 
 def dequantize(b: Builder, a: Array) -> str | None:
-    if b.place == "inner" or b.opset < 10 or b.dtype == "float64" or (b.dtype == "float16" and b.opset < 19):
+    if (
+        not b.whole.quantized
+        or b.place == "inner"
+        or b.opset < 10
+        or b.dtype == "float64"
+        or (b.dtype == "float16" and b.opset < 19)
+    ):
         return None
     kind = b.choose(np.int8, np.uint8)
     zero = 0 if kind is np.int8 else 128

@@ -65,7 +65,7 @@ def scale_of(b: Builder, span: float) -> str:
 
 def rounded(b: Builder, x: Tensor) -> Tensor | None:
     """QuantizeLinear and DequantizeLinear around a tensor, and perhaps a layer with a quantized weight behind."""
-    if b.opset < 10 or b.dtype != "float32":
+    if not b.whole.quantized or b.opset < 10 or b.dtype != "float32":
         return None
     kind = b.choose(np.uint8, np.int8)
     scale, zero = scale_of(b, 3.0), b.const(np.array(128 if kind is np.uint8 else 0, kind))
@@ -85,7 +85,7 @@ def rounded(b: Builder, x: Tensor) -> Tensor | None:
 
 def integer_layer(b: Builder, x: Tensor) -> Tensor | None:
     """DynamicQuantizeLinear and MatMulInteger, or the operators QLinearMatMul and QLinearConv."""
-    if b.opset < 11 or b.dtype != "float32":
+    if not b.whole.quantized or b.opset < 11 or b.dtype != "float32":
         return None
     out, image = b.some(3, 9), x.kind == "image"
     shape = (out, x.width, 1, 1) if image else (x.width, out)
@@ -143,7 +143,7 @@ def scattered(b: Builder, x: Tensor) -> Tensor | None:
 
 def drawn(b: Builder, x: Tensor) -> Tensor | None:
     """Something random: noise, or Dropout in training mode. One model in some hundred has it."""
-    if b.dtype != "float32" or b.opset < 12 or b.chance(0.8):
+    if b.dtype != "float32" or not 12 <= b.opset < 22 or b.chance(0.8):
         return None
     if b.chance(0.4):
         return x.like(b.op("Dropout", x.name, b.const(np.array(0.2, np.float32)), b.const(np.array(True))))
@@ -152,7 +152,7 @@ def drawn(b: Builder, x: Tensor) -> Tensor | None:
 
 
 DATA: dict[str, tuple[Block, int]] = {
-    "compress": (compress, 2), "non zero": (non_zero, 2), "suppressed": (suppressed, 2), "unique": (unique, 1),
-    "rounded": (rounded, 2), "integer layer": (integer_layer, 2), "dynamic shape": (dynamic_shape, 2),
+    "compress": (compress, 2), "non zero": (non_zero, 2), "suppressed": (suppressed, 4), "unique": (unique, 1),
+    "rounded": (rounded, 6), "integer layer": (integer_layer, 8), "dynamic shape": (dynamic_shape, 2),
     "zeros of shape": (zeros_of_shape, 1), "scattered": (scattered, 1), "drawn": (drawn, 1),
 }  # fmt: skip

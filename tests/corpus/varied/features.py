@@ -230,7 +230,7 @@ def tied_head(b: Builder, x: Tensor) -> Tensor | None:
 
 TOKENS: dict[str, tuple[Block, int]] = {
     "linear": (linear, 6), "feed forward": (feed_forward, 3), "layer norm": (layer_norm, 4),
-    "rms norm": (rms_norm, 2), "attention": (attention, 3), "fused attention": (fused_attention, 1),
+    "rms norm": (rms_norm, 3), "attention": (attention, 3), "fused attention": (fused_attention, 2),
     "recurrent": (recurrent, 3), "mixer": (mixer, 2), "einsum": (einsum, 1), "pool tokens": (pool_tokens, 3),
     "class token": (class_token, 1), "positions": (positions, 2), "tokens to image": (to_image, 1),
     "top k": (top_k, 1), "tied head": (tied_head, 3),

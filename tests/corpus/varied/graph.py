@@ -93,6 +93,7 @@ def _whole(random: np.random.Generator) -> Whole:
     whole.naming = str(random.choice(["plain", "plain", "torch", "unicode", "spaces"]))
     whole.node_names = str(random.choice(["unique", "unique", "unique", "empty", "some"]))
     whole.old = opset < 9 and bool(random.random() < 0.4)
+    whole.quantized = bool(random.random() < 0.25)
     whole.plain = float(random.choice([1.0, 0.8, 0.5]))
     return whole
 
@@ -122,7 +123,7 @@ def _step(b: Builder) -> str:
     loose = b.whole.loose
     x = loose[-1 - min(int(b.random.geometric(0.7)) - 1, DEEPEST_PICK, len(loose) - 1)]
     table = KINDS[x.kind]
-    weights = np.array([share for _, share in table.values()], float)
+    weights = np.array([share * (1 if name in COMMON else 2) for name, (_, share) in table.items()], float)
     for name in b.random.choice(list(table), 4, p=weights / weights.sum()):
         if b.dtype == "float64" and str(name) in NOT_DOUBLE:
             continue

@@ -61,7 +61,7 @@ def conv(b: Builder, x: Tensor) -> Tensor | None:
 def transposed(b: Builder, x: Tensor) -> Tensor | None:
     if not x.known(2, 3) or max(int(d) for d in x.dims[2:]) > 7:
         return None
-    c, stride = x.width, b.choose(1, 2)
+    c, stride = x.width, b.choose(1, 2, 2, 2)
     groups = b.choose(1, 1, b.divisor(c))
     out = groups * b.some(1, 4)
     sizes = [int(d) for d in x.dims[2:]]
@@ -261,7 +261,7 @@ IMAGES: dict[str, tuple[Block, int]] = {
     "conv": (conv, 16), "transposed": (transposed, 6), "pool": (pool, 6), "global pool": (global_pool, 5),
     "flatten": (flatten, 2), "to tokens": (to_tokens, 2), "batch norm": (batch_norm, 4),
     "instance norm": (instance_norm, 1), "group norm": (group_norm, 2), "shuffle": (shuffle, 2),
-    "channels last": (channels_last, 2), "resize": (resize, 3), "depth to space": (depth_to_space, 1),
+    "channels last": (channels_last, 2), "resize": (resize, 5), "depth to space": (depth_to_space, 1),
     "gate": (gate, 2), "response norm": (response_norm, 1), "pad space": (pad_space, 1),
     "crop": (crop, 1),
 }  # fmt: skip
