@@ -100,6 +100,15 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return _Probe(model).fitting(sizes)[1]
 
 
+def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
+    probe = _Probe(model)
+    fitting, one = probe.fitting(sizes)
+    other = probe.run(fitting.shapes(sizes), fitting.length + 1) if one.depends_on_data else one
+    known, again = one.shapes, other.shapes
+    return {str(v.name) for v in model.graph.outputs if v not in known or known[v] != again.get(v)}
+
+
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
     """Compute what `concrete` does, and the same for larger inputs: what stays as it is does not depend on them."""
     probe = _Probe(model)
@@ -124,7 +133,8 @@ class _Probe:
             tensor = value.const_value
             if tensor is not None:
                 shape = self._constants.shapes[value] = tuple(tensor.shape.numpy())
-                if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING:
+                given = value.is_graph_input()  # whoever runs the model may give another
+                if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING and not given:
                     self._constants.values[value] = tensor.numpy()
 
     def fitting(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Sizes, Concrete]:
