@@ -181,7 +181,9 @@ def apply(
         text = found.to_html() if report.suffix == ".html" else found.to_json()
         files.write_text(report, text, overwrite=overwrite)
     console.show(found.to_table(), tables.steps(found.steps), f"Written: {out}")
-    return 0
+    for text in found.unmet:
+        console.say(f"fell short: {text}")
+    return FELL_SHORT if found.unmet else 0
 
 
 def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:

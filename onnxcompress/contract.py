@@ -72,9 +72,18 @@ PlanT = TypeVar("PlanT", bound="Plan")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a pass decided, as plain data. Subclasses add fields of plain types and numpy arrays."""
+    """What a pass decided, as plain data. Subclasses add fields of plain types and numpy arrays.
+
+    Attributes
+    ----------
+    refused : tuple of Refusal
+        What is left alone, and why.
+    unmet : tuple of str
+        What was asked for and could not be kept (a largest drop), each with what was reached.
+    """
 
     refused: tuple[Refusal, ...] = ()
+    unmet: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:

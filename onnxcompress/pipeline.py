@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TIMED_SECONDS = 1.0
 """How long all stages together are timed."""
 
+RANDOM_NODES = "The model draws random numbers, so that what is measured varies; steps were checked with fixed ones"
+"""What is said of such a model, before its nodes."""
+
 TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
@@ -141,6 +144,8 @@ class Run:
         self.report = Report(seed=seed, versions=_versions())
         if judges is not None:
             self.report.data, self.report.random = judges.description, judges.random
+        if self._verifier.random:
+            self.report.notes.append(f"{RANDOM_NODES}: {', '.join(self._verifier.random)}")
         self._measure("original")
 
     def step(self, step: Pass) -> Plan:
@@ -156,6 +161,7 @@ class Run:
             verifier=self._verifier,
         )
         plan = step.plan(self.model, context)
+        self.report.unmet += [f"{step.name}: {text}" for text in plan.unmet]
         copy = self.model.clone()
         changes = step.apply(copy, plan)
         if changes.done:
@@ -207,6 +213,11 @@ class Run:
             found = self._reference.compare(self.model, self._metric)
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
+            self.report.notes += [
+                f"after {name}, output '{item.name}' has another size in {item.resized} runs over the samples"
+                for item in found.outputs
+                if item.resized
+            ]
         self.report.stages.append(stage)
         self._models.append(self.model)
 

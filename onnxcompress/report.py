@@ -80,6 +80,10 @@ class Report:
         Layer → bytes of its weights (before, after).
     not_faster : NotFaster or None
         Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
+    unmet : list of str
+        What was asked for and is not kept, each after the pass that could not; empty when all holds.
+    notes : list of str
+        What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
         Package → version.
     """
@@ -94,6 +98,8 @@ class Report:
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     not_faster: NotFaster | None = None
+    unmet: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""

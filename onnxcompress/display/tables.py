@@ -83,7 +83,10 @@ def stages(report: Report) -> RenderableType:
             units.milliseconds(stage.milliseconds),
             units.number(stage.ratio, ".2f"),
         )
-    return titled("Random data: the metric says nothing about the model's job", table) if report.random else table
+    notes = [f"Fell short: {text}" for text in report.unmet]
+    notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
+    notes += report.notes
+    return titled("\n".join(notes), table) if notes else table
 
 
 def steps(found: Sequence[Step]) -> Table:
@@ -202,6 +205,9 @@ def comparison(found: Comparison) -> list[RenderableType]:
     score = new_table(("metric", ">first", ">second", ">drop"))
     values = (found.value_a, found.value_b, found.drop)
     score.add_row(found.metric, *(units.number(value) for value in values))
+    if any(item.resized for item in found.outputs):
+        resized = ", ".join(f"'{item.name}' in {item.resized}" for item in found.outputs if item.resized)
+        title += f"; outputs of another size, in so many runs: {resized}"
     outputs = new_table(("output", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
     for item in found.outputs:
         outputs.add_row(

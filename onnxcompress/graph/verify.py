@@ -231,8 +231,7 @@ class Verifier:
     def _sized_by_data(self) -> set[str]:
         """The outputs whose size does not follow from the sizes of the inputs."""
         sizes = {name: np.shape(array) for name, array in self.feeds[0].items()}
-        known = shapes.concrete(self._model, sizes).shapes
-        return {str(value.name) for value in self._model.graph.outputs if value not in known}
+        return shapes.sized_by_data(self._model, sizes)
 
 
 def _open(model: ir.Model) -> Session:

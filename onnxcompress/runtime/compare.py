@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import MetricError, ModelError, nearest
+from ..graph import shapes
 from ..graph.kinds import to_ir
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
 from .metrics import Metric, Score, find_metric
@@ -87,7 +88,8 @@ class Reference:
     def __init__(
         self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
     ) -> None:
-        self.samples = samples
+        self.samples, self._model = samples, model
+        self._resizable: set[str] | None = None
         self._threads = threads
         self._session = open_session(model, threads=threads)
         self._cache: list[dict[str, Any]] = []
@@ -117,13 +119,14 @@ class Reference:
         """
         session = open_session(model, threads=self._threads, exact=exact)
         check_same_ports(self._session, session)
-        fidelities = {name: Fidelity(name) for name in session.outputs}
         runs = self.run()
         first = next(runs)
+        resizable = self._sized_by_data(first[0])
+        fidelities = {name: Fidelity(name, resizable=name in resizable) for name in session.outputs}
         chosen = self._default(*first) if metric is None else find_metric(metric)
         _check_labels(chosen, first[0])
-        score_b = chosen.start()
-        score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start()
+        score_b = chosen.start(resizable)
+        score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start(resizable)
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = session.run(batch.feeds)
@@ -148,6 +151,12 @@ class Reference:
                 self._cache.append(outputs)
                 self._room -= size
             yield batch, outputs
+
+    def _sized_by_data(self, batch: Batch) -> set[str]:
+        if self._resizable is None:
+            sizes = {name: array.shape for name, array in batch.feeds.items()}
+            self._resizable = shapes.sized_by_data(self._model, sizes) if isinstance(self._model, ir.Model) else set()
+        return self._resizable
 
     def _default(self, batch: Batch, outputs: dict[str, Any]) -> Metric:
         first = next(iter(outputs.values()))

@@ -30,7 +30,12 @@ class OutputFidelity:
     nonfinite_a, nonfinite_b : int
         How many values are NaN or infinite in the original's, and in the other's output.
 
-    All but the counts are None for an output that is no tensor of numbers, or whose shape differs between the two.
+    resized : int
+        In how many batches the two have different sizes, where the size depends on the data (detections, texts): what
+        one of them lacks counts as zeros, and as decisions that differ.
+
+    All but the counts are None for an output that is no tensor of numbers, or whose shape differs between the two and
+    should not.
     """
 
     name: str
@@ -40,10 +45,17 @@ class OutputFidelity:
     agreement: float | None = None
     nonfinite_a: int = 0
     nonfinite_b: int = 0
+    resized: int = 0
 
 
 class Fidelity:
     """Adds up an `OutputFidelity` batch by batch.
+
+    Parameters
+    ----------
+    name : str
+    resizable : bool
+        The size of the output depends on the data, so that the two may differ in it.
 
     Attributes
     ----------
@@ -51,8 +63,9 @@ class Fidelity:
         Why the result holds None somewhere, to follow the output's name in a message.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, resizable: bool = False) -> None:
         self.name = name
+        self._resizable, self._resized = resizable, 0
         self.why_none = "has one value for each sample, which decides nothing"
         self._comparable = True
         self._aa = self._bb = self._ab = self._noise = 0.0
@@ -65,13 +78,16 @@ class Fidelity:
         if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
             self._give_up("is no tensor")
             return
-        if a.shape != b.shape:
+        if a.shape != b.shape and not (self._resizable and a.ndim == b.ndim):
             self._give_up(f"has shape {list(b.shape)} where the original's has {list(a.shape)}")
             return
         self._decide(a, b)
         if a.dtype.kind in "OSU":
             self._give_up("is text", also_decisions=False)
             return
+        if a.shape != b.shape:
+            self._resized += 1
+            a, b = _padded(a, b)
         x, y = a.astype(np.float64).reshape(-1), b.astype(np.float64).reshape(-1)
         finite_x, finite_y = np.isfinite(x), np.isfinite(y)
         if not (finite_x.all() and finite_y.all()):
@@ -91,8 +107,9 @@ class Fidelity:
     def _decide(self, a: Array, b: Array) -> None:
         chosen_a, chosen_b = decisions(a), decisions(b)
         if chosen_a is not None and chosen_b is not None:
-            self._same += int((chosen_a == chosen_b).sum())
-            self._decided += chosen_a.size
+            both = tuple(slice(min(sizes)) for sizes in zip(chosen_a.shape, chosen_b.shape, strict=True))
+            self._same += int((chosen_a[both] == chosen_b[both]).sum())
+            self._decided += max(chosen_a.size, chosen_b.size)
 
     def _give_up(self, why: str, *, also_decisions: bool = True) -> None:
         self._comparable = False
@@ -115,7 +132,9 @@ class Fidelity:
         agreement = self._same / self._decided if self._decided > 0 else None
         if not self._comparable:
             return OutputFidelity(self.name, agreement=agreement)
-        return OutputFidelity(self.name, self._sqnr(), self._cosine(), self._max, agreement, *self._nonfinite)
+        near = self._sqnr(), self._cosine(), self._max
+        one, other = self._nonfinite
+        return OutputFidelity(self.name, *near, agreement, one, other, self._resized)
 
     def _sqnr(self) -> float:
         if self._noise == 0:
@@ -130,6 +149,13 @@ class Fidelity:
         if self._aa == 0 or self._bb == 0 or math.isinf(self._noise):
             return 0.0
         return max(-1.0, min(1.0, self._ab / math.sqrt(self._aa) / math.sqrt(self._bb)))
+
+
+def _padded(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return two arrays with zeros at the end of each axis along which one is shorter."""
+    size = np.maximum(a.shape, b.shape)
+    one, other = (np.pad(x, [(0, n) for n in size - x.shape]) for x in (a, b))
+    return one, other
 
 
 def class_scores(output: Array) -> Array | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +41,8 @@ class Metric:
     name : str
     needs_labels, needs_reference : bool
         What it compares the outputs with: the labels, the original's outputs.
-    start : callable
-        Returns a `Score` that has seen nothing yet.
+    make : callable
+        Returns a `Score` that has seen nothing yet; see `start`.
     loss : callable or None
         ``(reference value, value)`` to how much was lost (higher is worse); None if the metric cannot tell.
     """
@@ -48,8 +50,12 @@ class Metric:
     name: str
     needs_labels: bool
     needs_reference: bool
-    start: Callable[[], Score]
+    make: Callable[[Collection[str]], Score]
     loss: Callable[[float, float], float] | None
+
+    def start(self, resizable: Collection[str] = ()) -> Score:
+        """Return a `Score` that has seen nothing yet; the two models may give outputs `resizable` in other sizes."""
+        return self.make(resizable)
 
     def drop(self, reference_value: float, value: float) -> float:
         """Return how much was lost; higher is worse, and 0 is nothing.
@@ -130,13 +136,13 @@ _OWN = 'use a metric of your own (metric = "file.py:function")'
 
 
 class _FidelityScore:
-    def __init__(self, field: str) -> None:
-        self._field = field
+    def __init__(self, field: str, resizable: Collection[str]) -> None:
+        self._field, self._resizable = field, resizable
         self._fidelity: Fidelity | None = None
 
     def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
-        self._fidelity = self._fidelity or Fidelity(name)
+        self._fidelity = self._fidelity or Fidelity(name, resizable=name in self._resizable)
         self._fidelity.update(reference[name], output)
 
     def value(self) -> float:
@@ -162,18 +168,25 @@ class _UserScore:
         self._spec = spec
         self._function = function
         self._outputs: dict[str, list[Any]] = {}
+        self._references: dict[str, list[Any]] | None = {} if _takes_reference(function) else None
         self._labels: list[Array] = []
 
     def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         for name, value in outputs.items():
             self._outputs.setdefault(name, []).append(value)
+            if self._references is not None:
+                self._references.setdefault(name, []).append(reference[name])
         self._labels += [labels] if labels is not None else []
 
     def value(self) -> float:
         outputs = {name: _joined(values) for name, values in self._outputs.items()}
         labels = np.concatenate(self._labels) if self._labels else None
         try:
-            value = self._function(outputs, labels)
+            if self._references is None:
+                value = self._function(outputs, labels)
+            else:
+                originals = {name: _joined(values) for name, values in self._references.items()}
+                value = self._function(outputs, labels, originals)
         except Exception as error:
             raise MetricError(f"metric '{self._spec}' failed: {describe(error)}") from error
         if isinstance(value, np.ndarray) and value.size == 1:
@@ -184,6 +197,20 @@ class _UserScore:
 
     def error(self) -> None:
         return None
+
+
+def _takes_reference(function: Callable[..., Any]) -> bool:
+    """Tell whether a metric asks for the original's outputs as well: it has a third parameter without a default."""
+    try:
+        given = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    needed = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return len(needed) == REFERENCE_PARAMETERS
+
+
+REFERENCE_PARAMETERS = 3
+"""Of a metric that compares with the original: outputs, labels, and the original's outputs."""
 
 
 def _joined(values: list[Any]) -> Any:
@@ -223,12 +250,12 @@ def _itself(_reference_value: float, value: float) -> float:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("top1", True, False, lambda: _TopK(1), _difference),
-        Metric("top5", True, False, lambda: _TopK(5), _difference),
-        Metric("agreement", False, True, lambda: _FidelityScore("agreement"), _below_one),
-        Metric("cosine", False, True, lambda: _FidelityScore("cosine"), _below_one),
-        Metric("max_abs", False, True, lambda: _FidelityScore("max_abs"), _itself),
-        Metric("sqnr", False, True, lambda: _FidelityScore("sqnr"), None),
+        Metric("top1", True, False, lambda _: _TopK(1), _difference),
+        Metric("top5", True, False, lambda _: _TopK(5), _difference),
+        Metric("agreement", False, True, partial(_FidelityScore, "agreement"), _below_one),
+        Metric("cosine", False, True, partial(_FidelityScore, "cosine"), _below_one),
+        Metric("max_abs", False, True, partial(_FidelityScore, "max_abs"), _itself),
+        Metric("sqnr", False, True, partial(_FidelityScore, "sqnr"), None),
     )
 }
 """The metrics by name. All score the model's first output."""
@@ -238,8 +265,8 @@ def find_metric(name: str) -> Metric:
     """Return a metric by its name, or the user's own for ``file.py:function`` and ``module:function``.
 
     The user's function is called as ``function(outputs, labels)``: a dict of all outputs by name, each one array, or
-    a list of arrays (one for each batch) where shapes vary; and the labels, or None. It returns a number; higher is
-    better.
+    a list of arrays (one for each batch) where shapes vary; and the labels, or None. One with three parameters gets
+    the original's outputs as well, for the same samples, in the same form. It returns a number; higher is better.
 
     Raises
     ------
@@ -251,7 +278,7 @@ def find_metric(name: str) -> Metric:
             function = load_function(name, "metric")
         except OptionError as error:
             raise MetricError(str(error)) from error
-        return Metric(name, False, False, lambda: _UserScore(name, function), _difference)
+        return Metric(name, False, False, lambda _: _UserScore(name, function), _difference)
     if name not in METRICS:
         known = ", ".join(METRICS)
         raise MetricError(f"unknown metric '{name}'{nearest(name, list(METRICS))} (metrics: {known}, file.py:function)")

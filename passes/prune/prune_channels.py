@@ -15,6 +15,7 @@ from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
 from onnxcompress.runtime.noise import noise_samples
 from onnxcompress.runtime.samples import Samples
+from onnxcompress.selection import matching
 
 from .allocate import allocate, cheapest_first
 from .budget import Budget, Meter, reach
@@ -24,7 +25,7 @@ from .importance import IMPORTANCE, score_groups
 from .masks import ChannelPlan, apply_channels, independent, refusals
 from .ranking import Ranker, Ranking
 from .reconstruction import reconstruction_scores
-from .select import group_names, matching, read_override
+from .select import group_names, read_override
 
 NOISE = 256
 """Samples that are made up where none are given."""

@@ -1,40 +1,11 @@
-"""Which of a model's tensors or groups a user's patterns mean."""
+"""What options of channel pruning name: groups, and sparsities for them."""
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Iterable, Mapping
 
 from onnxcompress.channels.groups import Groups
-from onnxcompress.errors import OptionError, PassError, nearest
-
-
-def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Return, for each pattern, the subjects that it matches by one of their names.
-
-    Parameters
-    ----------
-    field : str
-        The pass and the option that the patterns come from, for the message.
-    patterns : iterable of str
-        Names, with ``*``, ``?`` and ``[...]`` as in file names.
-    names : mapping
-        Subject → its names.
-
-    Raises
-    ------
-    PassError
-        A pattern matches nothing.
-    """
-    found = {}
-    for pattern in patterns:
-        found[pattern] = [s for s, known in names.items() if any(fnmatch.fnmatchcase(n, pattern) for n in known)]
-        if not found[pattern]:
-            every = sorted({name for known in names.values() for name in known})
-            hint = nearest(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
-            raise PassError(f"{field}: '{pattern}' matches nothing in the model{hint}")
-    return found
+from onnxcompress.errors import OptionError
 
 
 def group_names(groups: Groups) -> dict[str, list[str]]:

@@ -14,10 +14,10 @@ import onnx_ir as ir
 from onnxcompress.contract import Changes, Context, Pass, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import Weight, find_weights
+from onnxcompress.selection import matching
 
 from .arrays import read_arrays
 from .masks import Keep, Mask, MaskPlan, apply_masks
-from .select import matching
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -35,6 +35,7 @@ class Application:
         names = edit.Names(model.graph)
         graphs = (model.graph, *model.graph.subgraphs())
         self._inserters = {graph: Inserter(graph, names, home=model.graph) for graph in graphs}
+        self._inside = {graph: Inserter(graph, names) for graph in graphs}
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._stored: dict[tuple[object, ...], list[ir.Value]] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
@@ -88,7 +89,9 @@ class Application:
         array = weight_of(node)
         source = node.inputs[plan.input]
         insert = self._inserter(node)
-        key = (source, plan.axis, alpha(node), plan.scale.tobytes())
+        # onnxruntime (1.32) fails on a MatMul in an inner graph whose integers lie in another.
+        keeper = self._inside[insert.graph] if node.op_type == "MatMul" else insert
+        key = (keeper.home, source, plan.axis, alpha(node), plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:
             self._replaced[root] = None
@@ -101,7 +104,7 @@ class Application:
             if integers is None:
                 integers = scales.encode(array, plan.scale, grid, zero_point=grid.middle, axis=plan.axis)
             zeros = np.full(plan.scale.shape, grid.middle).astype(grid.dtype)
-            self._stored[key] = insert.stored(name, integers, plan.scale, zeros, plan.axis)
+            self._stored[key] = keeper.stored(name, integers, plan.scale, zeros, plan.axis)
         if (insert, key) not in self._weights:  # once in each graph: engines fuse within one
             given = insert.add("DequantizeLinear", self._stored[key], f"{name}_dequantized", axis=plan.axis)
             self._weights[insert, key] = given

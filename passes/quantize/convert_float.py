@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from onnx_ir.passes import common
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.selection import matching_nodes
 
 from .dynamic import key_of
 from .flatten import inline
@@ -121,11 +121,13 @@ class ConvertFloat(Pass):
         if self.dtype == "float16" and context.has_samples:
             unfit |= _measured(work, model, context, refused)
         narrow = ir.DataType[self.dtype.upper()]
+        excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
         opset, chosen, sizes = work.opset_imports.get("", 1), [], _shape_nodes(work)
         for node in work.graph.all_nodes():
             if not any(map(is_float, (*node.inputs, *node.outputs))) or edit.op_of(node) == "Constant":
                 continue
-            reason = self._obstacle(node, unfit, opset, narrow)
+            pattern = excluded.get(node)
+            reason = f"excluded by '{pattern}'" if pattern else self._obstacle(node, unfit, opset, narrow)
             if not reason and node in sizes and any(map(is_float, node.outputs)):
                 reason = "it computes with shapes"
             if reason:
@@ -156,8 +158,8 @@ class ConvertFloat(Pass):
 
     def _obstacle(self, node: ir.Node, unfit: dict[ir.Value, str], opset: int, narrow: ir.DataType) -> str:
         op = edit.op_of(node)
-        if any(fnmatch.fnmatchcase(node.name or key_of(node), pattern) for pattern in self.exclude):
-            return "excluded"
+        if any(map(_is_collection, (*node.inputs, *node.outputs))) or op in COLLECTIONS:
+            return "what is in a sequence or an optional is not converted"
         if edit.inner_graphs(node):
             return "what goes in and out of inner graphs is not converted"
         if op in self.block_ops:
@@ -172,6 +174,24 @@ class ConvertFloat(Pass):
             if value is not None and value in unfit:
                 return unfit[value]
         return ""
+
+
+COLLECTIONS = {
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalGetElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+}
+"""Operators that put tensors into something that has one type, or take them out."""
+
+
+def _is_collection(value: ir.Value | None) -> bool:
+    return value is not None and isinstance(value.type, (ir.SequenceType, ir.OptionalType))
 
 
 def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:

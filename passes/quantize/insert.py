@@ -24,6 +24,11 @@ class Inserter(edit.Inserter):
         self._first = next(iter(graph), None)
         self._home = edit.Inserter(home or graph, self.names)
 
+    @property
+    def home(self) -> ir.Graph:
+        """The graph that constants go to."""
+        return self._home.graph
+
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """Add an initializer."""
         return super().constant(name, array) if self._home.graph is self.graph else self._home.constant(name, array)

@@ -112,9 +112,9 @@ class Layer:
         """Draw vectors along an axis: of each index along the first of the others, some."""
         array = np.moveaxis(np.atleast_2d(array), axis, -1)
         at = self._draw(first, len(array), array.shape[1:-1], samples)
-        flat = array.reshape(len(array), -1, array.shape[-1])
+        flat = array.reshape(len(array), math.prod(array.shape[1:-1]), array.shape[-1])
         taken = np.take_along_axis(flat, at[..., None], 1)
-        return np.asarray(taken.reshape(1, -1, array.shape[-1]))
+        return np.asarray(taken.reshape(1, math.prod(taken.shape[:-1]), array.shape[-1]))
 
     def _draw(self, first: int, count: int, extents: tuple[int, ...], samples: int) -> Indices:
         many, enough = ROWS_FOR_MANY * self.columns, ROWS_FOR_COLUMN * self.columns

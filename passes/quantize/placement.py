@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from onnxcompress.contract import Refusal
-from onnxcompress.errors import PassError, nearest
+from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.selection import matching_nodes
 
 from .scheme import Coverage
 from .units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
@@ -102,7 +102,7 @@ def place(
     With "all", each cheap node takes part, and data movement between any two.
     """
     result = Placement()
-    hits = named(model.graph, exclude, "exclude")
+    hits = matching_nodes("quantize: exclude", exclude, model.graph)
     excluded = {node: f"excluded by '{pattern}'" for node, pattern in hits.items()}
     rules = _Rules(excluded=excluded, blocked=blocked, operators=operators, coverage=coverage)
     _place_in(model.graph, rules, result)
@@ -160,27 +160,6 @@ def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
     units = _connected(found, everywhere)
     result.units += units
     _find_tensors(graph, units, result)
-
-
-def named(graph: ir.Graph, patterns: Sequence[str], option: str) -> dict[ir.Node, str]:
-    """Return the nodes that the patterns of an option name, each with the last pattern that does.
-
-    Raises
-    ------
-    PassError
-        A pattern names none.
-    """
-    names = {node: node.name or edit.output_name(node) for node in graph.all_nodes()}
-    found: dict[ir.Node, str] = {}
-    for pattern in patterns:
-        hits = [
-            n for n, name in names.items() if fnmatchcase(name, pattern) or fnmatchcase(edit.output_name(n), pattern)
-        ]
-        if not hits:
-            hint = nearest(pattern, list(names.values()))
-            raise PassError(f"quantize: {option}: no node's name matches '{pattern}'{hint}")
-        found |= dict.fromkeys(hits, pattern)
-    return found
 
 
 def _connected(units: list[Unit], everywhere: bool) -> list[Unit]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections import Counter
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from onnx_ir.passes import common
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.runtime.saturation import products_saturate
+from onnxcompress.selection import matching_nodes
 
 from . import constants, scales
 from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, key_of, matrix_of
@@ -125,10 +125,11 @@ class QuantizeDynamic(Pass):
         grid = scales.SEVEN_BITS if reduced else scales.SYMMETRIC
         found: list[DynamicWeight] = []
         refused: list[Refusal] = []
+        excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
         nodes = list(work.graph.all_nodes())
         count = Counter(map(key_of, nodes))
         for node in nodes:
-            reason = self._obstacle(node)
+            reason = self._obstacle(node, excluded)
             if reason == "" and count[key_of(node)] > 1:
                 reason = f"another inner graph has a tensor of the same name, '{key_of(node)}'"
             if reason:
@@ -153,15 +154,15 @@ class QuantizeDynamic(Pass):
         application.finish()
         return Changes(tuple(done), plan.refused)
 
-    def _obstacle(self, node: ir.Node) -> str | None:
+    def _obstacle(self, node: ir.Node, excluded: dict[ir.Node, str]) -> str | None:
         """Return why a node stays in float; empty if it does not, None if it has nothing to do with weights."""
         op = edit.op_of(node)
         if op in UNSUPPORTED:
             return UNSUPPORTED[op]
         if op not in TARGETS:
             return None
-        if any(fnmatch.fnmatchcase(node.name or key_of(node), pattern) for pattern in self.exclude):
-            return "excluded"
+        if node in excluded:
+            return f"excluded by '{excluded[node]}'"
         if op == "Conv" and not self.conv:
             return SLOW_CONV
         data = node.inputs[0]

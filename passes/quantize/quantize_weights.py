@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -13,6 +14,7 @@ from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, R
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
+from onnxcompress.selection import matching
 
 from . import formats
 from .compensated import compensate
@@ -65,6 +67,8 @@ class QuantizeWeights(Pass):
         equal, as clusters would have to. Needs samples.
     minimum_size : int
         Tensors with fewer elements stay as they are.
+    exclude : tuple of str
+        Patterns of names of weights, or of nodes that read them, to leave as they are.
 
     Notes
     -----
@@ -82,6 +86,7 @@ class QuantizeWeights(Pass):
     scales: Literal["max", "mse"] = "max"
     rounding: Literal["nearest", "gptq"] = "nearest"
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,13 +109,15 @@ class QuantizeWeights(Pass):
         found, refused = _candidates(model)
         signed = self.symmetric is None and self.dtype.startswith("int")
         storage = Storage(self.dtype, signed or bool(self.symmetric), self.scales, self.block_size or 0)
+        excluded = self._excluded(found)
         weights = {}
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
             name, tensor = str(value.name), edit.constant(value)
             if tensor is None or tensor.size < self.minimum_size:
                 continue
-            reason = self._obstacle(tensor, axes)
+            pattern = excluded.get(name)
+            reason = f"excluded by '{pattern}'" if pattern else self._obstacle(tensor, axes)
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
@@ -128,6 +135,15 @@ class QuantizeWeights(Pass):
             opset = max(map(formats.needed_opset, weights.values()))
             guarded(given, context, lambda copy: [*flatten(copy), *([True] if raise_opset(copy, opset) else [])])
         return WeightPlan(weights=weights, refused=tuple(refused))
+
+    def _excluded(self, found: Iterable[ir.Value]) -> dict[str, str]:
+        """Return the weights that patterns mean, by their own name or that of a node that reads them."""
+        names = {}
+        for value in found:
+            readers = [(node.name, edit.output_name(node)) for node in value.consumers()]
+            names[str(value.name)] = [str(value.name), *(name for pair in readers for name in pair if name)]
+        hits = matching(f"{self.name}: exclude", self.exclude, names)
+        return {name: pattern for pattern, found in hits.items() for name in found}
 
     def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes, storage: Storage) -> StoredWeight:
         """Choose how one tensor is stored."""

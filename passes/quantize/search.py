@@ -51,7 +51,6 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     else:
         spare_layers(ladder)
     assert ladder.best is not None
-    if not ladder.holds(ladder.best):
-        ladder.notes.append(f"no rung loses at most {step.max_drop:g}; the best one is taken")
+    unmet = () if ladder.holds(ladder.best) else (f"no rung loses at most {step.max_drop:g}; the best one is taken",)
     plan = ladder.best.step.plan(model, context)
-    return dataclasses.replace(plan, notes=(*ladder.notes, *plan.notes))
+    return dataclasses.replace(plan, notes=(*ladder.notes, *unmet, *plan.notes), unmet=unmet)

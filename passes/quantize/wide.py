@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
+from onnxcompress.selection import matching_nodes
 
-from .placement import Placement, named
+from .placement import Placement
 from .units import Unit
 
 
@@ -56,7 +57,7 @@ def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) ->
     writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
     integers for the sake of its maker: that then has 16 bits as well.
     """
-    hits = named(model.graph, patterns, "wide")
+    hits = matching_nodes("quantize: wide", patterns, model.graph)
     placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
     result = Wide()
     found = set()

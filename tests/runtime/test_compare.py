@@ -239,3 +239,28 @@ def test_sqnr_is_compared_without_a_drop(parse):
     assert found.drop is None
     assert found.value_b == found.sqnr
     assert set(compare_module._PERFECT) == {"agreement", "cosine", "max_abs", "sqnr"}
+
+
+KEEPS = """g (float[N,C] x) => (float[M,C] y) <float[1] zero = {{{threshold}}}, int64[1] last = {{1}}> {{
+    s = ReduceSum <keepdims = 0> (x, last) keep = Greater(s, zero) y = Compress <axis = 0> (x, keep) }}"""
+
+
+def test_outputs_whose_size_depends_on_the_data_are_compared(parse):
+    """What one of them lacks is as if it were zero, and a decision that differs."""
+    one, other = parse(KEEPS.format(threshold=0)), parse(KEEPS.format(threshold=6.5))
+    samples = load_samples({"x": LOGITS[[0, 3, 1]]}, one)  # sums of 6, 10 and 6
+    found = compare_models(one, other, samples)
+    padded = np.concatenate([LOGITS[[3]], np.zeros((2, 3))])
+    noise = np.square(LOGITS[[0, 3, 1]] - padded).sum()
+    assert found.outputs[0].resized == 1
+    assert found.sqnr == pytest.approx(10 * math.log10(np.square(LOGITS[[0, 3, 1]]).sum() / noise))
+    assert (found.metric, found.value_b) == ("agreement", 0)
+
+
+def test_a_metric_may_ask_for_the_originals_outputs(parse, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def lost(outputs, labels, originals):\n    return -float(len(originals['y']) - len(outputs['y']))\n"
+    )
+    one, other = parse(KEEPS.format(threshold=0)), parse(KEEPS.format(threshold=6.5))
+    found = compare_models(one, other, load_samples({"x": LOGITS}, one), f"{tmp_path}/own.py:lost")
+    assert (found.value_a, found.value_b, found.drop) == (0, -3, 3)

@@ -266,7 +266,7 @@ def test_options_say_what_stays() -> None:
     result, changes = converted(subject, block_ops=("Tanh",), exclude=("y",))
     assert {r.subject: r.reason for r in changes.refused} == {
         "b (Tanh)": "Tanh is in block_ops; it stays in float32",
-        "y (MatMul)": "excluded; it stays in float32",
+        "y (MatMul)": "excluded by 'y'; it stays in float32",
     }
     assert set(result.graph.initializers) == {"w", "w_float16"}
     close(subject, result, drawn_feeds(subject))

@@ -238,7 +238,7 @@ def test_what_stays_in_float_is_named(body: str) -> None:
 def test_excluded_nodes_stay() -> None:
     text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) y = MatMul(a, v) }"
     result, changes = quantized(model(text, {"w": (8, 8), "v": (8, 8)}), exclude=("a",))
-    assert [(r.subject, r.reason) for r in changes.refused] == [("a (MatMul)", "excluded")]
+    assert [(r.subject, r.reason) for r in changes.refused] == [("a (MatMul)", "excluded by 'a'")]
     assert kinds(result)["MatMul"] == kinds(result)["MatMulInteger"] == 1
 
 

@@ -102,7 +102,7 @@ def test_a_tensor_read_in_16_bits_and_in_8_is_right_for_both(quantized: Quantize
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_one(quantized: Quantizer) -> None:
-    with pytest.raises(PassError, match=r"wide: no node's name matches 'bb'.*'b'"):
+    with pytest.raises(PassError, match=r"wide: 'bb' matches nothing in the model.*'b'"):
         quantized(chain(), rows(0), target="qnn", wide=("b", "bb"))
 
 
