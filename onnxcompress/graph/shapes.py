@@ -194,11 +194,16 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _
     shapes = {v: static(known.get(v.name or "")) for v in node.outputs if v.name}
     if None in shapes.values():
         shapes |= _infer_node(node, result, known)
+    if edit.op_of(node) in UNCHANGED and node.inputs[0] is not None:
+        shapes[node.outputs[0]] = result.shapes.get(node.inputs[0])
     if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
         shapes |= _made_up(node, known, extents)
         result.depends_on_data = True
     result.shapes.update((value, shape) for value, shape in shapes.items() if shape is not None)
 
+
+UNCHANGED = {"GroupNormalization", "MeanVarianceNormalization"}
+"""Operators that keep their input's shape, and that onnx has no inference for."""
 
 DATA_DEPENDENT = {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Range", "Scan", "TopK", "Unique"}
 """Operators that may find any number of elements."""
