@@ -284,11 +284,9 @@ def _scale_and_shift(constants: Constants, node: ir.Node) -> tuple[Channel | Non
     scale = array_of(constants.engine, node.inputs[1])
     given = node.inputs[2] if len(node.inputs) > 2 else None
     shift = array_of(constants.engine, given)
-    unknown = np.array(0.0 if given is None else np.nan)
-    return (
-        None if scale is None else scale.astype(np.float64),
-        unknown if shift is None else shift.astype(np.float64),
-    )
+    unknown: Channel = np.array(0.0 if given is None else np.nan)
+    shift = unknown if shift is None else shift.astype(np.float64)
+    return None if scale is None else scale.astype(np.float64), shift
 
 
 def _filled(constants: Constants, node: ir.Node) -> None:

@@ -103,10 +103,11 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
 def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
     probe = _Probe(model)
-    fitting, one = probe.fitting(sizes)
-    other = probe.run(fitting.shapes(sizes), fitting.length + 1) if one.depends_on_data else one
-    known, again = one.shapes, other.shapes
-    return {str(v.name) for v in model.graph.outputs if v not in known or known[v] != again.get(v)}
+    one = other = probe.fitting(sizes)[1]
+    if one.depends_on_data:
+        one, other = (probe.run({**sizes}, found) for found in LENGTHS[:2])
+    found = ((value, one.shapes.get(value), other.shapes.get(value)) for value in model.graph.outputs)
+    return {str(value.name) for value, shape, larger in found if shape is None or shape != larger}
 
 
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:

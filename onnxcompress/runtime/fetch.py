@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from ..progress import Progress
@@ -67,7 +68,8 @@ def fetch(
     taps = [whole(name) for name in tensors if name not in fed]
     first = next(samples.labelled(1))
     session = open_taps(model, taps, 1)[0] if taps else None
-    sizes = {name: array.nbytes for name, array in (session.run(first.feeds) if session else {}).items()}
+    found = session.run(first.feeds) if session else {}
+    sizes = {name: 0 if array is None else array.nbytes for name, array in found.items()}
     lots = split_lots(taps, sizes, limit_bytes) or [[]]
     total = (samples.known_count or 0) * len(lots)
     observers: list[O] = []
@@ -83,6 +85,9 @@ def fetch(
             progress(what, done + index * (total // len(lots)), total)
         observers += crew.idle
     return observers
+
+
+NOTHING = np.zeros(0, np.float32)
 
 
 class _Crew(Generic[O]):
@@ -123,7 +128,9 @@ class _Crew(Generic[O]):
         observer = self.idle.pop()
         try:
             found = self.session.run(batch.feeds, self.fetched) if self.session and self.fetched else {}
-            arrays = [*found.values(), *(batch.feeds[name] for name in self.given)]
+            # What is two branches deep and not taken comes back as None.
+            arrays = [NOTHING if array is None else array for array in found.values()]
+            arrays += [*(batch.feeds[name] for name in self.given)]
             observer.observe(arrays, number, batch.count)
         finally:
             self.idle.append(observer)

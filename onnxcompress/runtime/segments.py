@@ -15,7 +15,8 @@ from .samples import Samples
 from .session import Array, open_session
 from .spill import LIMIT_BYTES, Spill, Spilled
 
-Kept = Array | Spilled
+Kept = Any
+"""An array, in memory or in a file; of a sequence, a map or an optional, what ONNX Runtime gives."""
 
 
 class Code(NamedTuple):
@@ -124,7 +125,9 @@ class Walk:
             self._run(sorted(known), missing)
         for stored in self._batches:
             for gone in stored.keys() - needed.keys():
-                self._spill.drop(stored.pop(gone))
+                kept = stored.pop(gone)
+                if isinstance(kept, (np.ndarray, Spilled)):
+                    self._spill.drop(kept)
         self._position = index
 
     def has(self, name: str) -> bool:
@@ -157,14 +160,12 @@ class Walk:
 
     def _keep(self, stored: dict[str, Kept], arrays: dict[str, Any]) -> None:
         for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise PassError(f"tensor '{name}' is a sequence or optional, which cannot be stopped at")
-            stored[name] = self._spill.put(array)
+            stored[name] = self._spill.put(array) if isinstance(array, np.ndarray) else array
 
 
 def _read_from(graph: ir.Graph, order: list[ir.Node], index: int) -> list[ir.Value]:
     """Return the tensors that depend on the inputs, are there before node `index` and are read from there on."""
-    varying = {value for value in graph.inputs if edit.constant(value) is None}
+    varying = {value for value in graph.inputs if not value.is_initializer()}
     for node in order[:index]:
         if any(value in varying for value in _reads(node)):
             varying.update(node.outputs)
@@ -188,6 +189,8 @@ def _extract(model: ir.Model, inputs: dict[str, Kept], outputs: list[str]) -> ir
     for value in graph.inputs:
         if value.name in inputs:
             stored = inputs[value.name]
+            if not isinstance(stored, (np.ndarray, Spilled)):
+                continue  # its type is known, or the model could not be run
             value.type = ir.TensorType(ir.DataType.from_numpy(stored.dtype))
             value.shape = ir.Shape([None] * len(stored.shape))  # batches differ, and recorded shapes may be stale
     return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))

@@ -100,11 +100,13 @@ class Session:
         narrow = any(_is_narrow(self.outputs[name].dtype) for name in names if name in self.outputs)
         feeds = {name: self._rounded(name, array) for name, array in feeds.items()}
         with _as_model_error(self._label):
-            if narrow or any(_is_narrow(array.dtype) for array in feeds.values()):
+            if narrow or any(_is_narrow(array.dtype) for array in feeds.values() if isinstance(array, np.ndarray)):
                 return self._run_narrow(feeds, names, quiet)
             return dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
 
     def _rounded(self, name: str, array: Array) -> Array:
+        if not isinstance(array, np.ndarray):
+            return array  # a sequence
         dtype = self.inputs[name].dtype if name in self.inputs else None
         floats = dtype is not None and {dtype.name, array.dtype.name} <= COMPARABLE
         return array.astype(dtype) if floats else array

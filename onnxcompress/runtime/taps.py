@@ -83,8 +83,8 @@ def find_values(model: ir.Model, names: Sequence[str]) -> tuple[dict[str, Array]
         value = outer[name]
         if isinstance(value.type, (ir.SequenceType, ir.OptionalType)) or value.dtype == ir.DataType.STRING:
             raise PassError(f"tensor '{name}': {value.type} has no statistics; only tensors of numbers have")
-        tensor = edit.constant(value)
         # An initializer that is also an input is only a default, but no sample overrides it.
+        tensor = value.const_value if value.is_initializer() else edit.constant(value)
         if tensor is not None:
             constants[name] = tensor.numpy()
         else:

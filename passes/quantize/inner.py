@@ -125,10 +125,13 @@ def _of_one_iteration(insert: edit.Inserter, value: ir.Value) -> tuple[ir.Value,
     dims = () if value.shape is None else tuple(value.shape)
     if value.shape is not None and all(isinstance(dim, int) for dim in dims):
         return insert.node("Identity", [value], dtype=value.dtype, shape=value.shape), dims  # type: ignore[return-value]
-    one = insert.constant("one_value", np.array([1], np.int64))
+    line = insert.constant("one_line", np.array([-1], np.int64))
+    flat = insert.node("Reshape", [value, line], dtype=value.dtype)
+    # An empty tensor has neither; any range that is asked for holds 0.
+    zero = insert.constant("one_zero", np.zeros(1, (value.dtype or ir.DataType.FLOAT).numpy()))
+    full = insert.node("Concat", [flat, zero], attributes={"axis": 0}, dtype=value.dtype)
     extremes = [
-        insert.node("Reshape", [insert.node(op, [value], attributes={"keepdims": 0}, dtype=value.dtype), one])
-        for op in ("ReduceMin", "ReduceMax")
+        insert.node(op, [full], attributes={"keepdims": 1}, dtype=value.dtype) for op in ("ReduceMin", "ReduceMax")
     ]
     joined = insert.node("Concat", extremes, attributes={"axis": 0}, dtype=value.dtype, shape=ir.Shape([2]))
     return joined, (2,)

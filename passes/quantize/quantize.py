@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import why_no_constant
 from onnxcompress.runtime.clipping import Method
 from onnxcompress.targets import load_target, local_target, quantize_options, takes
 
@@ -213,7 +214,7 @@ def _place_and_measure(
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
     everywhere = scheme.coverage == "all"
-    blocked = _fragile(work) if everywhere else {}
+    blocked = _reading_defaults(work) | (_fragile(work) if everywhere else {})
     while True:
         placement = place(work, exclude, blocked, scheme.operators, scheme.coverage)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
@@ -231,6 +232,12 @@ def _place_and_measure(
             for source in sources:
                 if source is not None and source.name in reasons:
                     blocked[unit.node] = reasons[source.name]
+
+
+def _reading_defaults(work: ir.Model) -> dict[ir.Node, str]:
+    """Return the nodes worth quantizing that read an input with a default: a caller may give anything there."""
+    uses = ((value, node) for value in edit.defaults(work.graph) for node in value.consumers())
+    return {node: f"its operand {why_no_constant(value.name)}" for value, node in uses if edit.op_of(node) in COMPUTE}
 
 
 def _fragile(work: ir.Model) -> dict[ir.Node, str]:

@@ -44,7 +44,22 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "ConvertFloat": {"dtype": ("float16",), "keep_io": (True, True, False)},
 }  # fmt: skip
-WITH_SAMPLES: dict[str, tuple[Any, ...]] = {"importance": ("activation", "apoz", "wanda", "reconstruction")}
+SPECIAL: dict[str, tuple[dict[str, Any], ...]] = {
+    "PruneChannels": (
+        *({"importance": name, "compensate": name == "wanda"} for name in ("activation", "apoz", "wanda")),
+        {"importance": "reconstruction", "compensate": True}, {"sparsity": "auto", "max_drop": 0.2}, {"steps": 3},
+    ),
+    "Quantize": (
+        {"max_drop": 0.05}, {"wide": ("*",)}, {"target": "qnn"}, {"target": "tensorrt"}, {"target": "onnxruntime-cpu"},
+        {"target": "npu-power-of-two"},
+    ),
+    "QuantizeWeights": (
+        {"dtype": "int4", "block_size": 16, "format": "matmulnbits", "minimum_size": 1},
+        {"dtype": "uint8", "block_size": 32, "format": "matmulnbits", "minimum_size": 1},
+    ),
+    "ConvertFloat": ({"dtype": "float16", "block_ops": ()},),
+}  # fmt: skip
+"""Options that go together, or that nothing else goes with."""
 CHAINS: tuple[tuple[str, ...], ...] = (
     ("PruneChannels", "Shrink"), ("PruneChannels", "Shrink"), ("PruneChannels", "Shrink"), ("MagnitudePrune", "Shrink"),
     ("PruneSlices", "Shrink"), ("ActivationPrune", "Shrink"), ("RandomPrune", "Shrink"),
@@ -77,14 +92,15 @@ def make(name: str, random: np.random.Generator) -> Pass:
     kind: Callable[..., Pass] = getattr(passes, name)
     options = OPTIONS.get(name, {})
     fixed = {key: values[0] for key, values in options.items() if len(values) == 1}
-    if random.random() < 0.5:
+    special = SPECIAL.get(name, ())
+    way = random.random()
+    if way < 0.15 and special:
+        return kind(**special[int(random.integers(len(special)))])
+    if way < 0.5:
         return kind(**fixed)
     drawn = {key: values[int(random.integers(len(values)))] for key, values in options.items()}
     if drawn.get("block_size"):
         drawn["per_channel"] = True
-    if name == "PruneChannels" and random.random() < 0.25:
-        drawn["importance"] = str(random.choice(WITH_SAMPLES["importance"]))
-        drawn["compensate"] = bool(random.random() < 0.4)
     return kind(**drawn)
 
 

@@ -141,8 +141,18 @@ def scattered(b: Builder, x: Tensor) -> Tensor | None:
     return x.like(b.op("ScatterElements", base, b.const(order), x.name, axis=1))
 
 
+def drawn(b: Builder, x: Tensor) -> Tensor | None:
+    """Something random: noise, or Dropout in training mode. One model in some hundred has it."""
+    if b.dtype != "float32" or b.opset < 12 or b.chance(0.8):
+        return None
+    if b.chance(0.4):
+        return x.like(b.op("Dropout", x.name, b.const(np.array(0.2, np.float32)), b.const(np.array(True))))
+    noise = b.op(b.choose("RandomNormalLike", "RandomUniformLike"), x.name)
+    return x.like(b.op("Add", x.name, b.op("Mul", noise, b.scalar(0.1))))
+
+
 DATA: dict[str, tuple[Block, int]] = {
     "compress": (compress, 2), "non zero": (non_zero, 2), "suppressed": (suppressed, 2), "unique": (unique, 1),
     "rounded": (rounded, 2), "integer layer": (integer_layer, 2), "dynamic shape": (dynamic_shape, 2),
-    "zeros of shape": (zeros_of_shape, 1), "scattered": (scattered, 1),
+    "zeros of shape": (zeros_of_shape, 1), "scattered": (scattered, 1), "drawn": (drawn, 1),
 }  # fmt: skip

@@ -217,15 +217,27 @@ def batch_norm(b: Builder, x: Tensor) -> Tensor:
     return x.like(b.op("BatchNormalization", x.name, *parts))
 
 
+def tied_head(b: Builder, x: Tensor) -> Tensor | None:
+    """The embedding once more, as the last layer."""
+    tables = b.whole.weights.get((10, x.width, "normal", b.dtype), [])
+    if not tables or b.place != "graph":
+        return None
+    name = b.choose(*tables)
+    if x.kind == "matrix" and b.chance(0.5):
+        return with_width(x, b.op("Gemm", x.name, name, *([weight(b, 10)] if b.opset < 11 else []), transB=1), 10)
+    return with_width(x, b.op("MatMul", x.name, b.op("Transpose", name, perm=[1, 0])), 10)
+
+
 TOKENS: dict[str, tuple[Block, int]] = {
     "linear": (linear, 6), "feed forward": (feed_forward, 3), "layer norm": (layer_norm, 4),
     "rms norm": (rms_norm, 2), "attention": (attention, 3), "fused attention": (fused_attention, 1),
     "recurrent": (recurrent, 3), "mixer": (mixer, 2), "einsum": (einsum, 1), "pool tokens": (pool_tokens, 3),
     "class token": (class_token, 1), "positions": (positions, 2), "tokens to image": (to_image, 1),
-    "top k": (top_k, 1),
+    "top k": (top_k, 1), "tied head": (tied_head, 3),
 }  # fmt: skip
 MATRICES: dict[str, tuple[Block, int]] = {
-    "linear": (linear, 4), "gemm": (gemm, 8), "feed forward": (feed_forward, 2), "layer norm": (layer_norm, 2),
-    "rms norm": (rms_norm, 1), "batch norm": (batch_norm, 2), "to image": (to_image, 1), "to tokens": (to_tokens, 2),
+    "linear": (linear, 4), "gemm": (gemm, 12), "feed forward": (feed_forward, 2), "layer norm": (layer_norm, 2),
+    "rms norm": (rms_norm, 1), "batch norm": (batch_norm, 2), "tied head": (tied_head, 2),
+    "to image": (to_image, 1), "to tokens": (to_tokens, 2),
     "top k": (top_k, 1),
 }  # fmt: skip

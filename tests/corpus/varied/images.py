@@ -258,7 +258,7 @@ def crop(b: Builder, x: Tensor) -> Tensor | None:
 
 
 IMAGES: dict[str, tuple[Block, int]] = {
-    "conv": (conv, 12), "transposed": (transposed, 3), "pool": (pool, 3), "global pool": (global_pool, 4),
+    "conv": (conv, 16), "transposed": (transposed, 6), "pool": (pool, 6), "global pool": (global_pool, 5),
     "flatten": (flatten, 2), "to tokens": (to_tokens, 2), "batch norm": (batch_norm, 4),
     "instance norm": (instance_norm, 1), "group norm": (group_norm, 2), "shuffle": (shuffle, 2),
     "channels last": (channels_last, 2), "resize": (resize, 3), "depth to space": (depth_to_space, 1),

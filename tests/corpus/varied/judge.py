@@ -30,6 +30,7 @@ ROUNDED = 0.15
 """Where the model rounds to integers itself, a last bit may move a value by a step."""
 LOWEST, MARGIN = 12.0, 12.0
 """Decibels that eight bits keep at least, or what noise as large as theirs keeps of the same network, less a margin."""
+RANDOM_OPS = {"RandomNormalLike", "RandomUniformLike", "Dropout"}
 ROUNDING_OPS = {"QuantizeLinear", "DynamicQuantizeLinear", "Hardmax", "TopK", "Greater", "Less", "NonMaxSuppression"}
 Feed = dict[str, Any]
 Outputs = dict[str, Any]
@@ -89,7 +90,7 @@ def judge(varied: Varied, chain: Sequence[Pass], *, seed: int = 0) -> Verdict:
         subject = Subject(varied.model, feeds)
     except Exception as error:  # noqa: BLE001 - counted, with its reason
         return Verdict("unstable", f"onnxruntime does not run the original: {_line(error)}")
-    if not subject.stable:
+    if not subject.stable and not subject.random:
         return Verdict("unstable", "optimised and not, the original differs from itself")
     data = [varied.feeds(100 + n, batch=4) for n in range(4)]
     try:
@@ -113,6 +114,9 @@ def _judge(subject: Subject, chain: Sequence[Pass], data: list[Feed], seed: int)
     result = made(chain)
     retyped = any(step.retypes for step in chain)
     check_ports(subject, result, retyped=retyped)
+    if subject.random:
+        check_sane(subject, result)
+        return Verdict("sane", "it draws random numbers")
     lossy = [i for i, step in enumerate(chain) if step.tolerance is None]
     if not lossy:
         return check_equal(subject, result)
@@ -139,6 +143,9 @@ class Subject:
         others = [optimised.run(feed) for feed in feeds]
         moved = [plain.run({k: _nudged(v, n) for k, v in feed.items()}) for n, feed in enumerate(feeds)]
         ops = {node.op_type for node in _nodes(model)}
+        self.random = any(
+            node.op_type in RANDOM_OPS for node in _nodes(model) if len(node.input) != 1 or "Like" in node.op_type
+        )
         kinds = {tensor.data_type for tensor in _tensors(model)} | {TensorProto.FLOAT16} & _casts(model)
         narrow = kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16}
         self.tolerance = ROUNDED if ops & ROUNDING_OPS else TOLERANCE["float16" if narrow else "float32"]
@@ -226,10 +233,7 @@ def check_sane(subject: Subject, result: onnx.ModelProto) -> None:
 
 def check_noise(subject: Subject, result: onnx.ModelProto, steps: list[Pass]) -> None:
     """Check that a quantized result is no further off than noise of its steps' size makes the network."""
-    if any(
-        o.get("dtype") in ("int4", "uint4") or o.get("ranges", "minmax") != "minmax"
-        for o in (s.options() for s in steps)
-    ):
+    if any(_is_coarse(step.options()) for step in steps):
         return
     runner = Runner(result)
     found = [runner.run(feed) for feed in subject.feeds]
@@ -248,6 +252,12 @@ def check_noise(subject: Subject, result: onnx.ModelProto, steps: list[Pass]) ->
         bound = min((decibels(subject.expected, other, name) for other in draws), default=LOWEST)
         if value < min(LOWEST, bound - MARGIN):
             raise Wrong(f"{name} keeps {value:.1f} dB, where noise of eight bits everywhere keeps {bound:.1f}")
+
+
+def _is_coarse(options: dict[str, Any]) -> bool:
+    """Whether the options ask for less than eight bits, or let ranges cut values off."""
+    clips = options.get("ranges", "minmax") != "minmax"
+    return clips or options.get("dtype") in ("int4", "uint4") or options.get("target") is not None
 
 
 def difference(a: Any, b: Any) -> float:
