@@ -23,7 +23,6 @@ STEPS = {
     "ArgMax",
     "ArgMin",
     "Ceil",
-    "DequantizeLinear",  # ONNX Runtime may multiply by it in integers, and rounds to them what it multiplies
     "DynamicQuantizeLinear",
     "Equal",
     "Floor",

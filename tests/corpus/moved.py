@@ -130,6 +130,9 @@ WAYS: dict[str, Way] = {
     "Mul": _scaled,
 }
 
+FIRST_OPSET = {"DequantizeLinear by channel": 13}
+"""Where the operators or attributes of a way are newer than any of a consumer's."""
+
 FLAT = "{t}[N,6] x) => ({t}[N,4] y) {{ a = MatMul(x, w1) c = Add(a, b1) r = Relu(c) {body} }}"
 IMAGE = "{t}[N,3,6,6] x) => ({t}[N,4,p,q] y) {{ a = Conv(x, w1, b1) r = Relu(a) {body} }}"
 TOKENS = "{t}[N,5,6] x) => ({t}[N,5,4] y) {{ a = MatMul(x, w1) c = Add(a, b1) r = Relu(c) {body} }}"
@@ -154,8 +157,20 @@ CONSUMERS: dict[str, tuple[str, str, Shapes, Shapes, int]] = {
         7,
     ),
     "ConvTranspose": (IMAGE, "y = ConvTranspose(r, w2, b2)", _IMAGES, {"w2": (8, 4, 2, 2), "b2": (4,)}, 7),
-    "GRU": (STEPS, "y = GRU<hidden_size = 4>(r, w2, v, b2)", _VECTORS | {"v": (1, 12, 4)}, {"w2": (1, 12, 8), "b2": (1, 24)}, 7),
-    "LSTM": (STEPS, "y = LSTM<hidden_size = 4>(r, w2, v, b2)", _VECTORS | {"v": (1, 16, 4)}, {"w2": (1, 16, 8), "b2": (1, 32)}, 7),
+    "GRU": (
+        STEPS,
+        "y = GRU<hidden_size = 4>(r, w2, v, b2)",
+        _VECTORS | {"v": (1, 12, 4)},
+        {"w2": (1, 12, 8), "b2": (1, 24)},
+        7,
+    ),
+    "LSTM": (
+        STEPS,
+        "y = LSTM<hidden_size = 4>(r, w2, v, b2)",
+        _VECTORS | {"v": (1, 16, 4)},
+        {"w2": (1, 16, 8), "b2": (1, 32)},
+        7,
+    ),
     "LayerNormalization": (
         TOKENS,
         "n = LayerNormalization(r, s, b) y = MatMul(n, w3)",
@@ -233,7 +248,7 @@ def moved(
 ) -> ir.Model | None:
     """Make a model; channels in `dead` are constants that are not zero. None where there is no such model."""
     frame, body, plain, changed, first = CONSUMERS[consumer]
-    if opset < first:
+    if opset < max(first, FIRST_OPSET.get(way, 0)):
         return None
     random = np.random.default_rng(seed)
     arrays = {name: _drawn(random, name, shape, dtype) for name, shape in (plain | changed).items()}
