@@ -100,6 +100,11 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return _Probe(model).fitting(sizes)[1]
 
 
+def fitting_inputs(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Return shapes of the inputs at which the model's operators fit together, as far as inference can tell."""
+    return _Probe(model).fitting()[0].shapes()
+
+
 def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
     probe = _Probe(model)
@@ -167,8 +172,9 @@ class _Probe:
 def _fits(node: ir.Node, result: Concrete) -> bool:
     """Tell whether operands fit together: where all are known and the output is not, they do not."""
     op, shapes = edit.op_of(node), result.shapes
-    if any(min(shapes.get(value, ()), default=1) < 0 for value in node.outputs):
-        return False
+    windowed = op in READS or op.endswith("Pool")
+    if any(min(shapes.get(value, ()), default=1) < (1 if windowed else 0) for value in node.outputs):
+        return False  # less was there than one window covers
     asked = op == "Reshape" and len(node.inputs) > 1 and node.inputs[1] in result.values
     if not asked and op not in BROADCASTING and op not in READS and op != "Concat":
         return True

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import DataError, ModelError, nearest
+from ..graph import shapes
 from .session import Array, Dims, Session
 
 SMALL_DIM = 16
@@ -283,7 +284,20 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
             first = first or error
         else:
             return feed
-    raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)")
+    feed = fitting_feed(model)
+    try:
+        session.run(feed)
+    except ModelError as error:
+        reason = "random values do not fit this model: give samples with --data (data=...)"
+        raise ModelError(f"{first or error}; {reason}") from None
+    return feed
+
+
+def fitting_feed(model: ir.Model) -> dict[str, Array]:
+    """Return one feed of random values, of the sizes that the model's weights ask for."""
+    sizes, random = shapes.fitting_inputs(model), np.random.default_rng(0)
+    shaped = {item.name: (sizes.get(item.name, (1,)), item.dtype) for item in find_layout(model_inputs(model)).inputs}
+    return {name: _random_array(random, list(shape), dtype) for name, (shape, dtype) in shaped.items()}
 
 
 def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
