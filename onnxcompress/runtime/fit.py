@@ -14,7 +14,7 @@ RIDGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """What may be added to the diagonal of a Gram matrix, relative to its mean; tried until a smaller one is no better."""
 
 
-def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> Matrix:
+def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int, keep_zeros: bool = False) -> Matrix:
     """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
 
     The ridge, on the first `weighted` columns, draws towards `start`. Which one is best is seen on samples held out;
@@ -26,15 +26,18 @@ def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> 
         Of several pairs of sets of rows at once.
     start : (pairs, m, k) float64 array
     weighted : int
+    keep_zeros : bool
+        What is zero in the first `weighted` columns of `start` stays zero: it is a mask.
 
     Returns
     -------
     (pairs, m, k) float64 array
     """
+    free = (start != 0) | (np.arange(start.shape[-1]) >= weighted) if keep_zeros else np.ones((), bool)
     none = held.errors(start)
     least, ridges = none, np.full(len(start), RIDGES[0])
     for ridge in RIDGES:
-        errors = held.errors(_with_ridge(fitted, start, np.full(len(start), ridge), weighted))
+        errors = held.errors(_with_ridge(fitted, start, np.full(len(start), ridge), weighted, free))
         better = errors < least
         if not better.any():
             break
@@ -42,11 +45,11 @@ def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int) -> 
     chosen = least < none
     if not chosen.any():
         return start
-    return np.where(chosen[:, None, None], _with_ridge(fitted.merge(held), start, ridges, weighted), start)
+    return np.where(chosen[:, None, None], _with_ridge(fitted.merge(held), start, ridges, weighted, free), start)
 
 
-def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int) -> Matrix:
-    """Solve the normal equations; each ridge is relative to the mean of the diagonal."""
+def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int, free: npt.NDArray[np.bool_]) -> Matrix:
+    """Solve the normal equations, and move what is `free`; each ridge is relative to the mean of the diagonal."""
     diagonal = np.diagonal(moments.own, axis1=1, axis2=2)[:, :weighted].mean(1)
     added = np.where(diagonal > 0, ridges * diagonal, 1.0)[:, None] * (np.arange(moments.own.shape[-1]) < weighted)
     own = moments.own.copy()
@@ -59,4 +62,4 @@ def _with_ridge(moments: Moments, start: Matrix, ridges: Matrix, weighted: int) 
         )
     except np.linalg.LinAlgError:  # what it reads is the same for every sample
         return start
-    return np.asarray(start + found.swapaxes(1, 2), np.float64)
+    return np.asarray(start + np.where(free, found.swapaxes(1, 2), 0), np.float64)

@@ -37,21 +37,21 @@ def positions(node: ir.Node, data: Extents, kernel: Extents) -> Extents:
     """Return the spatial extents of what a Conv makes of `data`, by its strides, dilations and padding."""
     found = []
     for axis, (size, extent) in enumerate(zip(data, kernel, strict=True)):
-        stride, dilation, before, after = _window(node, axis, len(kernel), size, extent)
+        stride, dilation, before, after = window(node, axis, len(kernel), size, extent)
         found.append((size + before + after - dilation * (extent - 1) - 1) // stride + 1)
     return tuple(found)
 
 
 def _along(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> Matrix:
     """The shares along one axis of a convolution."""
-    stride, dilation, before, after = _window(node, axis, rank, size, extent)
+    stride, dilation, before, after = window(node, axis, rank, size, extent)
     span = dilation * (extent - 1) + 1
     starts = np.arange(max((size + before + after - span) // stride + 1, 1)) * stride - before
     reads = starts[:, None] + np.arange(extent) * dilation
     return np.asarray(((reads >= 0) & (reads < size)).mean(0), np.float64)
 
 
-def _window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tuple[int, int, int, int]:
+def window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tuple[int, int, int, int]:
     """Return stride, dilation and the padding before and after, along one axis of a convolution."""
     stride = (edit.ints_attribute(node, "strides") or (1,) * rank)[axis]
     dilation = (edit.ints_attribute(node, "dilations") or (1,) * rank)[axis]
@@ -91,15 +91,15 @@ def patches(
     (samples · n, channels, positions of the kernel) array
     """
     rank = len(kernel)
-    windows = [_window(node, a, rank, array.shape[a + 2], extent) for a, extent in enumerate(kernel)]
+    windows = [window(node, a, rank, array.shape[a + 2], extent) for a, extent in enumerate(kernel)]
     around = [(0, 0), (0, 0), *((before, after) for _, _, before, after in windows)]
     padded = np.pad(array, around, constant_values=outside) if np.any(around) else array
     spans = tuple(w[1] * (extent - 1) + 1 for w, extent in zip(windows, kernel, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, rank + 2)))
     steps = tuple(slice(None, None, w[0]) for w in windows)
     taps = tuple(slice(None, None, w[1]) for w in windows)
-    window = (slice(None), slice(None), *steps, *taps)
-    view = view[window]
+    picked = (slice(None), slice(None), *steps, *taps)
+    view = view[picked]
     view = np.moveaxis(view, 1, rank + 1)
     if at is not None:
         where = (np.arange(len(view))[:, None], *np.unravel_index(at, view.shape[1 : rank + 1]))

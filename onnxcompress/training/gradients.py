@@ -6,9 +6,12 @@ in it in the training interpreter and compares with finite differences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
+from ..graph import edit
 
 _DIFFERENTIABLE = """
     Abs Add BatchNormalization Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather
@@ -122,11 +125,77 @@ def why_no_gradient(node: ir.Node) -> str:
     label = f"node '{node.name or node.outputs[0].name}' ({node.op_type})"
     if node.domain not in ("", "ai.onnx") or node.op_type not in DIFFERENTIABLE:
         return f"{label} has no gradient"
-    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") != "constant":
-        return f"{label} has a gradient only in constant mode"
-    if node.op_type == "Split" and not all(output.uses() for output in node.outputs):
-        return f"{label} has a gradient only when all its outputs are used"
-    return ""
+    lacking = LACKING.get(node.op_type)
+    what = "" if lacking is None else lacking(node)
+    return f"{label} has no right gradient {what}" if what else ""
+
+
+def _auto_pad(node: ir.Node) -> str:
+    # forms.write_out_padding has written out all that it could.
+    kept = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    return "with auto_pad where the size of its input is not known before it runs" if kept else ""
+
+
+def _dropout(node: ir.Node) -> str:
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = edit.constant(mode)
+    evaluates = mode is None or (tensor is not None and not tensor.numpy().any())
+    return "" if evaluates else "in training mode"
+
+
+def _layer_norm(node: ir.Node) -> str:
+    data, scale = node.inputs[0], node.inputs[1]
+    if data is None or scale is None or data.shape is None or scale.shape is None:
+        return ""
+    axis = node.attributes.get_int("axis", -1)
+    normalised = data.shape[axis % len(data.shape) :]
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return "without a bias"
+    return "" if len(scale.shape) == len(normalised) else "with a scale that is broadcast"
+
+
+def _max_pool(node: ir.Node) -> str:
+    columns_first = node.attributes.get_int("storage_order", 0)
+    return "where it numbers the maxima column by column" if columns_first else _auto_pad(node)
+
+
+def _pad(node: ir.Node) -> str:
+    mode = node.attributes.get_string("mode", "constant")
+    if mode != "constant":
+        return f"in {mode} mode"
+    return "with an input axes" if len(node.inputs) > 3 and node.inputs[3] is not None else ""
+
+
+def _scatter(node: ir.Node) -> str:
+    return "with a reduction" if node.attributes.get_string("reduction", "none") != "none" else ""
+
+
+def _slice(node: ir.Node) -> str:
+    steps = edit.constant(node.inputs[4]) if len(node.inputs) > 4 else None
+    return "" if steps is None or (steps.numpy() > 0).all() else "with steps backward"
+
+
+def _split(node: ir.Node) -> str:
+    return "" if all(output.uses() for output in node.outputs) else "where an output of it is not used"
+
+
+def _transpose(node: ir.Node) -> str:
+    return "" if "perm" in node.attributes else "without perm where the rank of its input is not known"
+
+
+LACKING: dict[str, Callable[[ir.Node], str]] = {
+    "Conv": _auto_pad,
+    "Dropout": _dropout,
+    "LayerNormalization": _layer_norm,
+    "MaxPool": _max_pool,
+    "Pad": _pad,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+    "Slice": _slice,
+    "Split": _split,
+    "Transpose": _transpose,
+}
+"""Operator to what tells which of its forms have no right gradient."""
 
 
 def _what_stops(graph: ir.Graph, loss: ir.Value) -> dict[ir.Node, str]:
@@ -149,8 +218,14 @@ def _onward(graph: ir.Graph, value: ir.Value, stops: dict[ir.Node, str]) -> list
         if node.graph is not graph:
             reasons.append(f"node '{node.name}' ({node.op_type}) in an inner graph has no gradient")
         elif node in stops and _carries(node, index):
-            reasons.append(stops[node])
+            reasons.append(stops[node] or _why_not_into(node, index))
     return reasons
+
+
+def _why_not_into(node: ir.Node, index: int) -> str:
+    """Return why no gradient flows back through one input of a node that has a gradient, or an empty string."""
+    exponent = node.op_type == "Pow" and index == 1
+    return f"node '{node.name or node.outputs[0].name}' (Pow) has no gradient for its exponent" if exponent else ""
 
 
 def _carries(node: ir.Node, index: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
-from .objective import LABELS, TEACHER, Objective
+from .objective import LABELS, TEACHER, Arrays, Objective
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What reading a file that is missing, damaged or of another kind ends with."""
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read a whole ``.npz`` file; raises one of `UNREADABLE`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def check_data(

@@ -20,8 +20,9 @@ import onnx_ir as ir
 from ..errors import TrainingError
 from ..progress import Progress, silent
 from . import worker
-from .job import Arrays, check_data, initial_weights, write_job
-from .objective import Objective, build_objective
+from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .masks import masked_weights
+from .objective import Arrays, Objective, build_objective
 from .process import LOG, run_worker
 
 
@@ -41,6 +42,8 @@ class Settings:
         Applied to weights of two or more dimensions: not to biases nor to normalisation.
     temperature, hard_weight : float
         ``loss = (1 - hard_weight)·T²·KL(teacher/T || student/T) + hard_weight·CE``.
+    keep_masks : bool
+        Weights that are zero stay zero (`masked_weights` tells which count).
     seed : int
         Decides the order of the samples.
     """
@@ -53,6 +56,7 @@ class Settings:
     weight_decay: float = 0.01
     temperature: float = 4.0
     hard_weight: float = 0.5
+    keep_masks: bool = True
     seed: int = 0
 
 
@@ -119,11 +123,13 @@ def train(
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
-        job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "settings": dataclasses.asdict(settings)}
+        masked = masked_weights(model, objective.weights) if settings.keep_masks else []
+        job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "masked": masked}
+        job["settings"] = dataclasses.asdict(settings)
         write_job(Path(folder), objective, data, initial, job)
         failed = run_worker(Path(folder), kept / LOG, progress or silent)
         if failed:
-            raise TrainingError(f"{failed}; {_how_to_resume(kept)}")
+            raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)
 
 
@@ -164,30 +170,31 @@ def _hash(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _read_header(kept: Path) -> dict[str, Any] | None:
+def _read_checkpoint(kept: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
+    """Return the header and the arrays of the checkpoint in a folder, or None where there is none."""
     path = kept / worker.CHECKPOINT
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            header: dict[str, Any] = json.loads(arrays["header"].tobytes())
-            return header
-    except (ValueError, KeyError, OSError) as error:
+        arrays = read_arrays(path)
+        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
+        return {key: header[key] for key in ("epoch", "fingerprint", "losses")}, arrays
+    except UNREADABLE as error:
         raise TrainingError(f"{path} is no training checkpoint ({error}); delete it or name another folder") from None
 
 
 def _how_to_resume(kept: Path) -> str:
-    header = _read_header(kept)
-    if header is None:
+    checkpoint = _read_checkpoint(kept)
+    if checkpoint is None:
         return "no epoch was finished"
-    return f"a checkpoint of epoch {header['epoch']} is in {kept}; train again with it as checkpoint to go on"
+    return f"a checkpoint of epoch {checkpoint[0]['epoch']} is in {kept}; train again with it as checkpoint to go on"
 
 
 def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
-    header = _read_header(kept)
-    if header is None:
+    checkpoint = _read_checkpoint(kept)
+    if checkpoint is None:
         return
-    other = [key for key, value in fingerprint.items() if header["fingerprint"].get(key) != value]
+    other = [key for key, value in fingerprint.items() if checkpoint[0]["fingerprint"].get(key) != value]
     if other:
         raise TrainingError(
             f"{kept / worker.CHECKPOINT} belongs to another training ({' and '.join(other)} differ); "
@@ -196,9 +203,14 @@ def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
 
 
 def _read_result(kept: Path, objective: Objective, initial: Arrays) -> Trained:
-    with np.load(kept / worker.CHECKPOINT, allow_pickle=False) as arrays:
-        header = json.loads(arrays["header"].tobytes())
-        pieces = worker.views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
-        weights = dict(zip(objective.weights, pieces, strict=True))
-        weights |= {name: arrays[f"running_{i}"] for i, name in enumerate(objective.states)}
+    checkpoint = _read_checkpoint(kept)
+    if checkpoint is None:
+        raise TrainingError(f"the training interpreter ended without a result (log: {kept / LOG})")
+    header, arrays = checkpoint
+    pieces = worker.views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
+    weights = dict(zip(objective.weights, pieces, strict=True))
+    weights |= {name: arrays[f"running_{i}"] for i, name in enumerate(objective.states)}
+    broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
+    if broken is not None:
+        raise TrainingError(f"training ended with '{broken}' not finite; try a lower learning rate")
     return Trained(weights, header["losses"])

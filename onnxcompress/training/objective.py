@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,16 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import TrainingError
-from ..graph import edit
+from ..graph import edit, shapes
+from ..graph.weights import find_weights
 from ..runtime.samples import Samples
 from ..runtime.session import open_session
 from .batch_norm import train_batch_norms, write_out_batch_norms
+from .forms import write_out_forms, write_out_padding
 from .gradients import Trainable, find_trainable
 from .pooling import write_out_average_pools
 
+Arrays = Mapping[str, npt.NDArray[Any]]
 LABELS = "onnxcompress.labels"
 TEACHER = "onnxcompress.teacher"
 LOSS = "onnxcompress.loss"
@@ -53,10 +57,16 @@ class Objective:
     classes: int | None
 
 
-def trainable_weights(model: ir.Model) -> Trainable:
-    """Return which weights of `model` gradients of a loss on its logits reach, and what stops the others."""
-    copy = _prepared(model)
-    return find_trainable(copy.graph, copy.graph.outputs[0])
+def trainable_weights(model: ir.Model, samples: Arrays | None = None) -> Trainable:
+    """Return which weights of `model` gradients of a loss on its logits reach, and what stops the others.
+
+    Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
+    """
+    copy = _prepared(model, samples=samples)
+    found = find_trainable(copy.graph, copy.graph.outputs[0])
+    held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
+    reason = "a Constant node holds it, and only initializers are trained"
+    return Trainable(found.free, found.stopped | dict.fromkeys(held, reason))
 
 
 def build_objective(
@@ -66,7 +76,7 @@ def build_objective(
     hard_weight: float,
     frozen: Collection[str] = (),
     evaluate: bool = False,
-    samples: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    samples: Arrays | None = None,
 ) -> Objective:
     """Build the graph whose first output is the loss of a batch.
 
@@ -75,8 +85,7 @@ def build_objective(
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    sizes = {name: np.shape(array)[1:] for name, array in (samples or {}).items()}
-    copy = _prepared(model, evaluate=evaluate, sizes=sizes)
+    copy = _prepared(model, evaluate=evaluate, samples=samples)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -90,7 +99,8 @@ def build_objective(
         raise TrainingError(f"'{name}' cannot be trained: {reason} ({len(stopped)} such weights)")
     weights = tuple(name for name in found.free if name not in frozen)
     if not weights:
-        reason = next(iter(found.stopped.values()), "no float32 initializer is a weight of a node that leads to it")
+        none = "no float32 initializer is a weight of a node that leads to it (what Constant nodes hold is not trained)"
+        reason = next(iter(found.stopped.values()), none)
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
     states = {} if evaluate else train_batch_norms(graph)
     _keep_statistics(graph)
@@ -99,14 +109,16 @@ def build_objective(
     graph.outputs[:] = [loss, *states.values()]
     names = {state: str(value.name) for state, value in states.items()}
     _initializers_to_inputs(graph, [*weights, *names])
+    shapes.forget(copy)
     classes = logits.shape[1] if logits.shape is not None else None
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(
-    model: ir.Model, *, evaluate: bool = False, sizes: Mapping[str, tuple[int, ...]] | None = None
-) -> ir.Model:
-    """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained."""
+def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None = None) -> ir.Model:
+    """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained.
+
+    Nodes stand in the form that has a gradient, and their shapes are inferred.
+    """
     copy = model.clone()
     if copy.functions:
         common.InlinePass()(copy)
@@ -116,11 +128,14 @@ def _prepared(
         if value.is_initializer():
             graph.inputs.remove(value)
     common.TopologicalSortPass()(copy)
-    _close_extents(graph, sizes or {})
+    _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
+    write_out_padding(copy)
     if evaluate:
         write_out_batch_norms(copy)
     write_out_average_pools(copy)
     _free_batch(graph)
+    write_out_forms(copy)
+    common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy
 
 
@@ -178,8 +193,14 @@ def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> Non
 
 
 def _free_batch(graph: ir.Graph) -> None:
-    """Make the first dimension of every input symbolic; a Reshape that wrote the old one down keeps its input's."""
-    sizes = {value.shape[0] for value in graph.inputs if value.shape}
+    """Make the first dimension of every input symbolic, and that of each Reshape that wrote the old one down."""
+    fixed = {value.shape[0] for value in graph.inputs if value.shape and isinstance(value.shape[0], int)}
+    for node in list(graph):
+        target = edit.constant(node.inputs[1]) if node.op_type == "Reshape" and fixed else None
+        if target is not None and not node.attributes.get_int("allowzero"):
+            free = _batch_free(target.numpy(), fixed, node.outputs[0].shape)
+            if free is not None:
+                node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}/batch_free_shape", free))
     for value in graph.inputs:
         if value.shape:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
@@ -189,17 +210,16 @@ def _free_batch(graph: ir.Graph) -> None:
         for output in node.outputs:
             if output is not graph.outputs[0]:
                 output.shape = None
-    fixed = {size for size in sizes if isinstance(size, int)}
-    for node in list(graph):
-        shape = node.inputs[1] if node.op_type == "Reshape" and fixed else None
-        array = None if shape is None else edit.constant(shape)
-        if shape is None or array is None or array.size == 0 or node.attributes.get_int("allowzero"):
-            continue
-        target = array.numpy().copy()
-        if int(target[0]) in fixed:
-            # -1 also serves a Reshape that merges the batch with other dimensions; 0 is the next best.
-            target[0] = 0 if -1 in target[1:] else -1
-            node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}/batch_free_shape", target))
+
+
+def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | None) -> npt.NDArray[Any] | None:
+    """Return a Reshape's target for a batch of any size; None where it says nothing of the batch."""
+    if target.size == 0 or int(target[0]) not in fixed:
+        return None
+    rest = [n for n in shape[1:] if isinstance(n, int)] if shape is not None else []
+    rest = rest if len(rest) == len(target) - 1 else target[1:].tolist()
+    # -1 also serves a Reshape that takes the batch out of another dimension; 0 is the next best.
+    return np.array([0 if -1 in rest else -1, *rest], np.int64)
 
 
 def _keep_statistics(graph: ir.Graph) -> None:

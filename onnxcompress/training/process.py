@@ -72,7 +72,7 @@ def _read_message(line: bytes) -> dict[str, Any]:
 def _what_happened(code: int, log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     said = f": {lines[-1][:300]}" if lines else ""
-    return f"the training interpreter ended with code {code}{said} (log: {log})"
+    return f"the training interpreter ended with code {code}{said}"
 
 
 @contextmanager

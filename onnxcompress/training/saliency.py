@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
-from .job import Arrays, check_data, initial_weights, write_job
-from .objective import build_objective, trainable_weights
+from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .objective import Arrays, Objective, build_objective, trainable_weights
 from .process import LOG, run_worker
 
 Slot = tuple[str, int]
@@ -75,25 +75,39 @@ def measure_saliency(
     DataError
         The samples do not fit the model.
     """
-    found = trainable_weights(model)
+    found = trainable_weights(model, inputs)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
     objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True, samples=inputs)
     data = check_data(objective, inputs, labels, None)
     initial = initial_weights(model, objective)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:
-        folder = Path(name)
-        result = folder / "result.npz"
-        write_job(folder, objective, data, initial, {"result": str(result)})
-        failed = run_worker(folder, folder / LOG, progress or silent)
-        if failed:
-            raise TrainingError(failed)
-        with np.load(result, allow_pickle=False) as arrays:
-            slots = {
-                f"{number}_{axis}": (weight, axis)
-                for number, weight in enumerate(objective.weights)
-                for axis in range(initial[weight].ndim)
-            }
-            first, second = ({slot: arrays[f"{key}_{k}"] for k, slot in slots.items()} for key in ("first", "second"))
+    arrays = _run(objective, data, initial, progress or silent)
+    slots = {
+        f"{number}_{axis}": (weight, axis)
+        for number, weight in enumerate(objective.weights)
+        for axis in range(initial[weight].ndim)
+    }
+    first, second = ({slot: arrays[f"{key}_{k}"] for k, slot in slots.items()} for key in ("first", "second"))
+    broken = next((slot[0] for slot in first if not np.isfinite([first[slot], second[slot]]).all()), None)
+    if broken is not None:
+        raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")
     reason = "it is no float32 initializer that gradients reach"
     stopped = {w: found.stopped.get(w, reason) for w in weights if w not in objective.weights}
     return Saliency(first, second, stopped)
+
+
+def _run(objective: Objective, data: Arrays, initial: Arrays, progress: Progress) -> Arrays:
+    """Let the training interpreter measure; returns what `worker.measure` writes."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:
+            folder = Path(name)
+            result = folder / "result.npz"
+            write_job(folder, objective, data, initial, {"result": str(result)})
+            failed = run_worker(folder, folder / LOG, progress)
+            if failed:
+                raise TrainingError(failed)
+            try:
+                return read_arrays(result)
+            except UNREADABLE as error:
+                raise TrainingError(f"the training interpreter ended without a result: {error}") from None
+    except OSError as error:
+        raise TrainingError(f"cannot write the training's files: {error}") from None

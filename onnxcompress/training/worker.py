@@ -44,9 +44,10 @@ def train(job: dict[str, Any], folder: Path) -> None:
     state = State.load(job) if (Path(job["checkpoint"]) / CHECKPOINT).exists() else State.start(job, folder)
     data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
     session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+    masked = find_masked(job, folder)
     tell(event="ready", epoch=state.epoch)
     while state.epoch < job["settings"]["epochs"]:
-        run_epoch(job, state, session, data)
+        run_epoch(job, state, session, data, masked)
         state.save(job)
         epochs, steps = job["settings"]["epochs"], step_count(job)
         report(state.epoch, epochs, state.losses[-1], state.epoch * steps, epochs * steps)
@@ -87,8 +88,8 @@ class State:
         part.replace(part.with_name(CHECKPOINT))
 
 
-def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, Any]) -> None:
-    """Go through all samples once, in an order that seed and epoch alone decide."""
+def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, Any], masked: Any) -> None:
+    """Go through all samples once, in an order that seed and epoch alone decide; what is `masked` stays as it is."""
     settings, samples = job["settings"], job["samples"]
     decay = np.concatenate([np.full(math.prod(s), float(len(s) > 1), np.float32) for s in job["shapes"]])
     decay *= np.float32(settings["weight_decay"])
@@ -105,13 +106,29 @@ def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, A
         total += loss * len(picked)
         state.running = dict(zip(job["states"], results[1 : len(job["states"]) + 1], strict=True))
         gradient = np.concatenate([array.ravel() for array in results[len(job["states"]) + 1 :]])
+        # Without a gradient neither the moments nor the weight decay move a weight that is zero.
+        gradient[masked] = 0
+        if not np.isfinite(gradient).all():
+            broken = zip(job["weights"], views(gradient, job["shapes"]), strict=True)
+            name = next(name for name, part in broken if not np.isfinite(part).all())
+            raise FloatingPointError(f"the gradient of '{name}' is not finite at step {done + 1} of {of}")
         rate = settings["learning_rate"] * rate_factor(settings["schedule"], done / of)
         update(settings["optimizer"], state, gradient, rate, decay, done + 1)
         if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
             reported = time.monotonic()
             report(state.epoch + 1, settings["epochs"], loss, done + 1, of)
+    if not all(np.isfinite(array).all() for array in (state.flat, *state.running.values())):
+        raise FloatingPointError(f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate")
     state.epoch += 1
     state.losses.append(total / samples)
+
+
+def find_masked(job: dict[str, Any], folder: Path) -> Any:
+    """Return, for each element of all weights, whether it is zero in the model that came, in a weight with a mask."""
+    masked = np.load(folder / "start.npz")["flat"] == 0
+    for name, part in zip(job["weights"], views(masked, job["shapes"]), strict=True):
+        part &= name in job["masked"]
+    return masked
 
 
 def measure(job: dict[str, Any], folder: Path) -> None:

@@ -16,6 +16,8 @@ from onnxcompress.errors import TrainingError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
+from ..quantize.clusters import clustered_weights
+
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -53,6 +55,9 @@ class Distill(Pass):
         Softens both distributions, so that the small probabilities count.
     hard_weight : float
         Share of the cross-entropy with the labels; 0 imitates the teacher alone.
+    keep_masks : bool
+        Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
+        with nothing but zeros is trained like any other.
     checkpoint : str
         A folder that gets a checkpoint after each epoch, and from which an interrupted training goes on; empty for
         none.
@@ -70,6 +75,7 @@ class Distill(Pass):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     temperature: Annotated[float, Meta(gt=0)] = 4.0
     hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    keep_masks: bool = True
     checkpoint: str = ""
 
     needs = Needs(samples=True, training=True)
@@ -77,15 +83,16 @@ class Distill(Pass):
     def plan(self, model: ir.Model, context: Context) -> WeightsPlan:
         """Run the teacher over the samples, train, and return the weights."""
         _check_unquantized(model)
-        stopped = trainable_weights(model).stopped
         samples = context.samples
+        arrays = samples.arrays()
+        stopped = trainable_weights(model, arrays).stopped
         options: dict[str, Any] = self.options()
         checkpoint = options.pop("checkpoint")
         labels = samples.labels
         needs_teacher = labels is None or self.hard_weight < 1
         trained = train(
             model,
-            samples.arrays(),
+            arrays,
             labels=labels,
             teacher=logits_of(context.original, samples) if needs_teacher else None,
             settings=Settings(**options, seed=context.seed),
@@ -99,20 +106,32 @@ class Distill(Pass):
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
         done, refused = [], list(plan.refused)
+        clustered = clustered_weights(model)
         for name, array in plan.weights.items():
             value = model.graph.initializers.get(name)
-            if value is None or value.const_value is None:
-                refused.append(Refusal(name, "the plan trained it, and the model has no such initializer"))
-            elif tuple(value.const_value.shape) != array.shape:
-                shape = list(value.const_value.shape)
-                refused.append(Refusal(name, f"the plan has shape {list(array.shape)}, the model {shape}"))
-            else:
-                done.append(Change(name, _how_far(value.const_value.numpy(), array)))
-                set_constant(value, array)
+            old = None if value is None or value.const_value is None else value.const_value.numpy()
+            unfit = _unfit(old, array)
+            if value is None or old is None or unfit:
+                refused.append(Refusal(name, unfit))
+                continue
+            done.append(Change(name, f"trained, {_how_far(old, array)}{_zeros(old, array)}"))
+            if lost := _lost_clusters(old, array) if name in clustered else "":
+                refused.append(Refusal(name, lost))
+            set_constant(value, array)
         if done and plan.losses:
             what = f"{plan.losses[0]:.4g} in the first epoch, {plan.losses[-1]:.4g} in the last of {len(plan.losses)}"
-            done.insert(0, Change("loss", what))
+            grew = "; it grew: try a lower learning rate" if plan.losses[-1] > plan.losses[0] else ""
+            done.insert(0, Change("loss", what + grew))
         return Changes(tuple(done), tuple(refused))
+
+
+def _unfit(old: npt.NDArray[Any] | None, new: npt.NDArray[np.float32]) -> str:
+    """Return why trained weights cannot take the place of those that the model has, or an empty string."""
+    if old is None:
+        return "the plan trained it, and the model has no such initializer"
+    if old.shape != new.shape:
+        return f"the plan has shape {list(new.shape)}, the model {list(old.shape)}"
+    return "" if np.isfinite(new).all() else "the plan has values that are not finite"
 
 
 def _check_unquantized(model: ir.Model) -> None:
@@ -127,4 +146,20 @@ def _check_unquantized(model: ir.Model) -> None:
 def _how_far(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
     distance = float(np.linalg.norm(new - old))
     length = float(np.linalg.norm(old))
-    return f"trained, moved by {100 * distance / length:.3g} %" if length > 0 else f"trained, moved by {distance:.3g}"
+    return f"moved by {100 * distance / length:.3g} %" if length > 0 else f"moved by {distance:.3g}"
+
+
+def _zeros(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
+    """Say what became of zeros among other weights."""
+    zero = old == 0
+    if not zero.any() or (zero.all() and new.any()):
+        return ""
+    kept = np.count_nonzero(new[zero] == 0) / zero.size
+    return f"; of {zero.mean():.1%} zeros {kept:.1%} stayed" if kept < zero.mean() else f"; {kept:.1%} zeros stay"
+
+
+def _lost_clusters(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
+    """Say that few different values became many, or return an empty string."""
+    before, after = len(np.unique(old)), len(np.unique(new))
+    what = f"{before:,} different values became {after:,}"
+    return f"training does not keep clusters: {what}; put cluster behind distill" if 1 < before < after else ""

@@ -222,8 +222,10 @@ def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix,
     blocks, kept = consumer.blocks(), consumer.kept
     new, addition = np.zeros_like(blocks), np.zeros((consumer.groups, blocks.shape[1]))
     bias, whole = consumer.bias().reshape(addition.shape), consumer.fitted_whole
+    if not whole and _has_mask(blocks[consumer.alive][:, :, kept]):
+        raise PassError("not compensated: its zeros are a mask, which mixing its input channels would fill")
     starts = np.stack([_start(consumer, blocks[group], bias[group]) for group in consumer.alive])
-    fits = nearest(fitted, held, starts, weighted=starts.shape[2] - consumer.biased)
+    fits = nearest(fitted, held, starts, weighted=starts.shape[2] - consumer.biased, keep_zeros=whole)
     for start, fit, group in zip(starts, fits, consumer.alive, strict=True):
         block, constant = blocks[group], np.zeros(len(start))
         if consumer.biased:
@@ -236,6 +238,13 @@ def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix,
     if np.array_equal(fits, starts):
         raise PassError(f"not compensated: no fit to {fitted.count} rows does better on samples held out")
     return new, addition.ravel()
+
+
+def _has_mask(blocks: Matrix) -> bool:
+    """Tell whether there are zeros, beside output and input channels that are zero as a whole."""
+    zero = blocks == 0
+    whole = zero.all((0, 1, 3), keepdims=True) | zero.all((2, 3), keepdims=True)
+    return bool((zero & ~whole).any())
 
 
 def _start(consumer: Consumer, block: Matrix, bias: Matrix) -> Matrix:

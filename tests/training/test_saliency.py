@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from corpus.trainable import MLP, cnn, log_softmax, mlp, samples, weights_of
+from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_of
 
 from onnxcompress import apply
 from onnxcompress.demo.data import load_split
@@ -78,6 +78,32 @@ def test_channels_that_the_loss_hardly_sees_go(importance: str, labelled: bool) 
     shrunk, _ = apply(pruned, [Shrink()])
     assert weights_of(shrunk)["w1"].shape == (6, 6)
     assert report.steps[0].done
+
+
+@pytest.mark.parametrize("extents", ["9,9", "?,?"])
+def test_padding_by_name_counts_like_padding_by_number(extents: str) -> None:
+    """The pads that SAME_UPPER and SAME_LOWER stand for on 9 by 9 pixels, strides of 2 and a kernel of 2."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[batch,1,EXTENTS] image) => (float[batch,4] logits) {
+      c = Conv<PADS, strides = [2,2], kernel_shape = [2,2]>(image, w)
+      r = Relu(c)
+      g = GlobalAveragePool(r)
+      f = Flatten(g)
+      logits = Gemm(f, fc)
+    }""".replace("EXTENTS", extents)
+    random = np.random.default_rng(0)
+    w, fc = (random.standard_normal(shape).astype(np.float32) for shape in ((6, 1, 2, 2), (6, 4)))
+    images, labels = random.standard_normal((8, 1, 9, 9)).astype(np.float32), random.integers(0, 4, 8)
+    for by_name, pads in {"SAME_UPPER": "0,0,1,1", "SAME_LOWER": "1,1,0,0"}.items():
+        model = make(text.replace("PADS", f'auto_pad = "{by_name}"'), w=w, fc=fc)
+        named = measure_saliency(model, {"image": images}, labels, ["w", "fc"])
+        assert next(iter(model.graph)).attributes["auto_pad"].as_string() == by_name
+        written = make(text.replace("PADS", f"pads = [{pads}]"), w=w, fc=fc)
+        numbered = measure_saliency(written, {"image": images}, labels, ["w", "fc"])
+        assert named.stopped == {}
+        for slot, found in numbered.first.items():
+            np.testing.assert_allclose(named.first[slot], found, rtol=1e-6)
+            np.testing.assert_allclose(named.second[slot], numbered.second[slot], rtol=1e-6)
 
 
 def test_without_gradients_it_says_which_node() -> None:

@@ -241,6 +241,16 @@ def test_nothing_to_train_is_an_error() -> None:
         train(model, inputs, labels=labels, teacher=None, settings=Settings(), frozen=("w1", "b1", "w2"))
 
 
+def test_weights_in_constant_nodes_are_named() -> None:
+    text = MLP.replace(
+        "h = Gemm(x, w1, b1)", "w1 = Constant<value = float[6,2] {1,2,3,4,5,6,7,8,9,10,11,12}>()\n h = MatMul(x, w1)"
+    )
+    w2 = np.ones((2, 4), np.float32)
+    found = trainable_weights(make(text, w2=w2))
+    assert found.free == ("w2",)
+    assert found.stopped == {"w1": "a Constant node holds it, and only initializers are trained"}
+
+
 def test_fixed_batch_and_reshape_train_on_any_batch() -> None:
     text = MLP.replace("float[batch,6]", "float[1,6]").replace("float[batch,4]", "float[1,4]")
     text = text.replace("r = Relu(h)", "q = Relu(h)\n r = Reshape(q, shape)")

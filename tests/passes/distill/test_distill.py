@@ -8,10 +8,12 @@ import onnx_ir as ir
 import pytest
 from scipy.special import log_softmax
 
+from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.passes.distill import Distill, WeightsPlan
+from onnxcompress.passes.prune import Cluster
 from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.session import open_session
 from onnxcompress.training import logits_of
@@ -57,7 +59,7 @@ def test_student_comes_nearer_to_its_teacher_on_unseen_samples() -> None:
     student = damaged()
     unseen = np.random.default_rng(2).standard_normal((500, 6)).astype(np.float32)
     before = divergence(student, teacher(), unseen)
-    distill = Distill(epochs=30, learning_rate=0.01)
+    distill = Distill(epochs=30, learning_rate=0.01, keep_masks=False)
     plan = distill.plan(student, context(student))
     assert divergence(student, teacher(), unseen) == before, "plan must not change the model"
     changes = distill.apply(student, plan)
@@ -129,3 +131,91 @@ def test_a_plan_for_another_model_is_refused() -> None:
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         Distill(**options)
+
+
+def test_zeros_stay_unless_they_are_given_up() -> None:
+    zero = damaged().graph.initializers["w1"].const_value.numpy() == 0
+    for keep in (True, False):
+        model = damaged()
+        distill = Distill(epochs=2, keep_masks=keep)
+        changes = distill.apply(model, distill.plan(model, context(model)))
+        after = model.graph.initializers["w1"].const_value.numpy() == 0
+        said = next(change.what for change in changes.done if change.subject == "w1")
+        assert np.array_equal(after, zero) if keep else after.sum() < zero.sum() / 2
+        assert said.endswith("; 25.0% zeros stay" if keep else f"; of 25.0% zeros {after.mean():.1%} stayed")
+
+
+def test_a_loss_that_grew_is_said_so() -> None:
+    for losses, grew in (([1.0, 2.0], True), ([2.0, 1.0], False)):
+        plan = WeightsPlan(weights={"b1": np.ones(16, np.float32)}, losses=losses)
+        assert ("it grew" in Distill().apply(damaged(), plan).done[0].what) == grew
+
+
+def test_clusters_that_training_dissolves_are_reported() -> None:
+    student = teacher()
+    apply_pass = Cluster(clusters=4)
+    apply_pass.apply(student, apply_pass.plan(student, context(student)))
+    distill = Distill(epochs=1)
+    changes = distill.apply(student, distill.plan(student, context(student)))
+    reasons = {refusal.subject: refusal.reason for refusal in changes.refused}
+    assert set(reasons) == {"w1", "w2"}
+    assert reasons["w2"] == "training does not keep clusters: 4 different values became 64; put cluster behind distill"
+
+
+def test_a_plan_with_values_that_are_no_numbers_is_refused() -> None:
+    student = damaged()
+    before = student.graph.initializers["b1"].const_value.numpy().copy()
+    changes = Distill().apply(student, WeightsPlan(weights={"b1": np.full(16, np.nan, np.float32)}, losses=[1.0]))
+    assert [(refusal.subject, refusal.reason) for refusal in changes.refused] == [
+        ("b1", "the plan has values that are not finite")
+    ]
+    np.testing.assert_array_equal(student.graph.initializers["b1"].const_value.numpy(), before)
+
+
+CNN = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,2,7,7] x) => (float[batch,3] p) {
+  [same] c = Conv<PADS, strides = [2,2]>(x, w)
+  r = Relu(c)
+  m = MaxPool<kernel_shape = [3,3], strides = [2,2], PADS>(r)
+  f = Flatten(m)
+  p = Gemm(f, fc)
+}"""
+
+
+def test_padding_by_name_trains_like_padding_by_number() -> None:
+    random = np.random.default_rng(0)
+    w, fc = (random.standard_normal(shape).astype(np.float32) for shape in ((4, 2, 3, 3), (16, 3)))
+    data = {"x": random.standard_normal((32, 2, 7, 7)).astype(np.float32), "labels": random.integers(0, 3, 32)}
+    trained = []
+    for pads in ('auto_pad = "SAME_UPPER"', "pads = [1,1,1,1]"):
+        proto = onnx.parser.parse_model(CNN.replace("PADS", pads, 1).replace("PADS", "pads = [0,0,1,1]"))
+        proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in {"w": w, "fc": fc}.items())
+        student, _ = apply(proto, [Distill(epochs=3, hard_weight=1.0)], data=data)
+        assert ("auto_pad" in str(student.graph.node[0].attribute)) == ("auto_pad" in pads)
+        trained.append({t.name: onnx.numpy_helper.to_array(t) for t in student.graph.initializer})
+    for name, array in trained[1].items():
+        np.testing.assert_allclose(trained[0][name], array, rtol=1e-6)
+        assert not np.array_equal(array, {"w": w, "fc": fc}[name])
+
+
+def test_padding_that_is_known_only_when_it_runs_is_refused_by_name() -> None:
+    """How many columns are left depends on the image: no extent, no pads, no gradient for what lies before."""
+    text = CNN.replace("PADS", "pads = [1,1,1,1]", 1).replace("PADS", "pads = [0,0,1,1]")
+    text = text.replace(
+        "r = Relu(c)",
+        "n = NonZero(c)\n u = ReduceMax<axes = [1], keepdims = 0>(n)\n k = Add(u, one)\n"
+        ' d = Slice(c, zero, k)\n [late] r = Conv<auto_pad = "SAME_UPPER", strides = [2,2]>(d, v)',
+    )
+    random = np.random.default_rng(0)
+    arrays = {"w": (4, 2, 3, 3), "v": (4, 4, 3, 3), "fc": (4, 3)}
+    proto = onnx.parser.parse_model(text.replace("[same] ", ""))
+    for name, shape in arrays.items():
+        array = random.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(4, np.int64), "zero"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
+    data = {"x": random.standard_normal((32, 2, 7, 7)).astype(np.float32), "labels": random.integers(0, 3, 32)}
+    _, report = apply(proto, [Distill(epochs=1, hard_weight=1.0)], data=data)
+    reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
+    assert set(reasons) == {"w", "v"}
+    assert all("node 'late' (Conv) has no right gradient with auto_pad" in reason for reason in reasons.values())

@@ -17,6 +17,7 @@ from corpus.topologies import TOPOLOGIES
 from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import DataError
+from onnxcompress.graph.edit import set_constant
 from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.passes.prune.compensate import compensate
 from onnxcompress.passes.prune.masks import ChannelPlan
@@ -93,6 +94,29 @@ def test_combinations_of_kept_channels_are_made_up_for_exactly(case: str, consta
     shrunk, report = apply(pruned, [Shrink()], data=data)
     assert report.stages[-1].parameters < report.stages[0].parameters
     np.testing.assert_allclose(outputs(shrunk, data), outputs(pruned, data), atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_mask_zeroed_stays_zero(case: str) -> None:
+    """Among the weights that are left, those that make up for more than nothing; a mix of channels would fill zeros."""
+    subject = dependent(case, constant=False)
+    w2 = subject.graph.initializers["w2"].const_value.numpy().copy()
+    w2[np.random.default_rng(7).random(w2.shape) < 0.2] = 0
+    set_constant(subject.graph.initializers["w2"], w2)
+    data = feeds(subject)
+    plan = planned(subject, data, [4, 5])
+    if case == "conv transpose":
+        assert [refusal.reason for refusal in plan.refused] == [
+            "not compensated: its zeros are a mask, which mixing its input channels would fill"
+        ]
+        return
+    assert not plan.weights["w2"][w2 == 0].any()
+    pruned, masked = subject.clone(), subject.clone()
+    PruneChannels().apply(pruned, plan)
+    PruneChannels().apply(masked, replace(plan, weights={}, biases={}))
+    expected = outputs(subject, data)
+    error, plain = (np.square(outputs(m, data) - expected).sum() for m in (pruned, masked))
+    assert error < 0.7 * plain
 
 
 def test_the_plan_replays_to_the_same_bytes() -> None:

@@ -1,0 +1,173 @@
+"""The gradients that training steps along, against differences of the model itself in plain ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from corpus.trainable import log_softmax
+from training.gradient_cases import REFUSED, RIGHT, WINDOWS, constants, lines
+
+from onnxcompress.errors import TrainingError
+from onnxcompress.training import process, worker
+from onnxcompress.training.objective import LABELS, build_objective
+
+TEXT = """<ir_version: 9, opset_import: ["" : {opset}]>
+g ({dtype}{shape} image) => ({dtype}[N,?] logits) {{
+ x = Add(image, w)
+ size = Abs(x)
+ p = Add(size, half)
+ {body}
+ rows = Flatten(y)
+ logits = MatMul(rows, head)
+}}"""
+BATCH, CLASSES = 3, 5
+# Far enough from each other, and from zero, that a small step passes no kink.
+IMAGE = (np.random.default_rng(0).permutation(432).reshape(BATCH, 4, 6, 6) / 216 - 0.999).astype(np.float32)
+TARGET = np.arange(BATCH)
+TRAINED = (
+    "c = ReduceMean<axes = [0, 2, 3]>(x); d = Sub(x, c); e = Mul(d, d); v = ReduceMean<axes = [0, 2, 3]>(e);"
+    " f = Add(v, half); g = Sqrt(f); n = Div(d, g); k = Reshape(s4, column); l = Reshape(h4, column);"
+    " m = Mul(n, k); y = Add(m, l)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A body to differentiate, on an input of a shape; `reference` computes the same where it trains otherwise."""
+
+    line: str
+    shape: str = "[N,4,6,6]"
+    reference: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.line}"
+
+    def model(self, dtype: str = "float", *, reference: bool = True) -> onnx.ModelProto:
+        line = self.reference if reference and self.reference else self.line
+        opset, _, body = line.rpartition(": ") if line[0].isdigit() else ("17", "", line)
+        text = TEXT.format(opset=opset, dtype=dtype, shape=self.shape, body=body.replace("; ", "\n "))
+        model = onnx.parser.parse_model(text)
+        nodes = model.graph.node
+        if not any("p" in node.input for node in nodes):
+            del nodes[1:3]
+        read = {name for node in nodes for name in node.input}
+        known = constants() | {"column": np.array([1, 4, 1, 1])}
+        for name in sorted(read & known.keys()):
+            array = known[name]
+            array = array.astype(np.float64) if dtype == "double" and array.dtype == np.float32 else array
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return model
+
+    def head(self) -> np.ndarray:
+        model = self.model()
+        model.graph.node.pop()
+        model.graph.output[0].name = "rows"
+        rows = session(model).run(None, {"image": IMAGE})[0]
+        head = np.random.default_rng(9).uniform(-4, 4, (rows.shape[1], CLASSES))
+        return (head / np.sqrt(np.square(rows).sum(1).mean())).astype(np.float32)
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+CASES = {
+    str(case): case
+    for case in (
+        *(Case(line) for line in RIGHT),
+        *(Case(line, shape) for line in lines(WINDOWS) for shape in ("[N,4,?,?]", "[3,4,6,6]")),
+        Case("y = BatchNormalization<epsilon = 0.5, momentum = 0.7>(x, s4, h4, mean, var)", reference=TRAINED),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def differentiated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Differentiate all cases in one interpreter: a folder for each, in order."""
+    root = tmp_path_factory.mktemp("gradients")
+    for number, case in enumerate(CASES.values()):
+        folder = root / str(number)
+        folder.mkdir()
+        model = case.model(reference=False)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(case.head(), "head"))
+        evaluate = not case.reference
+        objective = build_objective(
+            ir.from_proto(model), temperature=1, hard_weight=1, evaluate=evaluate, samples={"image": IMAGE}
+        )
+        (folder / "objective.onnx").write_bytes(objective.proto.SerializeToString())
+        values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        weights = {f"weight:{name}": values[name] for name in objective.weights}
+        states = {name: values[name] for name in objective.states}
+        np.savez(folder / "feeds.npz", image=IMAGE, **{LABELS: TARGET}, **states, **weights)
+    script = Path(__file__).with_name("run_gradients.py")
+    command = [process.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__, str(root)]
+    subprocess.run(command, check=True, capture_output=True)
+    return root
+
+
+def loss_in(case: Case, weights: dict[str, np.ndarray], dtype: str):
+    """Return the cross-entropy as a function of the weights, whose arrays may be changed in place between calls."""
+    model = case.model(dtype)
+    kind = np.dtype(np.float64 if dtype == "double" else np.float32)
+    for tensor in list(model.graph.initializer):
+        if tensor.name in weights:
+            model.graph.initializer.remove(tensor)
+    element = onnx.helper.np_dtype_to_tensor_dtype(kind)
+    for name, array in weights.items():
+        array = weights[name] = array.astype(kind)
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, element, array.shape))
+    run = session(model).run
+    image = IMAGE.astype(kind)
+    return lambda: -log_softmax(run(None, {"image": image, **weights})[0].astype(np.float64))[TARGET, TARGET].mean()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_is_that_of_the_model(name: str, differentiated: Path) -> None:
+    case, folder = CASES[name], differentiated / str(list(CASES).index(name))
+    assert not (folder / "error.txt").exists(), (folder / "error.txt").read_text()
+    with np.load(folder / "feeds.npz") as feeds:
+        weights = {key.removeprefix("weight:"): feeds[key] for key in feeds if key.startswith("weight:")}
+    with np.load(folder / "gradients.npz") as file:
+        gradients = dict(file)
+    step, tolerance = 1e-5, 1e-3
+    try:
+        loss = loss_in(case, weights, "double")
+    except Exception:  # noqa: BLE001 - ONNX Runtime has no double kernel of it, and says so in many ways
+        step, tolerance = 2e-3, 2e-2
+        loss = loss_in(case, weights, "float")
+    assert float(gradients[worker.LOSS]) == pytest.approx(loss(), rel=1e-4)
+    for weight, array in weights.items():
+        assert gradients[weight].shape == array.shape
+        picked = np.random.default_rng(1).permutation(array.size)[:16]
+        flat = array.reshape(-1)
+        assert np.shares_memory(flat, array)
+        differences = np.zeros(len(picked))
+        for number, index in enumerate(picked):
+            kept = flat[index]
+            for sign in (1, -1):
+                flat[index] = kept + sign * step
+                differences[number] += sign * loss() / (2 * step)
+            flat[index] = kept
+        scale = max(np.abs(differences).max(), tolerance)
+        np.testing.assert_allclose(gradients[weight].reshape(-1)[picked] / scale, differences / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_form_without_a_right_gradient_is_named(line: str) -> None:
+    model = Case(line).model()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(Case(line).head(), "head"))
+    node = next(node for node in model.graph.node if "x" in node.input and node.op_type not in ("Add", "Abs"))
+    node.name = "the_node"
+    expected = rf"'\w+' cannot be trained: node 'the_node' \({node.op_type}\) has {REFUSED[line]}"
+    with pytest.raises(TrainingError, match=expected):
+        build_objective(ir.from_proto(model), temperature=1, hard_weight=1, samples={"image": IMAGE})
