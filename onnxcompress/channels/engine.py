@@ -107,11 +107,11 @@ class Engine:
         self._axes[value] = list(axes)
 
     def is_weight(self, value: ir.Value | None) -> bool:
-        """Tell whether a value is a constant of floats, or has labels, as one that is moved or cast has."""
+        """Tell whether a value is a constant that may be a weight, or has labels, as one that was moved has."""
         if value is None or value in self._axes:
             return value is not None and any(rows is not None for rows in self._axes[value])
         tensor = edit.constant(value)
-        return tensor is not None and tensor.dtype in shapes.FLOATS
+        return tensor is not None and tensor.dtype in shapes.FLOATS | QUANTIZED
 
     def known_axes(self) -> Iterable[tuple[ir.Value, Axes]]:
         """Every value met so far, with its label rows."""

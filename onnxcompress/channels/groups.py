@@ -234,9 +234,8 @@ def _root(groups: Groups, value: ir.Value, axis: int) -> Slot | None:
     if constant is None or constant is value:
         return None if constant is None else (value, axis)
     labels = np.unique(_rows(groups, (value, axis)))
-    same = [
-        d for d in range(len(groups.axes[constant])) if np.array_equal(np.unique(_rows(groups, (constant, d))), labels)
-    ]
+    rank = len(groups.axes.get(constant, ()))
+    same = [d for d in range(rank) if np.array_equal(np.unique(_rows(groups, (constant, d))), labels)]
     return (constant, same[0]) if same else None
 
 

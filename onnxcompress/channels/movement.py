@@ -101,7 +101,17 @@ def move(engine: Engine, node: ir.Node) -> None:
         return
     for value, traced in zip(node.outputs, traces, strict=False):
         _label_output(engine, node, value, traced, sources)
+        _join_empty(engine, node, value, sources)
         _freeze_what_cannot_be_rewritten(engine, node, rule, value)
+
+
+def _join_empty(engine: Engine, node: ir.Node, value: ir.Value, sources: list[ir.Value]) -> None:
+    """Let what Concat joins without a single element lose the same positions: it has none to be traced by."""
+    axis = edit.int_attribute(node, "axis", 0) % max(len(engine.shape(value)), 1)
+    for source in sources if edit.op_of(node) == "Concat" else ():
+        for d, rows in enumerate(engine.axes(source)) if 0 in engine.shape(source) else ():
+            if d != axis:
+                engine.join(node, rows, engine.axes(value)[d])
 
 
 def moved_inputs(node: ir.Node) -> list[ir.Value]:

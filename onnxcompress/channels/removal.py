@@ -19,11 +19,12 @@ Kept = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Removal:
-    """What a node rewriter may ask about the removal."""
+    """What a node rewriter may ask about the removal; `arrays` are constants as they were before it."""
 
     insert: edit.Inserter
     groups: Groups
     gone: npt.NDArray[np.bool_]
+    arrays: Mapping[ir.Value, npt.NDArray[np.floating]] = field(default_factory=dict)
     _follows: dict[ir.Value, bool] = field(default_factory=dict)
 
     def kept(self, value: ir.Value | None, axis: int) -> Kept | None:

@@ -12,6 +12,7 @@ from ..graph import edit, shapes
 from .arrays import array_of
 from .groups import Groups
 from .means import add_lost_squares, centred, reduced_axes
+from .movement import WIDTH
 from .removal import Removal, labels_of
 from .rules import STATES, is_zero
 
@@ -37,9 +38,11 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
     PassError
         A name is no prunable group of this model, or a channel is out of range.
     """
-    removal = Removal(edit.Inserter(model.graph), groups, groups.table(labels_of(groups, channels)))
-    _keep_numbers(removal)
     nodes = list(model.graph)
+    padded = [v for node in nodes if node.op_type in WIDTH for v in node.inputs[1:] if v is not None]
+    arrays = {value: array for value in padded if (array := array_of(groups.engine, value)) is not None}
+    removal = Removal(edit.Inserter(model.graph), groups, groups.table(labels_of(groups, channels)), arrays)
+    _keep_numbers(removal)
     for node in (
         *(n for n in nodes if n.op_type not in REPLACING),
         *(n for n in nodes[::-1] if n.op_type in REPLACING),
@@ -95,7 +98,8 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
         return
     gone = int((~kept).sum())
     for index in range(1, len(node.inputs)):
-        array = array_of(removal.groups.engine, node.inputs[index])
+        value = node.inputs[index]
+        array = None if value is None else removal.arrays.get(value)
         if array is not None and array.shape[-1:] == kept.shape:
             zeros = np.zeros((*array.shape[:-1], gone), array.dtype)
             array = np.concatenate([np.compress(kept, array, -1), zeros], axis=-1)

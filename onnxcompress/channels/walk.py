@@ -18,7 +18,7 @@ def analyse(model: ir.Model) -> Engine:
     """Label every axis of the main graph; inner graphs freeze what they read."""
     engine = Engine(model)
     for value in model.graph.inputs:
-        if value.const_value is None:
+        if edit.constant(value) is None:
             engine.fixed[value] = f"it meets graph input '{value.name}'"
     computed: set[ir.Value] = set()
     for node in model.graph:

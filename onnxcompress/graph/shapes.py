@@ -100,6 +100,11 @@ def concrete(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None
     return _Probe(model).fitting(sizes)[1]
 
 
+def fitting_inputs(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Return shapes of the inputs at which the model's operators fit together, as far as inference can tell."""
+    return _Probe(model).fitting()[0].shapes()
+
+
 def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Return the outputs whose size does not follow from the sizes of the inputs: detections, texts."""
     probe = _Probe(model)
@@ -108,12 +113,6 @@ def sized_by_data(model: ir.Model, sizes: Mapping[str, tuple[int, ...]]) -> set[
         one, other = (probe.run({**sizes}, found) for found in LENGTHS[:2])
     found = ((value, one.shapes.get(value), other.shapes.get(value)) for value in model.graph.outputs)
     return {str(value.name) for value, shape, larger in found if shape is None or shape != larger}
-
-
-def fitting_sizes(model: ir.Model) -> dict[str, tuple[int, ...]]:
-    """Return sizes of the inputs at which the operators fit together, as far as the weights say."""
-    probe = _Probe(model)
-    return probe.fitting()[0].shapes()
 
 
 def concrete_twice(model: ir.Model) -> tuple[Concrete, Concrete]:
@@ -140,7 +139,8 @@ class _Probe:
             tensor = value.const_value
             if tensor is not None:
                 shape = self._constants.shapes[value] = tuple(tensor.shape.numpy())
-                if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING:
+                given = value.is_graph_input()  # whoever runs the model may give another
+                if prod(shape) <= SMALL and tensor.dtype != ir.DataType.STRING and not given:
                     self._constants.values[value] = tensor.numpy()
 
     def fitting(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Sizes, Concrete]:
@@ -172,8 +172,9 @@ class _Probe:
 def _fits(node: ir.Node, result: Concrete) -> bool:
     """Tell whether operands fit together: where all are known and the output is not, they do not."""
     op, shapes = edit.op_of(node), result.shapes
-    if any(min(shapes.get(value, ()), default=1) < 0 for value in node.outputs):
-        return False
+    windowed = op in READS or op.endswith("Pool")
+    if any(min(shapes.get(value, ()), default=1) < (1 if windowed else 0) for value in node.outputs):
+        return False  # less was there than one window covers
     asked = op == "Reshape" and len(node.inputs) > 1 and node.inputs[1] in result.values
     if not asked and op not in BROADCASTING and op not in READS and op != "Concat":
         return True
@@ -200,11 +201,16 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _
     shapes = {v: static(known.get(v.name or "")) for v in node.outputs if v.name}
     if None in shapes.values():
         shapes |= _infer_node(node, result, known)
+    if edit.op_of(node) in UNCHANGED and node.inputs[0] is not None:
+        shapes[node.outputs[0]] = result.shapes.get(node.inputs[0])
     if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
         shapes |= _made_up(node, known, extents)
         result.depends_on_data = True
     result.shapes.update((value, shape) for value, shape in shapes.items() if shape is not None)
 
+
+UNCHANGED = {"GroupNormalization", "MeanVarianceNormalization"}
+"""Operators that keep their input's shape, and that onnx has no inference for."""
 
 DATA_DEPENDENT = {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Range", "Scan", "TopK", "Unique"}
 """Operators that may find any number of elements."""

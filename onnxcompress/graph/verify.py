@@ -236,8 +236,10 @@ class _Values:
             found = self._between(pair, first, other[self._name])
             if math.isfinite(found.error):
                 most = Difference(*map(max, most, found))
-        limit = MOST[dtype]
-        if rounding.jumps(model) or self._agree_as_written(model, pair, tolerance):
+        limit, jumps, agree = MOST[dtype], rounding.jumps(model), self._agree_as_written(model, pair, tolerance)
+        if agree and rounding.orders(model):  # of two detections that are nearly as good, either may come first
+            return Difference(math.inf, 1.0)
+        if jumps or agree:
             limit = max(limit, MOST_JUMPING)
         return Difference(min(ROUNDINGS * most.error, limit), min(ROUNDINGS * most.changed, MOST_JUMPING))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import DataError, ModelError, nearest
-from ..graph.shapes import fitting_sizes
+from ..graph.shapes import fitting_inputs
 from .session import Array, Dims, Session
 
 SMALL_DIM = 16
@@ -292,11 +291,13 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
         else:
             return feed
     layout = find_layout(model_inputs(model))
-    feed = random_feeds(layout, layout.fixed_batch or 1, 0, given=fitting_sizes(model))
-    with contextlib.suppress(ModelError):
+    feed = random_feeds(layout, layout.fixed_batch or 1, 0, given=fitting_inputs(model))
+    try:
         session.run(feed)
-        return feed
-    raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)")
+    except ModelError as error:
+        reason = "random values do not fit this model: give samples with --data (data=...)"
+        raise ModelError(f"{first or error}; {reason}") from None
+    return feed
 
 
 def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:

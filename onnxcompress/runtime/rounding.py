@@ -42,6 +42,10 @@ STEPS = {
 """Operators that jump: what differs by a rounding before them differs by a whole step behind."""
 
 
+ORDERS = {"ArgMax", "ArgMin", "Compress", "Hardmax", "NonMaxSuppression", "NonZero", "TopK", "Unique"}
+"""Those of them behind which other elements stand in a place, so that a rounding may change all that comes of them."""
+
+
 def coarsest(model: ir.Model) -> ir.DataType:
     """Return the coarsest float type that a model computes in."""
     found = {value.dtype for value in edit.values(model.graph)}
@@ -63,6 +67,11 @@ def unit(dtype: ir.DataType) -> float:
 def jumps(model: ir.Model) -> bool:
     """Tell whether some operator of a model is not continuous."""
     return any(edit.op_of(node) in STEPS for node in model.graph.all_nodes())
+
+
+def orders(model: ir.Model) -> bool:
+    """Tell whether some operator of a model chooses elements, or puts them in order."""
+    return any(edit.op_of(node) in ORDERS for node in model.graph.all_nodes())
 
 
 def otherwise(model: ir.Model, feeds: Mapping[str, Array], dtype: ir.DataType) -> Iterator[dict[str, Any]]:
