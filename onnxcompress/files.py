@@ -95,7 +95,7 @@ def is_same_file(one: Path, other: Path) -> bool:
     Names that differ in case only count as one, since on many file systems they are.
     """
     try:
-        return os.path.samefile(one, other)
+        return one.samefile(other)
     except (OSError, ValueError):
         one, other = Path(os.path.realpath(one)), Path(os.path.realpath(other))
         return str(one).casefold() == str(other).casefold()

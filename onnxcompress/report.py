@@ -82,6 +82,8 @@ class Report:
         Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
     versions : dict
         Package → version.
+    stays : list of str
+        Data files of a model that was overwritten which were not removed, and why.
     """
 
     metric: str | None = None
@@ -94,6 +96,7 @@ class Report:
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     not_faster: NotFaster | None = None
+    stays: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..progress import silent
@@ -42,9 +42,10 @@ def to_json(value: Any) -> str:
 
 
 def say(message: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(" ".join(part.strip() for part in message.splitlines()) + "\n")
-    sys.stderr.flush()
+    """Write one line to stderr, if there is still one: the terminal may be gone."""
+    with suppress(OSError):
+        sys.stderr.write(" ".join(part.strip() for part in message.splitlines()) + "\n")
+        sys.stderr.flush()
 
 
 def drop_output() -> None:

@@ -143,9 +143,10 @@ def _models_beside(file: Path) -> Iterator[Path]:
     with os.scandir(file.parent) as entries:
         for entry in entries:
             path = Path(entry.path)
-            if entry.name != file.name and entry.is_file():
-                if path.suffix.lower() == ".onnx" or _begins(path) in (FIRST_BYTE, None):
-                    yield path
+            if entry.name == file.name or not entry.is_file():
+                continue
+            if path.suffix.lower() == ".onnx" or _begins(path) in (FIRST_BYTE, None):
+                yield path
 
 
 def _begins(path: Path) -> bytes | None:

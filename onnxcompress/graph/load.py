@@ -145,7 +145,7 @@ def _map_attributes(graph: ir.Graph) -> None:
                 node.attributes[name] = ir.AttrTensors(name, tensors)
 
 
-def _in_place(tensor: ir.ExternalTensor) -> ir.Tensor:
+def _in_place(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 

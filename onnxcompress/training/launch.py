@@ -7,6 +7,8 @@ import hashlib
 import json
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..scratch import temporary_folder
 from . import worker
 from .job import Arrays, check_data, initial_weights, write_job
 from .objective import Objective, build_objective
@@ -116,12 +119,12 @@ def train(
     )
     data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = initial_weights(model, objective)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:
+    with temporary_folder() as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
         job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "settings": dataclasses.asdict(settings)}
-        write_job(Path(folder), objective, data, initial, job)
-        failed = run_worker(Path(folder), kept / LOG, progress or silent)
+        write_job(folder, objective, data, initial, job)
+        failed = run_worker(folder, kept / LOG, progress or silent)
         if failed:
             raise TrainingError(f"{failed}; {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)
@@ -172,7 +175,7 @@ def _read_header(kept: Path) -> dict[str, Any] | None:
         with np.load(path, allow_pickle=False) as arrays:
             header: dict[str, Any] = json.loads(arrays["header"].tobytes())
             return header
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{path} is no training checkpoint ({error}); delete it or name another folder") from None
 
 

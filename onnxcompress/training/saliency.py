@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..scratch import temporary_folder
 from .job import Arrays, check_data, initial_weights, write_job
 from .objective import build_objective, trainable_weights
 from .process import LOG, run_worker
@@ -80,8 +79,7 @@ def measure_saliency(
     objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True, samples=inputs)
     data = check_data(objective, inputs, labels, None)
     initial = initial_weights(model, objective)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         result = folder / "result.npz"
         write_job(folder, objective, data, initial, {"result": str(result)})
         failed = run_worker(folder, folder / LOG, progress or silent)
