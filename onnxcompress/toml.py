@@ -34,8 +34,9 @@ def read_toml(path: str | Path, what: str) -> str:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return what TOML text says, or raise `OptionError`, which begins with `where`."""
     try:
-        return tomllib.loads(text)
+        content: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:  # a number of more digits than Python reads is no TOMLDecodeError
         raise OptionError(f"{where}: not TOML: {error}") from None
     except RecursionError:
         raise OptionError(f"{where}: not TOML that can be read: it is nested too deeply") from None
+    return content

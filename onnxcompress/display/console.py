@@ -20,7 +20,7 @@ def show(*parts: RenderableType) -> None:
     """Write tables and lines for people to stdout."""
     from rich.console import Console
 
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     # Captured, because rich ends the process by itself when the reader of a pipe has gone.
     with console.capture() as captured:
         for part in parts:
