@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import google.protobuf.message
@@ -12,6 +13,9 @@ from ..errors import ModelError
 from ..files import kind_of
 from .data_file import RECORD
 from .tensors import check_tensor, tensors_in
+
+# It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 ATTEMPTS = 5
 """How often a model is read that another process keeps replacing."""
@@ -124,6 +128,8 @@ def _built(where: str, proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
             if folder is not None:
                 ir.external_data.set_base_dir(graph, folder)
             _map_attributes(graph)
+        for function in model.functions.values():
+            ir.serde.serialize_function(function)  # it can hold what the model's IR version cannot
     except MemoryError:
         raise ModelError(f"{where}: not enough memory to read it") from None
     except Exception as error:
@@ -131,6 +137,10 @@ def _built(where: str, proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ModelError(f"{where}: onnx-ir cannot read it: {_one_line(cause)}") from error
+    for node in model.graph.all_nodes():
+        for name, attribute in node.attributes.items():
+            if attribute.is_ref():
+                raise ModelError(f"{where}: node '{node.name}' takes '{name}' from a function, and stands in none")
     return model
 
 

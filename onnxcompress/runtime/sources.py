@@ -6,6 +6,7 @@ import lzma
 import math
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ RANDOM_COUNT = 16
 
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError, struct.error)
 """What Python's readers of archives raise for one that is damaged, or not theirs."""
+
+BAD_MEMBER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+"""What numpy raises for a header that is none, or promises too much."""
 
 ENCRYPTED = 1
 """The flag of an encrypted member."""
@@ -147,7 +151,7 @@ def read_npz(path: Path) -> dict[str, Array]:
                 name = member.filename.removesuffix(".npy")
                 try:
                     arrays[name] = _read_member(path, file, archive, member)
-                except (ValueError, TypeError, RecursionError, MemoryError) as error:
+                except BAD_MEMBER as error:
                     raise DataError(f"{path.name}: array '{name}': {_why_not(error)}") from error
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
