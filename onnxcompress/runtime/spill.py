@@ -49,7 +49,7 @@ class Spill:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            path.unlink()
+            path.unlink(missing_ok=True)
             self._left -= array.nbytes
             return array
         return Spilled(path, array.dtype, array.shape)
