@@ -24,7 +24,7 @@ def read_toml(path: str | Path, what: str) -> str:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise OptionError(f"{path}: is too large for a {what}")
-        return content.decode("utf-8-sig")
+        return content.decode()
     except FileNotFoundError:
         raise OptionError(f"{path}: no such {what}") from None
     except (OSError, ValueError) as error:
