@@ -260,3 +260,14 @@ def test_a_hang_up_that_is_to_be_ignored_is() -> None:
     process = spawn("apply", "m.onnx", "-r", "hang.toml", "-o", "o.onnx", preexec_fn=ignore)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (0, "")
+
+
+def test_functions_of_another_opset_are_refused_by_name() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[N, 4] x) => (float[N, 4] y) { y = own.Twice (x) }
+    <domain: "own", opset_import: ["" : 14]>
+    Twice (p) => (q) { q = Add (p, p) }
+    """
+    onnx.save(onnx.parser.parse_model(text), "f.onnx")
+    refused("its local functions cannot be put in", "lint", "f.onnx", "--target", "tensorrt")

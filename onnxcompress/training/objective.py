@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 
 from ..errors import TrainingError
 from ..graph import edit
+from ..graph.functions import inline
 from ..runtime.samples import Samples
 from ..runtime.session import open_session
 from .batch_norm import train_batch_norms, write_out_batch_norms
@@ -109,7 +110,7 @@ def _prepared(
     """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained."""
     copy = model.clone()
     if copy.functions:
-        common.InlinePass()(copy)
+        inline(copy)
     copy = up_to_logits(_at_trainable_opset(copy))
     graph = copy.graph
     for value in list(graph.inputs):

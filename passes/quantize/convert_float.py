@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.functions import inline
 
 from .dynamic import key_of
 from .float_apply import LARGEST, Conversion, narrowed
@@ -175,7 +176,7 @@ def _prepare(model: ir.Model, dtype: str) -> tuple[list[str], list[str]]:
     """Inline functions, raise the opset where bfloat16 needs it, and infer types; says what was done, what failed."""
     done, failed = [], []
     if model.functions:
-        common.InlinePass()(model)
+        inline(model)
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if dtype == "bfloat16":

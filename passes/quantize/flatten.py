@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxcompress.contract import Change
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.functions import inline
 
 from .units import COMPUTE
 from .widen import HALVES, widen
@@ -54,7 +54,7 @@ def _inline(model: ir.Model) -> None:
         for domain, version in function.opset_imports.items():
             model.opset_imports.setdefault(domain, version)
     try:
-        common.InlinePass()(model)
+        inline(model)
     except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
         cause = error.__cause__ or error
         raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None

@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.functions import inline
 from onnxcompress.runtime.saturation import products_saturate
 
 from . import constants, scales
@@ -188,7 +189,7 @@ def _prepare(model: ir.Model) -> list[str]:
     done = []
     held = (edit.op_of(node) for function in model.functions.values() for node in function.all_nodes())
     if any(op in TARGETS or op in UNSUPPORTED for op in held):
-        common.InlinePass()(model)
+        inline(model)
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if raise_opset(model):
