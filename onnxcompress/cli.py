@@ -14,9 +14,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .errors import OnnxCompressError, VerifyError
+from .signals import how_it_ended, raise_on_end
 
-FELL_SHORT, UNUSABLE, INTERNAL, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
-"""Exit statuses, beside 0."""
+FELL_SHORT, UNUSABLE, INTERNAL, PIPE_CLOSED = 1, 2, 70, 141
+"""Exit statuses, beside 0; whoever is ended by a signal ends with 128 and its number."""
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Typer's own click, or the click it depends on, whichever this Typer has."""
@@ -44,9 +45,10 @@ class Commands(TyperGroup):
 
         try:
             return super().invoke(ctx) or 0
-        except KeyboardInterrupt:
-            console.say(f"interrupted; {ctx.meta.get('written', 'nothing')} was written")
-            return INTERRUPTED
+        except KeyboardInterrupt as error:
+            word, status = how_it_ended(error)
+            console.say(f"{word}; {ctx.meta.get('written', 'nothing')} was written")
+            return status
         except BrokenPipeError:
             console.drop_output()
             return PIPE_CLOSED
@@ -71,6 +73,12 @@ def _failed(error: Exception) -> int:
     if isinstance(error, OnnxCompressError):
         console.say(f"error: {error}")
         return FELL_SHORT if isinstance(error, VerifyError) else error.exit_code
+    if isinstance(error, MemoryError):
+        console.say(f"error: not enough memory{f' ({error})' if str(error) else ''}; give fewer or smaller samples")
+        return UNUSABLE
+    if isinstance(error, OSError) and error.strerror is not None:
+        console.say(f"error: {error.filename or 'a file'}: {error.strerror}")
+        return UNUSABLE
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     console.say(f"error: internal error: {what}; run with ONNXCOMPRESS_DEBUG=1 for the traceback")
     return INTERNAL
@@ -156,19 +164,19 @@ def apply(
             "give one recipe (-r) or pass (-p) at least": not recipe and not step,
             "give -o OUT, or --dry-run": not dry_run and out is None,
             "--dry-run writes nothing, so it takes no --report": dry_run and report is not None,
-            "-o and --report name the same file": report is not None and report == out,
         },
     )
     from . import files, pipeline
     from .display import console, tables
+    from .outputs import check_outputs
     from .recipe import parse_pass, read_recipe
 
     passes = []
     for kind, text in ctx.meta["steps"]:
         passes += read_recipe(text) if kind == "recipe" else [parse_pass(text)]
-    if report is not None:
-        files.check_target(report, overwrite=overwrite)
     target = None if dry_run else out
+    read = {"--data": data, "--metric": metric} | {f"-r {text}": text for text in recipe or ()}
+    check_outputs(model, output=target, report=report, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:
         _, found = pipeline.apply(
             model, passes, data=data, metric=metric, output=target, overwrite=overwrite, seed=seed, progress=progress
@@ -180,7 +188,7 @@ def apply(
     if report is not None:
         text = found.to_html() if report.suffix == ".html" else found.to_json()
         files.write_text(report, text, overwrite=overwrite)
-    console.show(found.to_table(), tables.steps(found.steps), f"Written: {out}")
+    console.show(found.to_table(), tables.steps(found.steps), f"Written: {out}", *found.stays)
     for text in found.unmet:
         console.say(f"fell short: {text}")
     return FELL_SHORT if found.unmet else 0
@@ -289,11 +297,12 @@ def sensitivity(
     from . import files
     from .analysis import sensitivity as run
     from .display import console
+    from .outputs import check_outputs
     from .recipe import parse_pass
 
     parsed = parse_pass(step)
-    if report is not None:
-        files.check_target(report, overwrite=overwrite)
+    read = {"--data": data, "--metric": metric}
+    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
     with console.progress_bar() as progress:
         found = run(model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress)
     from .display import curves
@@ -344,4 +353,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    raise_on_end()
     app()

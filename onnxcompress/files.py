@@ -3,36 +3,102 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+from .scratch import BESIDE, owned_folder, sweep
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What lies under a path that is no regular file."""
 
 
-def check_target(path: str | Path, *, overwrite: bool = False) -> None:
+def kind_of(path: Path) -> str | None:
+    """Return what a path leads to if that is no regular file, as in `KINDS`; None for a file, or nothing.
+
+    Raises
+    ------
+    OSError
+        Nobody can tell: a folder on the way may not be searched, or the name is too long.
+    """
+    try:
+        return KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def check_target(path: str | Path, *, overwrite: bool = False, suffix: str | None = None) -> Path:
     """Raise `OutputError` if `path` cannot be written, as far as that can be known now.
 
     Parameters
     ----------
     path : str or Path
-        A file; its folder must exist and take a new file.
+        A file; its folder must exist and take a new file. A symbolic link stands for the file that it leads to.
     overwrite : bool
         Whether a file that is there may be replaced.
+    suffix : str, optional
+        What the name must end in: that of an ONNX model.
+
+    Returns
+    -------
+    Path
+        The file to write, behind all symbolic links.
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; give the name of a file")
-        if path.exists() and not overwrite:
+        real = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if real != path and not real.exists():
+            raise OutputError(f"{path}: is a symbolic link to {real}, which is not there; remove the link")
+        kind = kind_of(real)
+        if kind is not None:
+            raise OutputError(f"{path}: is {kind}; give the name of a file")
+        if real.exists() and not overwrite:
             raise OutputError(f"{path}: exists already; give another name, or --overwrite (overwrite=True)")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist")
-        Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent)).rmdir()
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        if not real.parent.is_dir():
+            raise OutputError(f"{path}: the folder {real.parent} does not exist")
+        with owned_folder(real.parent, BESIDE):
+            pass
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    if suffix is not None and path.suffix.lower() != suffix:
+        raise OutputError(f"{path}: what is written is an ONNX model; give a name that ends in {suffix}")
+    return real
+
+
+def check_apart(written: Mapping[str, str | Path | None], read: Mapping[str, str | Path | None]) -> None:
+    """Raise `OutputError` if what is to be written is one file with something else that is written, or read.
+
+    Parameters
+    ----------
+    written, read : mapping
+        What each file is called in the message, and its path.
+    """
+    outputs = [(name, Path(path)) for name, path in written.items() if path is not None]
+    inputs = [(name, Path(path)) for name, path in read.items() if path is not None]
+    for index, (name, path) in enumerate(outputs):
+        for other, against in (*outputs[index + 1 :], *inputs):
+            if is_same_file(path, against):
+                raise OutputError(f"{name} and {other} name the same file, {path}; give another name")
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one file, through whatever links, or would once it is there.
+
+    Names that differ in case only count as one, since on many file systems they are.
+    """
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        one, other = Path(os.path.realpath(one)), Path(os.path.realpath(other))
+        return str(one).casefold() == str(other).casefold()
 
 
 def make_folder(path: str | Path) -> Path:
@@ -40,8 +106,9 @@ def make_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be made: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: the folder cannot be made: {getattr(error, 'strerror', None) or error}") from None
+    sweep(path, BESIDE)
     return path
 
 
@@ -58,14 +125,41 @@ def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> No
     OutputError
         The file exists and `overwrite` is false, or it cannot be written; what was there stays.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
-    with staging_beside(path) as staging:
-        with (staging / path.name).open("wb") as file:
+    real = check_target(path, overwrite=overwrite)
+    with staging_beside(real) as staging:
+        staged = staging / "file"
+        with staged.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        (staging / path.name).replace(path)
+        move(staged, real, overwrite=overwrite)
+
+
+def move(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename a file to another name on the same file system, in one step.
+
+    Raises
+    ------
+    FileExistsError
+        There is something under the other name, and it must not be replaced; of several that want a name that is
+        free, one gets it.
+    """
+    if overwrite:
+        source.replace(target)
+        return
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        target.open("xb").close()
+        try:
+            source.replace(target)
+        finally:
+            if source.exists():
+                target.unlink()
+    else:
+        source.unlink()
 
 
 @contextmanager
@@ -77,12 +171,12 @@ def staging_beside(path: Path) -> Iterator[Path]:
     OutputError
         The folder cannot be made, or something in the block failed to be written.
     """
-    staging: Path | None = None
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".onnxcompress-", dir=path.parent))
-        yield staging
+        with owned_folder(path.parent, BESIDE) as staging:
+            yield staging
+    except FileExistsError:
+        raise OutputError(f"{path}: exists already; give another name, or --overwrite (overwrite=True)") from None
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+    except MemoryError:
+        raise OutputError(f"{path}: cannot be written: not enough memory") from None

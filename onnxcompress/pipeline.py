@@ -84,7 +84,7 @@ def apply(
         See `onnxcompress.errors`; nothing is written then.
     """
     if output is not None:
-        check_target(output, overwrite=overwrite)
+        check_target(output, overwrite=overwrite, suffix=".onnx")
     original, back = to_ir(model)
     samples = _samples(data, original, seed)
     _check_needs(passes, samples)
@@ -94,7 +94,7 @@ def apply(
         run.step(step)
     report = run.finish()
     if output is not None:
-        save(run.model, output, overwrite=overwrite)
+        report.stays = save(run.model, output, overwrite=overwrite)
     return back(run.model), report
 
 

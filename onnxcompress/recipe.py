@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,7 @@ from . import registry
 from .contract import Pass
 from .errors import OptionError, nearest
 from .graph.surgeon import SurgeonStep
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .toml import parse_toml, read_toml
 
 
 def read_recipe(path: str | Path) -> list[Pass]:
@@ -40,22 +35,12 @@ def read_recipe(path: str | Path) -> list[Pass]:
     OptionError
         Names the file, the number of the pass and the field, and what is allowed.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise OptionError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from None
-    return parse_recipe(text, str(path))
+    return parse_recipe(read_toml(path, "recipe"), str(path))
 
 
 def parse_recipe(text: str, where: str = "recipe") -> list[Pass]:
     """Turn a recipe's TOML text into passes; `where` begins every error."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{where}: not TOML: {error}") from None
+    content = parse_toml(text, where)
     for key in content:
         if key != "pass":
             raise OptionError(f"{where}: unknown key '{key}'{nearest(key, ['pass'])} (a recipe is a list of [[pass]])")

@@ -86,6 +86,8 @@ class Report:
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
         Package → version.
+    stays : list of str
+        Data files of a model that was overwritten which were not removed, and why.
     """
 
     metric: str | None = None
@@ -100,6 +102,7 @@ class Report:
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stays: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""

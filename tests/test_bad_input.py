@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +51,23 @@ def holed(path: Path) -> Path:
     return make_data(path, x=values, labels=np.zeros(6, np.int64))
 
 
+def encrypted(path: Path) -> Path:
+    content = bytearray(make_data(path).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return write(path, bytes(content))
+
+
+def promising(path: Path, *, compressed: bool) -> Path:
+    """An array whose header says that it has 2**40 rows."""
+    make_data(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"(24, 4), }           ", b"(1099511627776, 4), }"))
+    return path
+
+
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "no such file"),
     "folder": (lambda path: path.mkdir(), "cannot be read"),
@@ -72,6 +89,12 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (holed, "NaN"),
     "no samples": (lambda path: np.savez(path, x=X[:0]), "no samples"),
     "labels of another length": (lambda path: make_data(path, labels=np.zeros(3, np.int64)), "3 labels for 24 samples"),
+    "encrypted": (encrypted, "is encrypted; save it without a password"),
+    "promising more": (
+        lambda path: promising(path, compressed=False),
+        "its header promises float32 [1099511627776, 4]",
+    ),
+    "promising more, compressed": (lambda path: promising(path, compressed=True), "its header promises float32"),
     "pickled objects": (lambda path: np.savez(path, x=np.array([{}], object)), "Python objects"),
 }
 
@@ -201,6 +224,29 @@ def test_read_only_folder(open_folder):
     assert list(locked.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such permissions")
+@pytest.mark.parametrize(
+    ("locked", "expected"),
+    [
+        ("m.onnx", "is not readable"),
+        ("w.bin", "cannot be read: Permission denied"),
+        ("d.npz", "cannot be read: Permission denied"),
+        ("r.toml", "cannot be read: Permission denied"),
+    ],
+)
+def test_files_that_may_not_be_read(open_folder, locked, expected):
+    proto = onnx.load(make_model(open_folder / "m.onnx"))
+    onnx.save(proto, open_folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    make_data(open_folder / "d.npz")
+    write(open_folder / "r.toml", b"[[pass]]\nname = 'shrink'\n")
+    for path in open_folder.iterdir():
+        path.chmod(0o000 if path.name == locked else 0o644)
+    arguments = ["-r", open_folder / "r.toml", "--data", open_folder / "d.npz", "--dry-run"]
+    result = Finished("apply", open_folder / "m.onnx", *arguments, program=AS_NOBODY)
+    assert_refused(result, expected)
+    assert locked in result.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
 def test_full_disk(tmp_path):
     """A limit on file sizes gives the same error where a full disk would."""
@@ -308,17 +354,28 @@ def test_interrupted_while_the_report_is_written(tmp_path):
     assert list(paths["out"].iterdir()) == [out]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+LOADING = """
+import time
+from pathlib import Path
+import onnx
+from onnxcompress import cli
+
+def hang(path, **_):
+    Path(path).with_suffix(".ready").touch()
+    time.sleep(60)
+
+onnx.load = hang
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 def test_interrupted_while_loading(tmp_path):
-    os.mkfifo(tmp_path / "m.onnx")
-    process = spawn("apply", tmp_path / "m.onnx", "-p", "shrink", "-o", tmp_path / "o.onnx")
-    writer = os.open(tmp_path / "m.onnx", os.O_WRONLY)  # returns when the other side has opened it
-    try:
-        status, stdout, stderr = interrupt(process, lambda: True)
-    finally:
-        os.close(writer)
+    model = make_model(tmp_path / "m.onnx")
+    process = spawn("apply", model, "-p", "shrink", "-o", tmp_path / "o.onnx", program=LOADING)
+    status, stdout, stderr = interrupt(process, (tmp_path / "m.ready").exists)
     assert (status, stdout, stderr) == (130, "", "interrupted; nothing was written\n")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.ready"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker in /proc")

@@ -195,8 +195,10 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
     array = array_of(engine, weight)
     if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
         return None
+    if len(engine.shape(data)) < 2:
+        return None
     if node.op_type == "MatMul":
-        if array.ndim != 2 or len(engine.shape(data)) < 2:
+        if array.ndim != 2:
             return None
         rank = len(engine.shape(data))
         return data, rank - 1, _matrix(part(array.T), ()), None, rank - 1

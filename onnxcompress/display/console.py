@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..progress import silent
@@ -20,7 +20,7 @@ def show(*parts: RenderableType) -> None:
     """Write tables and lines for people to stdout."""
     from rich.console import Console
 
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     # Captured, because rich ends the process by itself when the reader of a pipe has gone.
     with console.capture() as captured:
         for part in parts:
@@ -42,9 +42,10 @@ def to_json(value: Any) -> str:
 
 
 def say(message: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(" ".join(part.strip() for part in message.splitlines()) + "\n")
-    sys.stderr.flush()
+    """Write one line to stderr, if there is still one: the terminal may be gone."""
+    with suppress(OSError):
+        sys.stderr.write(" ".join(part.strip() for part in message.splitlines()) + "\n")
+        sys.stderr.flush()
 
 
 def drop_output() -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from . import edit, shapes
-from .load import load
+from .load import from_proto, load
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -31,11 +31,11 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     if isinstance(model, ir.Model):
         return model, _same
     if isinstance(model, onnx.ModelProto):
-        return ir.from_proto(model), ir.to_proto
+        return from_proto(model), ir.to_proto
     import onnx_graphsurgeon as gs
 
     if isinstance(model, gs.Graph):
-        return ir.from_proto(gs.export_onnx(model)), _to_gs
+        return from_proto(gs.export_onnx(model)), _to_gs
     raise ModelError(
         f"model: expected a path, an onnx.ModelProto, an onnx_ir.Model or a gs.Graph, got {type(model).__name__}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 
 import google.protobuf.message
@@ -10,6 +10,18 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError
+from ..files import kind_of
+from .data_file import RECORD
+from .tensors import check_tensor, tensors_in
+
+# It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
+ATTEMPTS = 5
+"""How often a model is read that another process keeps replacing."""
+
+MOST_TEXT = 300
+"""Characters of another library's message that are worth showing."""
 
 
 def load(path: str | Path) -> ir.Model:
@@ -31,28 +43,55 @@ def load(path: str | Path) -> ir.Model:
         is missing, too short, or outside the model's folder.
     """
     path = Path(path)
-    proto = _parse(path)
-    folder = path.parent.resolve()
-    for tensor in _tensors(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(path, folder, tensor)
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _identity(path)
+        try:
+            model = _load(path)
+        except ModelError:
+            if attempt == ATTEMPTS or _identity(path) == before:
+                raise
+        else:
+            if attempt == ATTEMPTS or _identity(path) == before:
+                return model
+    raise AssertionError  # the last attempt returns or raises
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when another writer replaces a file."""
     try:
-        onnx.checker.check_model(str(path))
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        proto = _parse(path)
+        real = _beside_its_data(path, proto)
+        folder = real.parent.resolve()
+        for tensor in tensors_in(proto):
+            check_tensor(str(path), folder, tensor)
+        onnx.checker.check_model(str(real))
+    except UnicodeDecodeError:
+        raise ModelError(f"{path}: holds names that are no UTF-8 text; export it again") from None
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: the ONNX checker rejects it: {_one_line(error)}") from None
-    model = ir.from_proto(proto)
-    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
-        ir.external_data.set_base_dir(graph, folder)
-    return model
+    except MemoryError:
+        raise ModelError(f"{path}: not enough memory to read it") from None
+    return _built(str(path), proto, folder)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
     try:
+        kind = kind_of(path)
+        if kind not in (None, "a folder"):
+            raise ModelError(f"{path}: is {kind}, and a model is read more than once; copy it into a file")
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except google.protobuf.message.DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or truncated (its protobuf cannot be decoded)") from None
     if not proto.ir_version or not proto.HasField("graph"):
@@ -60,36 +99,66 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _tensors(message: google.protobuf.message.Message) -> Iterator[onnx.TensorProto]:
-    """Every tensor anywhere: initializers, attributes, inner graphs, functions."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for item in value if field.is_repeated else (value,):
-                yield from _tensors(item)
+def _beside_its_data(path: Path, proto: onnx.ModelProto) -> Path:
+    """Return the path beside which data files are looked for: a symbolic link's, or where they are not, its target."""
+    if not path.is_symlink():
+        return path
+    locations = [
+        entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"
+    ]
+    return path if all((path.parent / location).exists() for location in locations) else path.resolve()
 
 
-def _check_external(path: Path, folder: Path, tensor: onnx.TensorProto) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    where = f"{path}: tensor '{tensor.name}': external data '{entries.get('location', '')}'"
-    file = folder / entries.get("location", "")
-    resolved = file.resolve()
-    if not entries.get("location") or not resolved.is_relative_to(folder):
-        raise ModelError(f"{where} leaves the model's folder; move the file beside the model and name it relatively")
-    if not resolved.is_file():
-        raise ModelError(f"{where} is missing; copy it beside the model")
-    if resolved.stat().st_nlink > 1:
-        raise ModelError(f"{where} has other hard links, which may lead outside the folder; copy the file")
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Turn a model in memory into an `onnx_ir.Model`, or raise `ModelError`; its external data may lie anywhere."""
+    for tensor in tensors_in(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            check_tensor("model", Path(), tensor)
+    return _built("model", proto, None)
+
+
+def _built(where: str, proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
+    sparse = [tensor.values.name for tensor in proto.graph.sparse_initializer]
+    if sparse:
+        raise ModelError(f"{where}: initializer '{sparse[0]}' is sparse, which cannot be read; store it densely")
     try:
-        offset, length = int(entries.get("offset", "0")), int(entries.get("length", "0"))
-    except ValueError:
-        raise ModelError(f"{where} has an offset or length that is no number") from None
-    if min(offset, length) < 0 or offset + length > resolved.stat().st_size:
-        raise ModelError(f"{where} is too short: {offset}+{length} bytes wanted, {resolved.stat().st_size} there")
+        model = ir.from_proto(proto)
+        model.metadata_props.pop(RECORD, None)  # says something about the file, not about the model
+        for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+            if folder is not None:
+                ir.external_data.set_base_dir(graph, folder)
+            _map_attributes(graph)
+        for function in model.functions.values():
+            ir.serde.serialize_function(function)  # it can hold what the model's IR version cannot
+    except MemoryError:
+        raise ModelError(f"{where}: not enough memory to read it") from None
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ModelError(f"{where}: onnx-ir cannot read it: {_one_line(cause)}") from error
+    for node in model.graph.all_nodes():
+        for name, attribute in node.attributes.items():
+            if attribute.is_ref():
+                raise ModelError(f"{where}: node '{node.name}' takes '{name}' from a function, and stands in none")
+    return model
 
 
-def _one_line(error: Exception) -> str:
+def _map_attributes(graph: ir.Graph) -> None:
+    """Let attributes hold what their external data say, still mapped: only initializers are saved externally."""
+    for node in graph.all_nodes():
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, _in_place(attribute.value))
+            elif attribute.type == ir.AttributeType.TENSORS and not attribute.is_ref():
+                tensors = [_in_place(t) if isinstance(t, ir.ExternalTensor) else t for t in attribute.value]
+                node.attributes[name] = ir.AttrTensors(name, tensors)
+
+
+def _in_place(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+
+def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])
+    return " ".join(lines[:3])[:MOST_TEXT] or type(error).__name__

@@ -1,9 +1,10 @@
-"""Save a model so that a crash, a full disk or ctrl-C at any moment leaves what was there before."""
+"""Save a model so that a crash, a full disk, ctrl-C or another writer at any moment leaves a whole model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import google.protobuf.message
@@ -11,7 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import OutputError
-from ..files import check_target, staging_beside
+from ..files import check_target, is_same_file, move, staging_beside
+from .data_file import RECORD, DataFile, Replaced
+from .tensors import tensors_in
 
 PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
@@ -21,53 +24,105 @@ MAPPED = "onnxcompress.mapped"
 the other, such tensors take the memory of the largest; in a protobuf, of all of them, twice."""
 
 
-def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write `model` to `path`: a temporary file beside it, then a rename.
+def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> list[str]:
+    """Write `model` to `path`: temporary files beside it, then a rename.
 
-    A model that came with external data, or is too large for one protobuf, is written with a data file beside it.
-    The data file always gets a name that is free, and the rename of the model commits both; the data file of an
-    overwritten model is removed after that.
+    A model that came with external data, or is too large for one protobuf, is written with a data file beside it,
+    whose name no other writer gets: ``m.onnx.data`` for a new ``m.onnx``, and one with a digest of the weights in it
+    where a model is replaced. The rename of the model commits both. The data file of the model that was replaced is
+    removed after that, if this function has written it for this path and nothing else reads it.
 
     Parameters
     ----------
     model : onnx_ir.Model
         Stays unchanged and stays usable, even when `path` is the file it was loaded from.
     path : str or Path
-        The target file.
+        The target file, ``*.onnx``. Where it is a symbolic link, the file that it leads to is written.
     overwrite : bool
         Replace the target if it exists.
+
+    Returns
+    -------
+    list of str
+        Which data files of the replaced model stay, and why.
 
     Raises
     ------
     OutputError
         The target exists and `overwrite` is false, or it cannot be written.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
-    with staging_beside(path) as staging:
+    real = check_target(path, overwrite=overwrite, suffix=".onnx")
+    with staging_beside(real) as staging:
         try:
-            _write(model, path, staging)
+            return _write(model, real, staging, overwrite=overwrite)
         except google.protobuf.message.EncodeError as error:
             raise OutputError(f"{path}: cannot be written: {error}") from None
 
 
-def _write(model: ir.Model, path: Path, staging: Path) -> None:
-    replaced = _data_files(path)
-    data = _free_name(path) if needs_external_data(model) else None
-    ir.save(model, staging / path.name, format="protobuf", external_data=data)
-    for file in staging.iterdir():
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-    if data is not None and (staging / data).exists():
-        (staging / data).replace(path.parent / data)
+STAGED, STAGED_DATA = "model", "data"
+"""Names in the staging folder."""
+
+
+def _write(model: ir.Model, path: Path, staging: Path, *, overwrite: bool) -> list[str]:
+    staged, staged_data = staging / STAGED, staging / STAGED_DATA
+    with _without_record(model):
+        ir.save(model, staged, format="protobuf", external_data=STAGED_DATA if needs_external_data(model) else None)
+    data = DataFile.of(path.name, staged_data) if staged_data.exists() else None
+    if data is not None:
+        _sync(staged_data)
+        data = _claim(staged_data, path, data)
     try:
-        (staging / path.name).replace(path)
-    except OSError:
         if data is not None:
-            (path.parent / data).unlink(missing_ok=True)
+            _refer(staged, data)
+        _sync(staged)
+        replaced = Replaced.at(path)
+        move(staged, path, overwrite=overwrite)
+    except BaseException:
+        # Of an interrupt nobody knows whether it came before the rename or behind it.
+        if data is not None and staged.exists() and not is_same_file(staged, path):
+            (path.parent / data.file).unlink(missing_ok=True)
         raise
-    for name in replaced:
-        (path.parent / name).unlink(missing_ok=True)
+    return replaced.clean_up()
+
+
+@contextmanager
+def _without_record(model: ir.Model) -> Iterator[None]:
+    """Leave out what an earlier file says of its own data file."""
+    record = model.metadata_props.pop(RECORD, None)
+    try:
+        yield
+    finally:
+        if record is not None:
+            model.metadata_props[RECORD] = record
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _claim(source: Path, path: Path, data: DataFile) -> DataFile:
+    """Move a data file to a name of its own beside `path`; a name comes back only with the same weights behind it."""
+    stem = f"{path.name}.{data.sha256[:12]}"
+    names = [f"{path.name}.data"] if not path.exists() else []
+    for name in (*names, f"{stem}.data", *(f"{stem}.{number}.data" for number in range(1, 1000))):
+        try:
+            move(source, path.parent / name, overwrite=False)
+        except FileExistsError:
+            continue
+        return data.named(name)
+    raise OutputError(f"{path}: a thousand data files of the same weights are there; remove some")
+
+
+def _refer(staged: Path, data: DataFile) -> None:
+    """Let the written model refer to its data file, and record that the file is its own."""
+    proto = onnx.load(staged, format="protobuf", load_external_data=False)
+    for tensor in tensors_in(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == STAGED_DATA:
+                entry.value = data.file
+    proto.metadata_props.add(key=RECORD, value=data.to_json())
+    staged.write_bytes(proto.SerializeToString())
 
 
 def needs_external_data(model: ir.Model) -> bool:
@@ -87,20 +142,3 @@ def weights(model: ir.Model) -> Iterable[ir.TensorProtocol]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value
-
-
-def _free_name(path: Path) -> str:
-    names = (f"{path.name}.{'' if n == 0 else f'{n}.'}data" for n in range(1000))
-    return next(name for name in names if not (path.parent / name).exists())
-
-
-def _data_files(path: Path) -> set[str]:
-    """The data files, named after `path` as this module names them, of the model that is there now."""
-    if not path.exists():
-        return set()
-    try:
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
-    except (OSError, google.protobuf.message.DecodeError):
-        return set()
-    locations = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
-    return {name for name in locations if name.startswith(f"{path.name}.") and name.endswith("data")}

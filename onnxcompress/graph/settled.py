@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from . import edit
+from .functions import inline
 
 DRAWN = 0.25
 """What stands for a random number."""
@@ -46,8 +46,7 @@ def settled(model: ir.Model) -> ir.Model:
     if not random_nodes(model):
         return model
     copy = model.clone()
-    if copy.functions:
-        common.InlinePass()(copy)
+    inline(copy)
     for node in random_nodes(copy):
         SETTLE[node.op_type](node)
     return copy

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError, VerifyError
+from ..scratch import temporary_folder
 from . import edit, settled, shapes
 from .save import needs_external_data
 
@@ -271,8 +270,8 @@ def _open(model: ir.Model) -> Session:
 def _checker_message(model: ir.Model, *, full: bool) -> str | None:
     try:
         if needs_external_data(model):
-            with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-                path = Path(folder, "model.onnx")
+            with temporary_folder() as folder:
+                path = folder / "model.onnx"
                 ir.save(model, path, external_data="model.data")
                 onnx.checker.check_model(str(path), full_check=full)
         else:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ import onnx_ir as ir
 
 from ..errors import DataError, PassError
 from ..progress import Progress, silent
+from ..scratch import temporary_folder
 from .samples import Samples
 from .segments import Walk
 from .session import Array
@@ -240,8 +239,8 @@ def collect_grams(
     nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
     order = {name: number for number, name in enumerate(nodes)}
     found: dict[tuple[str, int, int], Moments] = {}
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        walk = Walk(model, samples, Path(folder))
+    with temporary_folder() as folder:
+        walk = Walk(model, samples, folder)
         for done, (name, index, axis) in enumerate(sorted(reads, key=lambda read: order.get(read[0], -1))):
             walk.advance(name)
             tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -218,6 +219,10 @@ def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
             raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
 
 
+MOST_RANDOM_BYTES = 1 << 34
+"""What may be made up for one input; a model that takes more has a wrong shape."""
+
+
 def random_feeds(
     layout: Layout, count: int, seed: int, stretch: int = 1, given: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, Array]:
@@ -244,6 +249,8 @@ def random_feeds(
                 size = _small(axis, len(item.shape or ()), stretch)
                 size = size if dim is None else sizes.setdefault(dim, size)
             shape.append(size)
+        if math.prod(shape) * item.dtype.itemsize > MOST_RANDOM_BYTES:
+            raise DataError(f"input '{item.name}' of {item.dtype} {shape}: one sample of it does not fit into memory")
         feeds[item.name] = _random_array(random, shape, item.dtype)
     return feeds
 

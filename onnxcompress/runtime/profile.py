@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import onnx_ir as ir
 
 from ..graph import edit
+from ..scratch import temporary_folder
 from .session import Array, Session, open_session
 
 WARM_UP = 3
@@ -69,8 +68,8 @@ def profile_models(models: Sequence[ir.Model], feeds: Mapping[str, Array]) -> li
     ModelError
         A model cannot be loaded, or refuses the feed.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        places = [Path(folder, str(number)) for number in range(len(models))]
+    with temporary_folder() as folder:
+        places = [folder / str(number) for number in range(len(models))]
         sessions = []
         for model, place in zip(models, places, strict=True):
             place.mkdir()

@@ -6,7 +6,6 @@ import ctypes
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
+from ..scratch import temporary_folder
 from .stored import Store, can_be_stored, store
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def _source(model: ir.Model | str | Path, options: Any, *, map_weights: bool) ->
     if source is not None:
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_folder() as place:
+        path = place / "model.onnx"
         ir.save(model, path, external_data="model.data")
         yield str(path)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
+import math
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +26,18 @@ Piece = tuple[str, Mapping[str, Any]]
 
 RANDOM_COUNT = 16
 """How many random samples ``"random"`` gives (more if the model's fixed batch is larger)."""
+
+
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError, struct.error)
+"""What Python's readers of archives raise for one that is damaged, or not theirs."""
+
+BAD_MEMBER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+"""What numpy raises for a header that is none, or promises too much."""
+
+ENCRYPTED = 1
+"""The flag of an encrypted member."""
+
+READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,11 @@ def find_source(data: Any, layout: Layout, seed: int) -> Source:
         The user's function cannot be loaded.
     """
     if isinstance(data, (str, Path)):
-        return _named_source(data, layout, seed)
+        try:
+            return _named_source(data, layout, seed)
+        except (OSError, ValueError) as error:  # a name that is too long, or no name at all
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"data {str(data)[:200]!r}: cannot be read: {reason}") from None
     if isinstance(data, Mapping):
         return Source(lambda: iter([("data", data)]), "arrays")
     if callable(data):
@@ -130,30 +150,46 @@ def read_npz(path: Path) -> dict[str, Array]:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 try:
-                    arrays[name] = _map_member(path, file, member) if _is_stored(member) else _unpack(archive, member)
-                except ValueError as error:
+                    arrays[name] = _read_member(path, file, archive, member)
+                except BAD_MEMBER as error:
                     raise DataError(f"{path.name}: array '{name}': {_why_not(error)}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path.name}: no .npz file, or truncated ({error})") from error
     except OSError as error:
-        raise DataError(f"{path.name}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    except BROKEN as error:
+        raise DataError(f"{path.name}: no .npz file, or truncated ({error})") from error
     return arrays
 
 
-def _why_not(error: ValueError) -> str:
+def _read_member(path: Path, file: BinaryIO, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    if member.flag_bits & ENCRYPTED:
+        raise ValueError("is encrypted; save it without a password")
+    return _map_member(path, file, member) if member.compress_type == zipfile.ZIP_STORED else _unpack(archive, member)
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; split it into several files in a folder"
     if "allow_pickle" in str(error):
         return "holds Python objects, which are not read (they could run code); save plain arrays"
-    return str(error)
-
-
-def _is_stored(member: zipfile.ZipInfo) -> bool:
-    return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
+    return " ".join(str(error).split())[:300] or "its header cannot be read"
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with archive.open(member) as stream:
+        _check_size(stream, member.file_size)
+    with archive.open(member) as stream:
         array: Array = np.lib.format.read_array(stream, allow_pickle=False)
     return array
+
+
+def _check_size(stream: IO[bytes], size: int) -> None:
+    """Raise `ValueError` if a header promises more than there is, before memory is allocated for it."""
+    version = np.lib.format.read_magic(stream)
+    if version in READ_HEADER:
+        shape, _, dtype = READ_HEADER[version](stream)
+        promised = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and (min(shape, default=0) < 0 or promised > size):
+            raise ValueError(f"its header promises {dtype} {list(shape)}, and it holds {size} bytes")
 
 
 def _map_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> Array:
@@ -163,11 +199,12 @@ def _map_member(path: Path, file: BinaryIO, member: zipfile.ZipInfo) -> Array:
     name_length, extra_length = int.from_bytes(lengths[:2], "little"), int.from_bytes(lengths[2:], "little")
     start = member.header_offset + 30 + name_length + extra_length
     file.seek(start)
+    _check_size(file, min(member.file_size, path.stat().st_size - start))
+    file.seek(start)
     version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version in read_header:
-        shape, fortran, dtype = read_header[version](file)
-        if not dtype.hasobject and 0 not in shape and shape:
+    if version in READ_HEADER:
+        shape, fortran, dtype = READ_HEADER[version](file)
+        if not dtype.hasobject and 0 not in shape and shape and dtype.itemsize:
             order = "F" if fortran else "C"
             mapped = np.memmap(path, dtype, "r", file.tell(), shape, order)  # type: ignore[call-overload]
             return np.asarray(mapped)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..scratch import NO_ROOM
 from .session import Array
 
 LIMIT_BYTES = 64_000_000
@@ -22,7 +23,7 @@ class Spilled(NamedTuple):
 
 
 class Spill:
-    """Keeps arrays until they are dropped.
+    """Keeps arrays until they are dropped; in memory after all if there is no room for files.
 
     Parameters
     ----------
@@ -43,7 +44,14 @@ class Spill:
             return array
         path = self._folder / str(self._written)
         self._written += 1
-        array.tofile(path)
+        try:
+            path.write_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            path.unlink(missing_ok=True)
+            self._left -= array.nbytes
+            return array
         return Spilled(path, array.dtype, array.shape)
 
     def get(self, kept: Array | Spilled) -> Array:

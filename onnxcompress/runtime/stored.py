@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import tempfile
 import weakref
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+
+from ..scratch import TEMPORARY, owned_folder
 
 LEAST_BYTES = 1 << 18
 """Smaller weights are not worth a file."""
@@ -25,7 +27,8 @@ class Store:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self.folder = Path(tempfile.mkdtemp(prefix="onnxcompress-"))
+        self._held = ExitStack()
+        self.folder = self._held.enter_context(owned_folder(Path(tempfile.gettempdir()), TEMPORARY))
         self._known: dict[int, tuple[int, str]] = {}
         self._written = 0
         atexit.register(self._finish)
@@ -62,7 +65,7 @@ class Store:
 
     def _finish(self) -> None:
         if os.getpid() == self.owner:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._held.close()
 
 
 _store: Store | None = None

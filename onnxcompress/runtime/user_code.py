@@ -49,7 +49,11 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
 
 
 def _run_file(path: Path, label: str) -> ModuleType:
-    if not path.is_file():
+    try:
+        missing = not path.is_file()
+    except (OSError, ValueError):
+        missing = True
+    if missing:
         raise OptionError(f"{label}: {path}: no such file")
     # A name of its own: user files are often called data.py or metric.py, and must not shadow each other.
     name = f"onnxcompress_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..graph import edit, shapes
+from ..graph.functions import inline
 
 Role = Literal["activation", "weight", "bias"]
 
@@ -130,7 +131,7 @@ class Quantized:
     def __init__(self, model: ir.Model) -> None:
         self.model = model.clone()
         if self.model.functions:
-            common.InlinePass()(self.model)
+            inline(self.model)
         common.RemoveUnusedNodesPass()(self.model)
         shapes.infer(self.model)
         self.nodes = list(self.model.graph.all_nodes())

@@ -6,19 +6,14 @@ them: ``"reject"`` (it does not load, or computes something else) or ``"float"``
 
 from __future__ import annotations
 
-import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from ..errors import OptionError, nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ..toml import parse_toml, read_toml
 
 Outside = Literal["reject", "float"]
 
@@ -206,7 +201,7 @@ def load_target(name_or_path: str | Path) -> Target:
     """
     name = str(name_or_path)
     if name.endswith(".toml"):
-        text = _read(Path(name))
+        text = read_toml(name, "target file")
     elif name in target_names():
         text = (files(__package__) / f"{name}.toml").read_text(encoding="utf-8")
     else:
@@ -216,20 +211,8 @@ def load_target(name_or_path: str | Path) -> Target:
     return _parse(text, name)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise OptionError(f"{path}: no such target file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: cannot be read: {error}") from None
-
-
 def _parse(text: str, name: str) -> Target:
-    try:
-        content: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{name}: not TOML: {error}") from None
+    content = parse_toml(text, name)
     try:
         return msgspec.convert({**content, "name": name}, Target)
     except msgspec.ValidationError as error:

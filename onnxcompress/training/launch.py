@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..scratch import temporary_folder
 from . import worker
 from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
 from .masks import masked_weights
@@ -120,14 +121,14 @@ def train(
     )
     data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = initial_weights(model, objective)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, _checkpoint_folder(checkpoint) as kept:
+    with temporary_folder() as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
         masked = masked_weights(model, objective.weights) if settings.keep_masks else []
         job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "masked": masked}
         job["settings"] = dataclasses.asdict(settings)
-        write_job(Path(folder), objective, data, initial, job)
-        failed = run_worker(Path(folder), kept / LOG, progress or silent)
+        write_job(folder, objective, data, initial, job)
+        failed = run_worker(folder, kept / LOG, progress or silent)
         if failed:
             raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from ..errors import TrainingError
 from ..graph import edit, shapes
+from ..graph.functions import inline
 from ..graph.weights import find_weights
 from ..runtime.samples import Samples
 from ..runtime.session import open_session
@@ -121,7 +122,7 @@ def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None
     """
     copy = model.clone()
     if copy.functions:
-        common.InlinePass()(copy)
+        inline(copy)
     copy = up_to_logits(_at_trainable_opset(copy))
     graph = copy.graph
     for value in list(graph.inputs):

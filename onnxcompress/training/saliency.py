@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..scratch import temporary_folder
 from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
 from .objective import Arrays, Objective, build_objective, trainable_weights
 from .process import LOG, run_worker
@@ -98,8 +97,7 @@ def measure_saliency(
 def _run(objective: Objective, data: Arrays, initial: Arrays, progress: Progress) -> Arrays:
     """Let the training interpreter measure; returns what `worker.measure` writes."""
     try:
-        with tempfile.TemporaryDirectory(prefix="onnxcompress-") as name:
-            folder = Path(name)
+        with temporary_folder() as folder:
             result = folder / "result.npz"
             write_job(folder, objective, data, initial, {"result": str(result)})
             failed = run_worker(folder, folder / LOG, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcompress.errors import OptionError, PassError, nearest
+from onnxcompress.errors import DataError, OptionError, PassError, nearest
+from onnxcompress.runtime.sources import read_npz
 
 
 def read_arrays(field: str, path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[Any]]:
@@ -45,13 +45,9 @@ def read_arrays(field: str, path: str, shapes: Mapping[str, tuple[int, ...]]) ->
 
 def _read(field: str, path: str) -> dict[str, npt.NDArray[Any]]:
     try:
-        with Path(path).open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise OptionError(f"{field} = {path!r}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        reason = "expected an .npz file of arrays, as numpy.savez writes it"
+        if not Path(path).exists():
+            raise OptionError(f"{field} = {path!r}: no such file")
+        return read_npz(Path(path))
+    except (DataError, OSError, ValueError) as error:
+        reason = f"expected an .npz file of arrays, as numpy.savez writes it ({error})"
         raise OptionError(f"{field} = {path!r}: {reason}") from None

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from onnxcompress.runtime.gram import ROWS, Moments, draw, grams_of, rows_at, ro
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
 from onnxcompress.runtime.windows import patches
+from onnxcompress.scratch import temporary_folder
 
 from .consumers import Consumer, consumer_of
 from .masks import ChannelPlan, apply_channels
@@ -121,10 +120,10 @@ def compensate(
     apply_channels(pruned, ChannelPlan(channels=dict(channels)))
     consumers, refused = _consumers(groups, gone)
     result = Compensation({}, {}, ())
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+    with temporary_folder() as folder:
         for name in ("model", "pruned"):
-            Path(folder, name).mkdir()
-        before, after = Walk(model, samples, Path(folder, "model")), Walk(pruned, samples, Path(folder, "pruned"))
+            (folder / name).mkdir()
+        before, after = Walk(model, samples, folder / "model"), Walk(pruned, samples, folder / "pruned")
         for done, consumer in enumerate(consumers):
             try:
                 _fit(consumer, before, after, result)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from onnxcompress.progress import Progress, silent
 from onnxcompress.runtime.gram import grams_of
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Walk
+from onnxcompress.scratch import temporary_folder
 
 from .layers import Layer
 from .rounding import gptq
@@ -68,8 +67,8 @@ def compensate(
     refused = []
     jobs = _jobs(copy, weights)
     samples = samples.head(SAMPLES)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        walk = Walk(copy, samples, Path(folder))
+    with temporary_folder() as folder:
+        walk = Walk(copy, samples, folder)
         for done, (name, node) in enumerate(jobs.items()):
             try:
                 found[name] = _rounded(walk, node, found[name])

@@ -14,10 +14,10 @@ from onnx_ir.passes import common
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.functions import inline
 from onnxcompress.selection import matching_nodes
 
 from .dynamic import key_of
-from .flatten import inline
 from .float_apply import LARGEST, Conversion, narrowed
 from .float_roles import FLOAT, is_float, roles
 from .opset import CONVOLUTIONS, raise_opset

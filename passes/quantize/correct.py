@@ -11,9 +11,7 @@ rounded so, only rounded so, or rounded to the nearest.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +25,7 @@ from onnxcompress.runtime.fit import nearest
 from onnxcompress.runtime.gram import Flags, Moments, grams_of, with_one
 from onnxcompress.runtime.samples import Samples
 from onnxcompress.runtime.segments import Code, Walk
+from onnxcompress.scratch import temporary_folder
 
 from . import scales
 from .apply import Application
@@ -93,10 +92,10 @@ def correct(
     chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, threadpool_limits(1, "blas"):
+    with temporary_folder() as folder, threadpool_limits(1, "blas"):
         layers = [Layer(nodes[weight.node]) for weight in chosen]
-        targets = Targets(model, samples, layers, Path(folder, "float"))
-        walk = Walk(quantized, samples, Path(folder), targets.batch, exact=plan.exact)
+        targets = Targets(model, samples, layers, folder / "float")
+        walk = Walk(quantized, samples, folder, targets.batch, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
             moments = _moments(layer, application.node(weight.node), targets, walk)

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from onnxcompress.contract import Change
-from onnxcompress.errors import PassError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.functions import inline
 
-from .function_opsets import align_functions
 from .units import COMPUTE
 from .widen import HALVES, widen
 
@@ -44,29 +42,6 @@ def widen_halves(model: ir.Model) -> list[Change]:
         return []
     widen(model)
     return [Change("model", f"{' and '.join(halves)} computes in float32 where it does not on integers")]
-
-
-def inline(model: ir.Model) -> list[str]:
-    """Inline local functions, in place, also those of another opset; returns their names.
-
-    Raises
-    ------
-    PassError
-        A local function cannot be inlined.
-    """
-    names = sorted({function.name for function in model.functions.values()})
-    if not names:
-        return names
-    for function in model.functions.values():
-        for domain, version in function.opset_imports.items():
-            model.opset_imports.setdefault(domain, version)
-    align_functions(model)
-    try:
-        common.InlinePass()(model)
-    except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
-        cause = error.__cause__ or error
-        raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None
-    return names
 
 
 def separate_names(graph: ir.Graph) -> None:

@@ -13,12 +13,13 @@ from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.functions import inline
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import matching_nodes
 
 from . import constants, scales
 from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, key_of, matrix_of
-from .flatten import infer_types, inline
+from .flatten import infer_types
 from .opset import raise_opset
 from .prepare import guarded
 from .units import OBSTACLES, channel_axis

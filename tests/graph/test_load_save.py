@@ -177,6 +177,14 @@ def hostile(folder: Path, **entries: str) -> Path:
         ({"offset": "999999"}, "is too short"),
         ({"length": "-5"}, "is too short"),
         ({"offset": "many"}, "is no number"),
+        ({"offset": "1e3"}, "is no number"),
+        ({"offset": "9" * 5000}, "is no number"),
+        ({"length": str(2**62)}, "is too short"),
+        ({"length": "1"}, "and its length is 1"),
+        ({"location": "a\0b"}, "cannot be read: embedded null byte"),
+        ({"location": "x" * 5000}, "cannot be read: File name too long"),
+        ({"location": "inner"}, "is a folder; a file is expected"),
+        ({"location": "pipe"}, "is a named pipe; a file is expected"),
     ],
 )
 def test_external_data_that_must_not_be_read(tmp_path: Path, entries: dict[str, str], message: str) -> None:
@@ -185,8 +193,69 @@ def test_external_data_that_must_not_be_read(tmp_path: Path, entries: dict[str, 
     (tmp_path / "secret").write_bytes(bytes(10_000))
     (folder / "link").symlink_to(tmp_path / "secret")
     os.link(tmp_path / "secret", folder / "hard")
+    os.mkfifo(folder / "pipe")
+    (folder / "inner").mkdir()
     with pytest.raises(ModelError, match=f"tensor 'w1': external data .*{message}"):
         load(hostile(folder, **entries))
+
+
+def test_external_data_without_a_length_has_that_of_its_tensor(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    before = plain_run(path, feeds := drawn_feeds(mlp()))
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        kept = [entry for entry in tensor.external_data if entry.key != "length"]
+        assert len(kept) < len(tensor.external_data)
+        del tensor.external_data[:]
+        tensor.external_data.extend(kept)
+    path.write_bytes(proto.SerializeToString())
+    save(load(path), tmp_path / "again.onnx")
+    assert_same(before, plain_run(tmp_path / "again.onnx", feeds), 0)
+
+
+@pytest.mark.parametrize("offset", [0, 8])
+def test_external_data_in_an_attribute_are_saved_with_it(tmp_path: Path, offset: int) -> None:
+    (tmp_path / "in").mkdir()
+    text = '<ir_version: 9, opset_import: ["" : 17]> g () => (float[2] y) { y = Constant <value = float[2] {3, 4}> () }'
+    proto = onnx.parser.parse_model(text)
+    tensor = proto.graph.node[0].attribute[0].t
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "w.bin"), ("offset", str(offset)), ("length", "8")):
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "in" / "w.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "in" / "m.onnx").write_bytes(proto.SerializeToString())
+    save(load(tmp_path / "in" / "m.onnx"), tmp_path / "o.onnx")
+    found = plain_run(tmp_path / "o.onnx", {})
+    np.testing.assert_array_equal(found["y"], np.arange(4, dtype=np.float32)[offset // 4 :][:2])
+
+
+def test_a_sparse_initializer_is_refused_by_name(tmp_path: Path) -> None:
+    proto = ir.to_proto(mlp())
+    values = onnx.numpy_helper.from_array(np.ones(1, np.float32), "thin")
+    indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "where")
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [5]))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="initializer 'thin' is sparse, which cannot be read; store it densely"):
+        load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("kind", [0, 99])
+def test_an_unknown_data_type_is_refused_by_name(tmp_path: Path, kind: int) -> None:
+    proto = ir.to_proto(mlp())
+    proto.graph.initializer[0].data_type = kind
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=f"tensor 'w1': its data type, {kind}, is none that ONNX has"):
+        load(tmp_path / "m.onnx")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    content = ir.to_proto(mlp()).SerializeToString()
+    assert content.count(b"w1") > 1
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"w1", b"\xff\xfe"))
+    with pytest.raises(ModelError, match=r"m\.onnx: ") as caught:
+        load(tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_external_data_in_an_attribute_is_checked_too(tmp_path: Path) -> None:

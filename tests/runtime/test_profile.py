@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxcompress.runtime import profile
+from onnxcompress import scratch
 from onnxcompress.runtime.inputs import example_feed
 from onnxcompress.runtime.profile import Kernel, kernels, profile_models
 
@@ -56,7 +56,7 @@ def test_the_quickest_eighth_counts(parse, runs, expected):
 
 
 def test_real_models_take_turns_and_leave_nothing_behind(parse, monkeypatch, tmp_path):
-    monkeypatch.setattr(profile.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
     models = [
         parse("g (float[1,3] x) => (float[1,3] y) { t = Sigmoid(x) y = Mul(t, x) }"),
         parse("g (float[1,3] x) => (float[1,3] y) { t = Softmax<axis=1>(x) y = Neg(t) }"),

@@ -1,6 +1,7 @@
 import gc
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -66,7 +67,7 @@ def test_large_weights_are_handed_over_as_they_lie(monkeypatch, dtype, optimize)
     subject = model("g (float[N,256] x) => (float[N,96] y) { c = Cast<to = 1>(w) y = MatMul(x, c) }", {"w": w})
     monkeypatch.setattr(stored, "LEAST_BYTES", 1000)
     monkeypatch.setattr(session_module, "INLINE_LIMIT", 1000)
-    monkeypatch.setattr(session_module.tempfile, "TemporaryDirectory", None)
+    monkeypatch.setattr(session_module, "temporary_folder", None)
     x = np.random.default_rng(1).integers(-9, 9, (5, 256)).astype(np.float32)
     proto = onnx.numpy_helper.from_array(np.ascontiguousarray(w), "w")
     for tensor in (ir.tensor(w, name="w"), ir.from_proto(proto)):
@@ -96,7 +97,7 @@ def store(monkeypatch, tmp_path):
     """A store of its own, for weights of any size."""
     monkeypatch.setattr(stored, "LEAST_BYTES", 1)
     monkeypatch.setattr(stored, "_store", None)
-    monkeypatch.setattr(stored.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    monkeypatch.setattr(stored, "owned_folder", lambda *_: nullcontext(tmp_path))
     return tmp_path
 
 
@@ -127,7 +128,7 @@ def test_an_array_that_is_changed_under_its_tensor_is_seen(store):
 
 @pytest.mark.parametrize("broken", ["no folder", "no room"])
 def test_without_room_for_files_weights_are_in_the_bytes(store, monkeypatch, broken):
-    def no_folder(prefix):
+    def no_folder(*_):
         raise OSError(28, "No space left on device")
 
     def no_room(path, data):
@@ -135,7 +136,7 @@ def test_without_room_for_files_weights_are_in_the_bytes(store, monkeypatch, bro
         raise OSError(28, "No space left on device")
 
     if broken == "no folder":
-        monkeypatch.setattr(stored.tempfile, "mkdtemp", no_folder)
+        monkeypatch.setattr(stored, "owned_folder", no_folder)
     else:
         monkeypatch.setattr(stored.Path, "write_bytes", no_room)
     subject = times_w()

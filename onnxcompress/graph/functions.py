@@ -1,4 +1,4 @@
-"""Local functions may have another opset than the model that calls them: bring them to one before they are inlined."""
+"""Local functions, put in where they are called; they may have another opset than the model that calls them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ from collections.abc import Iterable
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from onnxcompress.errors import PassError
+from ..errors import PassError
 
 
-def align_functions(model: ir.Model) -> None:
-    """Give the model and its functions one opset, in place.
-
-    Most operators are the same in both opsets, so that only a number changes. What is not is converted by onnx.
+def inline(model: ir.Model) -> list[str]:
+    """Put local functions in where they are called, in place; returns their names.
 
     Raises
     ------
     PassError
-        An operator changed between the two opsets, and onnx cannot convert the function.
+        One cannot be inlined, or has an opset in which an operator means something else and onnx cannot convert it.
+    """
+    names = sorted({function.name for function in model.functions.values()})
+    if not names:
+        return names
+    for function in model.functions.values():
+        for domain, version in function.opset_imports.items():
+            model.opset_imports.setdefault(domain, version)
+    _align(model)
+    try:
+        common.InlinePass()(model)
+    except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
+        cause = error.__cause__ or error
+        raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None
+    return names
+
+
+def _align(model: ir.Model) -> None:
+    """Give the model and its functions one opset, in place.
+
+    Most operators are the same in both opsets, so that only a number changes. What is not is converted by onnx.
     """
     target = _common(model)
     for function in model.functions.values():
