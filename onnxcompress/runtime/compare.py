@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from ..graph.kinds import to_ir
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
 from .metrics import Metric, Score, find_metric
 from .samples import Batch, Samples, load_samples
-from .session import Session, open_session
+from .session import Port, Session, open_session
 
 if TYPE_CHECKING:
     from ..graph.kinds import AnyModel
@@ -70,6 +70,14 @@ class Comparison:
         return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
 
 
+class Ports(NamedTuple):
+    """The inputs and outputs of a session that may be gone."""
+
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+    types: dict[str, str]
+
+
 class Reference:
     """A model that others are compared with, on samples that stay the same.
 
@@ -88,8 +96,9 @@ class Reference:
         self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
     ) -> None:
         self.samples = samples
-        self._threads = threads
-        self._session = open_session(model, threads=threads)
+        self._model, self._threads = model, threads
+        self._session: Session | None = open_session(model, threads=threads)
+        self._ports = Ports(self._session.inputs, self._session.outputs, self._session.types)
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
         self._values: dict[str, float] = {}
@@ -116,7 +125,7 @@ class Reference:
             A sample does not fit.
         """
         session = open_session(model, threads=self._threads, exact=exact)
-        check_same_ports(self._session, session)
+        check_same_ports(self._ports, session)
         fidelities = {name: Fidelity(name) for name in session.outputs}
         runs = self.run()
         first = next(runs)
@@ -138,16 +147,21 @@ class Reference:
 
     def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield each batch with this model's outputs."""
+        number = -1
         for number, batch in enumerate(self.samples.labelled()):
             if number < len(self._cache):
                 yield batch, self._cache[number]
                 continue
+            if self._session is None:
+                self._session = open_session(self._model, threads=self._threads)
             outputs = self._session.run(batch.feeds)
             size = sum(value.nbytes if isinstance(value, np.ndarray) else 0 for value in outputs.values())
             if number == len(self._cache) and size <= self._room:
                 self._cache.append(outputs)
                 self._room -= size
             yield batch, outputs
+        if number + 1 == len(self._cache):
+            self._session = None  # it holds the weights, and is not needed any more
 
     def _default(self, batch: Batch, outputs: dict[str, Any]) -> Metric:
         first = next(iter(outputs.values()))
@@ -199,7 +213,7 @@ def compare_models(
     return Reference(a, samples, limit_bytes=0).compare(b, metric)
 
 
-def check_same_ports(a: Session, b: Session) -> None:
+def check_same_ports(a: Session | Ports, b: Session) -> None:
     """Raise `ModelError` unless inputs and outputs have the same names and types; float types may differ."""
     for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         for name in ports_a:

@@ -38,6 +38,8 @@ from .units import bias_of, channel_axis, weight_of
 
 Rounding = Literal["nearest", "compensating"]
 Matrix = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 
 DAMPING = 0.01
 """What is added to the diagonal of second moments for rounding, relative to its mean."""
@@ -161,15 +163,14 @@ class _Job:
         layer, grid = self.layer, self.grid
         rows = Collector(name, None if self.biased else self._own_bias(), moments=self.compensating)
         self._collect(rows, targets, walk, name)
-        blocks = layer.blocks(self.array).astype(np.float64)
+        blocks = layer.blocks(self.array)
         steps = np.broadcast_to(self.weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
-        best = scales.encode(blocks / steps, np.ones(1, np.float32), grid, zero_point=grid.middle).astype(np.float64)
-        best -= grid.middle
-        means = rows.means()
+        best = scales.encode(blocks / steps, np.ones(1, np.float32), grid, zero_point=grid.middle)
         if self.compensating:
-            best = _best_of(best, blocks, steps, grid, rows.regression())
-        integers = None if grid is scales.FLOAT8 else (layer.whole(best) + grid.middle).astype(grid.dtype)
-        bias = self._bias(best * steps, means) if self.biased else self.weight.bias
+            best = _best_of(best, blocks.astype(np.float32, copy=False), steps, grid, rows)
+        integers = None if grid is scales.FLOAT8 else layer.whole(best)
+        bias = self._bias((best.astype(np.float64) - grid.middle) * steps, rows.means()) if self.biased else None
+        bias = self.weight.bias if bias is None else bias
         return dataclasses.replace(self.weight, integers=integers, bias=bias)
 
     def _collect(self, rows: Collector, targets: Targets, walk: Walk, name: str) -> None:
@@ -196,21 +197,25 @@ class _Job:
         return bias.astype(np.float32) if scale is None else scales.encode_bias(bias, scale)
 
 
-def _best_of(nearest_ones: Matrix, blocks: Matrix, steps: Matrix, grid: scales.Grid, rows: Regression) -> Matrix:
+def _best_of(nearest_ones: Values, blocks: Single, steps: Matrix, grid: scales.Grid, rows: Collector) -> Values:
     """Return the integers that are best on the rows held out."""
-    if rows.held is None:
+    found = rows.regression()
+    if found.held is None:
         return nearest_ones
-    factor = Factor(rows.own, DAMPING)
-    weights = [blocks, *_fitted(blocks, factor, rows)]
+    right = found.cross - blocks @ found.own
+    factor = Factor(found.own, DAMPING)
+    if blocks.shape[-1] > FEW_COLUMNS:
+        found.drop_own()
+    weights = [blocks, *_fitted(blocks, right, factor, found)]
     together, several = np.concatenate(weights, 1), np.concatenate([steps] * len(weights), 1)
-    found = gptq(together, several, grid, factor, zero_point=grid.middle).astype(np.float64) - grid.middle
-    tried = [nearest_ones, *np.split(found, len(weights), 1)]
-    return tried[int(np.argmin([rows.error(integers * steps) for integers in tried]))]
+    integers = gptq(together, several, grid, factor, zero_point=grid.middle).astype(grid.dtype)
+    tried = [nearest_ones, *np.split(integers, len(weights), 1)]
+    single = steps.astype(np.float32)
+    return tried[int(np.argmin([found.error((each.astype(np.float32) - grid.middle) * single) for each in tried]))]
 
 
-def _fitted(blocks: Matrix, factor: Factor, rows: Regression) -> list[Matrix]:
+def _fitted(blocks: Single, right: Single, factor: Factor, rows: Regression) -> list[Single]:
     """Fit each group's weights: as near to what they are as is best for the rows held out; zeros stay."""
-    right = rows.cross - blocks.astype(np.float32) @ rows.own
     before = rows.residual(blocks)
     best, most = blocks, np.zeros(len(blocks))
     for ridge in RIDGES if blocks.shape[-1] <= FEW_COLUMNS else (DAMPING,):
@@ -222,6 +227,7 @@ def _fitted(blocks: Matrix, factor: Factor, rows: Regression) -> list[Matrix]:
         better = gained > most
         if not better.any():
             break
-        best = np.where(better[:, None, None], blocks + length[:, None, None] * step, best)
+        length = length[:, None, None].astype(np.float32)
+        best = np.where(better[:, None, None], blocks + length * step, best)
         most = np.where(better, gained, most)
     return [np.where(blocks == 0, 0, best)] if most.any() else []

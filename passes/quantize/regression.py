@@ -29,7 +29,7 @@ _QUIET = np.errstate(invalid="ignore", over="ignore")
 """What is not finite is found in the end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Regression:
     """Rows x that a layer reads and rows y that it gives, for several groups of channels.
 
@@ -48,6 +48,10 @@ class Regression:
     own: Single
     cross: Single
     held: tuple[Single, Single] | None
+
+    def drop_own(self) -> None:
+        """Give the memory of the largest matrix back."""
+        self.own = np.zeros((len(self.own), 0, 0), np.float32)
 
     def residual(self, weights: Values) -> Single:
         """Return what weights (groups, outputs, columns) leave of the rows held out."""
@@ -143,8 +147,10 @@ class Collector:
         self.means()
         if self._rows:
             self._multiply(self._rows)
-        assert self._moments is not None  # the first sample is not held out
-        own, cross, (x, y) = self._moments.result()
+        moments, self._moments = self._moments, None
+        assert moments is not None  # the first sample is not held out
+        own, cross, (x, y) = moments.result()
+        del moments
         if not (np.isfinite(own).all() and np.isfinite(cross).all()):
             raise DataError(f"tensor '{self._name}' holds values whose squares are infinite in float32")
         if not self._held:
