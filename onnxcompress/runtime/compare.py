@@ -109,6 +109,7 @@ class Reference:
         Parameters
         ----------
         model : onnx_ir.Model, str or Path
+            If it is the one that it is compared with, nothing is run twice.
         metric : str, optional
             A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
             else (the first output decides nothing) ``cosine``.
@@ -124,9 +125,10 @@ class Reference:
         DataError
             A sample does not fit.
         """
-        session = open_session(model, threads=self._threads, exact=exact)
-        check_same_ports(self._ports, session)
-        fidelities = {name: Fidelity(name) for name in session.outputs}
+        session = None if model is self._model else open_session(model, threads=self._threads, exact=exact)
+        if session is not None:
+            check_same_ports(self._ports, session)
+        fidelities = {name: Fidelity(name) for name in self._ports.outputs}
         runs = self.run()
         first = next(runs)
         chosen = self._default(*first) if metric is None else find_metric(metric)
@@ -135,7 +137,7 @@ class Reference:
         score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start()
         count = 0
         for batch, outputs_a in chain([first], runs):
-            outputs_b = session.run(batch.feeds)
+            outputs_b = outputs_a if session is None else session.run(batch.feeds)
             score_b.update(outputs_b, outputs_a, batch.labels)
             if score_a is not None:
                 score_a.update(outputs_a, outputs_a, batch.labels)

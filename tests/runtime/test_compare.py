@@ -176,6 +176,22 @@ def test_the_original_runs_again_only_beyond_the_limit(parse, monkeypatch, limit
     assert len(runs) == again
 
 
+def test_the_original_beside_itself_runs_once(parse, monkeypatch):
+    subject = parse(SAME)
+    samples = load_samples({"x": LOGITS}, subject)
+    reference, runs, run = Reference(subject, samples), [], Session.run
+
+    def counted(self, feeds):
+        runs.append(self)
+        return run(self, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    found = reference.compare(subject)
+    assert (len(runs), found.agreement, found.max_abs, found.sqnr) == (1, 1, 0, math.inf)
+    assert found == reference.compare(subject.clone())
+    assert len(runs) == 2
+
+
 METRIC = """
 import numpy as np
 def shapes(outputs, labels):
