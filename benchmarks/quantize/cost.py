@@ -4,9 +4,9 @@
 
 Weights and images are random: what is measured is CPU time and memory, not accuracy. Each candidate runs in a process
 of its own, and in each round all of them once, one after the other. CPU is user and system time of a process and of all
-that it starts, from the loaded samples to the saved model; MB is the peak of the process above what it held before,
-beyond that of plain inference. With --threads 1 every process has one core, and no thread that waits is counted as
-work; 0 leaves all cores to all.
+that it starts, from the loaded samples to the saved model; with "report", what `apply` measures for its report is
+included. MB is the peak of the process above what it held before, beyond that of plain inference. With --threads 1
+every process has one core, and no thread that waits is counted as work; 0 leaves all cores to all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
-from candidates import CANDIDATES, PLAIN
 from onnx_ir.passes import common
 
 HERE = Path(__file__).absolute().parent
@@ -34,10 +33,19 @@ from calibration import resnet50  # noqa: E402
 
 from onnxcompress.runtime.inputs import find_layout, model_inputs, random_feeds  # noqa: E402
 
-PEER = "onnxruntime, min-max"
-COMPARED = (PLAIN, PEER, "ours, textbook", "ours")
-OPSET = 17
 TEXTBOOK = {"equalise": False, "correct": False, "rounding": "nearest"}
+PLAIN, PEER = "plain inference", "onnxruntime, min-max"
+COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    PLAIN: ("plain", {}),
+    PEER: ("onnxruntime_static", {}),
+    "ours, textbook": ("ours", TEXTBOOK),
+    "ours, textbook, report": ("ours_apply", TEXTBOOK),
+    "ours": ("ours", {}),
+    "ours, report": ("ours_apply", {}),
+}
+"""Candidate → a file in ``peers/`` and its options."""
+
+OPSET = 17
 
 
 def write(folder: Path, count: int) -> tuple[Path, Path]:
@@ -57,9 +65,7 @@ def write(folder: Path, count: int) -> tuple[Path, Path]:
 
 def measure(name: str, model: Path, samples: Path, folder: Path, threads: int) -> dict[str, Any]:
     """Run one candidate in a process of its own."""
-    peer, options = (
-        ("ours", TEXTBOOK) if name == "ours, textbook" else (CANDIDATES[name].peer, CANDIDATES[name].options)
-    )
+    peer, options = COMPARED[name]
     result = folder / "result.json"
     output = folder / f"{name.replace(', ', '_').replace(' ', '_')}.onnx"
     cores = sorted(os.sched_getaffinity(0))
