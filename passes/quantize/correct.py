@@ -28,7 +28,7 @@ from onnxcompress.runtime.segments import Walk
 from . import scales
 from .apply import Application
 from .clusters import is_clustered
-from .layers import HELD_OUT, JUDGED_ROWS, Layer, held_out
+from .layers import Layer, held_out, judging
 from .plan import QuantizePlan, WeightScale
 from .regression import Collector, Means, Regression
 from .rounding import Factor, gptq
@@ -175,10 +175,9 @@ class _Job:
 
     def _collect(self, rows: Collector, targets: Targets, walk: Walk, name: str) -> None:
         layer, code, first = self.layer, walk.code(name), 0
-        judging = max(JUDGED_ROWS, layer.columns) * HELD_OUT // max(walk.samples, 1) + 1
         for array, (count, y) in zip(walk.fetch(name, decode=False), targets.of(layer), strict=True):
             x = layer.inputs_of(array, first, walk.samples, code)
-            rows.add(x, y, *held_out(x.shape[-2], first, count, judging))
+            rows.add(x, y, held_out(first, count), judging(x.shape[1] // count, layer.columns, walk.samples))
             first += count
 
     def _own_bias(self) -> Matrix:

@@ -37,13 +37,15 @@ ROWS_OF_GROUPS = 4096
 """Of a convolution with groups, which has a matrix of few columns for each."""
 
 
-def held_out(rows: int, first: int, count: int, most: int) -> tuple[Flags, Flags]:
-    """Tell which rows of `count` samples from number `first` on come from samples held out, and `most` of each."""
-    each = rows // count
-    chosen = np.zeros(each, bool)
-    chosen[np.linspace(0, each, min(most, each), endpoint=False).astype(np.intp)] = True
-    held = np.repeat(np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1, each)
-    return held, held & np.tile(chosen, count)
+def held_out(first: int, count: int) -> Flags:
+    """Tell which of `count` samples from number `first` on are held out."""
+    return np.asarray(np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1)
+
+
+def judging(rows: int, columns: int, samples: int) -> Indices:
+    """Choose among the rows of each sample that is held out, of `samples` altogether, those that judge."""
+    most = max(JUDGED_ROWS, columns) * HELD_OUT // max(samples, 1) + 1
+    return np.linspace(0, rows, min(most, rows), endpoint=False).astype(np.int64)
 
 
 class Layer:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.linalg import blas
 
 from onnxcompress.errors import DataError
-from onnxcompress.runtime.gram import BLOCK_ROWS, BLOCK_VALUES, LEAST_ROWS, Flags
+from onnxcompress.runtime.gram import BLOCK_ROWS, BLOCK_VALUES, LEAST_ROWS, Flags, Indices
 
 Values = npt.NDArray[Any]
 Single = npt.NDArray[np.float32]
@@ -90,18 +90,29 @@ class Collector:
         self._moments: _Moments | None = None
 
     @_QUIET
-    def add(self, x: Values, y: Values, held: Flags, judged: Flags) -> None:
-        """Take rows x (groups, n, columns) and y (groups, n, outputs), which are held out, and which of these judge."""
-        sums = [part.sum(1, dtype=np.float64) for part in (x, y)]
+    def add(self, x: Values, y: Values, held: Flags, judging: Indices) -> None:
+        """Take rows of some samples.
+
+        Parameters
+        ----------
+        x, y : (groups, samples · n, columns) and (groups, samples · n, outputs) array
+        held : (samples,) bool array
+            Which samples are held out.
+        judging : int array
+            Which of the n rows of such a sample are kept to judge by.
+        """
+        given = [
+            part.astype(np.float32, copy=False).reshape(len(part), len(held), -1, part.shape[2]) for part in (x, y)
+        ]
+        sums = [_sums(part).sum(1, dtype=np.float64) for part in given]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
-        self._count += len(held)
+        self._count += x.shape[1]
         if not self._with_moments:
             return
-        single = [part.astype(np.float32, copy=False) for part in (x, y)]
-        if judged.any():
-            self._held.append((single[0][:, judged], single[1][:, judged]))
+        if held.any():
+            self._held.append(_flat(part[:, held][:, :, judging] for part in given))
         if not held.all():
-            x, y = (part[:, ~held] if held.any() else part for part in single)
+            x, y = _flat(part[:, ~held] if held.any() else part for part in given)
             self._waiting.append((x, y))
             self._rows += x.shape[1]
             of_one = x.shape[0] * (x.shape[2] + y.shape[2])
@@ -178,7 +189,7 @@ class _Moments:
     def add(self, x: Single, y: Single) -> None:
         """Add rows."""
         x, y = (part - first[:, None] for part, first in zip((x, y), self._first, strict=True))
-        self._sums = [total + part.sum(1, dtype=np.float64) for total, part in zip(self._sums, (x, y), strict=True)]
+        self._sums = [total + _sums(part).astype(np.float64) for total, part in zip(self._sums, (x, y), strict=True)]
         self._count += x.shape[1]
         self._multiply(x, y)
 
@@ -214,6 +225,17 @@ def _mirror(matrix: Single) -> None:
         block = np.triu(matrix[rows, rows])
         matrix[rows, rows] = block + np.triu(block, 1).T
         matrix[start + MIRRORED :, rows] = matrix[rows, start + MIRRORED :].T
+
+
+def _sums(rows: Single) -> Single:
+    """Return the sums over the last axis but one, by BLAS, which is several times as fast."""
+    return np.asarray(np.ones(rows.shape[-2], np.float32) @ rows)
+
+
+def _flat(parts: Iterable[Single]) -> tuple[Single, Single]:
+    """Join the axis of samples and that of their rows."""
+    x, y = (np.ascontiguousarray(part).reshape(len(part), -1, part.shape[-1]) for part in parts)
+    return x, y
 
 
 def _joined(pairs: Iterable[tuple[Single, Single]]) -> tuple[Single, Single]:
