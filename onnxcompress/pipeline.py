@@ -210,7 +210,7 @@ class Run:
         known = cost.cost(self.model, self._sizes)
         stage = Stage(name, known.bytes, known.parameters, known.macs)
         if self._reference is not None:
-            found = self._reference.compare(self.model, self._metric)
+            found = self._reference.compare(self.model if self._models else self.original, self._metric)
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
             self.report.notes += [

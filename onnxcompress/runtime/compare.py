@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from ..graph.kinds import to_ir
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
 from .metrics import Metric, Score, find_metric
 from .samples import Batch, Samples, load_samples
-from .session import Session, open_session
+from .session import Port, Session, open_session
 
 if TYPE_CHECKING:
     from ..graph.kinds import AnyModel
@@ -71,6 +71,14 @@ class Comparison:
         return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
 
 
+class Ports(NamedTuple):
+    """The inputs and outputs of a session that may be gone."""
+
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+    types: dict[str, str]
+
+
 class Reference:
     """A model that others are compared with, on samples that stay the same.
 
@@ -88,10 +96,11 @@ class Reference:
     def __init__(
         self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
     ) -> None:
-        self.samples, self._model = samples, model
+        self.samples = samples
+        self._model, self._threads = model, threads
         self._resizable: set[str] | None = None
-        self._threads = threads
-        self._session = open_session(model, threads=threads)
+        self._session: Session | None = open_session(model, threads=threads)
+        self._ports = Ports(self._session.inputs, self._session.outputs, self._session.types)
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
         self._values: dict[str, float] = {}
@@ -102,6 +111,7 @@ class Reference:
         Parameters
         ----------
         model : onnx_ir.Model, str or Path
+            If it is the one that it is compared with, nothing is run twice.
         metric : str, optional
             A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
             else (the first output decides nothing) ``cosine``.
@@ -117,19 +127,20 @@ class Reference:
         DataError
             A sample does not fit.
         """
-        session = open_session(model, threads=self._threads, exact=exact)
-        check_same_ports(self._session, session)
+        session = None if model is self._model else open_session(model, threads=self._threads, exact=exact)
+        if session is not None:
+            check_same_ports(self._ports, session)
         runs = self.run()
         first = next(runs)
         resizable = self._sized_by_data(first[0])
-        fidelities = {name: Fidelity(name, resizable=name in resizable) for name in session.outputs}
+        fidelities = {name: Fidelity(name, resizable=name in resizable) for name in self._ports.outputs}
         chosen = self._default(*first) if metric is None else find_metric(metric)
         _check_labels(chosen, first[0])
         score_b = chosen.start(resizable)
         score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start(resizable)
         count = 0
         for batch, outputs_a in chain([first], runs):
-            outputs_b = session.run(batch.feeds)
+            outputs_b = outputs_a if session is None else session.run(batch.feeds)
             score_b.update(outputs_b, outputs_a, batch.labels)
             if score_a is not None:
                 score_a.update(outputs_a, outputs_a, batch.labels)
@@ -141,16 +152,21 @@ class Reference:
 
     def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield each batch with this model's outputs."""
+        number = -1
         for number, batch in enumerate(self.samples.labelled()):
             if number < len(self._cache):
                 yield batch, self._cache[number]
                 continue
+            if self._session is None:
+                self._session = open_session(self._model, threads=self._threads)
             outputs = self._session.run(batch.feeds)
             size = sum(value.nbytes if isinstance(value, np.ndarray) else 0 for value in outputs.values())
             if number == len(self._cache) and size <= self._room:
                 self._cache.append(outputs)
                 self._room -= size
             yield batch, outputs
+        if number + 1 == len(self._cache):
+            self._session = None  # it holds the weights, and is not needed any more
 
     def _sized_by_data(self, batch: Batch) -> set[str]:
         if self._resizable is None:
@@ -208,7 +224,7 @@ def compare_models(
     return Reference(a, samples, limit_bytes=0).compare(b, metric)
 
 
-def check_same_ports(a: Session, b: Session) -> None:
+def check_same_ports(a: Session | Ports, b: Session) -> None:
     """Raise `ModelError` unless inputs and outputs have the same names and types; float types may differ."""
     for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         for name in ports_a:

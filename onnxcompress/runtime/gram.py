@@ -56,18 +56,6 @@ class Moments:
         """Return Σ|y - S x|² for a matrix S (…, m, k), less Σ|y|²: one for each pair of sets."""
         return np.asarray(((matrix @ self.own - 2 * self.cross) * matrix).sum((-1, -2)), np.float64)
 
-    def part(self, number: int) -> Moments:
-        """Return those of one of several pairs."""
-        return Moments(self.own[number], self.cross[number], self.count)
-
-    def without_constant(self, constant: Matrix) -> Moments:
-        """Return those of y less a constant (…, m), and of x with a last column that explains nothing."""
-        if not self.count:
-            return self
-        own, cross = self.own.copy(), self.cross - constant[..., None] * self.own[..., -1:, :]
-        own[..., :-1, -1] = own[..., -1, :-1] = cross[..., -1] = 0
-        return Moments(own, cross, self.count)
-
     def covariance(self) -> Matrix:
         """Return the covariance of x without its last column, which is one of ones."""
         mean = self.own[..., :-1, -1] / max(self.count, 1)
@@ -85,15 +73,9 @@ class Gram:
 
     Rows are gathered into blocks of a fixed size before they are multiplied, so that the result is the same to the
     last bit however they were handed over.
-
-    Parameters
-    ----------
-    dtype : type
-        What a block is multiplied in: float64, or float32, which takes half the time; blocks are added up in float64.
     """
 
-    def __init__(self, dtype: type = np.float64) -> None:
-        self._dtype = dtype
+    def __init__(self) -> None:
         self._moments: Moments | None = None
         self._waiting: list[tuple[Array, Array]] = []
         self._rows = 0
@@ -130,9 +112,8 @@ class Gram:
         self._waiting, self._rows = [(x[..., whole:, :], y[..., whole:, :])], self._rows - whole
 
     def _with(self, moments: Moments | None, x: Array, y: Array) -> Moments:
-        x, y = x.astype(self._dtype, copy=False), y.astype(self._dtype, copy=False)
-        own, cross = np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x
-        new = Moments(own.astype(np.float64), cross.astype(np.float64), x.shape[-2])
+        x, y = x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
+        new = Moments(np.swapaxes(x, -1, -2) @ x, np.swapaxes(y, -1, -2) @ x, x.shape[-2])
         return new if moments is None or not moments.count else moments.merge(new)
 
 
@@ -185,19 +166,15 @@ def with_one(rows: Array) -> Array:
     return np.concatenate([rows, np.ones((*rows.shape[:-1], 1), rows.dtype)], -1)
 
 
-def grams_of(
-    parts: Iterable[tuple[Array, Array, Flags]], name: str, dtype: type = np.float64
-) -> tuple[Moments, Moments]:
+def grams_of(parts: Iterable[tuple[Array, Array, Flags]], name: str) -> tuple[Moments, Moments]:
     """Add up the moments of rows (x, y) that come with a flag each: of those without it, and of those with it.
-
-    Blocks of rows are multiplied in `dtype`.
 
     Raises
     ------
     DataError
         A tensor (called `name`) holds NaN or infinity.
     """
-    grams = Gram(dtype), Gram(dtype)
+    grams = Gram(), Gram()
     with np.errstate(invalid="ignore", over="ignore"):
         for x, y, flags in parts:
             for gram, chosen in zip(grams, (~flags, flags), strict=True):

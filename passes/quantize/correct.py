@@ -11,7 +11,6 @@ rounded so, only rounded so, or rounded to the nearest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -21,24 +20,34 @@ from threadpoolctl import threadpool_limits
 
 from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
-from onnxcompress.runtime.fit import nearest
-from onnxcompress.runtime.gram import Flags, Moments, grams_of, with_one
 from onnxcompress.runtime.samples import Samples
-from onnxcompress.runtime.segments import Code, Walk
+from onnxcompress.runtime.segments import Walk
 from onnxcompress.scratch import temporary_folder
 
 from . import scales
 from .apply import Application
 from .clusters import is_clustered
-from .layers import Layer, held_out
+from .layers import Layer, held_out, judging
 from .plan import QuantizePlan, WeightScale
-from .rounding import gptq
+from .regression import Collector, Means, Regression
+from .rounding import Factor, gptq
 from .scheme import Scheme
 from .teacher import Targets
 from .units import bias_of, channel_axis, weight_of
 
 Rounding = Literal["nearest", "compensating"]
 Matrix = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
+
+DAMPING = 0.01
+"""What is added to the diagonal of second moments for rounding, relative to its mean."""
+
+RIDGES = (0.1, DAMPING, 1e-3, 1e-4, 1e-5)
+"""What is added to it for fitting; tried until a smaller one is no better on the rows held out."""
+
+FEW_COLUMNS = 1024
+"""Beyond, to factor the matrix again is what costs most, and weights are fitted with the factor for rounding."""
 
 SAMPLES = 128
 """How many samples are looked at: half of the time that 256 take, for .1 to .3 dB."""
@@ -98,9 +107,12 @@ def correct(
         walk = Walk(quantized, samples, folder, targets.batch, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
-            moments = _moments(layer, application.node(weight.node), targets, walk)
-            if moments is not None:
-                found[weight.node] = _corrected(weight, layer, behind, moments, rounding, plan.scheme, biases=biases)
+            job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
+            node = application.node(weight.node)
+            walk.advance(edit.output_name(node))
+            read = node.inputs[0]
+            if read is not None and walk.has(str(read.name)):
+                found[weight.node] = job.run(targets, walk, str(read.name))
                 application.set_weight(found[weight.node])
             progress("correct", done + 1, len(chosen))
     return dataclasses.replace(plan, weights=tuple(found.values()))
@@ -126,98 +138,102 @@ def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
     return matrix and value is not None and len(value.uses()) == 1 and not transposed
 
 
-def _moments(layer: Layer, quantized: ir.Node, targets: Targets, walk: Walk) -> tuple[Moments, Moments] | None:
-    """Return the moments of the rows that are fitted, and of those held out; None where the input is constant."""
-    walk.advance(edit.output_name(quantized))
-    name = str(quantized.inputs[0].name)  # type: ignore[union-attr]
-    if not walk.has(name):
-        return None
-    code = walk.code(name)
-    return grams_of(_rows(layer, walk.fetch(name, decode=False), code, targets, walk.samples), name, np.float32)
+class _Job:
+    """Finds the integers of one weight, and the bias that goes with them, if it may be changed."""
+
+    def __init__(
+        self,
+        weight: WeightScale,
+        layer: Layer,
+        behind: ir.Node | None,
+        scheme: Scheme,
+        rounding: Rounding,
+        *,
+        biases: bool,
+    ) -> None:
+        self.weight, self.layer, self.behind, self.grid = weight, layer, behind, scheme.weight_grid
+        self.array = weight_of(layer.node)
+        self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
+        even = self.grid is not scales.FLOAT8
+        self.compensating = even and rounding == "compensating" and not is_clustered(self.array)
+
+    def run(self, targets: Targets, walk: Walk, name: str) -> WeightScale:
+        """Choose them, by what the layer reads where the walk stands (the tensor `name`), and what it gave in float."""
+        layer, grid = self.layer, self.grid
+        rows = Collector(name, None if self.biased else self._own_bias(), moments=self.compensating)
+        if not self._collect(rows, targets, walk, name):
+            return self.weight
+        blocks = layer.blocks(self.array)
+        steps = np.broadcast_to(self.weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
+        best = scales.encode(blocks / steps, np.ones(1, np.float32), grid, zero_point=grid.middle)
+        if self.compensating:
+            best = _best_of(best, blocks.astype(np.float32, copy=False), steps, grid, rows)
+        integers = None if grid is scales.FLOAT8 else layer.whole(best)
+        bias = self._bias((best.astype(np.float64) - grid.middle) * steps, rows.means()) if self.biased else None
+        bias = self.weight.bias if bias is None else bias
+        return dataclasses.replace(self.weight, integers=integers, bias=bias)
+
+    def _collect(self, rows: Collector, targets: Targets, walk: Walk, name: str) -> bool:
+        """Gather rows of both models; tell whether there are any.
+
+        Where how many there are depends on the data, integers may keep others than floats do: such batches say nothing.
+        """
+        layer, code, first, some = self.layer, walk.code(name), 0, False
+        for array, (count, y) in zip(walk.fetch(name, decode=False), targets.of(layer), strict=True):
+            if len(array) == count > 0:
+                some = True
+                x = layer.inputs_of(array, first, walk.samples, code)
+                rows.add(x, y, held_out(first, count), judging(x.shape[1] // count, layer.columns, walk.samples))
+            first += count
+        return some
+
+    def _own_bias(self) -> Matrix:
+        found = bias_of(self.layer.node, None, self.layer.outputs)
+        return np.asarray(np.zeros(self.layer.outputs) if found is None else found).reshape(self.layer.groups, -1)
+
+    def _bias(self, weights: Matrix, means: Means) -> npt.NDArray[Any]:
+        """Return the bias, as it is stored, that makes each output right on average."""
+        x, y = means
+        bias = (y - (weights @ x[..., None])[..., 0]).ravel()
+        if self.behind is not None:  # the layer's output holds its own bias; what is added behind comes on top
+            total = bias_of(self.layer.node, self.behind, self.layer.outputs)
+            assert total is not None
+            bias = bias + total - self._own_bias().ravel()
+        scale = self.weight.bias_scale
+        return bias.astype(np.float32) if scale is None else scales.encode_bias(bias, scale)
 
 
-def _rows(
-    layer: Layer, arrays: Iterator[Matrix], code: Code | None, targets: Targets, samples: int
-) -> Iterator[tuple[Matrix, Matrix, Flags]]:
-    """Yield what the layer reads, with a one, what it gave in float, and which of the rows are held out."""
-    first = 0
-    for array, (count, y) in zip(arrays, targets.of(layer), strict=True):
-        x = layer.inputs_of(array, first, samples, code)
-        yield with_one(x), y, held_out(x.shape[-2], first, count)
-        first += count
-
-
-def _corrected(
-    weight: WeightScale,
-    layer: Layer,
-    behind: ir.Node | None,
-    moments: tuple[Moments, Moments],
-    rounding: Rounding,
-    scheme: Scheme,
-    *,
-    biases: bool,
-) -> WeightScale:
-    """Choose the integers of a weight, then the bias, if it has one that may be changed."""
-    node, array = layer.node, weight_of(layer.node).astype(np.float64)
-    biased = biases and (node.op_type != "MatMul" or behind is not None)
-    own = bias_of(node, None, layer.outputs)
-    constant = (np.zeros(layer.outputs) if own is None else own).reshape(layer.groups, -1)
-    fitted, held = moments if biased else (part.without_constant(constant) for part in moments)
-    steps = np.broadcast_to(weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
-    blocks = layer.blocks(array)
-    grid = scheme.weight_grid
-    best = scales.encode(blocks / steps, np.ones(1, np.float32), grid, zero_point=grid.middle).astype(np.float64)
-    best -= grid.middle
-    integers: npt.NDArray[Any] | None = None
-    if grid is not scales.FLOAT8:
-        if rounding == "compensating" and held.count and not is_clustered(array):
-            best = _best_of(best, blocks, steps, grid, fitted, held)
-        integers = (layer.whole(best) + grid.middle).astype(grid.dtype)
-    if not biased:
-        return dataclasses.replace(weight, integers=integers)
-    bias = _mean_error(best * steps, fitted, held).ravel()
-    if behind is not None:  # the layer's output holds the operator's own bias; what is added behind comes on top
-        bias = bias + _added(node, behind, layer.outputs)
-    stored = bias.astype(np.float32) if weight.bias_scale is None else scales.encode_bias(bias, weight.bias_scale)
-    return dataclasses.replace(weight, integers=integers, bias=stored)
-
-
-def _best_of(
-    nearest_ones: Matrix, blocks: Matrix, steps: Matrix, grid: scales.Grid, fitted: Moments, held: Moments
-) -> Matrix:
+def _best_of(nearest_ones: Values, blocks: Single, steps: Matrix, grid: scales.Grid, rows: Collector) -> Values:
     """Return the integers that are best on the rows held out."""
-    weights = [blocks, *_fitted(blocks, fitted, held)]
-    together = np.concatenate(weights, 1)  # they share what takes the time, the factors of the covariance
-    several = np.concatenate([steps] * len(weights), 1)
-    tried = [nearest_ones, *np.split(_rounded(together, several, grid, fitted), len(weights), 1)]
-    return tried[int(np.argmin([_error(integers * steps, fitted, held) for integers in tried]))]
+    found = rows.regression()
+    if found.held is None:
+        return nearest_ones
+    right = found.cross - blocks @ found.own
+    factor = Factor(found.own, DAMPING)
+    if blocks.shape[-1] > FEW_COLUMNS:
+        found.drop_own()
+    weights = [blocks, *_fitted(blocks, right, factor, found)]
+    together, several = np.concatenate(weights, 1), np.concatenate([steps] * len(weights), 1)
+    integers = gptq(together, several, grid, factor, zero_point=grid.middle).astype(grid.dtype)
+    tried = [nearest_ones, *np.split(integers, len(weights), 1)]
+    single = steps.astype(np.float32)
+    return tried[int(np.argmin([found.error((each.astype(np.float32) - grid.middle) * single) for each in tried]))]
 
 
-def _added(node: ir.Node, behind: ir.Node, outputs: int) -> Matrix:
-    total, own = bias_of(node, behind, outputs), bias_of(node, None, outputs)
-    assert total is not None
-    return np.asarray(total - (0 if own is None else own), np.float64)
-
-
-def _rounded(blocks: Matrix, steps: Matrix, grid: scales.Grid, moments: Moments) -> Matrix:
-    zero = grid.middle
-    return gptq(blocks, steps, grid, moments.covariance(), zero_point=zero).astype(np.float64) - zero
-
-
-def _fitted(blocks: Matrix, fitted: Moments, held: Moments) -> list[Matrix]:
-    """Fit each group's weights, near to what they are; zeros stay. Nothing, if none is better than what it is."""
-    columns = blocks.shape[-1]
-    start = np.concatenate([blocks, _mean_error(blocks, fitted)[..., None]], -1)
-    found = nearest(fitted, held, start, weighted=columns)
-    return [] if found is start else [np.where(blocks == 0, 0, found[..., :columns])]
-
-
-def _mean_error(blocks: Matrix, *rows: Moments) -> Matrix:
-    """Return the bias that makes each output right on average: (groups, outputs of each)."""
-    sums = sum(part.cross[..., -1] - (blocks @ part.own[..., :-1, -1:])[..., 0] for part in rows if part.count)
-    return np.asarray(sums / sum(part.count for part in rows), np.float64)
-
-
-def _error(blocks: Matrix, fitted: Moments, held: Moments) -> float:
-    """Return the error of weights, with the bias that goes with them, on the rows held out."""
-    return float(held.errors(np.concatenate([blocks, _mean_error(blocks, fitted)[..., None]], -1)).sum())
+def _fitted(blocks: Single, right: Single, factor: Factor, rows: Regression) -> list[Single]:
+    """Fit each group's weights: as near to what they are as is best for the rows held out; zeros stay."""
+    before = rows.residual(blocks)
+    best, most = blocks, np.zeros(len(blocks))
+    for ridge in RIDGES if blocks.shape[-1] <= FEW_COLUMNS else (DAMPING,):
+        step = (factor if ridge == DAMPING else Factor(rows.own, ridge)).divide(right)
+        change = before - rows.residual(blocks + step)
+        square, product = (np.einsum("gno,gno->g", change, other).astype(np.float64) for other in (change, before))
+        length = np.clip(product / np.where(square > 0, square, 1), 0, 1)
+        gained = length * (2 * product - length * square)
+        better = gained > most
+        if not better.any():
+            break
+        length = length[:, None, None].astype(np.float32)
+        best = np.where(better[:, None, None], blocks + length * step, best)
+        most = np.where(better, gained, most)
+    return [np.where(blocks == 0, 0, best)] if most.any() else []

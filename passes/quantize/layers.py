@@ -21,6 +21,9 @@ Array = npt.NDArray[Any]
 HELD_OUT = 4
 """One sample in so many is held out, to judge by."""
 
+JUDGED_ROWS = 1024
+"""So many rows that are held out are enough to judge by, and one for each weight of an output."""
+
 FEWEST_ROWS = 8192
 """So many rows are drawn of a layer that has as many, and more where outputs have many weights."""
 
@@ -34,9 +37,15 @@ ROWS_OF_GROUPS = 4096
 """Of a convolution with groups, which has a matrix of few columns for each."""
 
 
-def held_out(rows: int, first: int, count: int) -> Flags:
-    """Tell which rows of `count` samples from number `first` on come from samples that are held out."""
-    return np.repeat(np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1, rows // count)
+def held_out(first: int, count: int) -> Flags:
+    """Tell which of `count` samples from number `first` on are held out."""
+    return np.asarray(np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1)
+
+
+def judging(rows: int, columns: int, samples: int) -> Indices:
+    """Choose among the rows of each sample that is held out, of `samples` altogether, those that judge."""
+    most = max(JUDGED_ROWS, columns) * HELD_OUT // max(samples, 1) + 1
+    return np.linspace(0, rows, min(most, rows), endpoint=False).astype(np.int64)
 
 
 class Layer:

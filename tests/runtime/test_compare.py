@@ -13,6 +13,7 @@ from onnxcompress.runtime.compare import Reference, compare_models
 from onnxcompress.runtime.fidelity import Fidelity
 from onnxcompress.runtime.metrics import find_metric
 from onnxcompress.runtime.samples import load_samples
+from onnxcompress.runtime.session import Session
 
 SAME = "g (float[N,C] x) => (float[N,C] y) { y = Identity(x) }"
 NOISY = "g (float[N,C] x) => (float[N,C] y) <float w = {0.5}> { y = Add(x, w) }"
@@ -164,10 +165,31 @@ def test_the_original_runs_again_only_beyond_the_limit(parse, monkeypatch, limit
     reference = Reference(parse(SAME), samples, limit_bytes=limit * 3 if limit == 50 else limit)
     first = reference.compare(parse(NOISY))
     runs = []
-    run = reference._session.run
-    monkeypatch.setattr(reference._session, "run", lambda feeds: runs.append(1) or run(feeds))
+    run = Session.run
+
+    def counted(self, feeds):
+        runs.extend([1] if self is reference._session else [])
+        return run(self, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
     assert reference.compare(parse(NOISY)) == first
     assert len(runs) == again
+
+
+def test_the_original_beside_itself_runs_once(parse, monkeypatch):
+    subject = parse(SAME)
+    samples = load_samples({"x": LOGITS}, subject)
+    reference, runs, run = Reference(subject, samples), [], Session.run
+
+    def counted(self, feeds):
+        runs.append(self)
+        return run(self, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    found = reference.compare(subject)
+    assert (len(runs), found.agreement, found.max_abs, found.sqnr) == (1, 1, 0, math.inf)
+    assert found == reference.compare(subject.clone())
+    assert len(runs) == 2
 
 
 METRIC = """

@@ -127,3 +127,12 @@ def test_groups_of_columns_have_scales_of_their_own() -> None:
         gptq(weight, scale[:, :3], scales.UINT4, gram)
     with pytest.raises(ValueError, match="Gram"):
         gptq(weight, scale, scales.UINT4, gram[:5, :5])
+
+
+def test_what_is_left_of_something_constant_makes_up_for_nothing() -> None:
+    """Centred moments of a constant are rounding noise: not positive, with larger ones beside the diagonal."""
+    gram = np.array([[0, 1e-9, 1e-9], [1e-9, -1e-12, 1e-9], [1e-9, 1e-9, 1e-14]])
+    weight = np.random.default_rng(0).standard_normal((5, 3))
+    steps = np.full(5, 0.02)
+    found = gptq(weight, steps, scales.SYMMETRIC, gram)
+    assert np.abs(found - weight / 0.02).max() <= 0.5
