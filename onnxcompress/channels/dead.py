@@ -41,7 +41,7 @@ class Use:
     """What a sink makes of each position of its data axis, with labels `rows`.
 
     `dead`: it contributes nothing whoever reads it. `bordered`: it is constant, and cannot be folded. `constant`: what
-    is to be folded, else NaN. `read`: (outputs, positions), who reads it; None where only `dead` counts.
+    is to be folded, else NaN. `read`: (outputs, positions in bits), who reads it; None where only `dead` counts.
     """
 
     sink: Sink
@@ -49,7 +49,7 @@ class Use:
     dead: npt.NDArray[np.bool_]
     bordered: npt.NDArray[np.bool_]
     constant: npt.NDArray[np.float64]
-    read: npt.NDArray[np.bool_] | None = None
+    read: npt.NDArray[np.uint8] | None = None
     outputs: Rows | None = None
 
     def alive(self, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -57,7 +57,8 @@ class Use:
         if self.read is None:
             return ~self.dead
         read = self.read if self.outputs is None else self.read[~gone[self.outputs].any(0)]
-        return read.any(0) & ~self.dead
+        any_read = np.bitwise_or.reduce(read, axis=0)
+        return np.unpackbits(any_read, count=len(self.dead)).astype(bool) & ~self.dead
 
 
 def uses_of(groups: Groups) -> list[Use]:
@@ -165,19 +166,19 @@ def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
         other = np.zeros(0) if sink.weight is None else constants.along(sink.weight, sink.in_axis)
         dead = (channel == 0) | ((other == 0) if other.shape == channel.shape else False)
         return Use(sink, rows, dead, np.zeros(len(channel), bool), nothing, *_gates(groups, sink))
-    read = layout[2].any
-    known = ~np.isnan(channel)
-    bordered = read.any(0) & known & (channel != 0) & padded(sink.node)
-    folded = np.where(read.any(0) & (channel != 0), channel, np.nan)
-    return Use(sink, rows, known & ~bordered, bordered, folded, read, groups.axes[sink.node.outputs[0]][layout[4]])
+    read, known = layout[2].any.any(0), ~np.isnan(channel)
+    bordered = read & known & (channel != 0) & padded(sink.node)
+    folded = np.where(read & (channel != 0), channel, np.nan)
+    readers = np.packbits(layout[2].any, axis=1)  # in all as many as weights
+    return Use(sink, rows, known & ~bordered, bordered, folded, readers, groups.axes[sink.node.outputs[0]][layout[4]])
 
 
-def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.bool_], Rows | None] | tuple[()]:
+def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.uint8], Rows | None] | tuple[()]:
     """Return who reads the inputs of a recurrent operator."""
     tensor = edit.constant(sink.weight) if sink.node.op_type in GATES else None
     if tensor is None or sink.weight is None:
         return ()
-    return (tensor.numpy() != 0).any(0), groups.axes[sink.weight][sink.out_axis]
+    return np.packbits((tensor.numpy() != 0).any(0), axis=1), groups.axes[sink.weight][sink.out_axis]
 
 
 def _needed(groups: Groups, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
