@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,9 @@ import onnx_ir as ir
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
 from .files import check_target
-from .graph import cost
+from .graph import cost, edit
 from .graph.kinds import to_ir, working_copy
-from .graph.save import save
+from .graph.save import save, weights
 from .graph.verify import Verifier
 from .inspection import saved_bytes
 from .progress import Progress, silent
@@ -135,6 +136,7 @@ class Run:
         self.original, self.samples, self.seed = original, samples, seed
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
+        edit.read_small(self.model)
         feeds = None if samples is None else samples.few()
         self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds[0].items() if a.ndim}
         self._verifier = Verifier(self.model, feeds)
@@ -150,6 +152,7 @@ class Run:
 
     def step(self, step: Pass) -> Plan:
         """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was."""
+        self._forget()
         self.progress(step.name, 0, 1)
         context = Context(
             self.model,
@@ -179,13 +182,11 @@ class Run:
         """Time the stages side by side, and compare the layers before and after."""
         from .runtime.timing import time_models
 
-        chosen = range(len(self._models))
-        if len(self._models) > 2 and self.report.stages[0].bytes > TIMED_BYTES:
-            chosen = range(0, len(self._models), len(self._models) - 1)
+        self._forget()
+        count = len(self.report.stages)
+        chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        for index, timing in zip(
-            chosen, time_models([self._models[i] for i in chosen], feeds, seconds=TIMED_SECONDS), strict=True
-        ):
+        for index, timing in zip(chosen, time_models(self._models, feeds, seconds=TIMED_SECONDS), strict=True):
             self.report.stages[index].milliseconds = timing.median_ms
             self.report.stages[index].ratio = timing.ratio
         self._explain_slowness(feeds, timing)
@@ -206,6 +207,16 @@ class Run:
             self.report.stages[-1].ratio = again.ratio
             self.report.not_faster = slowness.explain(self._models[0], self.model, feeds, again)
 
+    def _forget(self) -> None:
+        """Free large models that are done with, and the pages of mapped weights.
+
+        Nodes and values refer to each other, and so keep the weights of their models until they are collected.
+        """
+        if self.report.stages[0].bytes > TIMED_BYTES:
+            gc.collect()
+            for tensor in weights(self.original):
+                edit.release_pages(tensor)
+
     def _measure(self, name: str) -> None:
         known = cost.cost(self.model, self._sizes)
         stage = Stage(name, known.bytes, known.parameters, known.macs)
@@ -219,6 +230,8 @@ class Run:
                 if item.resized
             ]
         self.report.stages.append(stage)
+        if self.report.stages[0].bytes > TIMED_BYTES:
+            del self._models[1:]
         self._models.append(self.model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +41,7 @@ class Use:
     """What a sink makes of each position of its data axis, with labels `rows`.
 
     `dead`: it contributes nothing whoever reads it. `bordered`: it is constant, and cannot be folded. `constant`: what
-    is to be folded, else NaN. `read`: (outputs, positions), who reads it; None where only `dead` counts.
+    is to be folded, else NaN. `read`: (outputs, positions in bits), who reads it; None where only `dead` counts.
     """
 
     sink: Sink
@@ -48,7 +49,7 @@ class Use:
     dead: npt.NDArray[np.bool_]
     bordered: npt.NDArray[np.bool_]
     constant: npt.NDArray[np.float64]
-    read: npt.NDArray[np.bool_] | None = None
+    read: npt.NDArray[np.uint8] | None = None
     outputs: Rows | None = None
 
     def alive(self, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -56,7 +57,8 @@ class Use:
         if self.read is None:
             return ~self.dead
         read = self.read if self.outputs is None else self.read[~gone[self.outputs].any(0)]
-        return read.any(0) & ~self.dead
+        any_read = np.bitwise_or.reduce(read, axis=0)
+        return np.unpackbits(any_read, count=len(self.dead)).astype(bool) & ~self.dead
 
 
 def uses_of(groups: Groups) -> list[Use]:
@@ -81,12 +83,16 @@ def find_dead(groups: Groups, uses: list[Use]) -> Dead:
     prunable = groups.table(label for group in groups.prunable for label in group.labels.tolist())
     prunable &= _marked(groups, uses, [np.ones_like(use.dead) for use in uses])
     prunable[0] = False
-    gone = np.zeros_like(prunable)
-    while (more := prunable & ~_alive(groups, uses, gone) & ~gone).any():
-        gone |= more  # what is read for these alone is dead too
-    _keep_one(groups, gone)
-    while (needed := gone & _alive(groups, uses, gone)).any():
-        gone &= ~needed
+    reading = Reading(uses, groups.engine.labels.count)
+    gone, count = reading.gone, reading.count
+    going = np.flatnonzero(prunable & (count == 0))
+    while going.size:
+        read = reading.change(going, gone=True)  # what is read for these alone is dead too
+        going = read[prunable[read] & (count[read] == 0) & ~gone[read]]
+    coming = _needed(groups, gone)
+    while coming.size:
+        read = reading.change(coming, gone=False)
+        coming = read[gone[read] & (count[read] > 0)]
     bordered = _marked(groups, uses, [use.bordered for use in uses])
     dead = Dead()
     for group in groups.prunable:
@@ -110,8 +116,46 @@ def _marked(groups: Groups, uses: list[Use], marks: list[npt.NDArray[np.bool_]])
     return table
 
 
-def _alive(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return _marked(groups, uses, [use.alive(gone) for use in uses])
+class Reading:
+    """At how many positions each label still counts, kept up to date while labels go and come back.
+
+    Only those that read for a label are looked at when it changes, so that a long chain of layers that die one after
+    the other costs no more than its length.
+
+    Attributes
+    ----------
+    gone : bool array
+        The labels that have left, as a table.
+    count : int array
+        For each label, at how many positions of all uses it is alive.
+    """
+
+    def __init__(self, uses: list[Use], labels: int) -> None:
+        self.gone, self.count = np.zeros(labels, bool), np.zeros(labels, np.int64)
+        self._uses = uses
+        self._alive = [np.zeros(use.rows.shape[1], bool) for use in uses]
+        self._readers: dict[int, list[int]] = {}
+        for number, use in enumerate(uses):
+            for label in () if use.outputs is None else np.unique(use.outputs).tolist():
+                self._readers.setdefault(label, []).append(number)
+        self._look_at(range(len(uses)))
+
+    def change(self, labels: npt.NDArray[np.int64], *, gone: bool) -> npt.NDArray[np.int64]:
+        """Let labels leave the outputs, or return; gives those whose count changed."""
+        self.gone[labels] = gone
+        return self._look_at({number for label in labels.tolist() for number in self._readers.get(label, ())})
+
+    def _look_at(self, numbers: Iterable[int]) -> npt.NDArray[np.int64]:
+        changed = [np.zeros(0, np.int64)]
+        for number in numbers:
+            alive = self._uses[number].alive(self.gone)
+            differs = alive != self._alive[number]
+            if differs.any():
+                for row in self._uses[number].rows[:, differs]:
+                    np.add.at(self.count, row, np.where(alive[differs], 1, -1))
+                    changed.append(row)
+                self._alive[number] = alive
+        return np.unique(np.concatenate(changed))
 
 
 def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
@@ -122,31 +166,28 @@ def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
         other = np.zeros(0) if sink.weight is None else constants.along(sink.weight, sink.in_axis)
         dead = (channel == 0) | ((other == 0) if other.shape == channel.shape else False)
         return Use(sink, rows, dead, np.zeros(len(channel), bool), nothing, *_gates(groups, sink))
-    read = layout[2].any
-    known = ~np.isnan(channel)
-    bordered = read.any(0) & known & (channel != 0) & padded(sink.node)
-    folded = np.where(read.any(0) & (channel != 0), channel, np.nan)
-    return Use(sink, rows, known & ~bordered, bordered, folded, read, groups.axes[sink.node.outputs[0]][layout[4]])
+    read, known = layout[2].any.any(0), ~np.isnan(channel)
+    bordered = read & known & (channel != 0) & padded(sink.node)
+    folded = np.where(read & (channel != 0), channel, np.nan)
+    readers = np.packbits(layout[2].any, axis=1)  # in all as many as weights
+    return Use(sink, rows, known & ~bordered, bordered, folded, readers, groups.axes[sink.node.outputs[0]][layout[4]])
 
 
-def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.bool_], Rows | None] | tuple[()]:
+def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.uint8], Rows | None] | tuple[()]:
     """Return who reads the inputs of a recurrent operator."""
     tensor = edit.constant(sink.weight) if sink.node.op_type in GATES else None
     if tensor is None or sink.weight is None:
         return ()
-    return (tensor.numpy() != 0).any(0), groups.axes[sink.weight][sink.out_axis]
+    return np.packbits((tensor.numpy() != 0).any(0), axis=1), groups.axes[sink.weight][sink.out_axis]
 
 
-def _keep_one(groups: Groups, gone: npt.NDArray[np.bool_]) -> None:
-    """Keep the first position of every axis that would be left with nothing."""
-    changed = True
-    while changed:
-        changed = False
-        for axes in groups.axes.values():
-            for rows in axes:
-                if rows is not None and gone[rows].any(0).all():
-                    gone[rows[:, 0]] = False
-                    changed = True
+def _needed(groups: Groups, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the labels of the first position of every axis that would be left with nothing."""
+    left = gone.copy()
+    for rows in {id(rows): rows for axes in groups.axes.values() for rows in axes if rows is not None}.values():
+        if left[rows].any(0).all():
+            left[rows[:, 0]] = False
+    return np.flatnonzero(gone & ~left)
 
 
 def _add_folds(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_], dead: Dead) -> None:

@@ -229,13 +229,17 @@ def merge(groups: Groups, merges: Merges) -> None:
     for group in groups.prunable:
         for gone, kept in merges.get(group.name, ()):
             partner[int(group.labels[gone])] = int(group.labels[kept])
+    merged = groups.table(partner)
     done: set[ir.Value] = set()
     for sink in groups.sinks:
         if sink.weight is None or sink.weight in done or edit.constant(sink.weight) is None:
             continue
         done.add(sink.weight)
-        places = dict(_positions(groups.engine.labels.resolve(sink.rows)[0]))
-        pairs = [(places[a], places[b]) for a, b in partner.items() if a in places]
+        row = groups.engine.labels.resolve(sink.rows)[0]
+        if not merged[row].any():
+            continue
+        places = dict(_positions(row))
+        pairs = [(places[a], places[partner[a]]) for a in places if a in partner]
         if pairs:
             _add(sink, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
 

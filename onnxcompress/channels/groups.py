@@ -20,7 +20,37 @@ Slot = tuple[ir.Value, int]
 """A tensor and one of its axes."""
 
 
-@dataclass(frozen=True)
+class Line:
+    """The resolved labels of an axis, and where each of them stands; all axes with the same labels share one."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        return np.argsort(self.rows[0], kind="stable")
+
+    @cached_property
+    def _sorted(self) -> npt.NDArray[np.int64]:
+        return np.sort(self.rows[0])
+
+    def places(self, labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return positions and, for each of them, which of these labels (in rising order) stands there; the last wins.
+
+        A wide axis has many labels, and a group few of them: what this costs grows with what it finds.
+        """
+        if len(self.rows) > 1:
+            found = np.searchsorted(labels, self.rows).clip(max=len(labels) - 1)
+            index = np.where(labels[found] == self.rows, found, -1).max(0)
+            positions = np.flatnonzero(index >= 0)
+            return positions, index[positions]
+        start, end = (np.searchsorted(self._sorted, labels, side) for side in ("left", "right"))
+        counts = end - start
+        channels = np.repeat(np.arange(len(labels)), counts)
+        nth = np.arange(len(channels)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._order[start[channels] + nth], channels
+
+
 class Member:
     """An axis of a tensor that a group runs along.
 
@@ -28,17 +58,32 @@ class Member:
     ----------
     value, axis :
         The tensor and the axis.
-    index : (n,) int array
-        For each position of the axis, which channel of the group it belongs to; -1 for none.
     role : str
         "out" for a weight's output axis, "in" for its input axis, "parameter" for any other constant,
         "activation" for what a node computes.
+    line : Line
+        The labels of the axis.
+    labels : (size,) int array
+        Those of the group, in rising order.
     """
 
-    value: ir.Value
-    axis: int
-    index: npt.NDArray[np.int64]
-    role: str
+    __slots__ = ("axis", "labels", "line", "role", "value")  # there are many
+
+    def __init__(self, value: ir.Value, axis: int, role: str, line: Line, labels: npt.NDArray[np.int64]) -> None:
+        self.value, self.axis, self.role, self.line, self.labels = value, axis, role, line, labels
+
+    @property
+    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The positions of the axis that belong to the group, and the channel that each belongs to."""
+        return self.line.places(self.labels)
+
+    @property
+    def index(self) -> npt.NDArray[np.int64]:
+        """For each position of the axis, which channel of the group it belongs to; -1 for none."""
+        index = np.full(self.line.rows.shape[1], -1, np.int64)
+        positions, channels = self.places
+        index[positions] = channels
+        return index
 
 
 @dataclass(frozen=True)
@@ -113,6 +158,26 @@ class Groups:
         """The axes of weights: "in" for those summed over, "out" for those that become output channels."""
         return dict.fromkeys(_output_axes(self), "out") | dict.fromkeys(_input_axes(self), "in")
 
+    @cached_property
+    def readers(self) -> dict[ir.Value, list[Sink]]:
+        """The constants that operators multiply channels by, each with the sinks where they do."""
+        found: dict[ir.Value, list[Sink]] = {}
+        for sink in self.sinks:
+            weight = constant_behind(sink.weight)
+            if weight is not None:
+                found.setdefault(weight, []).append(sink)
+        return found
+
+    @cached_property
+    def summed_data(self) -> set[Slot]:
+        """The axes of activations that operators sum over."""
+        return {(sink.data, sink.axis) for sink in self.sinks if edit.constant(sink.data) is None}
+
+    @cached_property
+    def divisors(self) -> npt.NDArray[np.bool_]:
+        """The labels of values that are divided by, as a lookup table."""
+        return _labels_in([self.engine.labels.resolve(rows) for rows in self.engine.divisors], self.engine.labels.count)
+
     def removed(self, rows: Rows, gone: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Tell for each position of an axis whether it goes when the labels in `gone` (a lookup table) go."""
         return np.asarray(gone[self.engine.labels.resolve(rows)].any(0))
@@ -140,13 +205,12 @@ def find_groups(model: ir.Model) -> Groups:
     groups = Groups(engine)
     reasons = engine.labels.frozen()
     consumed = _labels_in([engine.labels.resolve(s.rows) for s in engine.sinks], engine.labels.count)
-    owner, slots = _owners(groups, consumed)
+    families = _families(_owners(groups, consumed), reasons)
+    members, kinds = _members(groups, families)
     taken: dict[str, int] = {}
-    for labels in _families(owner, reasons):
-        first = int(labels[0])
-        members = _members(groups, slots[int(owner[first])], labels)
-        frozen = reasons.get(first) or ("" if consumed[labels].any() else NOT_SUMMED)
-        group = Group(_name(members, taken), labels, members, _strata(members, len(labels)), frozen)
+    for labels, found in zip(families, members, strict=True):
+        frozen = reasons.get(int(labels[0])) or ("" if consumed[labels].any() else NOT_SUMMED)
+        group = Group(_name(found, taken), labels, found, _strata(found, kinds[labels]), frozen)
         (groups.frozen if frozen else groups.prunable).append(group)
     return groups
 
@@ -154,7 +218,7 @@ def find_groups(model: ir.Model) -> Groups:
 NOT_SUMMED = "nothing sums over it, so nothing shows that a channel can go"
 
 
-def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], dict[int, list[Slot]]]:
+def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Give each label to the first axis that introduces it: a weight's output axis where there is one.
 
     Channels of one weight stay one group even where a shuffle or a split sends them different ways.
@@ -166,20 +230,12 @@ def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> tuple[npt.NDArra
         for row in _rows(groups, slot):
             code += 1
             owner[row[(owner[row] == 0) & (row > 0)]] = code
-    slots: dict[int, list[Slot]] = {}
-    owners: dict[int, list[int]] = {}  # many values share the rows of an axis
-    for value, axes in groups.axes.items():
-        for axis, rows in enumerate(axes):
-            if rows is None:
-                continue
-            if id(rows) not in owners:
-                for row in rows:
-                    code += 1
-                    owner[row[(owner[row] == 0) & (row > 0) & consumed[row]]] = code
-                owners[id(rows)] = np.unique(owner[rows]).tolist()
-            for name in owners[id(rows)]:
-                slots.setdefault(name, []).append((value, axis))
-    return owner, slots
+    every = {id(rows): rows for axes in groups.axes.values() for rows in axes if rows is not None}
+    for rows in every.values():  # many values share the rows of an axis
+        for row in rows:
+            code += 1
+            owner[row[(owner[row] == 0) & (row > 0) & consumed[row]]] = code
+    return owner
 
 
 def _rows(groups: Groups, slot: Slot) -> Rows:
@@ -208,11 +264,15 @@ def _labels_in(rows: list[Rows], count: int) -> npt.NDArray[np.bool_]:
 SMALLEST_STRATUM = 4
 
 
-def _strata(members: tuple[Member, ...], size: int) -> npt.NDArray[np.int64]:
-    """Number the channels by the set of members they appear in."""
-    touched = np.zeros((size, len(members)), bool)
-    for number, member in enumerate(members):
-        touched[member.index[member.index >= 0], number] = True
+def _strata(members: tuple[Member, ...], kinds: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Number the channels by the set of members they appear in; `kinds` differ where these sets do."""
+    size = len(kinds)
+    if (kinds == kinds[0]).all():
+        return np.full(size, 0 if size >= SMALLEST_STRATUM else 1, np.int64)
+    lines = list({id(member.line): member for member in members}.values())
+    touched = np.zeros((size, len(lines)), bool)
+    for number, member in enumerate(lines):
+        touched[member.places[1], number] = True
     packed = np.packbits(touched, axis=1)
     keys = packed.view(f"V{packed.shape[1]}") if packed.size else np.zeros(size)
     _, strata, counts = np.unique(keys, return_inverse=True, return_counts=True)
@@ -254,20 +314,35 @@ def _output_axes(groups: Groups) -> list[Slot]:
 PRODUCERS = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
 
 
-def _members(groups: Groups, slots: list[Slot], labels: npt.NDArray[np.int64]) -> tuple[Member, ...]:
-    members = []
-    position = np.full(groups.engine.labels.count, -1, np.int64)
-    position[labels] = np.arange(len(labels))
-    found: dict[int, npt.NDArray[np.int64]] = {}
-    for value, axis in dict.fromkeys(slots):
-        rows = _rows(groups, (value, axis))
-        if id(rows) not in found:
-            found[id(rows)] = position[rows].max(0)
-        index = found[id(rows)]
-        role = groups.roles.get((value, axis), "parameter")
-        if (index >= 0).any():
-            members.append(Member(value, axis, index, role if edit.constant(value) is not None else "activation"))
-    return tuple(members)
+def _members(
+    groups: Groups, families: list[npt.NDArray[np.int64]]
+) -> tuple[list[tuple[Member, ...]], npt.NDArray[np.uint64]]:
+    """Return the members of each family, and for each label a number that tells by which axes it runs.
+
+    The number is the sum of random ones, one for each line: two labels with the same sum run along the same lines.
+    """
+    family = np.full(groups.engine.labels.count, -1, np.int64)
+    for number, labels in enumerate(families):
+        family[labels] = number
+    members: list[list[Member]] = [[] for _ in families]
+    kinds = np.zeros(groups.engine.labels.count, np.uint64)
+    random = np.random.default_rng(0)
+    met: dict[int, tuple[Line, list[int]]] = {}
+    for value, axes in groups.axes.items():
+        constant = edit.constant(value) is not None
+        for axis, rows in enumerate(axes):
+            if rows is None:
+                continue
+            if id(rows) not in met:
+                labels = np.unique(rows)
+                kinds[labels] += random.integers(1 << 63, dtype=np.uint64)
+                met[id(rows)] = Line(rows), np.unique(family[labels]).tolist()
+            line, numbers = met[id(rows)]
+            role = groups.roles.get((value, axis), "parameter") if constant else "activation"
+            for number in numbers:
+                if number >= 0:
+                    members[number].append(Member(value, axis, role, line, families[number]))
+    return [tuple(found) for found in members], kinds
 
 
 def _name(members: tuple[Member, ...], taken: dict[str, int]) -> str:

@@ -27,17 +27,27 @@ def masked_but_alive(groups: Groups, uses: list[Use], dead: Dead) -> dict[str, s
     dict
         Group name → how many channels stay, and why.
     """
-    found = {}
-    gone = groups.table(labels_of(groups, dead.channels))
-    for group in groups.prunable:
+    owner, counts = np.full(groups.engine.labels.count, -1), dict[int, int]()
+    for number, group in enumerate(groups.prunable):
         zeroed = _zeroed(group)
         zeroed[dead.channels.get(group.name, [])] = False
         if zeroed.any() and not zeroed.all() and group.name not in dead.kept:
-            table = groups.table(group.labels[zeroed].tolist())
-            readers = [use for use in uses if (table[use.rows].any(0) & use.alive(gone)).any()]
-            if readers:
-                first = edit.label(readers[0].sink.node)
-                found[group.name] = f"{int(zeroed.sum())} zero channels stay: {first} still reads something there"
+            owner[group.labels[zeroed]], counts[number] = number, int(zeroed.sum())
+    readers = _first_readers(owner, uses, groups.table(labels_of(groups, dead.channels))) if counts else {}
+    return {
+        groups.prunable[number].name: f"{count} zero channels stay: {readers[number]} still reads something there"
+        for number, count in counts.items()
+        if number in readers
+    }
+
+
+def _first_readers(owner: npt.NDArray[np.int64], uses: list[Use], gone: npt.NDArray[np.bool_]) -> dict[int, str]:
+    """Return the first operator that still reads some label of each owner; -1 owns nothing."""
+    found: dict[int, str] = {}
+    for use in uses:
+        if (owner[use.rows] >= 0).any():
+            for number in np.unique(owner[use.rows[:, use.alive(gone)]]).tolist():
+                found.setdefault(number, edit.label(use.sink.node))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
@@ -33,16 +32,15 @@ ZEROED: dict[str, tuple[int, ...]] = {
 
 def may_be_zero(groups: Groups, value: ir.Value) -> bool:
     """Tell whether zeroing channels of a constant is a mask, at every place where it is used."""
-    weights = {constant_behind(sink.weight) for sink in groups.sinks}
-    return value in weights or _ends_well(value)
+    return value in groups.readers or _ends_well(value)
 
 
 def makes_divisor_zero(groups: Groups, value: ir.Value, axis: int) -> bool:
     """Tell whether zeros along an axis of a constant make a divisor zero; weights that read the channels never do."""
-    rows, divisors = groups.axes[value][axis], groups.engine.divisors
-    if rows is None or not divisors or groups.roles.get((value, axis)) == "in":
+    rows = groups.axes[value][axis]
+    if rows is None or groups.roles.get((value, axis)) == "in":
         return False
-    return any(np.intersect1d(rows, groups.engine.labels.resolve(d)).any() for d in divisors)
+    return bool(groups.divisors[rows].any())
 
 
 def _ends_well(value: ir.Value) -> bool:

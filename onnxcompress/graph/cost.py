@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 
 from . import edit, shapes
@@ -30,7 +32,33 @@ def model_bytes(model: ir.Model) -> int:
     from .save import weights
 
     external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
-    return int(ir.to_proto(model).ByteSize()) + external
+    copy, large = model.clone(), dict[str, ir.TensorProtocol]()
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, (ir.Tensor, ir.LazyTensor)) and tensor.nbytes > COPIED:
+            large[name] = tensor
+            value.const_value = ir.Tensor(np.zeros(0, np.uint8), name=tensor.name)
+    proto = ir.to_proto(copy)
+    more = sum(_add_bytes(made, large[made.name]) for made in proto.graph.initializer if made.name in large)
+    size, graph = int(proto.ByteSize()), int(proto.graph.ByteSize())
+    return size - _field(graph) + _field(graph + more) + external
+
+
+COPIED = 1 << 16
+"""Bytes up to which a weight may be copied to see how long it is in a protobuf."""
+
+
+def _add_bytes(proto: onnx.TensorProto, tensor: ir.TensorProtocol) -> int:
+    """Describe a tensor in its message, which is empty; returns how many bytes longer the message is with its data."""
+    proto.dims[:] = tensor.shape.numpy()
+    proto.data_type = tensor.dtype.value
+    empty = int(proto.ByteSize())
+    return _field(empty - _field(0) + _field(tensor.nbytes)) - _field(empty)
+
+
+def _field(length: int) -> int:
+    """Return the bytes of a protobuf field that holds so many: a tag, their count in groups of 7 bits, and they."""
+    return 1 + max(-(-length.bit_length() // 7), 1) + length
 
 
 def parameters(model: ir.Model) -> dict[str, int]:

@@ -5,6 +5,7 @@ A constant whose `Value.shape` went stale passes the plain checker, so nobody el
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
+
+from .save import MAPPED, is_mapped
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -60,6 +63,9 @@ def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
         Any shape; the dtype becomes the value's dtype.
     """
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=value.name)
+    if value.const_value is not None:
+        tensor.meta[MAPPED] = is_mapped(value.const_value)  # so that it is written as the other was, into a data file
+        release_pages(value.const_value)
     node = value.producer()
     if node is not None:
         node.attributes.clear()
@@ -68,6 +74,22 @@ def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
         value.const_value = tensor
     value.shape = ir.Shape(tensor.shape.numpy())
     value.type = ir.TensorType(tensor.dtype)
+
+
+def release_pages(tensor: ir.TensorProtocol | None) -> None:
+    """Let the system take back the memory of a mapped tensor; it is read from its file again when it is needed."""
+    if isinstance(tensor, ir.ExternalTensor) and isinstance(tensor.raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        tensor.raw.madvise(mmap.MADV_DONTNEED)
+
+
+def read_small(model: ir.Model) -> None:
+    """Read the mapped weights that are smaller than a page; onnx-ir cannot save them while anything looks at them."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            small = value.const_value
+            if isinstance(small, ir.ExternalTensor) and small.nbytes < mmap.PAGESIZE:
+                value.const_value = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
+                value.const_value.meta[MAPPED] = True
 
 
 class Names:

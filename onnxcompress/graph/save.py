@@ -20,8 +20,8 @@ PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
 
 MAPPED = "onnxcompress.mapped"
-"""Marks, in `meta`, a tensor that is computed from a mapped one when it is read: written into a data file, one after
-the other, such tensors take the memory of the largest; in a protobuf, of all of them, twice."""
+"""Marks, in `meta`, a tensor that is computed from a mapped one, or took its place: written into a data file, one after
+the other, such tensors take the memory of the largest; in a protobuf, of all of them, three times."""
 
 
 def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> list[str]:

@@ -12,9 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from ..errors import ModelError, VerifyError
-from ..scratch import temporary_folder
 from . import edit, settled, shapes
-from .save import needs_external_data
+from .weightless import weightless
 
 if TYPE_CHECKING:
     from ..runtime.differences import Difference, Pair
@@ -269,13 +268,7 @@ def _open(model: ir.Model) -> Session:
 
 def _checker_message(model: ir.Model, *, full: bool) -> str | None:
     try:
-        if needs_external_data(model):
-            with temporary_folder() as folder:
-                path = folder / "model.onnx"
-                ir.save(model, path, external_data="model.data")
-                onnx.checker.check_model(str(path), full_check=full)
-        else:
-            onnx.checker.check_model(ir.to_proto(model), full_check=full)
+        onnx.checker.check_model(ir.to_proto(weightless(model)), full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return " ".join(str(error).split())[:400]
     return None

@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
+from ..graph.save import weights
 from ..scratch import temporary_folder
-from .stored import Store, can_be_stored, store
+from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,6 +34,9 @@ INLINE_LIMIT = 1_900_000_000
 BROKEN_FOR_FLOAT8 = ["ClipQuantRewrite", "ReluQuantRewrite"]
 """What onnxruntime (1.32) must not do to a model with QuantizeLinear to 8-bit floats: it takes their zero point for the
 lowest value of a type without negative ones, and leaves out the Relu before it."""
+
+SHARED_BYTES = 1 << 28
+"""Bytes of weights above which sessions share one copy of them."""
 
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
@@ -64,8 +68,9 @@ class Session:
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
     """
 
-    def __init__(self, inner: onnxruntime.InferenceSession, label: str) -> None:
+    def __init__(self, inner: onnxruntime.InferenceSession, label: str, weights: Sequence[Any] = ()) -> None:
         self._inner = inner
+        self._weights = weights  # what onnxruntime reads and does not own
         self._label = label
         self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
         self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
@@ -146,6 +151,7 @@ def open_session(
     optimize: Optimize = "all",
     threads: int = 0,
     exact: bool = False,
+    prepack: bool | None = None,
     optimized_path: Path | None = None,
     profile_prefix: Path | None = None,
 ) -> Session:
@@ -162,6 +168,9 @@ def open_session(
     exact : bool
         Compute in float what stands between DequantizeLinear and QuantizeLinear, for machines whose integer kernels
         lose products; see `onnxcompress.runtime.saturation`.
+    prepack : bool, optional
+        Let onnxruntime hold copies of the weights in the order in which its kernels read them, which is faster. By
+        default models whose weights take more than `SHARED_BYTES` go without: all their sessions share one copy.
     optimized_path : Path, optional
         Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
     profile_prefix : Path, optional
@@ -182,7 +191,7 @@ def open_session(
     operators that round each result to bfloat16; its times then say nothing.
     """
     try:
-        return _open(model, optimize, threads, exact, optimized_path, profile_prefix)
+        return _open(model, optimize, threads, exact, prepack, optimized_path, profile_prefix)
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
@@ -191,7 +200,7 @@ def open_session(
         wide = widened(model if isinstance(model, ir.Model) else ir.load(model))
         if wide is None:
             raise
-    return _open(wide, optimize, threads, exact, optimized_path, profile_prefix)
+    return _open(wide, optimize, threads, exact, prepack, optimized_path, profile_prefix)
 
 
 def _open(
@@ -199,6 +208,7 @@ def _open(
     optimize: Optimize,
     threads: int,
     exact: bool,
+    prepack: bool | None,
     optimized_path: Path | None,
     profile_prefix: Path | None,
 ) -> Session:
@@ -222,12 +232,16 @@ def _open(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
-    with _as_model_error(label), _source(model, options, map_weights=optimized_path is None) as source:
+    heavy = isinstance(model, ir.Model) and sum(t.nbytes for t in weights(model)) > SHARED_BYTES
+    shared: list[Any] | None = [] if heavy and not prepack and optimized_path is None else None
+    if shared is not None or prepack is False:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    with _as_model_error(label), _source(model, options, shared, map_weights=optimized_path is None) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
         inner = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
         )
-    return Session(inner, label)
+    return Session(inner, label, shared or ())
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:
@@ -243,29 +257,34 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def _source(model: ir.Model | str | Path, options: Any, *, map_weights: bool) -> Iterator[str | bytes]:
-    """What onnxruntime is to open: a path, or the bytes of a model in memory, without weights that lie in files."""
+def _source(
+    model: ir.Model | str | Path, options: Any, shared: list[Any] | None, *, map_weights: bool
+) -> Iterator[str | bytes]:
+    """What onnxruntime is to open: a path, or the bytes of a model in memory, without weights that lie in files.
+
+    With a list `shared`, onnxruntime reads such weights where this process has them, and the list keeps them there.
+    """
     if not isinstance(model, ir.Model):
         if not Path(model).is_file():
             raise ModelError(f"{model}: no such file")
         yield str(model)
         return
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    tensors = [value.const_value for value in values if value.const_value is not None]
-    folders = {str(Path(t.base_dir or ".").resolve()) for t in tensors if isinstance(t, ir.ExternalTensor)}
-    files = store() if map_weights and not folders else None  # onnxruntime looks into one folder only
-    large = [] if files is None else [value for value in values if can_be_stored(value)]
-    with _mapped(large, files):
+    files = store() if map_weights else None
+    with _mapped(values, files) as root:
         kept = (value.const_value for value in values)
         inline = sum(t.nbytes for t in kept if t is not None and not isinstance(t, ir.ExternalTensor))
-        folders |= {str(files.folder)} if files is not None and large else set()
-        if inline <= INLINE_LIMIT and len(folders) <= 1:
-            for folder in folders:
-                options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        if inline <= INLINE_LIMIT and root is not None:
+            if root:
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
             source = ir.to_proto(model).SerializeToString()
         else:
             source = None
+        main = model.graph.initializers
+        in_files = {name: value for name, value in main.items() if isinstance(value.const_value, ir.ExternalTensor)}
     if source is not None:
+        if shared is not None:
+            _share(in_files, files, options, shared)
         yield source
         return
     with temporary_folder() as place:
@@ -275,24 +294,57 @@ def _source(model: ir.Model | str | Path, options: Any, *, map_weights: bool) ->
 
 
 @contextmanager
-def _mapped(large: list[ir.Value], files: Store | None) -> Iterator[None]:
-    """Let values refer to files meanwhile.
+def _mapped(values: list[ir.Value], files: Store | None) -> Iterator[str | None]:
+    """Let values refer meanwhile to files below one folder, since onnxruntime looks into one only; yields which.
 
     In the bytes of a model, a weight is copied several times before it is used, and then once more by each session.
+    Empty where no weight lies in a file; None where no folder holds them all.
     """
-    kept = [(value, value.const_value) for value in large]
-    try:
-        for value, tensor in kept:
-            assert tensor is not None and files is not None
+    before = [(value, value.const_value) for value in values]
+    places: list[tuple[ir.Value, ir.TensorProtocol, Path, int]] = []
+    for value, tensor in before:
+        if isinstance(tensor, ir.ExternalTensor):
+            places.append((value, tensor, Path(tensor.path).resolve(), tensor.offset or 0))
+        elif files is not None and tensor is not None and can_be_stored(value):
             name = files.keep(tensor)
             if name is not None:
-                value.const_value = ir.ExternalTensor(
-                    name, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=str(value.name)
-                )
-        yield
+                places.append((value, tensor, (files.folder / name).resolve(), 0))
+    try:
+        root = _common_folder([path for _, _, path, _ in places])
+        for value, tensor, path, offset in places if root is not None else ():
+            value.const_value = ir.ExternalTensor(
+                path.relative_to(root or "").as_posix(),
+                offset,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=str(value.name),
+            )
+        yield root
     finally:
-        for value, tensor in kept:
+        for value, tensor in before:
             value.const_value = tensor
+
+
+def _common_folder(paths: list[Path]) -> str | None:
+    try:
+        return os.path.commonpath([path.parent for path in paths]) if paths else ""
+    except ValueError:
+        return None  # on different drives
+
+
+def _share(values: Mapping[str, ir.Value], files: Store | None, options: Any, shared: list[Any]) -> None:
+    """Give onnxruntime the arrays of weights that lie in files: this process maps each of them once."""
+    import onnxruntime
+
+    for name, value in values.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in TYPES or tensor.nbytes < LEAST_BYTES or value.is_graph_input():
+            continue
+        array = tensor.numpy() if files is None else files.array(tensor)
+        made = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        options.add_initializer(name, made)
+        shared += [made, array]
 
 
 @cache

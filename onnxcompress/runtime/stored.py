@@ -9,8 +9,10 @@ import weakref
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..scratch import TEMPORARY, owned_folder
@@ -38,9 +40,11 @@ class Store:
 
         What is in a file is compared by a checksum, as nothing forbids to change an array under a tensor.
         """
+        known = self._known.get(id(tensor))
+        if known is not None and isinstance(tensor, ir.LazyTensor):
+            return known[1]
         data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
         checksum = zlib.crc32(data)
-        known = self._known.get(id(tensor))
         if known is not None and known[0] == checksum:
             return known[1]
         name = f"{self._written}.bin"
@@ -53,6 +57,13 @@ class Store:
         self._known[id(tensor)] = checksum, name
         weakref.finalize(tensor, self._forget, id(tensor), name)
         return name
+
+    def array(self, tensor: ir.TensorProtocol) -> npt.NDArray[Any]:
+        """Return a tensor's array; of one that is computed whenever it is read, what the file holds."""
+        known = self._known.get(id(tensor)) if isinstance(tensor, ir.LazyTensor) else None
+        if known is None:
+            return np.ascontiguousarray(tensor.numpy())
+        return np.memmap(self.folder / known[1], tensor.dtype.numpy(), "r", shape=tuple(tensor.shape.numpy()))
 
     def _forget(self, key: int, name: str) -> None:
         if self._known.get(key, (0, ""))[1] == name:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph.load import load
+from ..graph.save import weights
 from .inputs import example_feed
 from .session import Array, Session, open_session
 
@@ -21,6 +22,8 @@ MIN_RUNS = 5
 MAX_RUNS = 1000
 WARM_UP = 3
 RESAMPLES = 1000
+IN_TURN_BYTES = 1 << 29
+"""Bytes of weights, of all models together, above which they are timed one after the other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def time_models(
     """Time models that take the same feed, interleaved in one process.
 
     Each round runs every model once, in turning order, so that what disturbs the machine disturbs all of them alike,
-    and a model's ratio to the first is taken within the round.
+    and a model's ratio to the first is taken within the round. Models too large to be held side by side take turns.
 
     Parameters
     ----------
@@ -83,11 +86,38 @@ def time_models(
     if feeds is None:
         first = models[0]
         feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
-    sessions = [open_session(model, threads=threads) for model in models]
-    for session in sessions:
-        for _ in range(WARM_UP):
-            session.run(feeds)
+    if sum(_weight_bytes(model) for model in models) > IN_TURN_BYTES:
+        return summarise(_measure_in_turn(models, feeds, seconds, threads))
+    sessions = [_warm_session(model, feeds, threads) for model in models]
     return summarise(_measure(sessions, feeds, seconds))
+
+
+def _weight_bytes(model: ir.Model | str | Path) -> int:
+    return sum(tensor.nbytes for tensor in weights(model if isinstance(model, ir.Model) else load(model)))
+
+
+def _warm_session(model: ir.Model | str | Path, feeds: dict[str, Array], threads: int) -> Session:
+    session = open_session(model, threads=threads, prepack=True)
+    for _ in range(WARM_UP):
+        session.run(feeds)
+    return session
+
+
+def _measure_in_turn(
+    models: Sequence[ir.Model | str | Path], feeds: dict[str, Array], seconds: float, threads: int
+) -> npt.NDArray[np.float64]:
+    """Return milliseconds, shape (rounds, models), of models that do not fit into memory side by side.
+
+    One is open at a time. The first is timed at the start and at the end, and each round compares with one of either,
+    so that a machine that slows down meanwhile favours none of them.
+    """
+    turns = [_measure([_warm_session(m, feeds, threads)], feeds, seconds / len(models))[:, 0] for m in models]
+    if len(models) > 1:
+        again = _measure([_warm_session(models[0], feeds, threads)], feeds, seconds / len(models))[:, 0]
+        count = min(len(turns[0]), len(again))
+        turns[0] = np.stack([turns[0][:count], again[:count]], axis=1).reshape(-1)
+    rounds = min(len(turn) for turn in turns)
+    return np.stack([turn[:rounds] for turn in turns], axis=1)
 
 
 def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float) -> npt.NDArray[np.float64]:

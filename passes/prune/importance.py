@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups, Member
 from onnxcompress.contract import Context, Refusal
 from onnxcompress.graph import edit
-from onnxcompress.graph.weights import constant_behind
 from onnxcompress.runtime.statistics import Moment
 from onnxcompress.training import logits_of, measure_saliency
 
@@ -23,11 +23,22 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at beside the group: all groups, a random generator, what was measured."""
+    """What a criterion may look at beside the group: all groups, a random generator, what was measured.
+
+    `sums` keeps what was summed along an axis of a weight: in a dense network many groups run along one axis.
+    """
 
     groups: Groups
     random: np.random.Generator
     measured: Mapping[Slot, Scores] = field(default_factory=dict)
+    sums: dict[tuple[ir.Value, int], Scores] = field(default_factory=dict)
+
+    def summed(self, member: Member, power: int) -> Scores:
+        """Return the sum of ``|w| ** power`` at each position of a weight's axis."""
+        key = member.value, member.axis
+        if key not in self.sums:
+            self.sums[key] = _summed(np.abs(_array(member)) ** power, member.axis)
+        return self.sums[key]
 
 
 Measure = Callable[[list[Group], Context], Mapping[Slot, Scores]]
@@ -88,21 +99,27 @@ def _norms(order: int) -> Callable[[Group, Evidence], list[Scores]]:
 
     def parts(group: Group, evidence: Evidence) -> list[Scores]:
         found = []
-        for member, array in _weights(group, ("in", "out")):
-            power = _summed(np.abs(array) ** order, member.axis)
-            found.append(_relative(_per_channel_sum(member, power, group.size) ** (1 / order)))
+        for member in _weights(group, ("in", "out")):
+            norms = _per_channel_sum(member, evidence.summed(member, order), group.size) ** (1 / order)
+            found.append(_relative(norms))
         return found
 
     return parts
 
 
-def _weights(group: Group, roles: tuple[str, ...]) -> list[tuple[Member, Scores]]:
+def _weights(group: Group, roles: tuple[str, ...]) -> list[Member]:
     found = []
     for member in group.members:
-        tensor = edit.constant(member.value)
-        if member.role in roles and tensor is not None and tensor.dtype.is_floating_point():
-            found.append((member, tensor.numpy().astype(np.float64)))
+        tensor = edit.constant(member.value) if member.role in roles else None
+        if tensor is not None and tensor.dtype.is_floating_point():
+            found.append(member)
     return found
+
+
+def _array(member: Member) -> Scores:
+    tensor = edit.constant(member.value)
+    assert tensor is not None
+    return tensor.numpy().astype(np.float64)
 
 
 def _summed(array: Scores, axis: int) -> Scores:
@@ -110,8 +127,8 @@ def _summed(array: Scores, axis: int) -> Scores:
 
 
 def _per_channel_sum(member: Member, values: Scores, size: int) -> Scores:
-    inside = member.index >= 0
-    return np.bincount(member.index[inside], values[inside], size).astype(np.float64, copy=False)
+    positions, channels = member.places
+    return np.bincount(channels, values[positions], size).astype(np.float64, copy=False)
 
 
 def _relative(score: Scores) -> Scores:
@@ -146,8 +163,8 @@ def _lamp(score: Scores) -> Scores:
 def _distances(group: Group, evidence: Evidence) -> list[Scores]:
     """The sum of distances of a filter to all others of its tensor: one near the geometric median can be replaced."""
     found = []
-    for member, array in _weights(group, ("out",)):
-        filters = _filters(member, array, group.size)
+    for member in _weights(group, ("out",)):
+        filters = _filters(member, _array(member), group.size)
         products = filters @ filters.T  # one matrix product instead of each pair of long filters
         square = np.diag(products)[:, None] + np.diag(products) - 2 * products
         found.append(_relative(np.sqrt(np.maximum(square, 0)).sum(axis=1)))
@@ -184,11 +201,11 @@ def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
     """|W| times the norm of what it multiplies, summed over the weights that read a channel."""
     found = []
     members = {(m.value, m.axis): m for m in group.members}
-    for member, array in _weights(group, ("in",)):
-        weight = _summed(np.abs(array), member.axis)
-        for sink in evidence.groups.sinks:
+    for member in _weights(group, ("in",)):
+        weight = evidence.summed(member, 1)
+        for sink in evidence.groups.readers.get(member.value, ()):
             data = members.get((sink.data, sink.axis))
-            if data is None or data.role != "activation" or constant_behind(sink.weight) is not member.value:
+            if data is None or data.role != "activation":
                 continue
             square = evidence.measured[slot_of(data)]
             if np.array_equal(member.index, data.index):
@@ -207,7 +224,7 @@ def _loss_change(order: Literal["first", "second"]) -> Measure:
         labels = samples.labels
         if labels is None:
             labels = logits_of(context.original, samples).argmax(axis=-1)
-        weights = {str(m.value.name): None for group in chosen for m, _ in _weights(group, ("in", "out"))}
+        weights = {str(m.value.name): None for group in chosen for m in _weights(group, ("in", "out"))}
         found = measure_saliency(context.model, samples.arrays(), labels, tuple(weights), progress=context.progress)
         answer: dict[Slot, Scores] = getattr(found, order)
         return answer
@@ -217,7 +234,7 @@ def _loss_change(order: Literal["first", "second"]) -> Measure:
 
 def _saliency(group: Group, evidence: Evidence) -> list[Scores]:
     """The change of the loss as it is: that of one group compares with that of another."""
-    members = [m for m, _ in _weights(group, ("in", "out")) if slot_of(m) in evidence.measured]
+    members = [m for m in _weights(group, ("in", "out")) if slot_of(m) in evidence.measured]
     return [_per_channel_sum(m, evidence.measured[slot_of(m)], group.size) for m in members]
 
 

@@ -22,8 +22,7 @@ def slot_of(member: Member) -> Slot:
 
 def read_members(groups: Groups, group: Group) -> list[Member]:
     """Return the activations that operators sum over along the group's channels."""
-    read = {(sink.data, sink.axis) for sink in groups.sinks if edit.constant(sink.data) is None}
-    return [m for m in group.members if (m.value, m.axis) in read]
+    return [m for m in group.members if (m.value, m.axis) in groups.summed_data]
 
 
 def activated_members(groups: Groups, group: Group) -> list[Member]:
@@ -35,9 +34,8 @@ def activated_members(groups: Groups, group: Group) -> list[Member]:
 
 def by_channel(member: Member, values: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
     """Average values, one for each position of a member's axis, over the positions of each channel."""
-    inside = member.index >= 0
-    where = member.index[inside]
-    return np.bincount(where, values[inside], size) / np.maximum(np.bincount(where, minlength=size), 1)
+    positions, where = member.places
+    return np.bincount(where, values[positions], size) / np.maximum(np.bincount(where, minlength=size), 1)
 
 
 def places_of(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

@@ -97,7 +97,8 @@ class Shrink(Pass):
         for step in plan.rounds:
             groups = find_groups(model)
             _play(model, groups, step)
-            done += [_said(group, step) for group in groups.prunable if group.name in step.gone()]
+            gone = step.gone()
+            done += [_said(group, step) for group in groups.prunable if group.name in gone]
         return Changes(tuple(done), plan.refused)
 
 
