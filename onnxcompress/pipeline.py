@@ -34,6 +34,11 @@ TIMED_SECONDS = 1.0
 RANDOM_NODES = "The model draws random numbers, so that what is measured varies; steps were checked with fixed ones"
 """What is said of such a model, before its nodes."""
 
+DEFAULTS = (
+    "inputs have a default that a caller may replace, so that no pass changed them; freeze-inputs makes them constants"
+)
+"""What is said of a model with such inputs, after their number."""
+
 TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
@@ -183,6 +188,8 @@ class Run:
         from .runtime.timing import time_models
 
         self._forget()
+        if defaults := edit.defaults(self.model.graph):
+            self.report.notes.append(f"{len(defaults)} {DEFAULTS}")
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))

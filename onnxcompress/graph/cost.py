@@ -66,10 +66,16 @@ def parameters(model: ir.Model) -> dict[str, int]:
     found: dict[str, int] = {}
     for graph in model.graphs():
         for value in edit.values(graph):
-            tensor = edit.constant(value)
+            tensor = _held(value)
             if tensor is not None and value.name and _is_parameter(value, tensor):
                 found[value.name] = tensor.size
     return found
+
+
+def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return what the model holds of a value: a constant, or an input's default."""
+    default = value.const_value if value is not None and value.is_initializer() else None
+    return edit.constant(value) if default is None else default
 
 
 def _is_parameter(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
@@ -95,13 +101,13 @@ NOT_LAYERS = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 
 
 def _constants_behind(value: ir.Value | None) -> list[ir.TensorProtocol]:
-    tensor = edit.constant(value)
+    tensor = _held(value)
     if tensor is not None:
         return [tensor]
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear":
         return []
-    found = [edit.constant(v) for v in node.inputs]
+    found = [_held(v) for v in node.inputs]
     return [t for t in found if t is not None] if found and found[0] is not None else []
 
 

@@ -283,6 +283,10 @@ def remove_dead(model: ir.Model) -> int:
     return before - sum(1 for _ in model.graph.all_nodes())
 
 
+DEFAULT = "is also an input, which a caller may set; freeze-inputs makes it a constant"
+"""What is said of a weight that nobody may change for that."""
+
+
 def defaults(graph: ir.Graph) -> list[ir.Value]:
     """Return the inputs that need not be given, since an initializer of the same name gives a default."""
     return [value for value in graph.inputs if value.is_initializer()]

@@ -66,8 +66,7 @@ class Layer:
         tensor = edit.constant(value)
         if value is None or tensor is None:
             default = value is not None and value.is_graph_input() and value.is_initializer()
-            name = value.name if value is not None else ""
-            return f"the weight of {edit.label(self.node)} {why_no_constant(name) if default else NO_CONSTANT}"
+            return f"the weight of {edit.label(self.node)} {edit.DEFAULT if default else NO_CONSTANT}"
         if not tensor.dtype.is_floating_point():
             return f"the weight of {edit.label(self.node)} is {tensor.dtype.name.lower()}"
         if len(value.uses()) > 1 or value.is_graph_output():
@@ -179,11 +178,6 @@ class Layer:
 
 
 NO_CONSTANT = "is not a constant; fold-constants may make it one"
-
-
-def why_no_constant(name: str | None) -> str:
-    """Return what is to be said of an input that has a default and is meant to be changed."""
-    return f"'{name}' is also an input, which a caller may set; freeze-inputs makes it a constant"
 
 
 def _along(factors: Array, rank: int, axis: int) -> Array:

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
-from onnxcompress.graph.layer import why_no_constant
 from onnxcompress.runtime.clipping import Method
 from onnxcompress.targets import load_target, local_target, quantize_options, takes
 
@@ -236,8 +235,8 @@ def _place_and_measure(
 
 def _reading_defaults(work: ir.Model) -> dict[ir.Node, str]:
     """Return the nodes worth quantizing that read an input with a default: a caller may give anything there."""
-    uses = ((value, node) for value in edit.defaults(work.graph) for node in value.consumers())
-    return {node: f"its operand {why_no_constant(value.name)}" for value, node in uses if edit.op_of(node) in COMPUTE}
+    readers = (node for value in edit.defaults(work.graph) for node in value.consumers())
+    return {node: f"an operand {edit.DEFAULT}" for node in readers if edit.op_of(node) in COMPUTE}
 
 
 def _fragile(work: ir.Model) -> dict[ir.Node, str]:
