@@ -139,6 +139,21 @@ def count_branching(model: ir.Model) -> int:
     return sum(1 for _ in _ifs(model))
 
 
+def _varies(value: ir.Value | None) -> bool:
+    """Tell whether a value is computed from something that is given: folding leaves other conditions constant."""
+    waiting, seen = [value], set[ir.Value]()
+    while waiting:
+        value = waiting.pop()
+        if value is None or value in seen or edit.constant(value) is not None:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is None or edit.op_of(node) in edit.RANDOM:
+            return True
+        waiting += [*node.inputs, *(output for inner in edit.inner_graphs(node) for output in inner.outputs)]
+    return False
+
+
 def _ifs(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         yield from _ifs_in(graph, 0)
@@ -146,7 +161,7 @@ def _ifs(model: ir.Model) -> Iterator[tuple[int, ir.Node]]:
 
 def _ifs_in(graph: ir.Graph, level: int) -> Iterator[tuple[int, ir.Node]]:
     for node in graph:
-        found = edit.op_of(node) == "If" and edit.constant(node.inputs[0]) is None
+        found = edit.op_of(node) == "If" and _varies(node.inputs[0])
         if found:
             yield level, node
         for inner in edit.inner_graphs(node):

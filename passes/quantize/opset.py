@@ -106,9 +106,24 @@ def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
                     "coordinate_transformation_mode", "asymmetric"
                 )
                 node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+    _retype_bounds(graph)
     graph.metadata_props.update(old.metadata_props)
     graph.doc_string = old.doc_string
     model.graph = graph
+
+
+def _retype_bounds(graph: ir.Graph) -> None:
+    """Give the bounds of each Clip the type of what it clips: onnx's converter writes float32."""
+    names = edit.Names(graph)
+    for inner in (graph, *graph.subgraphs()):
+        insert = edit.Inserter(inner, names)
+        for node in list(inner):
+            dtype = node.inputs[0].dtype if edit.op_of(node) == "Clip" and node.inputs[0] is not None else None
+            for index, bound in enumerate(node.inputs[1:], 1):
+                tensor = edit.constant(bound) if dtype is not None else None
+                if dtype is not None and tensor is not None and bound is not None and tensor.dtype != dtype:
+                    array = tensor.numpy().astype(dtype.numpy())
+                    node.replace_input_with(index, insert.constant(f"{bound.name}_as_clipped", array))
 
 
 def _reason(error: Exception) -> str:

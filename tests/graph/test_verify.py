@@ -10,11 +10,12 @@ import pytest
 from corpus.oracle import plain_run
 from corpus.text import model
 
+from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import VerifyError
 from onnxcompress.graph import edit
 from onnxcompress.graph.verify import Verifier
-from onnxcompress.passes import FoldBatchNorm
+from onnxcompress.passes import FoldBatchNorm, FoldConstants
 from onnxcompress.runtime.samples import load_samples
 
 
@@ -196,3 +197,17 @@ def test_a_size_that_follows_from_the_inputs_may_not_change() -> None:
     wrong = model("g (float[N,6] x) => (float[M,4] y) { u = MatMul(x, w) y = Concat <axis = 0> (u, u) }", WEIGHT)
     with pytest.raises(VerifyError, match="output 'y' has shape"):
         Verifier(subject).check(wrong)
+
+
+def test_a_condition_that_folding_makes_constant_has_one_branch() -> None:
+    subject = model(
+        """g (float[N,6] x) => (float[N,4] y) {
+            no = Not(yes)
+            y = If(no) <then_branch = t () => (float[a,b] p) { p = MatMul(x, v) },
+                        else_branch = e () => (float[a,b] q) { q = MatMul(x, w) }> }""",
+        {**WEIGHT, "v": (6, 4), "yes": np.array(True)},
+    )
+    folded, report = apply(subject, [FoldConstants()])
+    assert len(report.steps[0].done) == 1
+    feeds = {"x": np.ones((2, 6), np.float32)}
+    np.testing.assert_array_equal(plain_run(folded, feeds)["y"], plain_run(subject, feeds)["y"])

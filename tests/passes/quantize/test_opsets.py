@@ -20,6 +20,7 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
 from onnxcompress.passes import FreezeInputs, Quantize
+from onnxcompress.passes.quantize.opset import raise_opset
 from onnxcompress.runtime.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -161,3 +162,23 @@ def test_a_model_of_more_than_2_gb(tmp_path: Path) -> None:
     assert stored < 0.26 * file.stat().st_size
     after = plain_run(tmp_path / "small.onnx", feeds)[value]
     assert np.square(before - after).mean() <= 0.03 * np.square(before).mean()
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16", "double"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_bounds_of_a_clip_have_its_type_when_the_opset_is_raised(dtype: str, inside: bool) -> None:
+    """onnx's version converter writes bounds of float32 for every type."""
+    body = "c = Clip <min = 0.0, max = 6.0> (a)"
+    if inside:
+        body = f"""c = If(go) <then_branch = t () => ({dtype}[p,q] d) {{ d = Clip <min = 0.0, max = 6.0> (a) }},
+                              else_branch = e () => ({dtype}[p,q] f) {{ f = Neg(a) }}>"""
+    text = f"""<ir_version: 4, opset_import: ["" : 9]>
+        g ({dtype}[2,8] x, bool go) => ({dtype}[2,8] y) {{ a = MatMul(x, w) {body} y = MatMul(c, w) }}"""
+    proto = onnx.parser.parse_model(text)
+    kind = {"float": np.float32, "float16": np.float16, "double": np.float64}[dtype]
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(kind)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    subject = ir.from_proto(proto)
+    raise_opset(subject, 21)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 8)).astype(kind), "go": np.array(True)}
+    np.testing.assert_array_equal(plain_run(subject, feeds)["y"], plain_run(proto, feeds)["y"])
