@@ -342,13 +342,13 @@ def op_of(node: ir.Node) -> str:
 
 
 def output_name(node: ir.Node) -> str:
-    """Return the name of a node's first output, which identifies the node even where it has no name."""
-    return (node.outputs[0].name if node.outputs else None) or ""
+    """Return the name of a node's first output that has one, which identifies the node even where it has no name."""
+    return next((value.name for value in node.outputs if value.name), "")
 
 
 def label(node: ir.Node) -> str:
     """Return what messages call a node: its name (or its first output's) and its operator."""
-    return f"{node.name or (node.outputs[0].name if node.outputs else '?')} ({op_of(node)})"
+    return f"{node.name or output_name(node) or '?'} ({op_of(node)})"
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:

@@ -17,7 +17,6 @@ from onnxcompress.graph import edit, shapes
 from onnxcompress.graph.functions import inline
 from onnxcompress.selection import matching_nodes
 
-from .dynamic import key_of
 from .float_apply import LARGEST, Conversion, narrowed
 from .float_roles import FLOAT, is_float, roles
 from .opset import CONVOLUTIONS, raise_opset
@@ -131,10 +130,10 @@ class ConvertFloat(Pass):
             if not reason and node in sizes and any(map(is_float, node.outputs)):
                 reason = "it computes with shapes"
             if reason:
-                kept.add(key_of(node))
+                kept.add(edit.output_name(node))
                 refused.append(Refusal(edit.label(node), f"{reason}; it stays in float32"))
             else:
-                chosen.append(key_of(node))
+                chosen.append(edit.output_name(node))
         nodes = tuple(key for key in dict.fromkeys(chosen) if key not in kept)
         if nodes and self.dtype == "bfloat16":
             refused.append(Refusal("model", EMULATED))

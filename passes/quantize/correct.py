@@ -106,7 +106,8 @@ def correct(
         targets = Targets(model, samples, layers, folder / "float")
         walk = Walk(quantized, samples, folder, targets.batch, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
-            behind = nodes.get(plan.bias_nodes.get(weight.node, ""))
+            added = plan.bias_nodes.get(weight.node)
+            behind = None if added is None else nodes[added]
             job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
             node = application.node(weight.node)
             walk.advance(edit.output_name(node))

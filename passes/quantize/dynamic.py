@@ -26,11 +26,6 @@ MIDDLE = {"int8": 0, "uint8": 128}
 """Type of the weights → their zero point."""
 
 
-def key_of(node: ir.Node) -> str:
-    """Return the name of a node's first output that has one: an LSTM may leave out any."""
-    return next((value.name for value in node.outputs if value.name), "")
-
-
 def matrix_of(node: ir.Node) -> npt.NDArray[Any]:
     """Return the weight of a Conv, or of a MatMul or Gemm as the right operand of a MatMul, with Gemm's alpha."""
     array = weight_of(node)
@@ -58,12 +53,12 @@ class DynamicApplication:
         self._middle = MIDDLE[dtype]
         self._grid = scales.Grid(self._middle - largest, self._middle + largest, dtype)
         self._constants = Inserter(model.graph, self.names)
-        self._nodes = {key_of(node): node for node in model.graph.all_nodes()}
+        self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         self._integers: dict[tuple[object, ...], ir.Value] = {}
 
     def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]]) -> Change:
-        """Replace the node that `key_of` calls so; `scale` has its weights' scales."""
+        """Replace the node that `edit.output_name` calls so; `scale` has its weights' scales."""
         if name not in self._nodes:
             raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
         node = self._nodes[name]
@@ -139,7 +134,7 @@ class DynamicApplication:
         self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: list[ir.Attr]
     ) -> None:
         """Put one of onnxruntime's own operators in a node's place."""
-        name = self.names.node(f"{node.name or key_of(node)}_quantized")
+        name = self.names.node(f"{node.name or edit.output_name(node)}_quantized")
         made = ir.Node(CONTRIB, op_type, inputs, attributes, num_outputs=len(node.outputs), name=name)
         self.model.opset_imports.setdefault(CONTRIB, 1)
         self._graph(node).insert_before(node, made)
@@ -180,7 +175,7 @@ class DynamicApplication:
     def _add(
         self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, ir.Attr] | None = None
     ) -> ir.Value:
-        base = f"{before.name or key_of(before)}_{op_type}"
+        base = f"{before.name or edit.output_name(before)}_{op_type}"
         node = ir.Node("", op_type, inputs, list((attributes or {}).values()), name=self.names.node(base))
         node.outputs[0].name = self.names.value(base)
         self._graph(before).insert_before(before, node)

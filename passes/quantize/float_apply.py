@@ -11,7 +11,6 @@ import onnx_ir as ir
 from onnxcompress.graph import edit
 from onnxcompress.graph.save import MAPPED, is_mapped
 
-from .dynamic import key_of
 from .float_roles import FLOAT, FOLLOWERS, is_float, roles, set_output_type
 
 EAGER = 1 << 20
@@ -39,7 +38,7 @@ class Conversion:
     model : onnx_ir.Model
     narrow : onnx_ir.DataType
     nodes : set of str
-        What computes in `narrow`; see `key_of`.
+        What computes in `narrow`; see `edit.output_name`.
     keep_io : bool
     """
 
@@ -63,7 +62,7 @@ class Conversion:
                     self._homes[value] = self.narrow
         opset = self.model.opset_imports.get("", 1)
         wanted = {node: self._decide(node, opset) for node in nodes}
-        labels = [edit.label(node) for node in nodes if wanted[node][1] and key_of(node) in self._chosen]
+        labels = [edit.label(node) for node in nodes if wanted[node][1] and edit.output_name(node) in self._chosen]
         for value, home in self._homes.items():
             value.type = ir.TensorType(home)
         for node, (inputs, output) in wanted.items():
@@ -85,7 +84,7 @@ class Conversion:
     def _decide(self, node: ir.Node, opset: int) -> tuple[dict[int, ir.DataType], bool]:
         """Return the type that each float32 input should have, and whether outputs become narrow; notes these."""
         floats = [i for i, value in enumerate(node.inputs) if value in self._floats]
-        found = roles(node, opset, self.narrow) if key_of(node) in self._chosen else None
+        found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
         if found is None or edit.inner_graphs(node):
             return dict.fromkeys(floats, FLOAT), False
         if edit.op_of(node) == "Cast":

@@ -18,7 +18,7 @@ from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import matching_nodes
 
 from . import constants, scales
-from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, key_of, matrix_of
+from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
 from .flatten import infer_types
 from .opset import raise_opset
 from .prepare import guarded
@@ -128,11 +128,11 @@ class QuantizeDynamic(Pass):
         refused: list[Refusal] = []
         excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
         nodes = list(work.graph.all_nodes())
-        count = Counter(map(key_of, nodes))
+        count = Counter(map(edit.output_name, nodes))
         for node in nodes:
             reason = self._obstacle(node, excluded)
-            if reason == "" and count[key_of(node)] > 1:
-                reason = f"another inner graph has a tensor of the same name, '{key_of(node)}'"
+            if reason == "" and count[edit.output_name(node)] > 1:
+                reason = f"another inner graph has a tensor of the same name, '{edit.output_name(node)}'"
             if reason:
                 refused.append(Refusal(edit.label(node), reason))
             elif reason is not None:
@@ -175,7 +175,7 @@ class QuantizeDynamic(Pass):
         return own(node) if own else OBSTACLES[op](node) or _matrix_obstacle(node)
 
     def _weights(self, node: ir.Node, largest: int) -> list[DynamicWeight]:
-        name = key_of(node)
+        name = edit.output_name(node)
         if node.op_type == "LSTM":
             return [DynamicWeight(name, i, _lstm_scale(node.inputs[i], largest, self.per_channel)) for i in (1, 2)]
         array = matrix_of(node)
