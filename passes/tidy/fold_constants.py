@@ -96,13 +96,12 @@ class _Folding:
 
     def __init__(self, model: ir.Model) -> None:
         self._model, self._room = model, GROWTH
-        names = edit.Names(model.graph)
-        self._inserters = {g: edit.Inserter(g, names) for g in (model.graph, *model.graph.subgraphs())}
-        self._known: dict[tuple[ir.Graph, bytes], list[ir.Value]] = {}
+        self._insert = edit.Inserter(model.graph)  # results are there for all graphs inside
+        self._known: dict[bytes, list[ir.Value]] = {}
 
     def nodes(self) -> Iterator[ir.Node]:
         """Yield the nodes of the graph and of its inner graphs."""
-        for graph in self._inserters:
+        for graph in (self._model.graph, *self._model.graph.subgraphs()):
             yield from list(graph)
 
     def fold(self, node: ir.Node, *, room: bool) -> str:
@@ -114,8 +113,7 @@ class _Folding:
             assert source is not None  # only nodes with constant inputs come here
             edit.replace_uses(node.outputs[0], source)
             return ""
-        home = self._home(node)
-        key = home, _signature(node)
+        key = _signature(node)
         if key not in self._known:
             reason = self._compute(node, key, room=room)
             if reason:
@@ -124,14 +122,7 @@ class _Folding:
             edit.replace_uses(value, new)
         return ""
 
-    def _home(self, node: ir.Node) -> ir.Graph:
-        """Return the graph that the result belongs to: the outermost one where all that it is made of is there."""
-        outer = all(value is None or value.graph is self._model.graph for value in node.inputs)
-        graph = self._model.graph if outer else node.graph
-        assert isinstance(graph, ir.Graph)
-        return graph
-
-    def _compute(self, node: ir.Node, key: tuple[ir.Graph, bytes], *, room: bool) -> str:
+    def _compute(self, node: ir.Node, key: bytes, *, room: bool) -> str:
         tensors = [edit.constant(value) for value in node.inputs]
         if room and self._growth(node, sum(map(_declared_bytes, node.outputs))) > self._room:
             return LARGER
@@ -143,8 +134,7 @@ class _Folding:
         if room and growth > self._room:
             return LARGER
         self._room -= max(growth, 0)
-        insert = self._inserters[key[0]]
-        self._known[key] = [insert.constant(f"{v.name}_folded", a) for v, a in zip(outputs, arrays, strict=True)]
+        self._known[key] = [self._insert.constant(f"{v.name}_folded", a) for v, a in zip(outputs, arrays, strict=True)]
         return ""
 
     def _growth(self, node: ir.Node, size: int) -> int:
@@ -171,13 +161,24 @@ def _declared_bytes(value: ir.Value) -> int:
     return math.ceil(math.prod(sizes) * value.dtype.itemsize)
 
 
+SMALL = 1024
+"""Bytes up to which constants are the same if they hold the same: axes and bounds of slices in each branch."""
+
+
+def _identity(value: ir.Value | None) -> str:
+    tensor = edit.constant(value)
+    if value is None or tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes > SMALL:
+        return str(id(value))
+    return f"{tensor.dtype} {tensor.shape} {tensor.numpy().tobytes().hex()}"
+
+
 def _signature(node: ir.Node) -> bytes:
     """Return the same for nodes that compute the same of the same values."""
     proto = serde.serialize_node(node)
     proto.ClearField("name")
     proto.ClearField("doc_string")
     proto.ClearField("metadata_props")
-    proto.input[:] = [str(id(value)) for value in node.inputs]
+    proto.input[:] = map(_identity, node.inputs)
     proto.output[:] = ["" if not name else str(place) for place, name in enumerate(proto.output)]
     signature: bytes = proto.SerializeToString(deterministic=True)
     return signature

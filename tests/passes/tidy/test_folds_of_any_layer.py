@@ -137,6 +137,25 @@ def test_what_is_computed_alike_is_stored_once(move: str) -> None:
     assert size_of(apply(folded, [QuantizeDynamic()])[0]) < 0.5 * size_of(subject)
 
 
+def test_branches_share_what_both_compute() -> None:
+    """Exporters write the constants of a slice into each branch anew."""
+    gates = """zero = Constant <value_ints = [0]> () half = Constant <value_ints = [48]> ()
+        all = Constant <value_ints = [96]> ()
+        one = Slice(w, zero, half, zero) other = Slice(w, half, all, zero) turned = Concat <axis = 0> (other, one)"""
+    text = f"""g (float[N,96] x, bool c) => (float[N,96] y) {{ y = If(c) <
+        then_branch = t () => (float[a,b] p) {{ {gates} p = MatMul(x, turned) }},
+        else_branch = e () => (float[a,b] q) {{ {gates} n = Neg(x) q = MatMul(n, turned) }}> }}"""
+    subject = model(text, {"w": (96, 96)})
+    folded, _ = apply(subject, [FoldConstants()])
+    assert size_of(folded) <= size_of(subject)
+    assert [tuple(v.const_value.shape) for v in folded.graph.initializers.values() if v.const_value is not None] == [
+        (96, 96)
+    ]
+    for taken in (True, False):
+        feeds = {"x": np.random.default_rng(0).standard_normal((2, 96)).astype(np.float32), "c": np.array(taken)}
+        assert_same(plain_run(subject, feeds), plain_run(folded, feeds), 0)
+
+
 def test_other_forms_of_a_large_weight_are_not_stored_beside_it() -> None:
     """A weight that is also read as it is would be there once for each form."""
     text = """g (float[N,600] x) => (float[N,600] y) {
