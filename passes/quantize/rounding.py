@@ -156,7 +156,7 @@ def gptq(
     -----
     With ``H = R Rᵀ``, R upper triangular, the error is ``|(W − Q) R|²``, and column i of it is as small as it can be,
     after the columns before, where ``q_i = round(w_i + Σ_{j<i} (w_j − q_j) R_ji / R_ii)``: the same integers as with
-    the factor of the inverse, which need not be computed (LDLQ; Chee et al. 2023, arXiv:2307.13304, theorem 6).
+    the factor of the inverse, which need not be computed (LDLQ; Chee et al. 2023, arXiv:2307.13304).
     """
     if weight.ndim == 2:
         steps, offsets = np.asarray(scale)[None], np.asarray(zero_point)
