@@ -133,7 +133,6 @@ class Run:
         self.original, self.samples, self.seed = original, samples, seed
         self.progress: Progress = progress or silent
         self.model = original.clone()
-        edit.read_small(self.model)
         self.model.ir_version = max(self.model.ir_version or 0, 4)  # before 4, every weight had to be an input too
         shapes.infer(self.model)
         feeds = None if samples is None else next(iter(samples.head(8).batches()))

@@ -54,7 +54,7 @@ def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> None:
 def _write(model: ir.Model, path: Path, staging: Path) -> None:
     replaced = _data_files(path)
     data = _free_name(path) if needs_external_data(model) else None
-    ir.save(model, staging / path.name, format="protobuf", external_data=data)
+    ir.save(without_small_files(model), staging / path.name, format="protobuf", external_data=data)
     for file in staging.iterdir():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -68,6 +68,21 @@ def _write(model: ir.Model, path: Path, staging: Path) -> None:
         raise
     for name in replaced:
         (path.parent / name).unlink(missing_ok=True)
+
+
+def without_small_files(model: ir.Model) -> ir.Model:
+    """Return a copy for onnx-ir to save: it closes the files of small ones, which fails while they are read."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            small = value.const_value
+            if isinstance(small, ir.ExternalTensor) and small.nbytes <= SMALL_BYTES:
+                value.const_value = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
+    return copy
+
+
+SMALL_BYTES = 256
+"""Weights up to this size onnx-ir puts into the model's own file."""
 
 
 def needs_external_data(model: ir.Model) -> bool:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
-from ..graph.save import weights
+from ..graph.save import weights, without_small_files
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _source(
         return
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(model, path, external_data="model.data")
+        ir.save(without_small_files(model), path, external_data="model.data")
         yield str(path)
 
 
