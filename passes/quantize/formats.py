@@ -145,9 +145,10 @@ def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> No
     assert isinstance(graph, ir.Graph)
     bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
     low, inserter = scales.GRIDS[stored.dtype].low, Inserter(graph, names)
-    integers = stored.encode(array).T - low
+    integers = (stored.encode(array) - low).astype(np.uint8).T
     blocks = -(-k // stored.block_size)
-    padded = np.pad(integers, ((0, 0), (0, blocks * stored.block_size - k)))
+    missing = blocks * stored.block_size - k
+    padded = np.pad(integers, ((0, 0), (0, missing))) if missing else integers
     packed = _packed(padded.reshape(n, blocks, stored.block_size), bits)
     zero_point = (stored.zero_point - low).T
     inputs = [
@@ -194,7 +195,9 @@ def _packed(integers: Array, bits: int) -> npt.NDArray[np.uint8]:
     if bits == 8:
         return integers.astype(np.uint8)
     odd = integers.shape[-1] % 2
-    even = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, odd)]).astype(np.uint8)
+    even = integers.astype(np.uint8, copy=False)
+    if odd:
+        even = np.pad(even, [(0, 0)] * (even.ndim - 1) + [(0, odd)])
     return np.asarray(even[..., 0::2] | (even[..., 1::2] << 4))
 
 
