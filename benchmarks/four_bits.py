@@ -19,6 +19,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+from onnxcompress.contract import Context
+from onnxcompress.passes import QuantizeWeights
 
 SIZE, BLOCK = 4096, 32
 
@@ -37,9 +41,6 @@ def build(layers: int) -> onnx.ModelProto:
 
 def ours(proto: onnx.ModelProto, scales: str) -> None:
     """Plan and apply our pass."""
-    from onnxcompress.contract import Context
-    from onnxcompress.passes import QuantizeWeights
-
     model = ir.from_proto(proto)
     step = QuantizeWeights(dtype="uint4", block_size=BLOCK, format="matmulnbits", scales=scales)  # type: ignore[arg-type]
     step.apply(model, step.plan(model, Context(model)))
@@ -47,8 +48,6 @@ def ours(proto: onnx.ModelProto, scales: str) -> None:
 
 def onnxruntimes(proto: onnx.ModelProto) -> None:
     """Run onnxruntime's quantizer of the same kind."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
     config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=False)
     MatMulNBitsQuantizer(proto, algo_config=config).process()
 

@@ -145,11 +145,12 @@ def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> No
     assert isinstance(graph, ir.Graph)
     bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
     low, inserter = scales.GRIDS[stored.dtype].low, Inserter(graph, names)
-    integers = (stored.encode(array) - low).astype(np.uint8).T
+    integers = (stored.encode(array) - low).astype(np.uint8)
     blocks = -(-k // stored.block_size)
     missing = blocks * stored.block_size - k
-    padded = np.pad(integers, ((0, 0), (0, missing))) if missing else integers
-    packed = _packed(padded.reshape(n, blocks, stored.block_size), bits)
+    padded = np.pad(integers, ((0, missing), (0, 0))) if missing else integers
+    halves = padded if bits == 8 else padded[0::2] | (padded[1::2] << 4)  # rows are packed faster than columns
+    packed = halves.T.reshape(n, blocks, -1)
     zero_point = (stored.zero_point - low).T
     inputs = [
         inserter.constant(f"{name}_quantized", packed),

@@ -198,10 +198,10 @@ def _clipped(
     matrix: npt.NDArray[np.float32], grid: Grid, *, symmetric: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     low, high = _extremes(matrix)
-    scale, zero_point = _over(low, high, grid, symmetric=symmetric)
+    scale, zero_point = over(low, high, grid, symmetric=symmetric)
     least = _errors(matrix, scale, zero_point, grid)
     for shrink in SHRINKS[1:]:
-        tried = _over(shrink * low, shrink * high, grid, symmetric=symmetric)
+        tried = over(shrink * low, shrink * high, grid, symmetric=symmetric)
         errors = _errors(matrix, *tried, grid)
         better = errors < least
         scale, zero_point = np.where(better, tried[0], scale), np.where(better, tried[1], zero_point)
@@ -221,7 +221,7 @@ def spanning(
     symmetric : bool
         ``scale = max|W| / (grid.high − grid.middle)``; otherwise `affine` of the range.
     """
-    return _over(*_extremes(matrix), grid, symmetric=symmetric)
+    return over(*_extremes(matrix), grid, symmetric=symmetric)
 
 
 def _extremes(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -229,9 +229,10 @@ def _extremes(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.ND
     return matrix.min(axis=1, initial=0).astype(np.float64), matrix.max(axis=1, initial=0).astype(np.float64)
 
 
-def _over(
+def over(
     low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], grid: Grid, *, symmetric: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return scales and zero points for ranges that include 0; see `spanning`."""
     if not symmetric:
         return affine(low, high, grid)
     largest = np.maximum(-low, high)

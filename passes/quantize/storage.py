@@ -142,23 +142,31 @@ class Storage:
         """
         blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
         axis, block = (along, self.block_size) if blocked else (output, 0)
-        matrix, shape = _in_blocks(array, axis, block) if axis is not None and block else _in_rows(array, axis)
         grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
-        scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+        if axis is not None and block and self.method == "max":
+            scale, zero_point = scales.over(*_extremes(array, axis, block), grid, symmetric=self.symmetric)
+        elif axis is not None and block:
+            matrix, shape = _in_blocks(array, axis, block)
+            scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+            scale = np.moveaxis(scale.reshape(shape), -1, axis)
+            zero_point = np.moveaxis(zero_point.reshape(shape), -1, axis)
+        else:
+            scale, zero_point = METHODS[self.method](_in_rows(array, axis), grid, self.symmetric)
         if array.dtype != np.float32:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
             scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)
-        if axis is not None and block:
-            scale, zero_point = (
-                np.moveaxis(scale.reshape(shape), -1, axis),
-                np.moveaxis(zero_point.reshape(shape), -1, axis),
-            )
         return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
 
 
-def _in_rows(array: Array, axis: int | None) -> tuple[Array, tuple[int, ...]]:
-    matrix = scales.rows(array, axis).astype(np.float32, copy=False)
-    return matrix, (len(matrix),)
+def _in_rows(array: Array, axis: int | None) -> Array:
+    return scales.rows(array, axis).astype(np.float32, copy=False)
+
+
+def _extremes(array: Array, axis: int, block: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the lowest and the highest value of each block along an axis, 0 included, without moving anything."""
+    floats, starts = array.astype(np.float32, copy=False), np.arange(0, array.shape[axis], block)
+    low, high = (np.asarray(f.reduceat(floats, starts, axis), np.float64) for f in (np.minimum, np.maximum))
+    return np.minimum(low, 0), np.maximum(high, 0)
 
 
 def _in_blocks(array: Array, axis: int, block: int) -> tuple[Array, tuple[int, ...]]:
