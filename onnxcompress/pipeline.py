@@ -141,7 +141,6 @@ class Run:
         self.original, self.samples, self.seed = original, samples, seed
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
-        edit.read_small(self.model)
         feeds = None if samples is None else samples.few()
         self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds[0].items() if a.ndim}
         self._verifier = Verifier(self.model, feeds)

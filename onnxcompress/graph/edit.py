@@ -83,16 +83,6 @@ def release_pages(tensor: ir.TensorProtocol | None) -> None:
         tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
-def read_small(model: ir.Model) -> None:
-    """Read the mapped weights that are smaller than a page; onnx-ir cannot save them while anything looks at them."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            small = value.const_value
-            if isinstance(small, ir.ExternalTensor) and small.nbytes < mmap.PAGESIZE:
-                value.const_value = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
-                value.const_value.meta[MAPPED] = True
-
-
 class Names:
     """Gives names that are free in a graph and its inner graphs; each costs the same, however large the graph."""
 

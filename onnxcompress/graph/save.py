@@ -65,8 +65,9 @@ STAGED, STAGED_DATA = "model", "data"
 
 def _write(model: ir.Model, path: Path, staging: Path, *, overwrite: bool) -> list[str]:
     staged, staged_data = staging / STAGED, staging / STAGED_DATA
+    external = STAGED_DATA if needs_external_data(model) else None
     with _without_record(model):
-        ir.save(model, staged, format="protobuf", external_data=STAGED_DATA if needs_external_data(model) else None)
+        ir.save(without_small_files(model), staged, format="protobuf", external_data=external)
     data = DataFile.of(path.name, staged_data) if staged_data.exists() else None
     if data is not None:
         _sync(staged_data)
@@ -123,6 +124,21 @@ def _refer(staged: Path, data: DataFile) -> None:
                 entry.value = data.file
     proto.metadata_props.add(key=RECORD, value=data.to_json())
     staged.write_bytes(proto.SerializeToString())
+
+
+def without_small_files(model: ir.Model) -> ir.Model:
+    """Return a copy for onnx-ir to save: it closes the files of small ones, which fails while they are read."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            small = value.const_value
+            if isinstance(small, ir.ExternalTensor) and small.nbytes <= SMALL_BYTES:
+                value.const_value = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
+    return copy
+
+
+SMALL_BYTES = 256
+"""Weights up to this size onnx-ir puts into the model's own file."""
 
 
 def needs_external_data(model: ir.Model) -> bool:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
-from ..graph.save import weights
+from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
@@ -289,7 +289,7 @@ def _source(
         return
     with temporary_folder() as place:
         path = place / "model.onnx"
-        ir.save(model, path, external_data="model.data")
+        ir.save(without_small_files(model), path, external_data="model.data")
         yield str(path)
 
 

@@ -193,7 +193,7 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Orig
     for one in before:
         spent[one.node] += one.kernel.milliseconds
         made[one.node].append(one.kernel.operator)
-    around = Neighbours(after)
+    around, whole_before, whole_after = Neighbours(after), _total(before), _total(after)
     found = []
     for one in after:
         kernel = one.kernel
@@ -207,8 +207,8 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Orig
                 one.kind,
                 old,
                 kernel.milliseconds,
-                None if old is None else old / _total(before),
-                kernel.milliseconds / _total(after),
+                None if old is None else old / whole_before,
+                kernel.milliseconds / whole_after,
                 reason(one, around, old, " and ".join(dict.fromkeys(made[twin])), known=twin is not None),
             )
         )

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..graph.load import load
 from ..graph.save import weights
 from .inputs import example_feed
-from .session import Array, Session, open_session
+from .session import SHARED_BYTES, Array, Session, open_session
 
 __all__ = ["Timing", "example_feed", "time_models"]
 
@@ -22,8 +22,6 @@ MIN_RUNS = 5
 MAX_RUNS = 1000
 WARM_UP = 3
 RESAMPLES = 1000
-IN_TURN_BYTES = 1 << 29
-"""Bytes of weights, of all models together, above which they are timed one after the other."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +84,15 @@ def time_models(
     if feeds is None:
         first = models[0]
         feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
-    if sum(_weight_bytes(model) for model in models) > IN_TURN_BYTES:
+    if any(isinstance(m, ir.Model) and sum(t.nbytes for t in weights(m)) > SHARED_BYTES for m in models):
         return summarise(_measure_in_turn(models, feeds, seconds, threads))
-    sessions = [_warm_session(model, feeds, threads) for model in models]
+    sessions = [open_session(model, threads=threads) for model in models]
+    for session in sessions:
+        _warm_up(session, feeds)
     return summarise(_measure(sessions, feeds, seconds))
 
 
-def _weight_bytes(model: ir.Model | str | Path) -> int:
-    return sum(tensor.nbytes for tensor in weights(model if isinstance(model, ir.Model) else load(model)))
-
-
-def _warm_session(model: ir.Model | str | Path, feeds: dict[str, Array], threads: int) -> Session:
-    session = open_session(model, threads=threads, prepack=True)
+def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
     for _ in range(WARM_UP):
         session.run(feeds)
     return session
@@ -111,9 +106,14 @@ def _measure_in_turn(
     One is open at a time. The first is timed at the start and at the end, and each round compares with one of either,
     so that a machine that slows down meanwhile favours none of them.
     """
-    turns = [_measure([_warm_session(m, feeds, threads)], feeds, seconds / len(models))[:, 0] for m in models]
+
+    def turn(model: ir.Model | str | Path) -> npt.NDArray[np.float64]:
+        session = _warm_up(open_session(model, threads=threads, prepack=True), feeds)
+        return _measure([session], feeds, seconds / len(models))[:, 0]
+
+    turns = [turn(model) for model in models]
     if len(models) > 1:
-        again = _measure([_warm_session(models[0], feeds, threads)], feeds, seconds / len(models))[:, 0]
+        again = turn(models[0])
         count = min(len(turns[0]), len(again))
         turns[0] = np.stack([turns[0][:count], again[:count]], axis=1).reshape(-1)
     rounds = min(len(turn) for turn in turns)

@@ -154,6 +154,8 @@ class QuantizeWeights(Pass):
             return found
         if formats.BITS[self.dtype] < 8 and any(formats.reads_rows(*use) for use in value.uses()):
             storage = dataclasses.replace(storage, dtype=self.dtype.replace("4", "8"))
+        elif found.form == "qdq":
+            return found
         return storage.store(tensor.numpy(), "qdq", output, axes.summed)
 
     def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
@@ -162,7 +164,7 @@ class QuantizeWeights(Pass):
             return f"it is {tensor.dtype.name.lower()}; only float32, float16 and bfloat16 weights are stored"
         if self.block_size and axes.summed is None:
             return "another operator moves it before it is read, so that it has no blocks; fold constants first"
-        if not np.isfinite(tensor.numpy().astype(np.float32)).all():
+        if not np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all():
             return "it holds NaN or Inf"
         return None
 

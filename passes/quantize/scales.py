@@ -183,11 +183,25 @@ def clipped(
     scale : ndarray of float32, shape (channels,) or (1,)
     zero_point : ndarray of int64, same shape
     """
-    matrix = rows(array, axis).astype(np.float32, copy=False)
-    scale, zero_point = spanning(matrix, grid, symmetric=symmetric)
+    matrix = rows(array, axis)
+    step = max(CHUNK // max(matrix.shape[1], 1), 1)
+    parts = [matrix[start : start + step] for start in range(0, max(len(matrix), 1), step)]
+    found = [_clipped(part.astype(np.float32, copy=False), grid, symmetric=symmetric) for part in parts]
+    return np.concatenate([scale for scale, _ in found]), np.concatenate([zero_point for _, zero_point in found])
+
+
+CHUNK = 1 << 15
+"""How many weights are looked at together: few enough to stay in a core's cache over all of `SHRINKS`."""
+
+
+def _clipped(
+    matrix: npt.NDArray[np.float32], grid: Grid, *, symmetric: bool
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    low, high = _extremes(matrix)
+    scale, zero_point = over(low, high, grid, symmetric=symmetric)
     least = _errors(matrix, scale, zero_point, grid)
     for shrink in SHRINKS[1:]:
-        tried = spanning(matrix, grid, symmetric=symmetric, shrink=shrink)
+        tried = over(shrink * low, shrink * high, grid, symmetric=symmetric)
         errors = _errors(matrix, *tried, grid)
         better = errors < least
         scale, zero_point = np.where(better, tried[0], scale), np.where(better, tried[1], zero_point)
@@ -196,22 +210,32 @@ def clipped(
 
 
 def spanning(
-    matrix: npt.NDArray[Any], grid: Grid, *, symmetric: bool = True, shrink: float = 1.0
+    matrix: npt.NDArray[Any], grid: Grid, *, symmetric: bool = True
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return scales and zero points, one for each row, that reach over a part `shrink` of the row's range.
+    """Return scales and zero points, one for each row, that reach over the row's range.
 
     Parameters
     ----------
     matrix : (rows, columns) array of float
     grid : Grid
     symmetric : bool
-        ``scale = shrink · max|W| / (grid.high − grid.middle)``; otherwise `affine` of the range.
-    shrink : float
+        ``scale = max|W| / (grid.high − grid.middle)``; otherwise `affine` of the range.
     """
-    low, high = matrix.min(axis=1, initial=0).astype(np.float64), matrix.max(axis=1, initial=0).astype(np.float64)
+    return over(*_extremes(matrix), grid, symmetric=symmetric)
+
+
+def _extremes(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the lowest and the highest value of each row, 0 included."""
+    return matrix.min(axis=1, initial=0).astype(np.float64), matrix.max(axis=1, initial=0).astype(np.float64)
+
+
+def over(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], grid: Grid, *, symmetric: bool
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return scales and zero points for ranges that include 0; see `spanning`."""
     if not symmetric:
-        return affine(shrink * low, shrink * high, grid)
-    largest = shrink * np.maximum(-low, high)
+        return affine(low, high, grid)
+    largest = np.maximum(-low, high)
     scale = np.where(largest == 0, 1.0, np.maximum(largest / (grid.high - grid.middle), SMALLEST))
     return scale.astype(np.float32), np.full(scale.shape, grid.middle, np.int64)
 
@@ -222,8 +246,13 @@ def _errors(
     """Return the squared error of each row."""
     step = scale[:, None]
     low, high = ((edge - zero_point)[:, None].astype(np.float32) for edge in (grid.low, grid.high))
-    difference = matrix - step * np.clip(np.rint(matrix / step), low, high)
-    return np.asarray(np.square(difference).sum(axis=1, dtype=np.float64))
+    difference = matrix / step
+    np.rint(difference, out=difference)
+    np.clip(difference, low, high, out=difference)
+    difference *= step
+    np.subtract(matrix, difference, out=difference)
+    np.square(difference, out=difference)
+    return np.asarray(difference.sum(axis=1, dtype=np.float64))
 
 
 def rows(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[Any]:

@@ -67,14 +67,35 @@ class StoredWeight:
             return np.take(np.repeat(values, self.block_size, self.axis), np.arange(shape[self.axis]), self.axis)
         return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
 
-    def encode(self, array: Array) -> Integers:
-        """Return the integers of a weight, int64."""
+    def encode(self, array: Array) -> npt.NDArray[np.int16]:
+        """Return the integers of a weight, int16: a few rows after the other, which stay in a core's cache."""
         if self.integers is not None:
-            return np.asarray(self.integers, np.int64)
-        grid, shape = self.grid, array.shape
-        steps = np.rint(array.astype(np.float64) / self.spread(self.scale, shape).astype(np.float64))
-        integers = np.clip(steps + self.spread(self.zero_point, shape), grid.low, grid.high)
-        return np.asarray(integers, np.int64)
+            return self.integers
+        found = np.empty(array.shape, np.int16)
+        axis = self.axis if self.axis is not None and self.block_size else 0
+        whole, into = np.moveaxis(array, axis, 0), np.moveaxis(found, axis, 0)
+        scale, zero_point = (np.moveaxis(values, axis, 0) for values in self._one_for_block(array.ndim))
+        step = self.block_size or max(scales.CHUNK * len(whole) // max(array.size, 1), 1)
+        for start in range(0, len(whole), step):
+            part = slice(start, start + step)
+            of = part if not self.block_size else slice(start // step, start // step + 1)
+            of = of if len(scale) > 1 else slice(None)
+            into[part] = self._nearest(whole[part], scale[of], zero_point[of])
+        return found
+
+    def _one_for_block(self, rank: int) -> tuple[Array, Array]:
+        """Return scales and zero points that broadcast to the weight's shape, along blocks to their number."""
+        if self.block_size:
+            return self.scale, self.zero_point
+        shape = [-1 if axis == self.axis else 1 for axis in range(rank)]
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+    def _nearest(self, array: Array, scale: Array, zero_point: Array) -> npt.NDArray[np.float64]:
+        steps = array.astype(np.float64)
+        steps /= scale.astype(np.float64)
+        np.rint(steps, out=steps)
+        steps += zero_point
+        return np.asarray(np.clip(steps, self.grid.low, self.grid.high, out=steps))
 
     def decode(self, integers: Integers) -> npt.NDArray[np.float64]:
         """Return ``scale · (q − zero_point)``."""
@@ -121,29 +142,37 @@ class Storage:
         """
         blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
         axis, block = (along, self.block_size) if blocked else (output, 0)
-        matrix, shape = _in_blocks(array, axis, block) if axis is not None and block else _in_rows(array, axis)
         grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
-        scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+        if axis is not None and block and self.method == "max":
+            scale, zero_point = scales.over(*_extremes(array, axis, block), grid, symmetric=self.symmetric)
+        elif axis is not None and block:
+            matrix, shape = _in_blocks(array, axis, block)
+            scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+            scale = np.moveaxis(scale.reshape(shape), -1, axis)
+            zero_point = np.moveaxis(zero_point.reshape(shape), -1, axis)
+        else:
+            scale, zero_point = METHODS[self.method](_in_rows(array, axis), grid, self.symmetric)
         if array.dtype != np.float32:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
             scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)
-        if axis is not None and block:
-            scale, zero_point = (
-                np.moveaxis(scale.reshape(shape), -1, axis),
-                np.moveaxis(zero_point.reshape(shape), -1, axis),
-            )
         return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
 
 
-def _in_rows(array: Array, axis: int | None) -> tuple[Array, tuple[int, ...]]:
-    matrix = scales.rows(array, axis).astype(np.float32)
-    return matrix, (len(matrix),)
+def _in_rows(array: Array, axis: int | None) -> Array:
+    return scales.rows(array, axis).astype(np.float32, copy=False)
+
+
+def _extremes(array: Array, axis: int, block: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the lowest and the highest value of each block along an axis, 0 included, without moving anything."""
+    floats, starts = array.astype(np.float32, copy=False), np.arange(0, array.shape[axis], block)
+    low, high = (np.asarray(f.reduceat(floats, starts, axis), np.float64) for f in (np.minimum, np.maximum))
+    return np.minimum(low, 0), np.maximum(high, 0)
 
 
 def _in_blocks(array: Array, axis: int, block: int) -> tuple[Array, tuple[int, ...]]:
     """Return a row for each block along an axis, and the shape of all blocks, that axis last; zeros fill up."""
-    moved = np.moveaxis(array, axis, -1).astype(np.float32)
+    moved = np.moveaxis(array, axis, -1).astype(np.float32, copy=False)
     missing = -moved.shape[-1] % block
-    padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)])
+    padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)]) if missing else moved
     matrix = padded.reshape(-1, block)
     return matrix, (*padded.shape[:-1], padded.shape[-1] // block)
