@@ -321,7 +321,13 @@ def _infer_node(node: ir.Node, result: Concrete, known: Types) -> dict[ir.Value,
         found = onnx.shape_inference.infer_node_outputs(
             schema, serde.serialize_node(node), types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
         )
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except (
+        onnx.defs.SchemaError,
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        ValueError,
+        RuntimeError,
+    ):
         return {}
     known.update(found)
     return {value: static(found.get(value.name or "")) for value in node.outputs}

@@ -65,6 +65,8 @@ class Conversion:
         labels = [edit.label(node) for node in nodes if wanted[node][1] and edit.output_name(node) in self._chosen]
         for value, home in self._homes.items():
             value.type = ir.TensorType(home)
+            if value.is_initializer() and value.const_value is not None:  # an input's default
+                edit.set_constant(value, narrowed(value.const_value.numpy(), home.name.lower()))
         for node, (inputs, output) in wanted.items():
             if output:
                 set_output_type(node, self.narrow)

@@ -87,3 +87,12 @@ def test_an_input_with_a_default_stays_one(step: Pass) -> None:
     given = {"x": ROWS[:5], "w": 0.5 * np.eye(16, dtype=np.float32)}
     before, after = (plain_run(m, given)["y"] for m in (proto, result))
     assert np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before)
+
+
+def test_defaults_become_float16_with_their_inputs() -> None:
+    proto = ir.to_proto(model("g (float[N,16] x) => (float[N,8] y) { y = MatMul(x, u) }", {"u": (16, 8)}))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, [16, 8]))
+    result, _ = apply(proto, [ConvertFloat(keep_io=False)])
+    assert {value.type.tensor_type.elem_type for value in result.graph.input} == {onnx.TensorProto.FLOAT16}
+    before, after = plain_run(proto, {"x": ROWS})["y"], plain_run(result, {"x": ROWS.astype(np.float16)})["y"]
+    assert np.abs(after - before).max() < 0.01 * np.abs(before).max()
