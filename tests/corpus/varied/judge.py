@@ -69,7 +69,8 @@ class Runner:
     def _fitting(self, feed: Feed) -> Feed:
         """Cast floats where the model's inputs were given another type."""
         kinds = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
-        wanted = {name: kinds.get(kind) for name, (kind, _) in self.inputs.items()}
+        ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        wanted = {port.name: kinds.get(port.type) for port in ports}
         return {name: a.astype(wanted.get(name) or a.dtype) if a.dtype.kind == "f" else a for name, a in feed.items()}
 
 
