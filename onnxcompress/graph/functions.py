@@ -17,7 +17,7 @@ def inline(model: ir.Model) -> list[str]:
     Raises
     ------
     PassError
-        One cannot be inlined, or has an opset in which an operator means something else and onnx cannot convert it.
+        One cannot be inlined, or has an opset in which an operator means something else.
     """
     names = sorted({function.name for function in model.functions.values()})
     if not names:
@@ -35,10 +35,7 @@ def inline(model: ir.Model) -> list[str]:
 
 
 def _align(model: ir.Model) -> None:
-    """Give the model and its functions one opset, in place.
-
-    Most operators are the same in both opsets, so that only a number changes. What is not is converted by onnx.
-    """
+    """Give the model and its functions one opset, in place; most operators are the same in both."""
     target = _common(model)
     for function in model.functions.values():
         version = function.opset_imports.get("", target)
@@ -46,7 +43,10 @@ def _align(model: ir.Model) -> None:
             continue
         changed = _changed(function.all_nodes(), version, target)
         if changed:
-            _convert(function, version, target, changed)
+            raise PassError(
+                f"the local function '{function.name}' has opset {version}, the model {target}, and "
+                f"{', '.join(sorted(changed))} is not the same in both; export both with one opset"
+            )
         function.opset_imports[""] = target
     model.opset_imports[""] = target
 
@@ -65,45 +65,12 @@ def _changed(nodes: Iterable[ir.Node], one: int, other: int) -> set[str]:
     return {op for op in ops if _defined(op, one) != _defined(op, other)}
 
 
-def _defined(op: str, opset: int) -> int:
+def _defined(op: str, opset: int) -> object:
+    """Return what an operator takes and gives in an opset, types aside: most of its versions only add some."""
     try:
-        version: int = onnx.defs.get_schema(op, opset, "").since_version
+        schema = onnx.defs.get_schema(op, opset, "")
     except onnx.defs.SchemaError:
-        return 0
-    return version
-
-
-def _convert(function: ir.Function, version: int, target: int, changed: set[str]) -> None:
-    """Let onnx convert the body of a function, as a graph of its own."""
-    proto = ir.to_proto(function)
-    inputs = [onnx.ValueInfoProto(name=name) for name in proto.input]
-    outputs = [onnx.ValueInfoProto(name=name) for name in proto.output]
-    graph = onnx.GraphProto(name="body", node=proto.node, input=inputs, output=outputs)
-    imports = [onnx.OperatorSetIdProto(domain="", version=version)]
-    try:
-        body = onnx.version_converter.convert_version(
-            onnx.ModelProto(ir_version=onnx.IR_VERSION, graph=graph, opset_import=imports), target
-        )
-    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
-        raise PassError(
-            f"the local function '{function.name}' has opset {version}, the model {target}, and onnx cannot convert "
-            f"{', '.join(sorted(changed))}: {' '.join(str(error).split())[:200]}; export both with one opset"
-        ) from None
-    made = ir.from_proto(body).graph
-    for node in list(function.graph):
-        function.graph.remove(node)
-    names = {value.name: value for value in function.graph.inputs}
-    nodes = list(made)
-    for node in nodes:
-        made.remove(node)
-    _adopt(function, nodes, names, [str(value.name) for value in made.outputs])
-
-
-def _adopt(function: ir.Function, nodes: list[ir.Node], names: dict[str | None, ir.Value], outputs: list[str]) -> None:
-    for node in nodes:
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.name in names:
-                node.replace_input_with(index, names[value.name])
-        function.graph.append(node)
-        names |= {value.name: value for value in node.outputs}
-    function.graph.outputs[:] = [names[name] for name in outputs]
+        return None
+    attributes = {name: (a.required, str(a.default_value)) for name, a in schema.attributes.items()}
+    ports = [[(port.name, str(port.option)) for port in ports] for ports in (schema.inputs, schema.outputs)]
+    return attributes, ports

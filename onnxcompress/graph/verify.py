@@ -298,6 +298,8 @@ def _compatible(before: Any, after: Any) -> bool:
 
 def _same_defaults(before: ir.Model, after: ir.Model, *, retyped: bool) -> None:
     """Inputs that need not be given stay, with what they are then."""
+    if (before.ir_version or 0) < edit.EXPLICIT_INITIALIZERS:
+        return  # nobody could set them
     known = {value.name: value.const_value for value in edit.defaults(after.graph)}
     for value in edit.defaults(before.graph):
         tensor, other = value.const_value, known.get(value.name)

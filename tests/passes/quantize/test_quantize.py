@@ -495,7 +495,7 @@ def test_excluded_nodes_stay_float(quantized: Quantizer) -> None:
     assert [(r.subject, r.reason) for r in changes.refused] == [("head (Conv)", "excluded by 'he*'")]
     head = next(n for n in result.graph if n.name == "head")
     assert [edit.constant(v) is not None for v in head.inputs] == [False, True, True]
-    with pytest.raises(PassError, match=r"matches 'haed'; did you mean 'head'\?"):
+    with pytest.raises(PassError, match=r"'haed' matches nothing in the model; did you mean 'head'\?"):
         quantized(subject, image(), exclude=("haed",))
 
 

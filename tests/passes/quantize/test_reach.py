@@ -250,13 +250,29 @@ def test_local_functions_are_inlined(opset: int, quantized: Quantizer, kernels: 
     assert close(plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]) > 25
 
 
-def test_a_function_of_another_opset_is_not_inlined() -> None:
+def foreign(opset: int, other: int, body: str) -> ir.Model:
     proto = onnx.parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 18, "my" : 1]> g (float[1,4] x) => (float[1,4] y) { y = my.Foo(x) }
-        <domain: "my", opset_import: ["" : 17]> Foo (a) => (b) { b = Relu(a) }"""
+        f"""<ir_version: 8, opset_import: ["" : {opset}, "my" : 1]>
+        g (float[N,4] x) => (float[N,4] y) {{ f = my.Foo(x) s = Add(f, x) y = MatMul(s, w) }}
+        <domain: "my", opset_import: ["" : {other}]> Foo (a) => (b) {{ {body} }}"""
     )
-    subject = ir.from_proto(proto)
-    with pytest.raises(PassError, match=r"cannot be inlined: .*'my::Foo'"):
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    return ir.from_proto(proto)
+
+
+@pytest.mark.parametrize(("opset", "other"), [(17, 18), (18, 17), (13, 17)])
+def test_a_function_of_another_opset_is_inlined(opset: int, other: int, quantized: Quantizer) -> None:
+    subject = foreign(opset, other, "b = Relu(a)")
+    feeds = {"x": np.random.default_rng(1).normal(size=(32, 4)).astype(np.float32)}
+    result, changes = quantized(subject, feeds)
+    assert "local functions inlined: Foo" in [change.what for change in changes.done]
+    assert close(plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]) > 25
+
+
+def test_a_function_whose_operators_are_others_in_its_opset_is_not_inlined() -> None:
+    subject = foreign(13, 11, "b = ReduceSum <axes = [1], keepdims = 1> (a)")
+    with pytest.raises(PassError, match="'Foo' has opset 11, the model 13, and ReduceSum is not the same in both"):
         Quantize().plan(subject, Context(subject, samples=load_samples({"x": np.ones((1, 4), np.float32)}, subject)))
 
 
