@@ -15,6 +15,7 @@ from onnxcompress.graph import edit
 from . import constants, scales
 from .insert import Inserter, bypass
 from .keep_float import keep_float
+from .keep_moved import keep_moved
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 from .units import alpha, bias_of, channel_axis, weight_of
 
@@ -65,6 +66,7 @@ class Application:
         done += [
             Change(label, "stays in float; a Max behind it keeps engines from it") for label in keep_float(self.model)
         ]
+        keep_moved(self.model)
         return Changes(tuple(done), (*self.plan.refused, *self._stored_twice()))
 
     def _stored_twice(self) -> list[Refusal]:

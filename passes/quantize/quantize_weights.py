@@ -19,6 +19,7 @@ from onnxcompress.selection import matching
 from . import formats
 from .compensated import compensate
 from .flatten import flatten
+from .keep_moved import keep_moved
 from .opset import raise_opset
 from .prepare import guarded
 from .storage import Storage, StoredWeight
@@ -188,6 +189,7 @@ class QuantizeWeights(Pass):
         if any(stored.form != "qdq" for stored in plan.weights.values()):
             model.opset_imports.setdefault(formats.MICROSOFT, 1)
         edit.remove_dead(model)
+        keep_moved(model)
         return Changes(tuple(done), plan.refused)
 
 
