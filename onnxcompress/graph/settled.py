@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -17,8 +17,8 @@ DRAWN = 0.25
 DEEPEST = 3
 """Levels of If within If whose branches are combined; deeper ones repeat the choices of those above."""
 
-Branches = tuple[bool, ...]
-"""Which branch each If takes, by how many others it stands in."""
+Branches = dict[str, bool]
+"""Which branch each If takes, by its output."""
 
 
 def random_nodes(model: ir.Model) -> list[ir.Node]:
@@ -118,25 +118,27 @@ def _replace(node: ir.Node, values: list[ir.Value]) -> None:
     node.graph.remove(node, safe=True)
 
 
-def branches(model: ir.Model) -> list[Branches]:
-    """Return the choices that together take each branch of each If whose condition is not constant."""
-    depth = max((level for level, _ in _ifs(model)), default=-1) + 1
-    return list(itertools.product((True, False), repeat=min(depth, DEEPEST)))
+def varying(model: ir.Model) -> dict[str, int]:
+    """Return the Ifs that what is given decides, by their output, with how many others of them each stands in."""
+    return {edit.output_name(node): level for level, node in _ifs(model)}
 
 
-def forced(model: ir.Model, choice: Branches, only: int | None = None) -> ir.Model:
-    """Return a copy whose Ifs take the branches chosen for their depth; with `only`, one of them, by its number."""
+def branches(ifs: Mapping[str, int]) -> Iterator[Branches]:
+    """Yield what each If takes, so that all together each branch of each is taken."""
+    depth = min(max(ifs.values(), default=-1) + 1, DEEPEST)
+    for choice in itertools.product((True, False), repeat=depth):
+        yield {name: choice[level % depth] for name, level in ifs.items()}
+
+
+def forced(model: ir.Model, taken: Branches) -> ir.Model:
+    """Return a copy in which some Ifs take the branches that are said."""
     copy = model.clone()
-    for number, (level, node) in enumerate(list(_ifs(copy))):
-        if only in (None, number):
-            value = ir.tensor(np.array(choice[level % len(choice)]))
+    for _, node in list(_ifs(copy)):
+        name = edit.output_name(node)
+        if name in taken:
+            value = ir.tensor(np.array(taken[name]))
             node.replace_input_with(0, _before(node, "Constant", [], value=value))
     return copy
-
-
-def count_branching(model: ir.Model) -> int:
-    """Return how many Ifs there are whose condition is not constant."""
-    return sum(1 for _ in _ifs(model))
 
 
 def _varies(value: ir.Value | None) -> bool:

@@ -138,23 +138,23 @@ class Verifier:
 
     def _check_branches(self, model: ir.Model, tolerance: float) -> None:
         """Compare with the branches of Ifs taken, all combinations of a few levels; one by one where that fails."""
-        choices = settled.branches(self._model)
-        count = settled.count_branching(self._model)
-        if not count:
+        left = settled.varying(model)  # a pass may have found out what a condition always is
+        ifs = {name: level for name, level in settled.varying(self._model).items() if name in left}
+        if not ifs:
             return
-        failed = [choice for choice in choices if not self._check_branch(model, choice, None, tolerance)]
-        for number in range(min(count, SINGLE)) if failed else ():
-            for choice in ((True,), (False,)):
-                self._check_branch(model, choice, number, tolerance)
+        failed = [taken for taken in settled.branches(ifs) if not self._check_branch(model, taken, tolerance)]
+        for name in list(ifs)[:SINGLE] if failed else ():
+            for branch in (True, False):
+                self._check_branch(model, {name: branch}, tolerance)
 
-    def _check_branch(self, model: ir.Model, choice: settled.Branches, only: int | None, tolerance: float) -> bool:
+    def _check_branch(self, model: ir.Model, taken: settled.Branches, tolerance: float) -> bool:
         """Compare with some branches taken; tell whether the model known to be right runs so with what it is fed."""
-        known, feed = settled.forced(self._model, choice, only), self.feeds[0]
+        known, feed = settled.forced(self._model, taken), self.feeds[0]
         try:
             before = _open(settled.settled(known)).run(feed)
         except ModelError:
             return False
-        changed = settled.forced(model, choice, only)
+        changed = settled.forced(model, taken)
         try:
             after = _open(settled.settled(changed)).run(feed)
         except ModelError as error:
