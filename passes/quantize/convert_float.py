@@ -13,10 +13,11 @@ from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.errors import DataError, PassError
-from onnxcompress.graph import edit, shapes
+from onnxcompress.graph import edit
 from onnxcompress.graph.functions import inline
 from onnxcompress.selection import matching_nodes
 
+from .flatten import infer_types
 from .float_apply import LARGEST, Conversion, narrowed
 from .float_roles import FLOAT, is_float, roles
 from .opset import CONVOLUTIONS, raise_opset
@@ -206,7 +207,7 @@ def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
             except PassError as error:
                 failed.append(f"{error}; convolutions stay in float32")
         done += ["opset raised to 13"] if raise_opset(model) else []
-    shapes.infer(model)
+    infer_types(model)
     return done
 
 

@@ -20,6 +20,10 @@ TYPED_BY_WEIGHT = {*COMPUTE, "LSTM", "com.microsoft::Attention"}
 """Their first and second input have one type."""
 
 
+TYPED_BY_DATA = {"Compress", "Identity", "ReverseSequence", "Unique"}
+"""Their first output has the type of their first input, which onnx does not infer in old opsets."""
+
+
 def flatten(model: ir.Model) -> list[Change]:
     """Inline local functions and give each tensor a name of its own, in place.
 
@@ -92,6 +96,9 @@ def infer_types(model: ir.Model) -> None:
         shapes.infer(model)
         found = False
         for node in model.graph.all_nodes():
+            given = node.inputs[0] if edit.op_of(node) in TYPED_BY_DATA else None
+            if given is not None and given.type is not None and node.outputs[0].type is None:
+                node.outputs[0].type, found = given.type, True
             if edit.op_of(node) not in TYPED_BY_WEIGHT or len(node.inputs) < 2:
                 continue
             value, weight = node.inputs[0], node.inputs[1]

@@ -87,6 +87,8 @@ class Conversion:
         """Return the type that each float32 input should have, and whether outputs become narrow; notes these."""
         floats = [i for i, value in enumerate(node.inputs) if value in self._floats]
         found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
+        if edit.op_of(node) in FOLLOWERS and not floats:
+            return {}, False  # nothing says of what type it is that it moves
         if found is None or edit.inner_graphs(node):
             return dict.fromkeys(floats, FLOAT), False
         if edit.op_of(node) == "Cast":
@@ -150,7 +152,10 @@ class Conversion:
                 continue
             name, new = value.name, self._as(value, dtype)
             graph.outputs[position] = new
-            if value.producer() is not None and new.name != name and value not in graph.outputs:
+            if value.producer() is None and value.is_initializer() and value not in graph.outputs:
+                value.name = self._names.value(f"{name}_float")
+                new.name = name
+            elif value.producer() is not None and new.name != name and value not in graph.outputs:
                 value.name = None
                 free = new.name
                 new.name = name
