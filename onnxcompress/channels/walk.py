@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
-from ..graph.sizes import READS
+from ..graph.sizes import BROADCASTING, READS
 from .engine import Engine
 from .labels import Rows
 from .movement import MOVES
@@ -74,7 +74,14 @@ def _why_not(engine: Engine, node: ir.Node) -> str:
     pairs = [] if reads is None else reads(node, list(read))
     if any(one != other for one, other in pairs):
         return f"it reads an extent of {pairs[0][0]} with weights for {pairs[0][1]}"
+    if edit.op_of(node) in BROADCASTING and not all(_fits(shape, shapes[node.outputs[0]]) for shape in read):
+        return "its operands do not fit together"
     return ""
+
+
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Tell whether a shape can be broadcast to another."""
+    return len(shape) <= len(whole) and all(one in (1, n) for one, n in zip(shape[::-1], whole[::-1], strict=False))
 
 
 def _captured(graph: ir.Graph) -> dict[ir.Value, ir.Node]:

@@ -8,6 +8,7 @@ import pytest
 from corpus.oracle import assert_same, plain_run
 from corpus.text import model
 
+from onnxcompress import apply
 from onnxcompress.channels.groups import find_groups
 from onnxcompress.contract import Context
 from onnxcompress.graph import shapes
@@ -128,3 +129,24 @@ def test_operands_that_do_not_fit_freeze_what_they_meet() -> None:
 def test_a_model_for_one_size_of_image_is_run_with_that() -> None:
     text, weights, shape = OPEN["an image of one size"]
     assert shapes.fitting_inputs(model("g " + text, weights, opset=17)) == {"x": (1, *shape[1:])}
+
+
+def test_operands_that_only_a_run_knows_to_fit_stay_as_they_are() -> None:
+    """A branch whose extent depends on the data is given a number that need not be the other branch's."""
+    text = """g (float[2,5,3] x, bool c) => (float[m,n] y) {
+        b = If(c) <then_branch = t () => (float[p,q,r] d) { k = Slice(w, zero, end, last) d = MatMul(x, k) },
+                   else_branch = e () => (float[p,q,r] f) { f = Identity(x) }>
+        u = MatMul(b, w1) v = Relu(u) z = MatMul(v, w2) a = Add(b, z) s = ReduceSum(a, last) y = Squeeze(s, last) }"""
+    weights = {
+        "w": (3, 3),
+        "w1": (3, 8),
+        "w2": (8, 3),
+        "zero": np.array([0]),
+        "end": np.array([3]),
+        "last": np.array([1]),
+    }
+    subject = model(text, weights)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32), "c": np.array(True)}
+    masked, _ = apply(subject, [PruneChannels(sparsity=0.5)])
+    small, _ = apply(masked, [Shrink()])
+    assert_same(plain_run(masked, feeds), plain_run(small, feeds))
