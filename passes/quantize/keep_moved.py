@@ -1,9 +1,9 @@
-"""Keep onnxruntime from carrying integers through data movement, which it gets wrong from opset 21 on.
+"""Keep onnxruntime from carrying integers through data movement where it gets that wrong.
 
 onnxruntime (seen in 1.32; QDQPropagation) puts QuantizeLinear and DequantizeLinear behind what moves a dequantized
-tensor. From opset 21 on, whose QuantizeLinear names its output's type, it leaves the zero point out, so that a type
-other than uint8 does not fit, and the model cannot be loaded, or the process dies. A node in between that changes
-nothing, and that onnxruntime leaves in, keeps it from that.
+tensor. Where the moved tensor is read by an inner graph, the process dies. From opset 21 on, whose QuantizeLinear names
+its output's type, it leaves the zero point out, so that a type other than uint8 does not fit, and the model cannot be
+loaded. A node in between that changes nothing, and that onnxruntime leaves in, keeps it from that.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ CARRIED = {"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 def keep_moved(model: ir.Model) -> None:
     """Put a Max of one input between each such DequantizeLinear and what moves its output, in place."""
-    if model.opset_imports.get("", 1) < BLOCKS:
-        return
-    names = edit.Names(model.graph)
+    names, typed = edit.Names(model.graph), model.opset_imports.get("", 1) >= BLOCKS
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in [node for node in graph if _may_be_carried(node)]:
-            moves = [(reader, index) for reader, index in node.outputs[0].uses() if _moves(reader)]
+            unfit = typed and _dtype(node) != ir.DataType.UINT8
+            moves = [(reader, index) for reader, index in node.outputs[0].uses() if _moves(reader, unfit=unfit)]
             if moves:
                 kept = edit.Inserter(graph, names).node("Max", node.outputs, after=node, shape=node.outputs[0].shape)
                 for reader, index in moves:
@@ -34,15 +33,20 @@ def keep_moved(model: ir.Model) -> None:
 
 
 def _may_be_carried(node: ir.Node) -> bool:
-    """Tell whether a node dequantizes other integers than uint8 by one scale."""
-    if edit.op_of(node) != "DequantizeLinear":
-        return False
+    """Tell whether a node dequantizes by one scale."""
+    scale = edit.constant(node.inputs[1]) if edit.op_of(node) == "DequantizeLinear" else None
+    return scale is not None and np.size(scale.numpy()) == 1
+
+
+def _dtype(node: ir.Node) -> ir.DataType:
     point = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    scale = edit.constant(node.inputs[1])
-    return point is not None and point.dtype != ir.DataType.UINT8 and scale is not None and np.size(scale.numpy()) == 1
+    return ir.DataType.UINT8 if point is None else point.dtype
 
 
-def _moves(node: ir.Node) -> bool:
-    """Tell whether a node moves a tensor to something else than a QuantizeLinear."""
-    readers = [edit.op_of(reader) for reader, _ in node.outputs[0].uses()]
-    return edit.op_of(node) in CARRIED and (not readers or any(op != "QuantizeLinear" for op in readers))
+def _moves(node: ir.Node, *, unfit: bool) -> bool:
+    """Tell whether a node moves a tensor to an inner graph or, if the type is `unfit`, to any but QuantizeLinear."""
+    if edit.op_of(node) not in CARRIED:
+        return False
+    readers = [reader for reader, _ in node.outputs[0].uses()]
+    inside = any(reader.graph is not node.graph for reader in readers)
+    return inside or (unfit and (not readers or any(edit.op_of(reader) != "QuantizeLinear" for reader in readers)))

@@ -105,6 +105,8 @@ MOVED = {
     "with another axis": "r = Unsqueeze(b, first) y = Tanh(r)",
     "twice": "r = Reshape(b, shape) s = Transpose <perm = [1, 0]> (r) y = Tanh(s)",
     "an output": "y = Reshape(b, shape)",
+    "into a branch": """r = Transpose <perm = [1, 0]> (b) y = If(yes) <
+        then_branch = t () => (float[p,q] c) { c = Tanh(r) }, else_branch = e () => (float[p,q] d) { d = Neg(r) }>""",
 }
 
 
@@ -114,6 +116,7 @@ MOVED = {
 def test_integers_may_be_moved_to_what_is_left_in_float(what: str, opset: int, dtype: str) -> None:
     """onnxruntime cannot load, or dies of, some of these from opset 21 on, if nothing keeps it from carrying int8."""
     weights: dict[str, Any] = {"w": (16, 16), "shape": np.array([-1, 8]), "first": np.array([1]), "last": np.array([2])}
+    weights["yes"] = np.array(True)
     axes = "m,n,o" if "axis" in what else "m,n"
     text = f"g (float[4,16] x) => (float[{axes}] y) {{ a = MatMul(x, w) b = Relu(a) {MOVED[what]} }}"
     subject = model(text, {n: v for n, v in weights.items() if n in text.split("{", 1)[1]}, opset=opset)
