@@ -231,7 +231,7 @@ class Run:
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
             self.report.notes += [
-                f"after {name}, output '{item.name}' has another size in {item.resized} runs over the samples"
+                f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs
                 if item.resized
             ]

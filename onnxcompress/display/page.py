@@ -145,7 +145,11 @@ def tiles(report: Report) -> list[Tile]:
     if not report.stages:
         return []
     first, last = report.stages[0], report.stages[-1]
-    found = [Tile("Size", f"{units.times(first.bytes, last.bytes)} smaller", _change(first, last, "bytes"))]
+    grown = last.bytes > first.bytes
+    size = (
+        f"{units.times(last.bytes, first.bytes)} larger" if grown else f"{units.times(first.bytes, last.bytes)} smaller"
+    )
+    found = [Tile("Size", size, _change(first, last, "bytes"))]
     if last.ratio:
         found.append(Tile("Latency", _faster(last.ratio), _change(first, last, "milliseconds")))
     if last.metric is not None and first.metric is not None:
