@@ -231,6 +231,11 @@ def _source(coordinates: Field, axis: int, shapes: list[tuple[int, ...]]) -> Fie
 
 
 def _label_output(engine: Engine, node: ir.Node, value: ir.Value, traced: Trace, sources: list[ir.Value]) -> None:
+    if len(traced.shape) != len(engine.shape(value)):  # what is known of one of them is of another branch
+        for given in sources:
+            engine.freeze_all(given, f"{edit.label(node)}: the shape of '{value.name}' is not known")
+        engine.set(value, [None] * len(engine.shape(value)))
+        return
     out: list[list[Rows]] = [[] for _ in traced.shape]
     known = [(engine.axes(source), engine.shape(source)) for source in sources]
     for axis, source in enumerate(traced.sources):

@@ -48,5 +48,18 @@ def _moves(node: ir.Node, *, unfit: bool) -> bool:
     if edit.op_of(node) not in CARRIED:
         return False
     readers = [reader for reader, _ in node.outputs[0].uses()]
-    inside = any(reader.graph is not node.graph for reader in readers)
-    return inside or (unfit and (not readers or any(edit.op_of(reader) != "QuantizeLinear" for reader in readers)))
+    unfit = unfit and (not readers or any(edit.op_of(reader) != "QuantizeLinear" for reader in readers))
+    return unfit or _is_read_inside(node)
+
+
+def _is_read_inside(node: ir.Node) -> bool:
+    """Tell whether an inner graph reads what a node moves, perhaps on and on."""
+    waiting, seen = [node], set[ir.Node]()
+    while waiting:
+        moved = waiting.pop()
+        seen.add(moved)
+        readers = [reader for reader, _ in moved.outputs[0].uses()]
+        if any(reader.graph is not node.graph for reader in readers):
+            return True
+        waiting += [reader for reader in readers if edit.op_of(reader) in CARRIED and reader not in seen]
+    return False

@@ -105,6 +105,8 @@ MOVED = {
     "with another axis": "r = Unsqueeze(b, first) y = Tanh(r)",
     "twice": "r = Reshape(b, shape) s = Transpose <perm = [1, 0]> (r) y = Tanh(s)",
     "an output": "y = Reshape(b, shape)",
+    "on and on into a branch": """q = Reshape(b, shape) r = Transpose <perm = [1, 0]> (q) y = If(yes) <
+        then_branch = t () => (float[p,q] c) { c = Tanh(r) }, else_branch = e () => (float[p,q] d) { d = Neg(r) }>""",
     "into a branch": """r = Transpose <perm = [1, 0]> (b) y = If(yes) <
         then_branch = t () => (float[p,q] c) { c = Tanh(r) }, else_branch = e () => (float[p,q] d) { d = Neg(r) }>""",
 }
