@@ -107,9 +107,27 @@ def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
                 )
                 node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
     _retype_bounds(graph)
+    if opset < PER_CHANNEL:
+        _flatten_hardmax(graph)
     graph.metadata_props.update(old.metadata_props)
     graph.doc_string = old.doc_string
     model.graph = graph
+
+
+def _flatten_hardmax(graph: ir.Graph) -> None:
+    """Write out what Hardmax did before opset 13, on a matrix of all from its axis on: onnx's converter forgets it."""
+    names = edit.Names(graph)
+    for inner in (graph, *graph.subgraphs()):
+        insert = edit.Inserter(inner, names)
+        for node in [node for node in inner if edit.op_of(node) == "Hardmax"]:
+            given, output = node.inputs[0], node.outputs[0]
+            axis = edit.int_attribute(node, "axis", 1)
+            shape = insert.node("Shape", [given], before=node, dtype=ir.DataType.INT64)
+            matrix = insert.node("Flatten", [given], attributes={"axis": axis}, before=node, dtype=output.dtype)
+            node.replace_input_with(0, matrix)
+            edit.set_attribute(node, "axis", 1)
+            insert.behind(output, "Reshape", shape, shape=output.shape)
+            output.shape = None
 
 
 def _retype_bounds(graph: ir.Graph) -> None:

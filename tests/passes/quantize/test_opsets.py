@@ -182,3 +182,20 @@ def test_bounds_of_a_clip_have_its_type_when_the_opset_is_raised(dtype: str, ins
     raise_opset(subject, 21)
     feeds = {"x": np.random.default_rng(1).standard_normal((2, 8)).astype(kind), "go": np.array(True)}
     np.testing.assert_array_equal(plain_run(subject, feeds)["y"], plain_run(proto, feeds)["y"])
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", [False, True])
+def test_what_means_a_matrix_before_opset_13_still_does(op: str, axis: int, end: bool) -> None:
+    """Of Hardmax onnx's version converter forgets it."""
+    tail = f"y = {op} <axis = {axis}> (a)" if end else f"b = {op} <axis = {axis}> (a) y = Relu(b)"
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 6, opset_import: ["" : 11]>
+        g (float[2,3,4] x) => (float[2,3,4] y) {{ a = Neg(x) {tail} }}"""
+    )
+    subject = ir.from_proto(proto)
+    raise_opset(subject, 18)
+    onnx.checker.check_model(ir.to_proto(subject), full_check=True)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 4)).astype(np.float32)}
+    np.testing.assert_allclose(plain_run(subject, feeds)["y"], plain_run(proto, feeds)["y"], rtol=1e-6)
