@@ -74,7 +74,8 @@ def _why_not(engine: Engine, node: ir.Node) -> str:
     pairs = [] if reads is None else reads(node, list(read))
     if any(one != other for one, other in pairs):
         return f"it reads an extent of {pairs[0][0]} with weights for {pairs[0][1]}"
-    if edit.op_of(node) in BROADCASTING and not all(_fits(shape, shapes[node.outputs[0]]) for shape in read):
+    whole = shapes.get(node.outputs[0])  # what nothing reads need not be known
+    if edit.op_of(node) in BROADCASTING and whole is not None and not all(_fits(shape, whole) for shape in read):
         return "its operands do not fit together"
     return ""
 

@@ -131,6 +131,16 @@ def test_a_model_for_one_size_of_image_is_run_with_that() -> None:
     assert shapes.fitting_inputs(model("g " + text, weights, opset=17)) == {"x": (1, *shape[1:])}
 
 
+def test_what_nothing_reads_need_not_have_a_shape() -> None:
+    text = """g (float[N,6] x, bool c) => (float[N,4] y) {
+        b = If(c) <then_branch = t () => (float[p,q] d) { d = Identity(x) },
+                   else_branch = e () => (float[q] f) { f = ReduceMax <keepdims = 0> (x, last) }>
+        unread = Mul(b, k) a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2) }"""
+    weights = {"w1": (6, 8), "w2": (8, 4), "last": np.array([1]), "k": (6,)}
+    _, report = apply(model(text, weights), [PruneChannels(sparsity=0.5), Shrink()])
+    assert [len(step.done) for step in report.steps] == [1, 1]
+
+
 def test_operands_that_only_a_run_knows_to_fit_stay_as_they_are() -> None:
     """A branch whose extent depends on the data is given a number that need not be the other branch's."""
     text = """g (float[2,5,3] x, bool c) => (float[m,n] y) {
