@@ -132,12 +132,13 @@ def test_a_model_for_one_size_of_image_is_run_with_that() -> None:
 
 
 def test_what_nothing_reads_need_not_have_a_shape() -> None:
-    text = """g (float[N,6] x, bool c) => (float[N,4] y) {
-        b = If(c) <then_branch = t () => (float[p,q] d) { d = Identity(x) },
-                   else_branch = e () => (float[q] f) { f = ReduceMax <keepdims = 0> (x, last) }>
-        unread = Mul(b, k) a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2) }"""
-    weights = {"w1": (6, 8), "w2": (8, 4), "last": np.array([1]), "k": (6,)}
-    _, report = apply(model(text, weights), [PruneChannels(sparsity=0.5), Shrink()])
+    """An extent that nothing else says is made up, and need not fit what it is multiplied by."""
+    text = """g (float[N,?] x) => (float[N,4] y) {
+        s = Mul(x, x) n = ReduceMean <axes = [1], keepdims = 1> (s) e = Sqrt(n) i = Reciprocal(e) t = Mul(x, i)
+        unread = Mul(t, k) a = MatMul(n, w1) r = Relu(a) y = MatMul(r, w2) }"""
+    subject = model(text, {"w1": (1, 8), "w2": (8, 4), "k": (4,)}, opset=15)
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    _, report = apply(subject, [PruneChannels(sparsity=0.5), Shrink()], data={"x": x})
     assert [len(step.done) for step in report.steps] == [1, 1]
 
 
