@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.weightless import weightless
 
 PER_CHANNEL = 13
 """The first opset whose DequantizeLinear has an axis."""
@@ -27,9 +28,6 @@ PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: 
 
 IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
 """The first IR version for models of an opset; older opsets need none."""
-
-KEPT = 1024
-"""Elements up to which a tensor takes part in the conversion; larger ones are put back untouched afterwards."""
 
 
 def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
@@ -53,7 +51,7 @@ def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
             f"{what}, and a model with local functions cannot be converted; "
             f"export it with opset {to} or inline the functions"
         )
-    proto = ir.to_proto(_without_weights(model))
+    proto = ir.to_proto(weightless(model))
     try:
         converted = onnx.version_converter.convert_version(proto, to)
         onnx.checker.check_model(converted)
@@ -64,25 +62,6 @@ def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
     _take_over(model, ir.from_proto(converted).graph, opset)
     model.ir_version = max(model.ir_version, IR_VERSIONS.get(to, 0))
     return True
-
-
-def _without_weights(model: ir.Model) -> ir.Model:
-    """Return a copy whose large initializers are inputs: the converter copies what it holds, and knows no files."""
-    copy = model.clone()
-    for value in [v for v in copy.graph.initializers.values() if _is_large(v)]:
-        tensor = value.const_value
-        assert tensor is not None
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-        value.const_value = None
-        copy.graph.initializers.pop(str(value.name))
-        if not value.is_graph_input():
-            copy.graph.inputs.append(value)
-    return copy
-
-
-def _is_large(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and (tensor.size > KEPT or isinstance(tensor, ir.ExternalTensor))
 
 
 def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
