@@ -31,10 +31,10 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.graph import edit
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, Quantize
-from onnxcompress.runtime.clipping import METHODS
-from onnxcompress.runtime.inputs import find_layout, model_inputs, random_feeds
-from onnxcompress.runtime.samples import Samples, load_samples
 from onnxcompress.runtime.session import open_session
+from onnxcompress.samples.inputs import find_layout, model_inputs, random_feeds
+from onnxcompress.samples.samples import Samples, load_samples
+from onnxcompress.statistics.calibration import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESNET = "resnet50"

@@ -20,8 +20,8 @@ import onnxruntime as ort
 from loading import load_kit
 
 from onnxcompress import OnnxCompressError, apply
+from onnxcompress.evaluation.timing import time_models
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Quantize, Shrink
-from onnxcompress.runtime.timing import time_models
 
 SCORED = ("resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls")
 HEADER = f"{'model':28s} {'stage':>10s} {'score':>7s} {'bytes':>8s} {'latency':>17s}  refused"

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxcompress
+from onnxcompress.evaluation.timing import time_models
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Shrink
-from onnxcompress.runtime.timing import time_models
 
 DEPTHS = (3, 4, 6, 3)
 EXPANSION = 4

@@ -20,7 +20,7 @@ import numpy as np
 from onnxcompress import apply
 from onnxcompress.graph.load import load
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, PruneChannels, Shrink
-from onnxcompress.runtime.inputs import find_layout, model_inputs, random_feeds
+from onnxcompress.samples.inputs import find_layout, model_inputs, random_feeds
 
 COUNTS = (128, 256, 512)
 PIECE = 32

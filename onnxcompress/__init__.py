@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .analysis import sensitivity as sensitivity
     from .contract import Pass as Pass
     from .errors import OnnxCompressError as OnnxCompressError
+    from .evaluation.bench import bench as bench
+    from .evaluation.compare import compare as compare
+    from .evaluation.sensitivity import sensitivity as sensitivity
     from .graph.load import load as load
     from .graph.save import save as save
-    from .graph.surgeon import surgeon as surgeon
     from .inspection import inspect as inspect
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
-    from .runtime.bench import bench as bench
-    from .runtime.compare import compare as compare
+    from .surgeon import surgeon as surgeon
     from .targets.linter import lint as lint
 
 _WHERE = {

@@ -253,8 +253,8 @@ def compare(
     """Tell how far B falls short of A."""
     from .display import console
     from .errors import MetricError
-    from .runtime.compare import compare as run
-    from .runtime.metrics import find_metric
+    from .evaluation.compare import compare as run
+    from .evaluation.metrics import find_metric
 
     if max_drop is not None and metric is not None:
         find_metric(metric).drop(0.0, 0.0)
@@ -295,8 +295,8 @@ def sensitivity(
 ) -> int:
     """Tell how much a metric loses when one group of MODEL alone is pruned, or one layer alone quantized."""
     from . import files
-    from .analysis import sensitivity as run
     from .display import console
+    from .evaluation.sensitivity import sensitivity as run
     from .outputs import check_outputs
     from .recipe import parse_pass
 
@@ -323,7 +323,7 @@ def bench(
 ) -> int:
     """Time models on one sample, taking turns."""
     from .display import console
-    from .runtime.bench import bench as run
+    from .evaluation.bench import bench as run
 
     found = run(models)
     names = [str(model) for model in models]

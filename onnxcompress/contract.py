@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
-    from .graph.verify import Verifier
-    from .runtime.channel_ranges import ChannelRange
-    from .runtime.clipping import Method
-    from .runtime.ranges import Observation
-    from .runtime.samples import Samples
-    from .runtime.statistics import ChannelMean, Moment, Range
+    from .samples.samples import Samples
+    from .statistics.calibration import Method
+    from .statistics.channel_ranges import ChannelRange
+    from .statistics.ranges import Observation
+    from .statistics.summaries import ChannelMean, Moment, Range
+    from .verify import Verifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Context:
     progress : callable, optional
         Called as ``progress(what, done, total)``.
     metric : str, optional
-        What a pass judges by that looks at the outputs; see `onnxcompress.runtime.metrics`.
+        What a pass judges by that looks at the outputs; see `onnxcompress.evaluation.metrics`.
     verifier : Verifier, optional
         One that holds `model`; made when it is needed otherwise.
     """
@@ -267,7 +267,7 @@ class Context:
 
     def verify(self, model: ir.Model, *, tolerance: float) -> None:
         """Raise `VerifyError` unless `model` computes what this context's does: for preparations inside a pass."""
-        from .graph.verify import Verifier
+        from .verify import Verifier
 
         if self._verifier is None:
             self._verifier = Verifier(self.model, None if self._samples is None else self._samples.few())
@@ -308,11 +308,12 @@ class Context:
     ) -> Mapping[str, Range]:
         """Return the range of each named tensor over the samples, clipped as `method` says.
 
-        "minmax" keeps the smallest and the largest value; see `onnxcompress.runtime.clipping` for the others. One pass
-        over the samples serves all methods that count values. `levels` is how many integers the quantized type has.
+        "minmax" keeps the smallest and the largest value; see `onnxcompress.statistics.calibration` for the others.
+        One pass over the samples serves all methods that count values. `levels` is how many integers the quantized
+        type has.
         """
-        from .runtime.clipping import COUNTED, clipped_range
-        from .runtime.ranges import observe
+        from .statistics.calibration import COUNTED, clipped_range
+        from .statistics.ranges import observe
 
         counted = method in COUNTED
         missing = [name for name in tensors if name not in self._seen or (counted and not self._seen[name].histogram)]
@@ -338,7 +339,7 @@ class Context:
         Each is what `ranges` would say if that index were a tensor of its own. What the methods that count values have
         seen of so many channels is not kept, so that each of them goes through the samples by itself.
         """
-        from .runtime.channel_ranges import collect_channel_ranges
+        from .statistics.channel_ranges import collect_channel_ranges
 
         known = self._channel_ranges.setdefault((method, symmetric, levels), {})
         missing = [key for key in channels if key not in known]
@@ -361,7 +362,7 @@ class Context:
 
         `moment` says of what: "absolute" (|x|), "square" (x²) or "nonzero" (1 where x is not zero).
         """
-        from .runtime.statistics import collect_channel_means
+        from .statistics.summaries import collect_channel_means
 
         known = self._channel_means.setdefault(moment, {})
         missing = [key for key in channels if key not in known]

@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from .channels.groups import Group, find_groups
 from .graph import cost, edit
-from .graph.kinds import to_ir, working_copy
 from .graph.save import weights
+from .kinds import to_ir, working_copy
 
 if TYPE_CHECKING:
-    from .graph.kinds import AnyModel
+    from .kinds import AnyModel
 
 
 @dataclass(frozen=True)

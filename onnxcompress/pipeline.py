@@ -14,19 +14,19 @@ from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
 from .files import check_target
 from .graph import cost, edit
-from .graph.kinds import to_ir, working_copy
 from .graph.save import save, weights
-from .graph.verify import Verifier
 from .inspection import saved_bytes
+from .kinds import to_ir, working_copy
 from .progress import Progress, silent
 from .report import Report, Stage, Step
+from .verify import Verifier
 
 if TYPE_CHECKING:
-    from .graph.kinds import AnyModel
-    from .runtime.compare import Reference
-    from .runtime.samples import Samples
+    from .evaluation.compare import Reference
+    from .evaluation.timing import Timing
+    from .kinds import AnyModel
     from .runtime.session import Array
-    from .runtime.timing import Timing
+    from .samples.samples import Samples
 
 TIMED_SECONDS = 1.0
 """How long all stages together are timed."""
@@ -64,7 +64,7 @@ def apply(
     passes : sequence of Pass
     data : optional
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
-        dict of arrays named after the inputs (and ``labels``); see `onnxcompress.runtime.samples`.
+        dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
     metric : str, optional
         top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
         else agreement.
@@ -105,7 +105,7 @@ def apply(
 
 
 def _samples(data: Any, model: ir.Model, seed: int) -> Samples | None:
-    from .runtime.samples import load_samples
+    from .samples.samples import load_samples
 
     return None if data is None else load_samples(data, model, seed)
 
@@ -184,7 +184,7 @@ class Run:
 
     def finish(self) -> Report:
         """Time the stages side by side, and compare the layers before and after."""
-        from .runtime.timing import time_models
+        from .evaluation.timing import time_models
 
         self._forget()
         if defaults := edit.defaults(self.model.graph):
@@ -202,8 +202,8 @@ class Run:
 
     def _explain_slowness(self, feeds: dict[str, Array], timing: Timing) -> None:
         """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
-        from .runtime import slowness
-        from .runtime import timing as clock
+        from .evaluation import slowness
+        from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
         if not quantized or slowness.is_faster(timing):
@@ -242,7 +242,7 @@ class Run:
 
 
 def _reference(model: ir.Model, samples: Samples) -> Reference:
-    from .runtime.compare import Reference
+    from .evaluation.compare import Reference
 
     return Reference(model, samples)
 

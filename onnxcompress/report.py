@@ -12,7 +12,7 @@ from .contract import Change, Refusal
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .runtime.slowness import NotFaster
+    from .evaluation.slowness import NotFaster
 
 
 @dataclass

@@ -18,7 +18,7 @@ KIT = Path(__file__).parents[2] / "shared" / "kit"
 def _time_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asserts a latency, so a few rounds will do."""
     monkeypatch.setattr("onnxcompress.pipeline.TIMED_SECONDS", 0.0)
-    monkeypatch.setattr("onnxcompress.runtime.profile.SECONDS", 0.0)
+    monkeypatch.setattr("onnxcompress.evaluation.profile.SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

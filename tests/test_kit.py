@@ -23,8 +23,8 @@ from onnxcompress.passes import (
     RemoveDead,
     Shrink,
 )
-from onnxcompress.runtime.inputs import runnable_feed
 from onnxcompress.runtime.session import open_session
+from onnxcompress.samples.inputs import runnable_feed
 
 LARGEST_SHARE = {
     "gtcrn_simple": 0.96,

@@ -14,8 +14,8 @@ import pytest
 from corpus.topologies import conv_chain
 
 from onnxcompress import apply
+from onnxcompress.evaluation.timing import Timing
 from onnxcompress.passes import PruneChannels, Quantize
-from onnxcompress.runtime.timing import Timing
 
 DATA = {"x": np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)}
 
@@ -32,7 +32,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[int]:
             Timing(ratio, ratio, ratio, ratio, ratio - 0.05, ratio + 0.05, 9)
         ]
 
-    monkeypatch.setattr("onnxcompress.runtime.timing.time_models", answer)
+    monkeypatch.setattr("onnxcompress.evaluation.timing.time_models", answer)
     return counts
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from onnxcompress.contract import Change, Refusal
 from onnxcompress.display import page, units
+from onnxcompress.evaluation.slowness import LayerTime, NotFaster, OperatorTime
 from onnxcompress.report import Report, Stage, Step
-from onnxcompress.runtime.slowness import LayerTime, NotFaster, OperatorTime
 
 VOID = {"meta", "link", "br", "hr", "img"}
 

@@ -16,7 +16,7 @@ from command_line import make_data, make_model, spawn
 
 from onnxcompress import scratch
 from onnxcompress.errors import OutputError
-from onnxcompress.runtime.spill import Spill, Spilled
+from onnxcompress.statistics.spill import Spill, Spilled
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept there")
 

@@ -143,7 +143,7 @@ def test_the_judge_names_what_came_of_a_pass(how: str, kind: str, why: str) -> N
     ],
 )
 def test_the_judge_sees_what_the_verifier_does_not(how: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxcompress.graph.verify.Verifier.check", lambda *_, **__: None)
+    monkeypatch.setattr("onnxcompress.verify.Verifier.check", lambda *_, **__: None)
     monkeypatch.setattr(Spoil, "tolerance", 1e-5)
     with untimed():
         verdict = judge(plain(defaults=True), [Spoil(how=how)])

@@ -31,7 +31,7 @@ HERE = Path(__file__).absolute().parent
 sys.path.insert(0, str(HERE.parent))
 from calibration import resnet50  # noqa: E402
 
-from onnxcompress.runtime.inputs import find_layout, model_inputs, random_feeds  # noqa: E402
+from onnxcompress.samples.inputs import find_layout, model_inputs, random_feeds  # noqa: E402
 
 TEXTBOOK = {"equalise": False, "correct": False, "rounding": "nearest"}
 PLAIN, PEER = "plain inference", "onnxruntime, min-max"

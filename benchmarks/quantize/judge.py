@@ -20,8 +20,8 @@ from candidates import EMBEDDINGS
 from kernels import count_kernels
 from subjects import Subject
 
-from onnxcompress.runtime.fidelity import Fidelity
-from onnxcompress.runtime.timing import time_models
+from onnxcompress.evaluation.fidelity import Fidelity
+from onnxcompress.evaluation.timing import time_models
 
 
 def session_of(path: str | Path) -> ort.InferenceSession:

@@ -14,7 +14,7 @@ from .page import Frame, Tick, fill, range_ticks
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..analysis import Point, Sensitivity
+    from ..evaluation.sensitivity import Point, Sensitivity
 
 HEIGHTS = "▁▂▃▄▅▆▇█"
 

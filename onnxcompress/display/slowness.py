@@ -12,7 +12,7 @@ from . import units
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..runtime.slowness import NotFaster
+    from ..evaluation.slowness import NotFaster
 
 KINDS = {
     "conversion": "conversions between float and integers",

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..contract import Refusal
+    from ..evaluation.compare import Comparison
+    from ..evaluation.timing import Timing
     from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
     from ..report import Report, Step
-    from ..runtime.compare import Comparison
-    from ..runtime.timing import Timing
     from ..targets.linter import LintReport
     from .catalogue import Entry
 

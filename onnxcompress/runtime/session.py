@@ -195,7 +195,7 @@ def open_session(
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
-        from .widened import widened
+        from .bfloat16 import widened
 
         wide = widened(model if isinstance(model, ir.Model) else ir.load(model))
         if wide is None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..graph.kinds import to_ir
+from ..kinds import to_ir
 from .finding import EFFECTS, Finding
 from .quantized import Quantized
 from .rules import RULES
 from .target import Target, load_target
 
 if TYPE_CHECKING:
-    from ..graph.kinds import AnyModel
+    from ..kinds import AnyModel
 
 
 @dataclass(frozen=True)

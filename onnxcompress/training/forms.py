@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
-from ..runtime.windows import window
+from ..graph.windows import window
 
 
 def write_out_padding(model: ir.Model) -> None:

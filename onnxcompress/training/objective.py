@@ -17,8 +17,8 @@ from ..errors import TrainingError
 from ..graph import edit, shapes
 from ..graph.functions import inline
 from ..graph.weights import find_weights
-from ..runtime.samples import Samples
 from ..runtime.session import open_session
+from ..samples.samples import Samples
 from .batch_norm import train_batch_norms, write_out_batch_norms
 from .forms import write_out_forms, write_out_padding
 from .gradients import Trainable, find_trainable

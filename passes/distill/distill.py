@@ -16,7 +16,7 @@ from onnxcompress.errors import TrainingError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
-from ..quantize.clusters import clustered_weights
+from ..quantize.shared.clusters import clustered_weights
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnxcompress.channels.groups import Group, Member
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 
-from .masks import ChannelPlan, apply_channels, independent, lowest, refusals
-from .slots import Slot, by_channel, read_members, slot_of
+from .importance.activations import Slot, by_channel, read_members, slot_of
+from .masks.masks import ChannelPlan, apply_channels, independent, lowest, refusals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from onnxcompress.contract import Changes, Context, Pass
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
-from .arrays import read_arrays
-from .masks import Mask, MaskPlan, apply_masks
+from .masks.arrays import read_arrays
+from .masks.masks import Mask, MaskPlan, apply_masks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import Weight
 
-from .lloyd import STARTS, cluster
-from .weights import array_of, usable, without
+from .k_means.lloyd import STARTS, cluster
+from .masks.weights import array_of, usable, without
 
 
 @dataclasses.dataclass(frozen=True)

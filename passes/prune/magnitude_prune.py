@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Changes, Context, Pass
 
-from .masks import Mask, MaskPlan, apply_masks
-from .weights import Floats, lowest_share, usable, with_scores, without
+from .masks.masks import Mask, MaskPlan, apply_masks
+from .masks.weights import Floats, lowest_share, usable, with_scores, without
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

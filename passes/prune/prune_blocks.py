@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from onnxcompress.graph.weights import Weight
 
-from .masks import Keep
-from .weights import MaskEachWeight, array_of, like, lowest_share, matrix_of, why_no_matrix
+from .masks.masks import Keep
+from .masks.weights import MaskEachWeight, array_of, like, lowest_share, matrix_of, why_no_matrix
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 

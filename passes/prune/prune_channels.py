@@ -9,23 +9,23 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.analysis import SHARES, Judge, measure
 from onnxcompress.channels.groups import Groups
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError
-from onnxcompress.runtime.noise import noise_samples
-from onnxcompress.runtime.samples import Samples
+from onnxcompress.evaluation.sensitivity import SHARES, Judge, measure
+from onnxcompress.samples.noise import noise_samples
+from onnxcompress.samples.samples import Samples
 from onnxcompress.selection import matching
 
-from .allocate import allocate, cheapest_first
-from .budget import Budget, Meter, reach
-from .clock import Clock
-from .compensate import compensate
-from .importance import IMPORTANCE, score_groups
-from .masks import ChannelPlan, apply_channels, independent, refusals
-from .ranking import Ranker, Ranking
-from .reconstruction import reconstruction_scores
-from .select import group_names, read_override
+from .compensate.least_squares import compensate
+from .importance.criteria import IMPORTANCE, score_groups
+from .importance.reconstruction import reconstruction_scores
+from .masks.masks import ChannelPlan, apply_channels, independent, refusals
+from .sparsity.allocate import allocate, cheapest_first
+from .sparsity.budget import Budget, Meter, reach
+from .sparsity.latency import Clock
+from .sparsity.overrides import group_names, read_override
+from .sparsity.ranking import Ranker, Ranking
 
 NOISE = 256
 """Samples that are made up where none are given."""

@@ -11,8 +11,8 @@ import numpy as np
 from onnxcompress.errors import OptionError
 from onnxcompress.graph.weights import Weight
 
-from .masks import Keep
-from .weights import MaskEachWeight, array_of, reduction_axis, why_no_matrix
+from .masks.masks import Keep
+from .masks.weights import MaskEachWeight, array_of, reduction_axis, why_no_matrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

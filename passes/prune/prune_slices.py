@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxcompress.graph.weights import Weight
 
-from .masks import Keep
-from .weights import Floats, MaskEachWeight, array_of, lowest_share, reduction_axis, why_no_matrix
+from .masks.masks import Keep
+from .masks.weights import Floats, MaskEachWeight, array_of, lowest_share, reduction_axis, why_no_matrix
 
 NORMS = {"l1": 1, "l2": 2, "inf": np.inf}
 

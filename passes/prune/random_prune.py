@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxcompress.graph.weights import Weight
 
-from .masks import Keep
-from .weights import MaskEachWeight, array_of, lowest_share
+from .masks.masks import Keep
+from .masks.weights import MaskEachWeight, array_of, lowest_share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.functions import inline
 from onnxcompress.selection import matching_nodes
 
-from .flatten import infer_types
-from .float_apply import LARGEST, Conversion, narrowed
-from .float_roles import FLOAT, is_float, roles
-from .opset import CONVOLUTIONS, raise_opset
-from .prepare import guarded
+from .half.apply import LARGEST, Conversion, narrowed
+from .half.roles import FLOAT, is_float, roles
+from .prepare.flatten import infer_types
+from .prepare.opset import CONVOLUTIONS, raise_opset
+from .prepare.prepare import guarded
 
 BLOCKED = (
     "CumSum",

@@ -11,28 +11,28 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
-from onnxcompress.runtime.clipping import Method
+from onnxcompress.statistics.calibration import Method
 from onnxcompress.targets import load_target, local_target, quantize_options, takes
 
-from . import scales
-from .apply import Application
-from .clusters import clustered_weights
-from .correct import Rounding, correct
-from .equalise import Equalisation, apply_equalisation, equalise
-from .everywhere import fragile, too_wide, with_masks
-from .inner import NEVER_RUN, Observer
-from .placement import Placement, check_not_quantized, place
-from .plan import QuantizePlan, calibrate
-from .prepare import guarded, prepare, prepared
-from .scheme import WIDE, Coverage, Scheme
-from .search import climb
-from .units import COMPUTE
-from .wide import Wide, find_wide
+from .correct.correct import Rounding, correct
+from .equalise.equalisation import Equalisation, apply_equalisation, equalise
+from .max_drop.search import climb
+from .prepare.prepare import guarded, prepare, prepared
+from .shared import scales
+from .shared.clusters import clustered_weights
+from .shared.units import COMPUTE
+from .static.apply import Application
+from .static.fragile import fragile, too_wide, with_masks
+from .static.int16 import Wide, find_wide
+from .static.observe import NEVER_RUN, Observer
+from .static.placement import Placement, check_not_quantized, place
+from .static.plan import QuantizePlan, calibrate
+from .static.scheme import WIDE, Coverage, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnxcompress.runtime.statistics import Range
+    from onnxcompress.statistics.summaries import Range
 
 WIDEST = 2.0**64
 """A tensor that spans more has one value for -infinity (an attention mask), and nothing else is left in 8 bits."""
@@ -71,7 +71,7 @@ class Quantize(Pass):
     per_channel : bool, optional
         One scale for each output channel of a weight, else one for each weight; None: as the target can.
     ranges : {"minmax", "moving_average", "percentile", "entropy", "mse"}
-        How the range of an activation is found; see `onnxcompress.runtime.clipping`.
+        How the range of an activation is found; see `onnxcompress.statistics.calibration`.
     coverage : {"worth", "all"}, optional
         Which operators compute on integers. "worth": Conv, Gemm and MatMul, and the others that lie between two of
         them, where integers stay integers. "all": every operator that the target has an integer kernel for, wherever it
@@ -86,8 +86,8 @@ class Quantize(Pass):
         node that `exclude` names too reads them as floats.
     equalise : bool
         Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
-        it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of well
-        trained ones it makes as many worse as better, so that it is for `max_drop` to try, or for you.
+        it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of
+        well trained ones it makes as many worse as better, so that it is for `max_drop` to try, or for you.
     correct : bool
         Set the biases so that each layer, on its quantized input, is right on average over the samples.
     rounding : {"compensating", "nearest"}
@@ -104,7 +104,7 @@ class Quantize(Pass):
     Jacob et al. 2018, arXiv:1712.05877 (integer arithmetic, biases, fused activations); Krishnamoorthi 2018,
     arXiv:1806.08342 (scales per channel). Constants and BatchNormalization are folded
     first, and a model with an opset below 13 is raised to 13. What `correct` and `rounding` do: see
-    `onnxcompress.passes.quantize.correct`.
+    `onnxcompress.passes.quantize.correct.correct`.
     """
 
     target: str | None = None

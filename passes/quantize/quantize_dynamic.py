@@ -17,12 +17,12 @@ from onnxcompress.graph.functions import inline
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import matching_nodes
 
-from . import constants, scales
-from .dynamic import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
-from .flatten import infer_types
-from .opset import raise_opset
-from .prepare import guarded
-from .units import OBSTACLES, channel_axis
+from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
+from .prepare.flatten import infer_types
+from .prepare.opset import raise_opset
+from .prepare.prepare import guarded
+from .shared import constants, scales
+from .shared.units import OBSTACLES, channel_axis
 
 ELSEWHERE = "; quantize-weights makes its file smaller"
 UNSUPPORTED = {

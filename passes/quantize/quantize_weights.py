@@ -16,13 +16,13 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.selection import matching
 
-from . import formats
-from .compensated import compensate
-from .flatten import flatten
-from .keep_moved import keep_moved
-from .opset import raise_opset
-from .prepare import guarded
-from .storage import Storage, StoredWeight
+from .prepare.flatten import flatten
+from .prepare.keep_moved import keep_moved
+from .prepare.opset import raise_opset
+from .prepare.prepare import guarded
+from .weight_only import formats
+from .weight_only.in_order import compensate
+from .weight_only.storage import Storage, StoredWeight
 
 WIDENED = "stored in 8 bits: onnxruntime's Gather reads none of 4; with format = 'matmulnbits', tables have an operator"
 

@@ -10,11 +10,12 @@ import pytest
 from corpus.text import model
 
 from onnxcompress import apply
+from onnxcompress.evaluation import timing
 from onnxcompress.graph import cost, edit
 from onnxcompress.graph.load import load
 from onnxcompress.graph.weightless import weightless
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.runtime import session, stored, timing
+from onnxcompress.runtime import session, stored
 from onnxcompress.runtime.session import open_session
 
 

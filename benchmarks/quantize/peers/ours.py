@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxcompress.graph.save import save
 from onnxcompress.passes import Quantize
 from onnxcompress.pipeline import Run
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 
 def quantize(model: Path, feeds: list[dict[str, Any]], output: Path, **options: Any) -> dict[str, Any]:

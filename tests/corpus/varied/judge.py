@@ -18,7 +18,7 @@ from onnx import TensorProto
 from onnxcompress import OnnxCompressError, apply, pipeline
 from onnxcompress.contract import Pass
 from onnxcompress.errors import VerifyError
-from onnxcompress.runtime import slowness
+from onnxcompress.evaluation import slowness
 
 from .chains import QUANTIZERS
 from .graph import Varied

@@ -14,8 +14,8 @@ from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.passes.distill import Distill, WeightsPlan
 from onnxcompress.passes.prune import Cluster
-from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.session import open_session
+from onnxcompress.samples.samples import load_samples
 from onnxcompress.training import logits_of
 
 NET = """<ir_version: 8, opset_import: ["" : 17]>

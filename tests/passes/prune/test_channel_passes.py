@@ -14,8 +14,8 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import DataError, OptionError
 from onnxcompress.passes import ActivationPrune, PruneChannels, Shrink
-from onnxcompress.passes.prune.masks import ChannelPlan
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.prune.masks.masks import ChannelPlan
+from onnxcompress.samples.samples import load_samples
 
 
 def weight(subject: ir.Model, name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import OptionError
 from onnxcompress.passes import Cluster, MagnitudePrune
 from onnxcompress.passes.prune.cluster import ClusterPlan
-from onnxcompress.passes.prune.lloyd import STARTS, cluster
+from onnxcompress.passes.prune.k_means.lloyd import STARTS, cluster
 
 Array = np.ndarray
 

@@ -19,12 +19,12 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import DataError
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.passes.prune.compensate import compensate
-from onnxcompress.passes.prune.masks import ChannelPlan
-from onnxcompress.passes.prune.reconstruction import reconstruction_scores
-from onnxcompress.runtime.gram import ROWS
-from onnxcompress.runtime.noise import noise_samples, pink
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.prune.compensate.least_squares import compensate
+from onnxcompress.passes.prune.importance.reconstruction import reconstruction_scores
+from onnxcompress.passes.prune.masks.masks import ChannelPlan
+from onnxcompress.samples.noise import noise_samples, pink
+from onnxcompress.samples.samples import load_samples
+from onnxcompress.statistics.gram import ROWS
 
 CONV = "g (float[N,3,8,8] x) => (float[N,4,h,w] y) { a = Conv(x, w1, b1) y = NODE }"
 FLAT = "g (float[N,T,5] x) => (float[N,T,4] y) { a = MatMul(x, w1) y = NODE }"

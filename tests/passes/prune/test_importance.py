@@ -19,8 +19,8 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import DataError, OptionError, PassError
 from onnxcompress.graph.cost import cost
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.passes.prune.budget import Meter
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.prune.sparsity.budget import Meter
+from onnxcompress.samples.samples import load_samples
 
 Array = np.ndarray
 

@@ -9,12 +9,12 @@ from corpus.convolutions import conv_chain
 from onnxcompress import apply
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Context
+from onnxcompress.evaluation.timing import Timing
 from onnxcompress.graph.cost import macs
 from onnxcompress.passes import PruneChannels, Shrink
-from onnxcompress.passes.prune.budget import reach
-from onnxcompress.passes.prune.clock import Clock
-from onnxcompress.passes.prune.ranking import Ranker
-from onnxcompress.runtime.timing import Timing
+from onnxcompress.passes.prune.sparsity.budget import reach
+from onnxcompress.passes.prune.sparsity.latency import Clock
+from onnxcompress.passes.prune.sparsity.ranking import Ranker
 
 
 class Counter:

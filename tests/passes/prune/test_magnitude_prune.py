@@ -19,7 +19,7 @@ from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.passes import MagnitudePrune, Shrink
-from onnxcompress.passes.prune.masks import Mask, MaskPlan
+from onnxcompress.passes.prune.masks.masks import Mask, MaskPlan
 
 
 def pruned(subject: ir.Model, prune: MagnitudePrune) -> tuple[ir.Model, Changes]:

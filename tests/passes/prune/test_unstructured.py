@@ -27,9 +27,9 @@ from onnxcompress.passes import (
     RandomPrune,
     Shrink,
 )
-from onnxcompress.passes.prune.masks import Mask, MaskPlan
-from onnxcompress.passes.prune.schedule import of_what_is_left, polynomial
-from onnxcompress.passes.prune.weights import lowest_share
+from onnxcompress.passes.prune.masks.masks import Mask, MaskPlan
+from onnxcompress.passes.prune.masks.weights import lowest_share
+from onnxcompress.passes.prune.sparsity.schedule import of_what_is_left, polynomial
 
 Array = np.ndarray
 

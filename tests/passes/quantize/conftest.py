@@ -16,7 +16,7 @@ import pytest
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph import edit
 from onnxcompress.passes import Quantize
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 

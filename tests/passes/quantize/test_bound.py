@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.contract import Context
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize.plan import QuantizePlan
-from onnxcompress.passes.quantize.prepare import prepare
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.static.plan import QuantizePlan
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 

@@ -17,7 +17,7 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.passes import QuantizeWeights
 from onnxcompress.passes.quantize.quantize_weights import WeightPlan
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 

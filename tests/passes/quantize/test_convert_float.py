@@ -22,7 +22,7 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.save import save
 from onnxcompress.passes import ConvertFloat, FreezeInputs
 from onnxcompress.passes.quantize.convert_float import FloatPlan
-from onnxcompress.passes.quantize.float_apply import LARGEST
+from onnxcompress.passes.quantize.half.apply import LARGEST
 from onnxcompress.runtime.session import open_session
 
 FLOAT16, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT

@@ -11,7 +11,7 @@ from corpus.text import model
 
 from onnxcompress.contract import Context
 from onnxcompress.passes import Quantize
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 PRODUCTS = "g (float[N,7,24] x) => (float[N,7,6] y) { a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2) }"
 WITH_BIAS = "g (float[N,24] x) => (float[N,6] y) { a = Gemm(x, w1, b1) r = Relu(a) y = Gemm(r, w2, b2) }"

@@ -18,8 +18,8 @@ from corpus.text import model
 from onnxcompress import apply, lint
 from onnxcompress.contract import Changes
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize import scales
-from onnxcompress.passes.quantize.prepare import prepare
+from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.shared import scales
 from onnxcompress.targets import load_target, quantize_options
 
 Feeds = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import OptionError
 from onnxcompress.passes import Quantize
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 from onnxcompress.targets import lint, target_names
 
 Feeds = dict[str, np.ndarray]

@@ -19,11 +19,11 @@ from corpus.topologies import TOPOLOGIES
 from onnxcompress.contract import Context, Plan
 from onnxcompress.graph import edit, shapes
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize import factors
-from onnxcompress.passes.quantize.equalise import Equalisation, apply_equalisation, equalise
-from onnxcompress.passes.quantize.prepare import prepare
-from onnxcompress.passes.quantize.slots import Tied
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.quantize.equalise.axes import Tied
+from onnxcompress.passes.quantize.equalise.equalisation import Equalisation, apply_equalisation, equalise
+from onnxcompress.passes.quantize.equalise.equalisation import smooth_quant as factors
+from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.samples.samples import load_samples
 
 CONV = "Conv<pads = [1, 1, 1, 1]>"
 GAINS = 10.0 ** np.linspace(-1.5, 1.5, 8)

@@ -15,10 +15,10 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import PassError
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize import prepare
-from onnxcompress.passes.quantize.plan import QuantizePlan
-from onnxcompress.passes.quantize.spare import float_first
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.quantize.max_drop.exclude import float_first
+from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.static.plan import QuantizePlan
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 

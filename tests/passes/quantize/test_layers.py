@@ -9,8 +9,8 @@ import pytest
 from corpus import text
 from corpus.oracle import plain_run
 
-from onnxcompress.passes.quantize.layers import Layer
-from onnxcompress.runtime.segments import Code
+from onnxcompress.passes.quantize.shared.layers import Layer
+from onnxcompress.statistics.segments import Code
 
 LAYERS = {
     "padded": ("N,4,9,7", (6, 4, 3, 2), "Conv <pads = [1, 0, 2, 1], strides = [2, 1]> (x, w)"),
@@ -31,7 +31,7 @@ def test_what_a_layer_reads_times_its_weight_is_what_it_gives(
 ) -> None:
     if few:
         for constant in ("FEWEST_ROWS", "ROWS_OF_GROUPS", "ROWS", "ROWS_FOR_MANY"):
-            monkeypatch.setattr(f"onnxcompress.passes.quantize.layers.{constant}", 1)
+            monkeypatch.setattr(f"onnxcompress.passes.quantize.shared.layers.{constant}", 1)
     read, shape, call = LAYERS[name]
     random = np.random.default_rng(0)
     array = random.standard_normal(shape).astype(np.float32)

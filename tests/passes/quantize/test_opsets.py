@@ -20,8 +20,8 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
 from onnxcompress.passes import FreezeInputs, Quantize
-from onnxcompress.passes.quantize.opset import raise_opset
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.quantize.prepare.opset import raise_opset
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]

@@ -19,7 +19,7 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.passes import FreezeInputs, Quantize
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]

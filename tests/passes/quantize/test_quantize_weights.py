@@ -170,7 +170,7 @@ def test_small_weights_stay() -> None:
 
 
 def test_after_quantize_it_stores_what_is_left() -> None:
-    from onnxcompress.runtime.samples import load_samples
+    from onnxcompress.samples.samples import load_samples
 
     subject = model(
         "g (int64[N,3] i) => (float[N,3,6] y) { e = Gather(t, i) y = MatMul(e, w) }", {"t": (200, 8), "w": (8, 6)}

@@ -20,8 +20,8 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize.inner import expose
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.passes.quantize.static.observe import expose
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]

@@ -17,7 +17,7 @@ from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
 from onnxcompress.graph.save import save
 from onnxcompress.passes import FoldBatchNorm, FoldConstants, FreezeInputs, Quantize, QuantizeWeights
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]

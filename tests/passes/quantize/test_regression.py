@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from onnxcompress.errors import DataError
-from onnxcompress.passes.quantize.regression import Collector, Regression
-from onnxcompress.passes.quantize.rounding import Factor
+from onnxcompress.passes.quantize.correct.regression import Collector, Regression
+from onnxcompress.passes.quantize.shared.gptq import Factor
 
 EACH, SAMPLES = 10, 600
 ROWS = EACH * SAMPLES

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxcompress.passes.quantize import scales
-from onnxcompress.passes.quantize.rounding import gptq
+from onnxcompress.passes.quantize.shared import scales
+from onnxcompress.passes.quantize.shared.gptq import gptq
 
 GRIDS = [scales.SYMMETRIC, scales.INT4, scales.UINT4, scales.UINT8]
 

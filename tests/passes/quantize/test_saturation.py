@@ -16,8 +16,8 @@ from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.passes import Quantize, QuantizeDynamic
 from onnxcompress.runtime import saturation
-from onnxcompress.runtime.samples import load_samples
 from onnxcompress.runtime.session import open_session
+from onnxcompress.samples.samples import load_samples
 from onnxcompress.targets import here, lint, local_target
 
 Feeds = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def noise(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture
 def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def pretend(*, saturates: bool, machine: str = "x86_64") -> None:
-        for name in ("onnxcompress.targets.here", "onnxcompress.passes.quantize.scheme"):
+        for name in ("onnxcompress.targets.here", "onnxcompress.passes.quantize.static.scheme"):
             monkeypatch.setattr(f"{name}.products_saturate", lambda: saturates)
         monkeypatch.setattr("onnxcompress.passes.quantize.quantize_dynamic.products_saturate", lambda: saturates)
         monkeypatch.setattr(here.platform, "machine", lambda: machine)

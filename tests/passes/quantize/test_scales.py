@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxcompress.passes.quantize import scales
+from onnxcompress.passes.quantize.shared import scales
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 grids = st.sampled_from([scales.UINT8, scales.INT8])

@@ -16,7 +16,7 @@ from onnxcompress.contract import Changes, Context, Needs
 from onnxcompress.errors import OptionError
 from onnxcompress.passes import QuantizeWeights
 from onnxcompress.passes.quantize.quantize_weights import WeightPlan
-from onnxcompress.runtime.samples import load_samples
+from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 

@@ -13,7 +13,7 @@ from corpus.text import model
 
 from onnxcompress import apply
 from onnxcompress.passes import FoldAffine, FoldBatchNorm, FoldConstants, QuantizeDynamic
-from onnxcompress.passes.quantize.prepare import prepare
+from onnxcompress.passes.quantize.prepare.prepare import prepare
 
 ROWS, INPUTS, OUTPUTS = 3, 6, 4
 C_SHAPES: list[tuple[int, ...] | None] = [None, (), (1,), (4,), (1, 1), (1, 4), (3, 1), (3, 4)]

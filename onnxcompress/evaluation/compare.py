@@ -1,0 +1,280 @@
+"""Two models side by side on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import MetricError, ModelError, nearest
+from ..graph import shapes
+from ..kinds import to_ir
+from ..runtime.session import Port, Session, open_session
+from ..samples.samples import Batch, Samples, load_samples
+from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
+from .metrics import Metric, Score, find_metric
+
+if TYPE_CHECKING:
+    from ..kinds import AnyModel
+
+CACHE_BYTES = 1 << 28
+"""How many bytes of the original's outputs are kept, so that it is not run again for every comparison."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models make of the same samples.
+
+    Attributes
+    ----------
+    count : int
+        How many samples were scored, the same for both.
+    dropped : int
+        How many were left out because they do not fill the model's fixed batch.
+    metric : str
+    value_a, value_b : float
+        The metric of the original and of the other.
+    drop : float or None
+        How much was lost (higher is worse); None for a metric that cannot tell.
+    drop_error : float or None
+        Its standard error, from the decisions that changed; None for a metric that counts none.
+    agreement, sqnr, cosine, max_abs : float or None
+        Of the first output; see `OutputFidelity`.
+    outputs : tuple of OutputFidelity
+        Of every output.
+    random : bool
+        The samples were random values, so that the metric says little about the model's job.
+    """
+
+    count: int
+    dropped: int
+    metric: str
+    value_a: float
+    value_b: float
+    drop: float | None
+    drop_error: float | None
+    agreement: float | None
+    sqnr: float | None
+    cosine: float | None
+    max_abs: float | None
+    outputs: tuple[OutputFidelity, ...]
+    random: bool
+
+    @property
+    def nonfinite(self) -> tuple[int, int]:
+        """How many output values are NaN or infinite: the original's, the other's."""
+        return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
+
+
+class Ports(NamedTuple):
+    """The inputs and outputs of a session that may be gone."""
+
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+    types: dict[str, str]
+
+
+class Reference:
+    """A model that others are compared with, on samples that stay the same.
+
+    Its outputs are kept up to `limit_bytes`; what goes beyond is computed again each time.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model, str or Path
+        Must not be changed afterwards.
+    samples : Samples
+    limit_bytes : int
+    threads : int
+    """
+
+    def __init__(
+        self, model: ir.Model | str | Path, samples: Samples, *, limit_bytes: int = CACHE_BYTES, threads: int = 0
+    ) -> None:
+        self.samples = samples
+        self._model, self._threads = model, threads
+        self._resizable: set[str] | None = None
+        self._session: Session | None = open_session(model, threads=threads)
+        self._ports = Ports(self._session.inputs, self._session.outputs, self._session.types)
+        self._cache: list[dict[str, Any]] = []
+        self._room = limit_bytes
+        self._values: dict[str, float] = {}
+
+    def compare(self, model: ir.Model | str | Path, metric: str | None = None, *, exact: bool = False) -> Comparison:
+        """Score `model` beside this one, in one pass over the samples.
+
+        Parameters
+        ----------
+        model : onnx_ir.Model, str or Path
+            If it is the one that it is compared with, nothing is run twice.
+        metric : str, optional
+            A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
+            else (the first output decides nothing) ``cosine``.
+        exact : bool
+            Of the other model, as for `open_session`.
+
+        Raises
+        ------
+        ModelError
+            Inputs or outputs differ in name or type, or a model fails on a sample.
+        MetricError
+            The metric is unknown, or cannot score these outputs.
+        DataError
+            A sample does not fit.
+        """
+        session = None if model is self._model else open_session(model, threads=self._threads, exact=exact)
+        if session is not None:
+            check_same_ports(self._ports, session)
+        runs = self.run()
+        first = next(runs)
+        resizable = self._sized_by_data(first[0])
+        fidelities = {name: Fidelity(name, resizable=name in resizable) for name in self._ports.outputs}
+        chosen = self._default(*first) if metric is None else find_metric(metric)
+        _check_labels(chosen, first[0])
+        score_b = chosen.start(resizable)
+        score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start(resizable)
+        count = 0
+        for batch, outputs_a in chain([first], runs):
+            outputs_b = outputs_a if session is None else session.run(batch.feeds)
+            score_b.update(outputs_b, outputs_a, batch.labels)
+            if score_a is not None:
+                score_a.update(outputs_a, outputs_a, batch.labels)
+            for name, fidelity in fidelities.items():
+                fidelity.update(outputs_a[name], outputs_b[name])
+            count += batch.count
+        value_a = self._value(chosen, score_a)
+        return self._comparison(count, chosen, value_a, score_b, [f.result() for f in fidelities.values()])
+
+    def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        """Yield each batch with this model's outputs."""
+        number = -1
+        for number, batch in enumerate(self.samples.labelled()):
+            if number < len(self._cache):
+                yield batch, self._cache[number]
+                continue
+            if self._session is None:
+                self._session = open_session(self._model, threads=self._threads)
+            outputs = self._session.run(batch.feeds)
+            size = sum(value.nbytes if isinstance(value, np.ndarray) else 0 for value in outputs.values())
+            if number == len(self._cache) and size <= self._room:
+                self._cache.append(outputs)
+                self._room -= size
+            yield batch, outputs
+        if number + 1 == len(self._cache):
+            self._session = None  # it holds the weights, and is not needed any more
+
+    def _sized_by_data(self, batch: Batch) -> set[str]:
+        if self._resizable is None:
+            sizes = {name: array.shape for name, array in batch.feeds.items()}
+            self._resizable = shapes.sized_by_data(self._model, sizes) if isinstance(self._model, ir.Model) else set()
+        return self._resizable
+
+    def _default(self, batch: Batch, outputs: dict[str, Any]) -> Metric:
+        first = next(iter(outputs.values()))
+        decides = isinstance(first, np.ndarray) and decisions(first) is not None
+        if batch.labels is not None and decides and _fits(first, batch.labels):
+            return find_metric("top1")
+        return find_metric("agreement" if decides else "cosine")
+
+    def _value(self, metric: Metric, score: Score | None) -> float:
+        if metric.needs_reference:
+            return _PERFECT[metric.name]
+        if score is not None:
+            self._values[metric.name] = score.value()
+        return self._values[metric.name]
+
+    def _comparison(
+        self, count: int, metric: Metric, value_a: float, score: Score, outputs: list[OutputFidelity]
+    ) -> Comparison:
+        first, value_b = outputs[0], score.value()
+        return Comparison(
+            count=count,
+            dropped=self.samples.dropped,
+            metric=metric.name,
+            value_a=value_a,
+            value_b=value_b,
+            drop=None if metric.loss is None else metric.drop(value_a, value_b),
+            drop_error=score.error(),
+            agreement=first.agreement,
+            sqnr=first.sqnr,
+            cosine=first.cosine,
+            max_abs=first.max_abs,
+            outputs=tuple(outputs),
+            random=self.samples.random,
+        )
+
+
+_PERFECT = {"agreement": 1.0, "cosine": 1.0, "max_abs": 0.0, "sqnr": float("inf")}
+"""What the metrics that compare with the original say of the original itself."""
+
+
+FLOATS = {"tensor(bfloat16)", "tensor(float)", "tensor(float16)"}
+"""Models that differ only in these can be compared: a session makes each of the others."""
+
+
+def compare_models(
+    a: ir.Model | str | Path, b: ir.Model | str | Path, samples: Samples, metric: str | None = None
+) -> Comparison:
+    """Compare model `b` with the original `a` in one pass over `samples`; see `Reference.compare`."""
+    return Reference(a, samples, limit_bytes=0).compare(b, metric)
+
+
+def check_same_ports(a: Session | Ports, b: Session) -> None:
+    """Raise `ModelError` unless inputs and outputs have the same names and types; float types may differ."""
+    for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
+        for name in ports_a:
+            if name not in ports_b:
+                close = nearest(name, list(ports_b))
+                raise ModelError(f"the models differ: {kind} '{name}' is missing in the second{close}")
+            if a.types[name] != b.types[name] and not {a.types[name], b.types[name]} <= FLOATS:
+                raise ModelError(f"the models differ: {kind} '{name}' is {a.types[name]} and {b.types[name]}")
+        for name in ports_b:
+            if name not in ports_a:
+                raise ModelError(f"the models differ: {kind} '{name}' is only in the second")
+
+
+def _check_labels(metric: Metric, batch: Batch) -> None:
+    if metric.needs_labels and batch.labels is None:
+        raise MetricError(
+            f"metric '{metric.name}' needs labels, and the samples have none; add an array 'labels', or use agreement"
+        )
+
+
+def _fits(output: Any, labels: Any) -> bool:
+    scores = class_scores(output)
+    decided = output.size if scores is None else scores[..., 0].size
+    return labels.dtype.kind in "iubOSU" and labels.size == decided
+
+
+def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, seed: int = 0) -> Comparison:
+    """Compare a model with the original on the same samples.
+
+    Parameters
+    ----------
+    a, b : str, Path, onnx.ModelProto, onnx_ir.Model or gs.Graph
+        The original and the other; neither is changed.
+    data : str, Path, dict, list or callable
+        Samples; see `onnxcompress.samples.samples.load_samples`.
+    metric : str, optional
+        See `Reference.compare`.
+    seed : int
+        Seeds ``"random"`` samples.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ModelError, DataError, MetricError, OptionError
+        A model cannot be used, the samples do not fit, the metric cannot be taken.
+    """
+    if metric is not None:
+        find_metric(metric)
+    original, other = to_ir(a)[0], to_ir(b)[0]
+    return compare_models(original, other, load_samples(data, original, seed), metric)

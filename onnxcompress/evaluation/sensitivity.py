@@ -1,0 +1,211 @@
+"""How much a model's job suffers when a pass works on one group, or one weight, alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from ..contract import Context, Pass, Plan, Refusal
+from ..errors import DataError, MetricError, OptionError
+from ..kinds import to_ir, working_copy
+from ..progress import Progress, silent
+from ..samples.samples import Samples, load_samples
+from .compare import Comparison, Reference
+
+if TYPE_CHECKING:
+    from ..kinds import AnyModel
+
+SHARES = (0.1, 0.25, 0.5, 0.75)
+"""Sparsities that are tried by default."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One subject pruned alone, all else as it was.
+
+    Attributes
+    ----------
+    share : float
+        The sparsity.
+    value : float
+        The metric then.
+    drop : float
+        How much of the metric was lost; higher is worse.
+    cosine : float or None
+        Cosine of the first output and the original's: it tells subjects apart where the metric is too coarse to.
+    sqnr : float or None
+        Signal to noise of the first output, in dB.
+    """
+
+    share: float
+    value: float
+    drop: float
+    cosine: float | None
+    sqnr: float | None = None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What each subject alone costs.
+
+    Attributes
+    ----------
+    metric : str
+    value : float
+        The metric of the model as it is.
+    count : int
+        How many samples were scored.
+    random : bool
+        The samples were random values, so that the metric says little about the model's job.
+    shares : tuple of float
+        Empty where the pass has no sparsity; then each subject has one point.
+    curves : dict of str to tuple of Point
+        Group, weight or layer → its points, by growing share; none where so small a share is nothing.
+    refused : tuple of Refusal
+        What cannot be pruned, with the reason.
+    """
+
+    metric: str
+    value: float
+    count: int
+    random: bool
+    shares: tuple[float, ...]
+    curves: dict[str, tuple[Point, ...]]
+    refused: tuple[Refusal, ...]
+
+
+class Judge:
+    """Compares what plans make of a model to the model as it is.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Not changed.
+    samples : Samples
+    metric : str or None
+        As for `Reference.compare`.
+    """
+
+    def __init__(self, model: ir.Model, samples: Samples, metric: str | None) -> None:
+        self._model, self._metric = model, metric
+        self._reference = Reference(model, samples)
+
+    def compare(self, step: Pass, plan: Plan) -> Comparison:
+        """Score the model as `step` makes it by `plan`."""
+        copy = self._model.clone()
+        step.apply(copy, plan)
+        found = self._reference.compare(copy, self._metric, exact=plan.exact)
+        if found.drop is None:
+            raise MetricError(f"metric '{found.metric}' has no drop; use agreement, cosine or max_abs instead")
+        return found
+
+
+def measure(
+    judge: Judge, step: Pass, plans: Mapping[float, Mapping[str, Plan]], *, progress: Progress = silent
+) -> tuple[dict[str, tuple[Point, ...]], Comparison]:
+    """Carry out plans for single subjects, one at a time, and score the model each time.
+
+    Parameters
+    ----------
+    judge : Judge
+    step : Pass
+        Whose plans these are.
+    plans : mapping
+        Share → subject → plan; those of a subject that are equal are tried once.
+    progress : callable
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    curves, comparison
+        Subject → its points, by growing share; and the last comparison made.
+
+    Raises
+    ------
+    DataError
+        There is not a single plan.
+
+    Notes
+    -----
+    Li et al., "Pruning filters for efficient ConvNets", arXiv:1608.08710, section 3.2.
+    """
+    tasks = [(share, subject) for share in sorted(plans) for subject in plans[share]]
+    curves: dict[str, list[Point]] = {subject: [] for _, subject in tasks}
+    last: dict[str, str] = {}
+    found = None
+    for done, (share, subject) in enumerate(tasks):
+        plan = plans[share][subject]
+        text = plan.to_json()
+        if text != last.get(subject):
+            found = judge.compare(step, plan)
+            assert found.drop is not None
+            curves[subject].append(Point(share, found.value_b, found.drop, found.cosine, found.sqnr))
+            last[subject] = text
+        progress("sensitivity", done + 1, len(tasks))
+    if found is None:
+        raise DataError(f"{step.name}: nothing goes at these shares, so there is nothing to measure")
+    return {subject: tuple(points) for subject, points in curves.items()}, found
+
+
+def sensitivity(
+    model: AnyModel,
+    data: Any,
+    step: Pass,
+    *,
+    metric: str | None = None,
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Prune one group, or quantize one layer, after another and score the model each time.
+
+    Parameters
+    ----------
+    model : str, Path, onnx.ModelProto, onnx_ir.Model or gs.Graph
+        Never changed.
+    data
+        Samples, as for `onnxcompress.apply`.
+    step : Pass
+        A pass with a plan that can be taken apart, such as `PruneChannels`, `MagnitudePrune` or `Quantize`; where it
+        has an option `sparsity`, that is varied, and its own value does not count.
+    metric : str, optional
+        As for `onnxcompress.compare`.
+    shares : sequence of float, optional
+        In (0, 1): the sparsities that are tried; by default 0.1, 0.25, 0.5 and 0.75. Not for passes without.
+    seed : int
+        Seeds everything random.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    Sensitivity
+
+    Raises
+    ------
+    OptionError, ModelError, DataError, MetricError
+        An option is wrong, or the model or the samples cannot be used.
+    """
+    varied = "sparsity" in step.options()
+    if shares and not varied:
+        raise OptionError(f"sensitivity: shares: {step.name} has no option 'sparsity'; leave them out")
+    shares = tuple(sorted(shares or SHARES)) if varied else ()
+    if not all(0 < share < 1 for share in shares):
+        raise OptionError(f"sensitivity: shares = {list(shares)}: expected numbers above 0 and below 1")
+    original, _ = to_ir(model)
+    known = working_copy(original)
+    samples = load_samples(data, known, seed)
+    context = Context(known, samples=samples, seed=seed, progress=progress, metric=metric)
+    plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]
+    if not varied:
+        plans = {1.0: step.plan(known, context)}
+    parts = {share: plan.parts() for share, plan in plans.items()}
+    if not varied and not parts[1.0]:
+        raise OptionError(f"sensitivity: what {step.name} does cannot be taken apart into groups, weights or layers")
+    curves, found = measure(Judge(known, samples, metric), step, parts, progress=progress or silent)
+    refused = tuple(dict.fromkeys(refusal for plan in plans.values() for refusal in plan.refused))
+    return Sensitivity(found.metric, found.value_a, found.count, samples.random, shares, curves, refused)

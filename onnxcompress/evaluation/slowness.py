@@ -1,0 +1,289 @@
+"""Why a quantized model is not faster than float: kernel by kernel, what the time goes to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import onnx_ir as ir
+
+from ..graph import edit
+from ..runtime.session import Array
+from ..targets.quantized import DEQUANTIZE, INTEGER_OPERATORS, QUANTIZE
+from .origins import CONTROL, Kind, Origins, Placed, place
+from .profile import profile_models
+from .timing import Timing
+
+FASTER = 0.98
+"""A ratio that is surely below this is called faster."""
+
+LISTED = 10
+"""Layers that are listed, those that cost the most first."""
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """All kernels of one operator and kind.
+
+    Attributes
+    ----------
+    operator : str
+    kind : {"conversion", "float", "integer", "layout", "other"}
+    kernels_before, kernels_after : int
+        In the graphs that onnxruntime makes of the original and of the result.
+    before, after : float
+        Milliseconds in one run, all together.
+    """
+
+    operator: str
+    kind: Kind
+    kernels_before: int
+    kernels_after: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One kernel of the result.
+
+    Attributes
+    ----------
+    node : str
+        Of the result, where the kernel was made of one, else of onnxruntime's own graph.
+    kernel, operator : str
+        In onnxruntime's own graph.
+    kind : {"conversion", "float", "integer", "layout", "other"}
+    before : float or None
+        Milliseconds that the same node took in the original; None where it was not there, or part of another kernel.
+    after : float
+    share_before : float or None
+    share : float
+        Of all kernels of the run, before and after.
+    reason : str
+    """
+
+    node: str
+    kernel: str
+    operator: str
+    kind: Kind
+    before: float | None
+    after: float
+    share_before: float | None
+    share: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotFaster:
+    """A quantized model that is not faster than the original, and what its time goes to.
+
+    Attributes
+    ----------
+    ratio, ratio_low, ratio_high : float
+        Of its latency to the original's, with a 95 % interval.
+    before, after : float
+        Milliseconds that all kernels take together in one run.
+    kinds : dict of str to float
+        The share of the run that each kind of kernel takes.
+    operators : list of OperatorTime
+        The slowest of the result first.
+    layers : list of LayerTime
+        Those that take most time beyond what they took in the original.
+    """
+
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    before: float
+    after: float
+    kinds: dict[str, float]
+    operators: list[OperatorTime]
+    layers: list[LayerTime]
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Tell whether a model holds operators that read or write quantized integers, at any depth."""
+    wanted = {*QUANTIZE, *DEQUANTIZE, *INTEGER_OPERATORS}
+    nodes = chain(model.graph.all_nodes(), *(function.all_nodes() for function in model.functions.values()))
+    return any(edit.op_of(node) in wanted for node in nodes)
+
+
+def is_faster(timing: Timing) -> bool:
+    """Tell whether a model is faster than the first beyond doubt."""
+    return timing.ratio_high < 1 and timing.ratio_low < FASTER
+
+
+def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array], timing: Timing) -> NotFaster:
+    """Profile two models and list what makes the second slow.
+
+    Parameters
+    ----------
+    original, result : onnx_ir.Model
+        Not changed.
+    feeds : mapping of str to ndarray
+        One sample for both.
+    timing : Timing
+        Of `result` beside `original`.
+
+    Raises
+    ------
+    ModelError
+        A model cannot be loaded, or refuses the feed.
+    """
+    models = [_named(original), _named(result)]
+    origins = [Origins(model) for model in models]
+    before, after = (
+        place(where, kernels) for where, kernels in zip(origins, profile_models(models, feeds), strict=True)
+    )
+    kinds: defaultdict[str, float] = defaultdict(float)
+    for one in after:
+        kinds[one.kind] += one.kernel.milliseconds / _total(after)
+    return NotFaster(
+        timing.ratio,
+        timing.ratio_low,
+        timing.ratio_high,
+        _total(before),
+        _total(after),
+        dict(sorted(kinds.items(), key=lambda item: -item[1])),
+        operator_times(before, after),
+        layer_times(before, after, origins[0])[:LISTED],
+    )
+
+
+def _named(model: ir.Model) -> ir.Model:
+    """Return a copy in which every node has a name of its own: onnxruntime's profile knows kernels by name alone."""
+    copy = model.clone()
+    seen: set[str] = set()
+    for node in copy.graph.all_nodes():
+        name = node.name if node.name and node.name not in seen else edit.output_name(node)
+        node.name = name if name not in seen else f"{name}#{len(seen)}"
+        seen.add(node.name)
+    return copy
+
+
+def _total(kernels: Sequence[Placed]) -> float:
+    return sum(one.kernel.milliseconds for one in kernels) or 1.0
+
+
+def operator_times(before: Sequence[Placed], after: Sequence[Placed]) -> list[OperatorTime]:
+    """Add up kernels by operator and kind, the slowest of the result first."""
+    times: defaultdict[tuple[str, Kind], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for side, kernels in enumerate((before, after)):
+        for one in kernels:
+            times[one.kernel.operator, one.kind][side].append(one.kernel.milliseconds)
+    found = [OperatorTime(*key, len(old), len(new), sum(old), sum(new)) for key, (old, new) in times.items()]
+    return sorted(found, key=lambda item: (-item.after, -item.before))
+
+
+def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Origins) -> list[LayerTime]:
+    """List the kernels of the result, those that take most time beyond what they took in the original first.
+
+    Parameters
+    ----------
+    before, after : sequence of Placed
+        Kernels of the original and of the result.
+    origins : Origins
+        Of the original.
+    """
+    spent: defaultdict[str | None, float] = defaultdict(float)
+    made: defaultdict[str | None, list[str]] = defaultdict(list)
+    for one in before:
+        spent[one.node] += one.kernel.milliseconds
+        made[one.node].append(one.kernel.operator)
+    around, whole_before, whole_after = Neighbours(after), _total(before), _total(after)
+    found = []
+    for one in after:
+        kernel = one.kernel
+        twin = _twin(one, origins)
+        old = spent[twin] if twin is not None and twin in spent else None
+        found.append(
+            LayerTime(
+                one.node or kernel.name,
+                kernel.name,
+                kernel.operator,
+                one.kind,
+                old,
+                kernel.milliseconds,
+                None if old is None else old / whole_before,
+                kernel.milliseconds / whole_after,
+                reason(one, around, old, " and ".join(dict.fromkeys(made[twin])), known=twin is not None),
+            )
+        )
+    return sorted(found, key=lambda item: (-(item.after - (item.before or 0.0)), -item.after))
+
+
+def _twin(one: Placed, origins: Origins) -> str | None:
+    """Return the node of the original that a kernel of the result stands for: that of its name, or of its output."""
+    if one.node is None or one.kind in ("conversion", "layout"):
+        return None
+    return one.node if one.node in origins.nodes else origins.node_of(one.kernel)
+
+
+class Neighbours:
+    """Which kernels write what a kernel reads, and read what it writes."""
+
+    def __init__(self, kernels: Sequence[Placed]) -> None:
+        self._makers = {tensor: one for one in kernels for tensor in one.kernel.outputs}
+        self._readers: defaultdict[str, list[Placed]] = defaultdict(list)
+        for one in kernels:
+            for tensor in one.kernel.inputs:
+                self._readers[tensor].append(one)
+
+    def before(self, one: Placed) -> list[Placed]:
+        """Return what writes the inputs."""
+        return [self._makers[tensor] for tensor in one.kernel.inputs if tensor in self._makers]
+
+    def after(self, one: Placed) -> list[Placed]:
+        """Return what reads the outputs."""
+        return [reader for tensor in one.kernel.outputs for reader in self._readers[tensor]]
+
+
+def reason(one: Placed, around: Neighbours, old: float | None, was: str, *, known: bool) -> str:
+    """Say why a kernel takes time.
+
+    Parameters
+    ----------
+    old, was :
+        Milliseconds and operators of the kernels that the original has for the same node.
+    known : bool
+        The original has that node.
+    """
+    gone = "; in the original it is part of another kernel" if known and old is None else ""
+    if one.kind == "conversion":
+        return _conversion(one, around)
+    if one.kind == "layout":
+        return f"changes the layout of {one.kernel.inputs[0] if one.kernel.inputs else 'a constant'}"
+    if one.kind == "other":
+        control = one.kernel.operator in CONTROL
+        return "runs inner graphs; what runs inside is not counted" if control else f"works on shapes or indices{gone}"
+    if one.kind == "integer":
+        return (
+            f"{one.kernel.milliseconds / old:.1f} × the time of {was} in float"
+            if old
+            else f"computes on integers{gone}"
+        )
+    ends = (end for end in (*around.before(one), *around.after(one)) if end.kernel.inputs)
+    return f"left in float{' between integer operators' if any(end.kind == 'conversion' for end in ends) else ''}{gone}"
+
+
+def _conversion(one: Placed, around: Neighbours) -> str:
+    """Say which tensor is converted, and for or behind whom."""
+    kernel = one.kernel
+    if not kernel.inputs and kernel.outputs:
+        return f"converts the constant behind {kernel.outputs[0]} anew in every run"
+    tensor = kernel.inputs[0] if kernel.inputs else "a tensor of an inner graph"
+    if kernel.operator == "DequantizeLinear":
+        readers = _operators(around.after(one))
+        return f"converts {tensor} to float{f' for {readers}' if readers else ''}"
+    makers = _operators(around.before(one))
+    behind = f", which {makers} wrote in float" if makers else ""
+    if kernel.operator == "DynamicQuantizeLinear":
+        return f"finds the range of {tensor} in every run and converts it to integers{behind}"
+    return f"converts {tensor} to integers{behind}"
+
+
+def _operators(found: Iterable[Placed]) -> str:
+    return " and ".join(dict.fromkeys(one.kernel.operator for one in found if one.kind != "conversion"))

@@ -1,0 +1,154 @@
+"""How long models take, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ..graph.load import load
+from ..graph.save import weights
+from ..runtime.session import SHARED_BYTES, Array, Session, open_session
+from ..samples.inputs import example_feed
+
+__all__ = ["Timing", "example_feed", "time_models"]
+
+MIN_RUNS = 5
+MAX_RUNS = 1000
+WARM_UP = 3
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one model takes for one feed, with 95 % intervals (bootstrap of the median).
+
+    Attributes
+    ----------
+    median_ms, low, high : float
+        Milliseconds.
+    ratio, ratio_low, ratio_high : float
+        Median of this model's time over the first model's time in the same round; below 1 is faster.
+    runs : int
+    """
+
+    median_ms: float
+    low: float
+    high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    runs: int
+
+
+def time_models(
+    models: Sequence[ir.Model | str | Path],
+    feeds: dict[str, Array] | None = None,
+    *,
+    seconds: float = 2.0,
+    threads: int = 0,
+) -> list[Timing]:
+    """Time models that take the same feed, interleaved in one process.
+
+    Each round runs every model once, in turning order, so that what disturbs the machine disturbs all of them alike,
+    and a model's ratio to the first is taken within the round. Models too large to be held side by side take turns.
+
+    Parameters
+    ----------
+    models : sequence of onnx_ir.Model, str or Path
+        The first is what the others are compared with.
+    feeds : dict of str to ndarray, optional
+        By default `example_feed` of the first model.
+    seconds : float
+        How long to measure, all models together; at least 5 rounds are run, and at most 1000.
+    threads : int
+        0 means all cores that this process may use.
+
+    Returns
+    -------
+    list of Timing
+        One for each model, in order.
+
+    Raises
+    ------
+    ModelError
+        A model cannot be loaded, or refuses the feed.
+    """
+    if not models:
+        return []
+    if feeds is None:
+        first = models[0]
+        feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
+    if any(isinstance(m, ir.Model) and sum(t.nbytes for t in weights(m)) > SHARED_BYTES for m in models):
+        return summarise(_measure_in_turn(models, feeds, seconds, threads))
+    sessions = [open_session(model, threads=threads) for model in models]
+    for session in sessions:
+        _warm_up(session, feeds)
+    return summarise(_measure(sessions, feeds, seconds))
+
+
+def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
+    for _ in range(WARM_UP):
+        session.run(feeds)
+    return session
+
+
+def _measure_in_turn(
+    models: Sequence[ir.Model | str | Path], feeds: dict[str, Array], seconds: float, threads: int
+) -> npt.NDArray[np.float64]:
+    """Return milliseconds, shape (rounds, models), of models that do not fit into memory side by side.
+
+    One is open at a time. The first is timed at the start and at the end, and each round compares with one of either,
+    so that a machine that slows down meanwhile favours none of them.
+    """
+
+    def turn(model: ir.Model | str | Path) -> npt.NDArray[np.float64]:
+        session = _warm_up(open_session(model, threads=threads, prepack=True), feeds)
+        return _measure([session], feeds, seconds / len(models))[:, 0]
+
+    turns = [turn(model) for model in models]
+    if len(models) > 1:
+        again = turn(models[0])
+        count = min(len(turns[0]), len(again))
+        turns[0] = np.stack([turns[0][:count], again[:count]], axis=1).reshape(-1)
+    rounds = min(len(turn) for turn in turns)
+    return np.stack([turn[:rounds] for turn in turns], axis=1)
+
+
+def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float) -> npt.NDArray[np.float64]:
+    """Return milliseconds, shape (rounds, models)."""
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < MIN_RUNS or (time.perf_counter() < end and len(rounds) < MAX_RUNS):
+        spent = [0.0] * len(sessions)
+        order = range(len(sessions)) if len(rounds) % 2 == 0 else reversed(range(len(sessions)))
+        for index in order:
+            start = time.perf_counter_ns()
+            sessions[index].run(feeds)
+            spent[index] = (time.perf_counter_ns() - start) / 1e6
+        rounds.append(spent)
+    return np.array(rounds)
+
+
+def summarise(milliseconds: npt.NDArray[np.float64]) -> list[Timing]:
+    """Return medians and intervals of measurements of shape (rounds, models)."""
+    ratios = milliseconds / milliseconds[:, :1]
+    timings = []
+    for index in range(milliseconds.shape[1]):
+        middle, ratio = (float(np.median(values[:, index])) for values in (milliseconds, ratios))
+        low, high = _interval(milliseconds[:, index])
+        ratio_low, ratio_high = _interval(ratios[:, index])
+        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds)))
+    return timings
+
+
+def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the median; seeded, so the same values give the same."""
+    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+    return float(low), float(high)

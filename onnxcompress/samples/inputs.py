@@ -1,0 +1,332 @@
+"""What a model takes: which axis of each input counts the samples, what fits, and random values that fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import DataError, ModelError, nearest
+from ..graph.shapes import fitting_inputs
+from ..runtime.session import Array, Dims, Session
+
+SMALL_DIM = 16
+"""What a dimension without a fixed size becomes in random values (a number of tokens, of frames)."""
+SMALL_IMAGE = 64
+"""The same for the height and width of images, which pooling divides by 32 and more."""
+FINITE_SLICE = 1 << 24
+"""How many values are checked for NaN at a time, so that mapped samples stay on disk."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a model.
+
+    Attributes
+    ----------
+    name : str
+    dtype : numpy.dtype
+    shape : tuple of (int, str or None), or None
+        None for a rank that the model does not say.
+    batch_axis : int or None
+        The axis that counts the samples; None for an input that all samples share (a sampling rate, say).
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Dims | None
+    batch_axis: int | None
+
+    def take(self, array: Array, start: int, stop: int) -> Array:
+        """Return samples `start` to `stop` of `array` as a view; all of it if it is shared."""
+        if self.batch_axis is None:
+            return array
+        index = [slice(None)] * array.ndim
+        index[self.batch_axis] = slice(start, stop)
+        return array[tuple(index)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The inputs of a model, and how many samples it takes at a time (None: any number)."""
+
+    inputs: tuple[Input, ...]
+    fixed_batch: int | None
+
+    @property
+    def batched(self) -> bool:
+        """Whether any input has an axis that counts samples."""
+        return any(item.batch_axis is not None for item in self.inputs)
+
+
+def model_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the inputs that must be fed: those that no initializer gives a default."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def find_layout(values: Sequence[ir.Value]) -> Layout:
+    """Find the batch axes of a model's inputs.
+
+    Where axis 0 of an input has no fixed size it counts the samples, unless its name is that of another axis of an
+    earlier kind (``[batch, tokens]`` beside ``[tokens]``). An input whose axis 0 is fixed counts them along the one
+    axis that is not fixed, if it is named like the batch or neither has a name (``[2, batch, 128]``: a state).
+    Where axis 0 is fixed everywhere, the first input's length is the batch, and inputs that agree are split.
+
+    Raises
+    ------
+    DataError
+        An input is no tensor (a sequence, an optional), or has no type.
+    """
+    shapes = {_name(value): _dims(value) for value in values}
+    first = next((dims for dims in shapes.values() if dims is None or len(dims)), None)
+    dynamic = any(dims is None or (dims and not isinstance(dims[0], int)) for dims in shapes.values())
+    if dynamic:
+        lead = next((d[0] for d in shapes.values() if d and not isinstance(d[0], int)), None)
+        later = {dim for dims in shapes.values() for dim in (dims or ())[1:] if isinstance(dim, str)} - {lead}
+        axes = {name: _dynamic_axis(dims, lead, later) for name, dims in shapes.items()}
+        fixed = None
+    else:
+        fixed = first[0] if first else None
+        axes = {name: 0 if dims and dims[0] == fixed else None for name, dims in shapes.items()}
+    inputs = tuple(Input(_name(v), _dtype(v), shapes[_name(v)], axes[_name(v)]) for v in values)
+    return Layout(inputs, fixed if isinstance(fixed, int) else None)
+
+
+def _dynamic_axis(dims: Dims | None, lead: int | str | None, later: set[str]) -> int | None:
+    if dims is None:
+        return 0
+    if not dims:
+        return None
+    if not isinstance(dims[0], int):
+        return None if dims[0] in later else 0
+    same = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int) and dim == lead]
+    return same[0] if len(same) == 1 else None
+
+
+def _name(value: ir.Value) -> str:
+    return value.name or ""
+
+
+def _dims(value: ir.Value) -> Dims | None:
+    if value.shape is None:
+        return None
+    # Some exporters write -1 for a dimension that varies.
+    dims = (dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape)
+    return tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in dims)
+
+
+def _dtype(value: ir.Value) -> np.dtype[Any]:
+    if not isinstance(value.type, ir.TensorType):
+        kind = type(value.type).__name__ if value.type is not None else "value without a type"
+        raise DataError(f"model input '{value.name}' is a {kind}; only tensors can be fed")
+    return value.type.dtype.numpy()
+
+
+def check_feeds(layout: Layout, arrays: Mapping[str, Any], where: str, offset: int) -> tuple[dict[str, Array], int]:
+    """Check that `arrays` fit the inputs, and count their samples.
+
+    Parameters
+    ----------
+    layout : Layout
+    arrays : mapping of str to ndarray
+        Feeds alone, without labels.
+    where : str
+        The file, or what else the arrays came from, for messages.
+    offset : int
+        The number of the first sample, for messages.
+
+    Returns
+    -------
+    feeds : dict of str to ndarray
+        In the order of the model's inputs.
+    count : int
+        How many samples they hold.
+
+    Raises
+    ------
+    DataError
+        A name, dtype, rank, fixed dimension or number of samples does not fit, or a value is NaN or infinite.
+    """
+    _check_names(layout, arrays, where)
+    feeds = {item.name: _check_array(item, arrays[item.name], where) for item in layout.inputs}
+    counts = {i.name: feeds[i.name].shape[i.batch_axis] for i in layout.inputs if i.batch_axis is not None}
+    count = max(counts.values(), default=1)
+    longest = max(counts, key=lambda name: counts[name], default="")
+    for item in layout.inputs:
+        found = counts.get(item.name, count)
+        if found == 1 and item.batch_axis:  # one state for all samples
+            feeds[item.name] = np.repeat(feeds[item.name], count, axis=item.batch_axis)
+        elif found != count:
+            raise DataError(f"{where}: input '{item.name}' has {found} samples, '{longest}' has {count}")
+    for item in layout.inputs:
+        _check_finite(item, feeds[item.name], where, offset)
+    return feeds, count
+
+
+def _check_names(layout: Layout, arrays: Mapping[str, Any], where: str) -> None:
+    names = [item.name for item in layout.inputs]
+    there = list(arrays)
+    for name in names:
+        if name not in arrays:
+            close = nearest(name, [key for key in there if key not in names])
+            raise DataError(f"{where}: model input '{name}' is missing; there are: {', '.join(there) or 'none'}{close}")
+    for name in there:
+        if name not in names:
+            close = nearest(name, names)
+            raise DataError(f"{where}: array '{name}' is no input of the model{close} (inputs: {', '.join(names)})")
+
+
+def _check_array(item: Input, given: Any, where: str) -> Array:
+    array: Array = np.asarray(given)
+    label = f"{where}: input '{item.name}'"
+    if array.dtype.kind == "V" and item.dtype.kind == "V" and array.dtype.itemsize == item.dtype.itemsize:
+        array = array.view(item.dtype)  # .npy files do not keep the names of bfloat16 and float8
+    both_text = item.dtype.kind == "O" and array.dtype.kind in "OSU"
+    if array.dtype != item.dtype and not both_text:
+        raise DataError(f"{label}: expected {_dtype_name(item.dtype)}, got {array.dtype}: cast it")
+    if item.shape is None:
+        return array
+    expected = "[" + ", ".join(str(dim) if dim is not None else "?" for dim in item.shape) + "]"
+    if array.ndim != len(item.shape):
+        raise DataError(f"{label}: expected {len(item.shape)} axes {expected}, got shape {list(array.shape)}")
+    for axis, (dim, found) in enumerate(zip(item.shape, array.shape, strict=True)):
+        if isinstance(dim, int) and dim != found and axis != item.batch_axis:
+            raise DataError(f"{label}: expected shape {expected}, got {list(array.shape)}")
+    return array
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return "text" if dtype.kind == "O" else str(dtype)
+
+
+def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
+    if not (array.dtype.kind in "fc" or "float" in array.dtype.name) or not array.size:
+        return
+    if item.batch_axis is None:
+        if not np.isfinite(array).all():
+            raise DataError(f"{where}: input '{item.name}' holds NaN or infinity")
+        return
+    rows = np.moveaxis(array, item.batch_axis, 0)
+    step = max(1, FINITE_SLICE * len(rows) // array.size)
+    for start in range(0, len(rows), step):
+        finite = np.isfinite(rows[start : start + step]).reshape(min(step, len(rows) - start), -1).all(axis=1)
+        if not finite.all():
+            first = offset + start + int(np.argmin(finite))
+            raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
+
+
+MOST_RANDOM_BYTES = 1 << 34
+"""What may be made up for one input; a model that takes more has a wrong shape."""
+
+
+def random_feeds(
+    layout: Layout, count: int, seed: int, stretch: int = 1, given: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Array]:
+    """Return `count` samples of random values: standard normal floats, integers in {0, 1}.
+
+    Dimensions of the same name get the same size: `SMALL_IMAGE` for the height and width of an image (four axes and
+    more), 3 for its channels, `SMALL_DIM` for others, times `stretch` if there is no image. Sizes that are `given` for
+    an input are taken, but for the number of samples.
+    """
+    random = np.random.default_rng(seed)
+    sizes: dict[str, int] = {}
+    feeds = {}
+    for item in layout.inputs:
+        shape = []
+        for axis, dim in enumerate(item.shape if item.shape is not None else (None,)):
+            sizes_given = (given or {}).get(item.name, ())
+            if axis == item.batch_axis:
+                size = count
+            elif axis < len(sizes_given):
+                size = sizes_given[axis]
+            elif isinstance(dim, int):
+                size = dim
+            else:
+                size = _small(axis, len(item.shape or ()), stretch)
+                size = size if dim is None else sizes.setdefault(dim, size)
+            shape.append(size)
+        if math.prod(shape) * item.dtype.itemsize > MOST_RANDOM_BYTES:
+            raise DataError(f"input '{item.name}' of {item.dtype} {shape}: one sample of it does not fit into memory")
+        feeds[item.name] = _random_array(random, shape, item.dtype)
+    return feeds
+
+
+def _small(axis: int, rank: int, stretch: int) -> int:
+    if rank < 4:
+        return SMALL_DIM * stretch
+    return 3 if axis == 1 else SMALL_IMAGE
+
+
+def _random_array(random: np.random.Generator, shape: list[int], dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "O":
+        text: Array = np.full(shape, "a", dtype=object)
+        return text
+    wide: Array = random.standard_normal(shape) if "float" in dtype.name else random.integers(0, 2, shape)
+    values: Array = wide.astype(dtype)
+    return values
+
+
+def example_feed(model: ir.Model, seed: int = 0, stretch: int = 1) -> dict[str, Array]:
+    """Return one feed of random values that fits `model`: one sample, or as many as its fixed batch."""
+    layout = find_layout(model_inputs(model))
+    return random_feeds(layout, layout.fixed_batch or 1, seed, stretch)
+
+
+STRETCHES = (1, 4, 16, 64)
+"""A model with strides, windows or padding over a free extent may need more of it than the smallest example has."""
+
+
+def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
+    """Return the smallest example feed that `session`, which is of `model`, can run.
+
+    Raises
+    ------
+    ModelError
+        It can run none of them; with what ONNX Runtime said of the smallest.
+    """
+    first: ModelError | None = None
+    for stretch in STRETCHES:
+        feed = example_feed(model, stretch=stretch)
+        try:
+            session.run(feed)
+        except ModelError as error:
+            first = first or error
+        else:
+            return feed
+    layout = find_layout(model_inputs(model))
+    feed = random_feeds(layout, layout.fixed_batch or 1, 0, given=fitting_inputs(model))
+    try:
+        session.run(feed)
+    except ModelError as error:
+        reason = "random values do not fit this model: give samples with --data (data=...)"
+        raise ModelError(f"{first or error}; {reason}") from None
+    return feed
+
+
+def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
+    """Return the smallest example feed that `session` can run, and one of other values, several samples and sizes.
+
+    Raises
+    ------
+    ModelError
+        As `runnable_feed` does.
+    """
+    feeds = [runnable_feed(model, session)]
+    layout = find_layout(model_inputs(model))
+    same = {name: array.shape for name, array in feeds[0].items()}
+    for stretch, given in ((2, None), (1, None), (1, same)):
+        other = random_feeds(layout, layout.fixed_batch or OTHER_BATCH, 1, stretch, given)
+        try:
+            session.run(other)
+        except ModelError:
+            continue
+        return [*feeds, other]
+    return feeds
+
+
+OTHER_BATCH = 3
+"""Samples in the second example feed, where the model takes any number."""

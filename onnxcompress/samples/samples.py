@@ -1,0 +1,310 @@
+"""Input samples: checked against the model, streamed, and split into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..errors import DataError
+from ..runtime.session import Array
+from .inputs import Input, Layout, check_feeds, find_layout, model_inputs
+from .sources import Piece, Source, find_source
+
+DEFAULT_BATCH = 32
+"""Samples at a time for a model that takes any number."""
+
+FEW = 3
+"""Feeds that a model is checked with after each pass."""
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Feeds for one run, the labels of its samples (None without), and how many samples they are."""
+
+    feeds: dict[str, Array]
+    labels: Array | None
+    count: int
+
+
+class Samples:
+    """Samples for a model. Made by `load_samples`; may be gone through any number of times.
+
+    Attributes
+    ----------
+    description : str
+        What reports call the source: a file's name, ``random``.
+    random : bool
+        The values are made up, so that nothing measured with them says anything about the model's job.
+    dropped : int
+        How many samples the last complete iteration over batches left out, because the model's batch size is fixed
+        and they did not fill one. The same ones every time.
+    """
+
+    def __init__(
+        self, source: Source, layout: Layout, limit: int | None = None, skip: int = 0, *, gathers: bool = False
+    ) -> None:
+        self._source = source
+        self._layout = layout
+        self._limit = limit
+        self._skip = skip
+        self._gathers = gathers
+        self._scanned: tuple[int, Array | None] | None = None
+        self.description = source.description
+        self.random = source.random
+        self.dropped = 0
+
+    @property
+    def known_count(self) -> int | None:
+        """The number of samples if it is known without calling the user's function, else None."""
+        return None if self._scanned is None and self._source.streamed else self.count
+
+    @property
+    def count(self) -> int:
+        """The number of samples. Samples that a function makes are gone through once for it."""
+        return self._scan()[0]
+
+    @property
+    def labels(self) -> Array | None:
+        """The labels of all samples, concatenated, or None."""
+        return self._scan()[1]
+
+    def batches(self, size: int | None = None) -> Iterator[dict[str, Array]]:
+        """Yield feeds of `size` samples, as `labelled` does, without the labels."""
+        for batch in self.labelled(size):
+            yield batch.feeds
+
+    def labelled(self, size: int | None = None) -> Iterator[Batch]:
+        """Yield batches in the order of the samples.
+
+        Pieces of the data are split and joined as far as their shapes agree; where they change, a batch is smaller.
+        Where the model's batch size is fixed, every batch has that size, and samples that do not fill one are left
+        out and counted in `dropped`.
+
+        Parameters
+        ----------
+        size : int, optional
+            Samples at a time, 32 by default; without effect where the model's batch size is fixed.
+
+        Raises
+        ------
+        DataError
+            A sample does not fit the model, or there are fewer than the model's fixed batch.
+        """
+        fixed = self._layout.fixed_batch
+        given = dropped = 0
+        for batch in self._joined(fixed or size or DEFAULT_BATCH):
+            if fixed is not None and batch.count < fixed:
+                dropped += batch.count
+                continue
+            given += batch.count
+            yield batch
+        if not given:
+            raise DataError(f"{self.description}: the model takes {fixed} samples at a time, there are {dropped}")
+        self.dropped = dropped
+
+    def _joined(self, target: int) -> Iterator[Batch]:
+        """Split and join pieces to `target` samples; what is left where shapes change, and at the end, is smaller."""
+        groups: list[list[Batch]] = []
+        for piece in self._checked():
+            if not self._layout.batched:
+                yield piece
+                continue
+            group = next((parts for parts in groups if _joinable(self._layout.inputs, parts[0], piece)), None)
+            if group is None and not self._gathers:
+                yield from map(self._join, groups)
+                groups.clear()
+            start, room = 0, target - sum(part.count for part in group or ())
+            while start < piece.count:
+                if group is None:
+                    groups.append(group := [])
+                part = self._part(piece, start, min(piece.count, start + room))
+                group.append(part)
+                start, room = start + part.count, room - part.count
+                if not room:
+                    groups = [parts for parts in groups if parts is not group]  # by identity: arrays do not compare
+                    yield self._join(group)
+                    group, room = None, target
+        yield from map(self._join, groups)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all samples as one array for each input, in memory.
+
+        Raises
+        ------
+        DataError
+            Shapes differ from sample to sample.
+        """
+        pieces = list(self._checked())
+        for piece in pieces[1:]:
+            if not self._layout.batched or not _joinable(self._layout.inputs, pieces[0], piece):
+                raise DataError(f"{self.description}: shapes differ between samples, so they make no single array")
+        return self._join(pieces).feeds
+
+    def few(self) -> list[dict[str, Array]]:
+        """Return a few feeds to check a model with: eight samples at once, and fewer, of other shapes if there are."""
+        feeds = [next(iter(self.head(8).batches()))]
+        shapes = [_shapes(feeds[0])]
+        for number, feed in enumerate(self.head(24).batches(3)):
+            if len(feeds) < FEW and (_shapes(feed) not in shapes or (number and len(feeds) == 1)):
+                feeds.append(feed)
+                shapes.append(_shapes(feed))
+        return feeds
+
+    def head(self, n: int) -> Samples:
+        """Return the first `n` samples (all, if there are fewer; a whole batch, if the model's is fixed and larger)."""
+        if n < 1:
+            raise DataError(f"{self.description}: {n} samples asked for; at least 1 is needed")
+        n = max(n, self._layout.fixed_batch or 1)
+        return Samples(self._source, self._layout, n if self._limit is None else min(n, self._limit), self._skip)
+
+    def tail(self, n: int) -> Samples:
+        """Return all but the first `n` samples."""
+        limit = None if self._limit is None else max(self._limit - n, 0)
+        return Samples(self._source, self._layout, limit, self._skip + n)
+
+    def gathered(self) -> Samples:
+        """Return the same samples in another order, in which those of one shape come together.
+
+        Up to a batch of each shape is held in memory, so it is for a small number of samples.
+        """
+        return Samples(self._source, self._layout, self._limit, self._skip, gathers=True)
+
+    def halves(self) -> tuple[Samples, Samples]:
+        """Return what may be fitted to, and what judges; all of them twice where there is only one."""
+        half = self.count // 2
+        return (self.head(half), self.tail(half)) if half else (self, self)
+
+    def _scan(self) -> tuple[int, Array | None]:
+        """Go through everything once: check it, count it, keep the labels."""
+        if self._scanned is None:
+            count = 0
+            labels: list[Array] = []
+            for piece in self._checked():
+                count += piece.count
+                labels += [piece.labels] if piece.labels is not None else []
+            self._scanned = count, np.concatenate(labels) if labels else None
+        return self._scanned
+
+    def _checked(self) -> Iterator[Batch]:
+        """The pieces of the source, each checked against the model, up to the limit."""
+        offset, skip = 0, self._skip
+        with_labels: bool | None = None
+        for piece in self._source.pieces():
+            batch = self._check(piece, offset)
+            skipped = min(skip, batch.count)
+            skip -= skipped
+            if batch.count == skipped:
+                continue
+            batch = self._part(batch, skipped, batch.count)
+            if with_labels not in (None, batch.labels is not None):
+                raise DataError(f"{piece[0]}: labels are {'missing' if with_labels else 'there'}, unlike before")
+            with_labels = batch.labels is not None
+            if self._limit is not None and offset + batch.count >= self._limit:
+                yield self._part(batch, 0, self._limit - offset)
+                return
+            offset += batch.count
+            yield batch
+        if not offset:
+            raise DataError(f"{self.description}: there are no samples in it")
+
+    def _check(self, piece: Piece, offset: int) -> Batch:
+        where, arrays = piece
+        takes_labels = any(item.name == LABELS for item in self._layout.inputs)
+        feeds = {name: array for name, array in arrays.items() if name != LABELS or takes_labels}
+        checked, count = check_feeds(self._layout, feeds, where, offset)
+        if takes_labels or LABELS not in arrays:
+            return Batch(checked, None, count)
+        labels = np.asarray(arrays[LABELS])
+        if labels.ndim == 0 and count == 1:
+            labels = labels.reshape(1)
+        if labels.ndim == 0 or len(labels) != count:
+            found = len(labels) if labels.ndim else 1
+            raise DataError(f"{where}: {found} labels for {count} samples")
+        return Batch(checked, labels, count)
+
+    def _part(self, batch: Batch, start: int, stop: int) -> Batch:
+        if start == 0 and stop >= batch.count:
+            return batch
+        feeds = {item.name: item.take(batch.feeds[item.name], start, stop) for item in self._layout.inputs}
+        labels = None if batch.labels is None else batch.labels[start:stop]
+        return Batch(feeds, labels, stop - start)
+
+    def _join(self, parts: Sequence[Batch]) -> Batch:
+        """Join parts that are known to fit."""
+        if len(parts) == 1:
+            return parts[0]
+        feeds = {}
+        for item in self._layout.inputs:
+            arrays = [part.feeds[item.name] for part in parts]
+            feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
+
+
+def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in feed.items()}
+
+
+def _joinable(inputs: Sequence[Input], one: Batch, other: Batch) -> bool:
+    if one.labels is not None and other.labels is not None and one.labels.shape[1:] != other.labels.shape[1:]:
+        return False
+    for item in inputs:
+        a, b = one.feeds[item.name], other.feeds[item.name]
+        if item.batch_axis is None:
+            if not np.array_equal(a, b):
+                return False
+        elif np.delete(a.shape, item.batch_axis).tolist() != np.delete(b.shape, item.batch_axis).tolist():
+            return False
+    return True
+
+
+def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0) -> Samples:
+    """Make samples out of what the user gave, checked against a model's inputs.
+
+    Parameters
+    ----------
+    data : str, Path, dict, list or callable
+        * the path of an ``.npz`` file: arrays named after the model's inputs, and ``labels`` beside them if there
+          are any;
+        * the path of a folder of such files, whose shapes may differ from file to file;
+        * ``file.py:function`` or ``module:function``: a function without parameters that yields dicts of arrays with
+          a batch axis, and ``labels``; called anew each time the samples are gone through;
+        * ``"random"``: seeded random values, marked as such in every report;
+        * in Python also a dict of arrays, a list of dicts, or a function.
+
+        Inputs without a batch axis (a sampling rate) are shared by all samples of the same dict or file.
+    model : onnx_ir.Model or sequence of onnx_ir.Value
+        The model, or its inputs.
+    seed : int
+        Seeds ``"random"``.
+
+    Returns
+    -------
+    Samples
+
+    Raises
+    ------
+    DataError
+        The data is missing, unreadable, empty, does not fit the model's inputs, or holds NaN. Samples that a
+        function makes are checked as they come; here only the first dict is.
+    OptionError
+        The function cannot be loaded.
+    """
+    if isinstance(data, Samples):
+        return data
+    layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
+    source = find_source(data, layout, seed)
+    samples = Samples(source, layout)
+    if source.streamed:
+        for _ in islice(samples._checked(), 1):
+            pass
+    else:
+        samples._scan()
+    return samples

@@ -1,0 +1,1 @@
+"""Making up for removed channels in closed form."""

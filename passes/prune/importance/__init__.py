@@ -1,0 +1,1 @@
+"""How much each channel of a group matters: what scores low goes first."""

@@ -1,0 +1,1 @@
+"""Which weights, or which channels of which groups, become zero."""

@@ -1,0 +1,1 @@
+"""How much goes from which group: budgets, rankings, overrides, schedules."""

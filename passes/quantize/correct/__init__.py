@@ -1,0 +1,1 @@
+"""Setting rounding and biases so that each layer gives what it gave in float."""

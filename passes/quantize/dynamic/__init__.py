@@ -1,0 +1,1 @@
+"""Scales that each run chooses for itself."""

@@ -1,0 +1,202 @@
+"""Carrying out a plan of `QuantizeDynamic`: nodes that quantize their input in each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.contract import Change
+from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
+
+from ..shared import constants, scales
+from ..shared.insert import Inserter
+from ..shared.units import bias_of, weight_of
+
+CONTRIB = "com.microsoft"
+LSTM_INPUTS = 8
+ATTENTION = f"{CONTRIB}::Attention"
+ATTENTION_INPUTS = 5
+"""Input, weight, bias, mask and past: what Attention and QAttention both have."""
+MIDDLE = {"int8": 0, "uint8": 128}
+"""Type of the weights → their zero point."""
+
+
+def matrix_of(node: ir.Node) -> npt.NDArray[Any]:
+    """Return the weight of a Conv, or of a MatMul or Gemm as the right operand of a MatMul, with Gemm's alpha."""
+    array = weight_of(node)
+    return array.T if node.op_type == "Gemm" and edit.int_attribute(node, "transB", 0) else array
+
+
+class DynamicApplication:
+    """Replaces nodes of one model, in place.
+
+    Integers stand in the main graph, which inner graphs see; a tensor is quantized where it is made, once.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Opset 13 or later.
+    dtype : {"int8", "uint8"}
+        Of the weights.
+    largest : int
+        The largest magnitude of a weight's integer, without its zero point.
+    """
+
+    def __init__(self, model: ir.Model, dtype: str, largest: int) -> None:
+        self.model = model
+        self.names = edit.Names(model.graph)
+        self._middle = MIDDLE[dtype]
+        self._grid = scales.Grid(self._middle - largest, self._middle + largest, dtype)
+        self._constants = Inserter(model.graph, self.names)
+        self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
+        self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
+        self._integers: dict[tuple[object, ...], ir.Value] = {}
+
+    def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]]) -> Change:
+        """Replace the node that `edit.output_name` calls so; `scale` has its weights' scales."""
+        if name not in self._nodes:
+            raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
+        node = self._nodes[name]
+        label = edit.label(node)
+        for op, replace, kernel in (
+            ("LSTM", self._lstm, "DynamicQuantizeLSTM"),
+            (ATTENTION, self._attention, "QAttention"),
+        ):
+            if edit.op_of(node) == op:
+                replace(node, scale)
+                return Change(label, f"computes on integers ({kernel}), weights as {self._grid.dtype}")
+        how = "one scale" if not scale[0].ndim else f"{scale[0].size} scales"
+        shape = list(matrix_of(node).shape)
+        self._linear(node, scale[0])
+        return Change(label, f"computes on integers, weight of shape {shape} as {self._grid.dtype} ({how})")
+
+    def finish(self) -> None:
+        """Remove what nothing reads any more."""
+        edit.remove_dead(self.model)
+
+    def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
+        source = node.inputs[1]
+        assert source is not None and node.inputs[0] is not None
+        array, conv = matrix_of(node), node.op_type == "Conv"
+        channels = array.shape[0] if conv else array.shape[-1]
+        quantized, step, zero = self._quantize(node.inputs[0])
+        axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
+        inputs = [quantized, self._weight(source, array, scale, axis), zero]
+        if self._middle:
+            inputs.append(self._zero_point(()))
+        tail = (1,) * (array.ndim - 2) if conv else ()
+        kept = dict(node.attributes) if conv else {}
+        result = self._add(node, "ConvInteger" if conv else "MatMulInteger", inputs, kept)
+        wide = self._add(node, "Cast", [result], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
+        factor = self._constants.constant(f"{source.name}_scale", scale.reshape(-1, *tail) if scale.ndim else scale)
+        last = self._add(node, "Mul", [wide, self._add(node, "Mul", [step, factor])])
+        bias = bias_of(node, None, channels)
+        if bias is not None:
+            added = bias.astype(np.float32).reshape(-1, *tail)
+            last = self._add(node, "Add", [last, self._constants.constant(f"{source.name}_bias", added)])
+        self._take_over(node, [last])
+
+    def _attention(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
+        """Quantize what makes queries, keys and values; the products of these stay in float."""
+        source = node.inputs[1]
+        assert source is not None and node.inputs[0] is not None
+        array = matrix_of(node)
+        quantized, step, zero = self._quantize(node.inputs[0])
+        integers = self._weight(source, array, scale[0], 1 if scale[0].ndim else None)
+        factor = self._constants.constant(f"{source.name}_scale", scale[0])
+        _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
+        if bias is None:
+            bias = self._constants.constant(f"{source.name}_bias", np.zeros(array.shape[1], np.float32))
+        inputs = [quantized, integers, bias, step, factor, mask, zero, self._zero_point(()), past]
+        self._contrib(node, "QAttention", inputs, list(node.attributes.values()))
+
+    def _lstm(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
+        weights, points = [], []
+        for value, step in zip(node.inputs[1:3], scale, strict=True):
+            array = constants.find(value)
+            assert array is not None and value is not None
+            flat = array.reshape(step.size, -1)
+            integers = scales.encode(flat, step.ravel(), self._grid, zero_point=self._middle, axis=0)
+            turned = integers.reshape(array.shape).transpose(0, 2, 1)
+            weights.append(self._constants.constant(f"{value.name}_quantized", turned))
+            points += [self._constants.constant(f"{value.name}_scale", step), self._zero_point(step.shape)]
+        rest = [*node.inputs[3:], *[None] * (LSTM_INPUTS - len(node.inputs))]
+        kept = {name: value for name, value in node.attributes.items() if name != "layout"}
+        inputs = [node.inputs[0], *weights, *rest, *points]
+        self._contrib(node, "DynamicQuantizeLSTM", inputs, list(kept.values()))
+
+    def _contrib(
+        self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: list[ir.Attr]
+    ) -> None:
+        """Put one of onnxruntime's own operators in a node's place."""
+        name = self.names.node(f"{node.name or edit.output_name(node)}_quantized")
+        made = ir.Node(CONTRIB, op_type, inputs, attributes, num_outputs=len(node.outputs), name=name)
+        self.model.opset_imports.setdefault(CONTRIB, 1)
+        self._graph(node).insert_before(node, made)
+        self._take_over(node, made.outputs)
+
+    def _weight(
+        self,
+        source: ir.Value,
+        array: npt.NDArray[Any],
+        scale: npt.NDArray[np.float32],
+        axis: int | None,
+    ) -> ir.Value:
+        """Return the integers of a weight; nodes that share a weight share them."""
+        key = (constants.root(source), array.shape, array.strides, scale.tobytes())
+        if key not in self._integers:
+            integers = scales.encode(array, scale, self._grid, zero_point=self._middle, axis=axis)
+            self._integers[key] = self._constants.constant(f"{source.name}_quantized", integers)
+        return self._integers[key]
+
+    def _zero_point(self, shape: tuple[int, ...]) -> ir.Value:
+        key = ("zero_point", shape)
+        if key not in self._integers:
+            array = np.full(shape, self._middle, self._grid.dtype)
+            self._integers[key] = self._constants.constant("weight_zero_point", array)
+        return self._integers[key]
+
+    def _quantize(self, value: ir.Value) -> Sequence[ir.Value]:
+        """Return integers, scale and zero point of a tensor."""
+        if value not in self._quantized:
+            base = self.names.node(f"{value.name}_quantize")
+            node = ir.Node("", "DynamicQuantizeLinear", [value], num_outputs=3, name=base)
+            for output, part in zip(node.outputs, ("quantized", "scale", "zero_point"), strict=True):
+                output.name = self.names.value(f"{value.name}_{part}")
+            edit.insert_behind(value, node)
+            self._quantized[value] = node.outputs
+        return self._quantized[value]
+
+    def _add(
+        self, before: ir.Node, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, ir.Attr] | None = None
+    ) -> ir.Value:
+        base = f"{before.name or edit.output_name(before)}_{op_type}"
+        node = ir.Node("", op_type, inputs, list((attributes or {}).values()), name=self.names.node(base))
+        node.outputs[0].name = self.names.value(base)
+        self._graph(before).insert_before(before, node)
+        return node.outputs[0]
+
+    @staticmethod
+    def _graph(node: ir.Node) -> ir.Graph:
+        assert isinstance(node.graph, ir.Graph)
+        return node.graph
+
+    def _take_over(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
+        """Give a node's outputs, with their names and types, to what computes them now; the node goes."""
+        graph = self._graph(node)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            name, new.type, new.shape = old.name, old.type, old.shape
+            for user, index in list(old.uses()):
+                user.replace_input_with(index, new)
+            for position, value in enumerate(graph.outputs):
+                if value is old:
+                    graph.outputs[position] = new
+            if old in self._quantized:
+                self._quantized[new] = self._quantized.pop(old)
+            old.name, new.name = None, name
+        graph.remove(node, safe=True)

@@ -1,0 +1,1 @@
+"""Cross-layer equalisation and SmoothQuant: ranges of channels that share a scale are made alike."""

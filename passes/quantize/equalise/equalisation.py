@@ -1,0 +1,212 @@
+"""Give the channels of a tensor, which share one scale, ranges that are alike: the function stays what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.contract import Change, Context, Refusal
+from onnxcompress.graph import edit
+
+from .absorb import find_relus, sums, surplus
+from .axes import Tied
+from .scalable import find_tied
+from .smooth_quant import Measured, choose
+
+Array = npt.NDArray[np.float64]
+
+SAMPLES = 64
+"""How many samples the means are taken over; the ranges are over all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Factor:
+    """A constant that is multiplied along an axis.
+
+    Attributes
+    ----------
+    node : str
+        The node that reads it, by its first output.
+    input : int
+    axis : int
+    factors : ndarray of float64
+        For each position; along the input channels of a grouped convolution, those of all groups.
+    """
+
+    node: str
+    input: int
+    axis: int
+    factors: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """What is added to the bias of a Conv or Gemm (by its first output), before anything is multiplied."""
+
+    node: str
+    values: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Equalisation:
+    """What `equalise` decided.
+
+    Attributes
+    ----------
+    shifts : tuple of Shift
+    factors : tuple of Factor
+    refused : tuple of Refusal
+        Nodes whose input keeps its scale, and why.
+    """
+
+    shifts: tuple[Shift, ...] = ()
+    factors: tuple[Factor, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, worth: float = 0.5) -> Equalisation:
+    """Choose factors for the channels of tensors, and what is moved from biases that are always high.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Prepared: constants and affine operators folded, shapes inferred. Not changed.
+    context : Context
+        For the same model, with samples.
+    per_channel : bool
+        Whether weights will have one scale for each output channel.
+    worth : float
+        The estimated noise must come down to this share, in the layers that read the channels. The estimate is rough:
+        whoever measures what becomes of the model's output can try 0.95.
+
+    Returns
+    -------
+    Equalisation
+
+    Raises
+    ------
+    DataError
+        There are no samples, or a tensor holds NaN or infinity.
+
+    Notes
+    -----
+    Nagel et al. 2019, arXiv:1906.04721 (cross-layer equalisation, and absorption of high biases, with the smallest
+    value of the samples in place of three standard deviations); Meller et al. 2019, arXiv:1902.01917; Xiao et al.
+    2022, arXiv:2211.10438 (SmoothQuant). All three are one thing here: channels that the group engine ties together
+    are multiplied in what makes them and divided in what reads them. Through a Clip only as far as the samples show
+    that its bounds are not reached.
+    """
+    shifts, taken = _shifts(model, context)
+    shifted = model.clone()
+    _shift(shifted, shifts)
+    tied = find_tied(shifted)
+    refused = tuple(Refusal(subject, f"not equalised: {reason}") for subject, reason in tied.refused.items())
+    if tied.size == 1:
+        return Equalisation(shifts, (), refused)
+    chosen = choose(tied, _measure(tied, context, taken), per_channel=per_channel, worth=worth)
+    return Equalisation(shifts, tuple(_factors(tied, chosen)), refused)
+
+
+def apply_equalisation(model: ir.Model, equalisation: Equalisation) -> list[Change]:
+    """Carry out, in place, what `equalise` decided about the same prepared model.
+
+    Constants that other nodes read too are copied first.
+    """
+    _shift(model, equalisation.shifts)
+    nodes = {edit.output_name(node): node for node in model.graph}
+    insert = edit.Inserter(model.graph)
+    by_slot: dict[tuple[str, int], list[Factor]] = {}
+    for factor in equalisation.factors:
+        by_slot.setdefault((factor.node, factor.input), []).append(factor)
+    for (name, index), factors in by_slot.items():
+        _replace(insert, nodes[name], index, factors)
+    done = [Change(edit.label(nodes[shift.node]), "a high bias moved behind the Relu") for shift in equalisation.shifts]
+    if by_slot:
+        done.append(Change("model", f"channels of {len(by_slot)} constants scaled alike"))
+    return done
+
+
+def _shifts(model: ir.Model, context: Context) -> tuple[tuple[Shift, ...], dict[str, Array]]:
+    """Return the shifts, and what is taken from the channels of each tensor."""
+    relus = find_relus(model)
+    before = {node: (str(node.inputs[0].name), 1) for node in relus if node.inputs[0] is not None}
+    ranges = context.channel_ranges(list(before.values())) if before else {}
+    shifts: dict[str, Array] = {}
+    taken: dict[str, Array] = {}
+    for node, key in before.items():
+        shift = surplus(ranges[key].low, ranges[key].high)
+        maker = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if maker is None or not shift.any():
+            continue
+        taken[str(node.outputs[0].name)] = shift
+        for reader, values in ((maker, -shift), *((r, sums(r, shift)) for r in relus[node])):
+            name = edit.output_name(reader)
+            shifts[name] = shifts[name] + values if name in shifts else values
+    return tuple(Shift(name, values) for name, values in shifts.items()), taken
+
+
+def _shift(model: ir.Model, shifts: tuple[Shift, ...]) -> None:
+    nodes = {edit.output_name(node): node for node in model.graph}
+    insert = edit.Inserter(model.graph)
+    for shift in shifts:
+        node = nodes[shift.node]
+        weight = edit.constant(node.inputs[1])
+        assert weight is not None
+        old = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        base = np.zeros(len(shift.values)) if old is None else old.numpy().astype(np.float64)
+        bias = (base + shift.values).astype(weight.dtype.numpy())
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        named = str(node.inputs[2].name) if node.inputs[2] is not None else f"{shift.node}_bias"
+        node.replace_input_with(2, insert.constant(f"{named}_shifted", bias))
+
+
+def _measure(tied: Tied, context: Context, taken: dict[str, Array]) -> dict[tuple[str, int], Measured]:
+    clips = [(str(s.node.inputs[0].name), s.axis) for s, _, _ in tied.clips if s.node.inputs[0] is not None]
+    keys = list(dict.fromkeys([*tied.tensors, *clips]))
+    ranges = context.channel_ranges(keys)
+    few = Context(context.model, samples=context.samples.head(SAMPLES), progress=context.progress)
+    squares, shares = (few.channel_means(list(tied.tensors), moment) for moment in ("square", "nonzero"))
+    found = {}
+    for key in keys:
+        low, high = ranges[key].low, ranges[key].high
+        seen = np.isfinite(low) & np.isfinite(high)
+        shift = taken.get(key[0], np.zeros(len(low)))
+        low, high = np.where(seen, low, 0) - shift, np.where(seen, high, 0) - shift
+        square = squares[key] - np.square(shift) if key in squares else np.zeros(len(low))
+        found[key] = Measured(np.minimum(low, 0), np.maximum(high, 0), np.maximum(square, 0), shares.get(key, square))
+    return found
+
+
+def _factors(tied: Tied, chosen: Array) -> list[Factor]:
+    found = []
+    for slots, each in ((tied.producers, chosen), (tied.added, chosen), (tied.consumers, 1 / chosen)):
+        for slot in slots:
+            factors = each[slot.rows]
+            if (factors != 1).any():
+                found.append(Factor(edit.output_name(slot.node), slot.input, slot.axis, factors))
+    return found
+
+
+def _replace(insert: edit.Inserter, node: ir.Node, index: int, factors: list[Factor]) -> None:
+    old = node.inputs[index]
+    tensor = edit.constant(old)
+    assert old is not None and tensor is not None
+    array = tensor.numpy().astype(np.float64)
+    for factor in factors:
+        array = _scaled(array, factor)
+    node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(tensor.dtype.numpy())))
+
+
+def _scaled(array: Array, factor: Factor) -> Array:
+    size = array.shape[factor.axis]
+    if len(factor.factors) != size:  # a grouped convolution's input channels
+        groups = len(factor.factors) // size
+        each = np.repeat(factor.factors.reshape(groups, size), len(array) // groups, axis=0)
+        return array * each.reshape(*each.shape, *(1,) * (array.ndim - 2))
+    shape = [1] * array.ndim
+    shape[factor.axis] = size
+    return array * factor.factors.reshape(shape)

@@ -1,0 +1,265 @@
+"""Which channels of which tensors can be multiplied by a factor without changing what a model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.channels.groups import Groups
+from onnxcompress.channels.walk import analyse
+from onnxcompress.graph import edit
+
+from .axes import Row, Slot, Tied
+from .isolate import CHANNEL_AXES, direct, gamma, is_normalisation, untie
+
+LAYOUTS = {"Conv": (1, 0, 1), "Gemm": (0, 1, -1), "MatMul": (0, 1, -1)}
+"""The weight's axis that is summed over, the one that makes output channels, and the channel axis of the data."""
+
+_HOMOGENEOUS = (
+    "Abs AveragePool Concat DepthToSpace Dropout Expand Flatten Gather GlobalAveragePool GlobalMaxPool Identity "
+    "LeakyRelu MaxPool Neg Pad PRelu Relu Reshape Resize Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze "
+    "Upsample"
+)
+HOMOGENEOUS = frozenset(_HOMOGENEOUS.split())
+"""f(s·x) = s·f(x) for every s > 0, constants unchanged."""
+
+REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
+"""The same, along the axes that stay."""
+
+TIED = {"Add", "Concat", "Max", "Min", "Sub", "Sum"}
+"""f(s·x, s·y) = s·f(x, y): constants among the operands are multiplied too."""
+
+BLIND = {"Shape", "Size"}
+"""They do not look at the values."""
+
+
+def find_tied(model: ir.Model) -> Tied:
+    """Return which channels can be scaled.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Constants folded. Not changed.
+
+    Notes
+    -----
+    The labels are those of the group engine, on a copy in which grouped convolutions and the factors of normalisations
+    mix all channels: what they read and what they give can be scaled each by its own factors.
+    """
+    copy = model.clone()
+    untie(copy)
+    walk = _Walk(copy)
+    for node in model.graph:
+        walk.visit(node)
+    return walk.result()
+
+
+class _Walk:
+    """Visits each node and freezes what cannot be scaled."""
+
+    def __init__(self, copy: ir.Model) -> None:
+        groups = Groups(analyse(copy))
+        self._labels = {str(value.name): axes for value, axes in groups.axes.items()}
+        self._reasons: dict[int, str] = dict(groups.engine.labels.frozen())
+        self._tied = Tied(groups.engine.labels.count)
+        for axes in groups.axes.values():
+            for rows in axes:
+                if rows is not None and len(rows) > 1:
+                    several = (rows > 0).sum(0) > 1
+                    self._freeze(rows[:, several], "it is one factor of a position, such as a head's")
+
+    def rows(self, value: ir.Value | None, axis: int) -> Row | None:
+        """Return the label of each position of an axis; None where there are none."""
+        axes = self._labels.get(str(value.name)) if value is not None else None
+        if axes is None or not -len(axes) <= axis < len(axes):
+            return None
+        rows = axes[axis]
+        return None if rows is None else rows[0]
+
+    def rank(self, value: ir.Value | None) -> int:
+        return len(self._labels.get(str(value.name), ())) if value is not None else 0
+
+    def _freeze(self, rows: npt.NDArray[np.int64] | None, reason: str) -> None:
+        if rows is not None:
+            for label in np.unique(rows).tolist():
+                self._reasons.setdefault(label, reason)
+
+    def freeze(self, value: ir.Value | None, reason: str, axes: Iterable[int] | None = None) -> None:
+        for axis in range(self.rank(value)) if axes is None else axes:
+            self._freeze(self.rows(value, axis), reason)
+
+    def visit(self, node: ir.Node) -> None:
+        op = edit.op_of(node)
+        if op in BLIND:
+            return
+        rule = RULES.get(op, _Walk.unknown)
+        if gamma(node) is not None:
+            rule = _Walk.gamma
+        elif op in TIED:
+            rule = _Walk.tied
+        elif op in HOMOGENEOUS or op in REDUCTIONS:
+            rule = _Walk.homogeneous
+        rule(self, node)
+
+    def unknown(self, node: ir.Node) -> None:
+        for value in (*node.inputs, *node.outputs):
+            self.freeze(value, f"{edit.label(node)}: scaling its input does not scale its output")
+
+    def weighted(self, node: ir.Node) -> None:
+        """A weight undoes the factors of its input and makes those of its output."""
+        data, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        tensor = edit.constant(weight)
+        plain = direct(weight) and tensor is not None and not edit.int_attribute(node, "transA", 0)
+        if not plain or tensor is None or (node.op_type == "MatMul" and len(tensor.shape) != 2):
+            self.unknown(node)
+            return
+        in_axis, out_axis, channels = LAYOUTS[node.op_type]
+        if node.op_type == "Gemm" and edit.int_attribute(node, "transB", 0):
+            in_axis, out_axis = 1, 0
+        for value in (data, out):
+            others = set(range(self.rank(value))) - {channels % max(self.rank(value), 1)}
+            self.freeze(value, f"{edit.label(node)}: not its channel axis", others)
+        read, made = self.rows(data, channels), self.rows(out, channels)
+        if read is not None:
+            self._tied.consumers.append(Slot(node, 1, in_axis, read))
+            self._note(data, channels, read)
+        if made is not None:
+            self._tied.producers.append(Slot(node, 1, out_axis, made))
+        if bias is not None and made is not None:
+            self._constant(node, 2, -1, made, f"{edit.label(node)}: its bias is not constant")
+
+    def _constant(self, node: ir.Node, index: int, axis: int, made: Row, reason: str) -> None:
+        """Scale a constant that is added along with what it is added to; it must not broadcast along the axis."""
+        tensor = edit.constant(node.inputs[index])
+        if tensor is None:
+            self._freeze(made, reason)
+        elif len(tensor.shape) >= -axis and tensor.shape[axis] == len(made):
+            self._tied.added.append(Slot(node, index, len(tensor.shape) + axis, made))
+        elif tensor.numpy().any():
+            self._freeze(made, f"{edit.label(node)}: one constant is added to all of them")
+
+    def _note(self, value: ir.Value | None, axis: int, rows: Row) -> None:
+        assert value is not None
+        self._tied.tensors[str(value.name), axis % self.rank(value)] = rows
+
+    def normalisation(self, node: ir.Node) -> None:
+        """What is normalised keeps its scale; what comes out has that of the factors."""
+        out = node.outputs[0]
+        axis = CHANNEL_AXES[node.op_type]
+        made = self.rows(out, axis)
+        if not is_normalisation(node) or made is None:
+            self.unknown(node)
+            return
+        reason = f"{edit.label(node)} normalises it"
+        self.freeze(node.inputs[0], reason)
+        self.freeze(out, reason, set(range(self.rank(out))) - {axis % self.rank(out)})
+        self._tied.producers.append(Slot(node, 1, 0, made))
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            self._constant(node, 2, -1, made, reason)
+
+    def gamma(self, node: ir.Node) -> None:
+        """A constant for each position of the last axis makes a scale of its own."""
+        index, out = gamma(node), node.outputs[0]
+        assert index is not None
+        tensor, made = edit.constant(node.inputs[index]), self.rows(out, -1)
+        if made is None or tensor is None:
+            self.unknown(node)
+            return
+        reason = f"{edit.label(node)} multiplies it by a constant for each position"
+        self.freeze(node.inputs[1 - index], reason)
+        self.freeze(out, reason, range(self.rank(out) - 1))
+        self._tied.producers.append(Slot(node, index, len(tensor.shape) - 1, made))
+
+    def homogeneous(self, node: ir.Node) -> None:
+        op, data, out = edit.op_of(node), node.inputs[0], node.outputs[0]
+        if edit.constant(data) is not None or self._fills(node):
+            self.unknown(node)
+        elif op in REDUCTIONS:
+            kept = [r for axis in range(self.rank(out)) if (r := self.rows(out, axis)) is not None]
+            for axis in range(self.rank(data)):
+                rows = self.rows(data, axis)
+                if rows is not None and not np.isin(rows, np.concatenate([*kept, np.zeros(1, np.int64)])).all():
+                    self._freeze(rows, f"{edit.label(node)} mixes it with others along the axis")
+
+    def _fills(self, node: ir.Node) -> bool:
+        """Tell whether a node may put numbers beside the data that are not scaled, or scale by what is computed."""
+        op, inputs = edit.op_of(node), node.inputs
+        if op == "Pad" and len(inputs) > 2 and inputs[2] is not None:
+            tensor = edit.constant(inputs[2])
+            return tensor is None or bool(tensor.numpy().any())
+        if op == "Resize":
+            mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+            return mode == "tf_crop_and_resize"
+        return op == "PRelu" and edit.constant(inputs[1]) is None
+
+    def tied(self, node: ir.Node) -> None:
+        """Operands of a sum have the same factors."""
+        out = node.outputs[0]
+        joined = edit.op_of(node) == "Concat"
+        for axis in range(-self.rank(out), 0):
+            made = self.rows(out, axis)
+            if made is None:
+                continue
+            for index, value in enumerate(node.inputs):
+                if edit.constant(value) is not None:
+                    rows = self.rows(value, axis) if joined else made
+                    if rows is not None:
+                        self._constant(node, index, axis, rows, "")
+                    elif joined and axis != self._concat_axis(node):
+                        self._freeze(made, f"{edit.label(node)}: it meets a constant")
+                    continue
+                rows = self.rows(value, axis)
+                if rows is not None:
+                    self._note(value, axis, rows)
+                elif not joined:
+                    self._freeze(made, f"{edit.label(node)}: an operand is the same for all of them")
+
+    def _concat_axis(self, node: ir.Node) -> int:
+        rank = self.rank(node.outputs[0])
+        return edit.int_attribute(node, "axis", 0) % rank - rank
+
+    def product(self, node: ir.Node) -> None:
+        """A product, or quotient, with a constant is scaled like the other operand."""
+        divisor = edit.constant(node.inputs[1]) is not None
+        factor = edit.constant(node.inputs[0]) is not None and edit.op_of(node) == "Mul"
+        if divisor == factor:
+            self.unknown(node)
+
+    def clip(self, node: ir.Node) -> None:
+        """Between its bounds it does nothing, so factors are limited by how near to them the samples come."""
+        bounds = [-np.inf, np.inf]
+        for index in (1, 2):
+            value = node.inputs[index] if len(node.inputs) > index else None
+            tensor = edit.constant(value)
+            if value is not None and (tensor is None or tensor.size != 1):
+                self.unknown(node)
+                return
+            if tensor is not None:
+                bounds[index - 1] = float(tensor.numpy().ravel()[0])
+        low, high = bounds
+        if not low <= 0 <= high:
+            self.unknown(node)
+            return
+        for axis in range(self.rank(node.inputs[0])):
+            rows = self.rows(node.inputs[0], axis)
+            if rows is not None:
+                self._tied.clips.append((Slot(node, 0, axis, rows), low, high))
+
+    def result(self) -> Tied:
+        """Keep what can be scaled."""
+        return self._tied.without(self._reasons)
+
+
+RULES: dict[str, Callable[[_Walk, ir.Node], None]] = {
+    **dict.fromkeys(CHANNEL_AXES, _Walk.normalisation),
+    "Clip": _Walk.clip,
+    "Conv": _Walk.weighted,
+    "Div": _Walk.product,
+    "Gemm": _Walk.weighted,
+    "MatMul": _Walk.weighted,
+    "Mul": _Walk.product,
+}

@@ -1,0 +1,1 @@
+"""Quantizing no more than a largest drop of the metric allows."""

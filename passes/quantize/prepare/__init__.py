@@ -1,0 +1,1 @@
+"""The form that a model gets before it is quantized."""

@@ -1,0 +1,1 @@
+"""What several quantizing passes need: scales, units, GPTQ."""

@@ -1,0 +1,1 @@
+"""Static quantization: which tensors, with which scales."""

@@ -1,0 +1,78 @@
+"""Which layers read their activations in 16 bits, and which tensors are stored so for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxcompress.contract import Refusal
+from onnxcompress.graph import edit
+from onnxcompress.selection import matching_nodes
+
+from ..shared.units import Unit
+from .placement import Placement
+
+
+@dataclass(eq=False)
+class Wide:
+    """What is in 16 bits among activations of 8.
+
+    Attributes
+    ----------
+    units : set of Unit
+        Those that compute on 16 bits; data movement is not among them.
+    stored : set of onnx_ir.Value
+        The sources (see `Placement.sources`) whose tensors are stored in 16 bits. Whoever else reads one of them reads
+        it converted to 8 bits, but for data movement, which passes on what is stored.
+    """
+
+    units: set[Unit] = field(default_factory=set)
+    stored: set[ir.Value] = field(default_factory=set)
+
+    def reads(self, unit: Unit, source: ir.Value) -> bool:
+        """Tell whether a unit reads a tensor, of that source, in 16 bits."""
+        return source in self.stored if unit.kind == "move" else unit in self.units
+
+    def sources(self, placement: Placement) -> set[ir.Value]:
+        """Return the sources of all tensors that are stored or read in 16 bits."""
+        return self.stored | {placement.sources[value] for unit in self.units for value in unit.inputs}
+
+
+def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) -> Wide:
+    """Choose what is in 16 bits, and list in ``placement.refused`` what was asked for in vain.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        What was placed.
+    placement : Placement
+    patterns : sequence of str
+        Patterns (`fnmatch`) of names of nodes; data movement that one names goes with the tensor that it moves.
+
+    Notes
+    -----
+    A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what a wide layer reads
+    writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
+    integers for the sake of its maker: that then has 16 bits as well.
+    """
+    hits = matching_nodes("quantize: wide", patterns, model.graph)
+    placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
+    result = Wide()
+    found = set()
+    for node, pattern in hits.items():
+        unit = placed.get(node)
+        read = [sources[value] for value in node.inputs if value in sources]
+        if not read or (unit is not None and unit.kind == "move"):
+            continue
+        result.stored.update(read)
+        result.units.update([unit] if unit is not None else [])
+        found.add(pattern)
+    refused = {refusal.subject for refusal in placement.refused}
+    for pattern in dict.fromkeys(hits.values()):
+        labels = [edit.label(node) for node, by in hits.items() if by == pattern]
+        if pattern not in found and not refused.intersection(labels):
+            reason = f"named by wide = '{pattern}', and neither it nor anything else that this names reads integers"
+            placement.refused.append(Refusal(labels[0], reason))
+    return result

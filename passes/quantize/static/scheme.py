@@ -1,0 +1,111 @@
+"""How numbers are stored: the choices that a target makes, and that options may change."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from onnxcompress.runtime.saturation import products_saturate
+
+from ..prepare.opset import BLOCKS, FLOAT16, PER_CHANNEL
+from ..shared import scales
+
+if TYPE_CHECKING:
+    from onnxcompress.targets.options import QuantizeOptions
+
+Coverage = Literal["worth", "all"]
+
+OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
+"""Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
+
+WIDE = {"int8": "int16", "uint8": "uint16"}
+"""Type of activations → the type of those that are wider."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How activations, weights and biases are stored.
+
+    Attributes
+    ----------
+    activations, weights : str
+        Types as in ONNX, in lower case.
+    symmetric : bool
+        Zero points of activations are the middle of their type's range.
+    per_channel : bool
+        Weights have one scale for each output channel.
+    bias : {"int32", "float"}
+        int32 with the scale of the input times that of the weight, or float.
+    power_of_two : bool
+        All scales are powers of two.
+    reduce_range : bool
+        Weights use 7 bits.
+    operators : tuple of str
+        What may compute on integers or pass them through.
+    wide : str, optional
+        The type of the activations of single layers that are stored in 16 bits.
+    coverage : {"worth", "all"}
+        Which of them do; see `Quantize`.
+    """
+
+    activations: str = "uint8"
+    weights: str = "int8"
+    symmetric: bool = False
+    per_channel: bool = True
+    bias: Literal["int32", "float"] = "int32"
+    power_of_two: bool = False
+    reduce_range: bool = False
+    operators: tuple[str, ...] = ()
+    wide: str | None = None
+    coverage: Coverage = "worth"
+
+    @classmethod
+    def of(
+        cls,
+        options: QuantizeOptions,
+        activations: str | None,
+        symmetric: bool | None,
+        per_channel: bool | None,
+        coverage: Coverage | None,
+    ) -> Scheme:
+        """Return what a target wants, but for what is given."""
+        eight_bit_float = activations == "float8e4m3fn"
+        return cls(
+            activations=options["activations"] if activations is None else activations,
+            weights="float8e4m3fn" if eight_bit_float else options["weights"],
+            symmetric=eight_bit_float or (options["symmetric"] if symmetric is None else symmetric),
+            per_channel=options["per_channel"] if per_channel is None else per_channel,
+            bias="float" if eight_bit_float else options["bias"],
+            power_of_two=options["power_of_two"],
+            reduce_range=options["reduce_range"],
+            operators=tuple(sorted(options["operators"])),
+            coverage=options["coverage"] if coverage is None else coverage,
+        )
+
+    @property
+    def grid(self) -> scales.Grid:
+        """What activations may be."""
+        return scales.GRIDS[self.activations]
+
+    def grid_of(self, *, wide: bool) -> scales.Grid:
+        """Return what an activation may be, where it is a wide one or not."""
+        return scales.GRIDS[self.wide] if wide and self.wide is not None else self.grid
+
+    def widened(self) -> Scheme:
+        """Return the same with all activations of the wide type."""
+        return dataclasses.replace(self, activations=self.wide or self.activations)
+
+    @property
+    def weight_grid(self) -> scales.Grid:
+        """What weights may be."""
+        return scales.SEVEN_BITS if self.reduce_range else scales.SYMMETRIC_GRIDS[self.weights]
+
+    def saturates(self) -> bool:
+        """Tell whether onnxruntime loses products of such integers on this machine."""
+        full = self.weights == "int8" and not self.reduce_range
+        return full and self.activations in WIDE and products_saturate()
+
+    @property
+    def opset(self) -> int:
+        """The first opset that can say all this."""
+        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.wide or self.activations))

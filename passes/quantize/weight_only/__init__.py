@@ -1,0 +1,1 @@
+"""Weights stored as integers of few bits, computed in float."""

@@ -1,0 +1,209 @@
+"""The operators that read stored weights: what takes the place of a float constant in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxcompress.graph import edit
+
+from ..prepare import opset
+from ..shared import scales
+from ..shared.insert import Inserter
+from .storage import StoredWeight
+
+Array = npt.NDArray[Any]
+
+MICROSOFT = "com.microsoft"
+
+SHORTEST_BLOCK = 16
+"""Blocks of onnxruntime's operators are a power of two, and not shorter."""
+
+BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
+
+COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+"""What MatMulNBits and GatherBlockQuantized compute in on a CPU."""
+
+
+def array_of(value: ir.Value) -> Array:
+    """Return what a constant holds."""
+    tensor = edit.constant(value)
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def reads_rows(node: ir.Node, index: int) -> bool:
+    """Tell whether a node looks up rows of its input `index`."""
+    return edit.op_of(node) == "Gather" and index == 0 and edit.int_attribute(node, "axis", 0) == 0
+
+
+def needed_opset(stored: StoredWeight) -> int:
+    """Return the opset that a weight needs."""
+    if stored.form != "qdq":
+        return 1
+    return opset.BLOCKS if stored.block_size or BITS[stored.dtype] < 8 else opset.PER_CHANNEL
+
+
+def fused_form(value: ir.Value) -> str | None:
+    """Return the one operator of onnxruntime's own that can take over from all readers of a weight, if there is one."""
+    tensor = edit.constant(value)
+    uses = list(value.uses())
+    if tensor is None or len(tensor.shape) != 2 or tensor.dtype not in COMPUTED or value.is_graph_output():
+        return None
+    if all(edit.op_of(node) == "MatMul" and index == 1 for node, index in uses):
+        return "matmulnbits"
+    return "gatherblockquantized" if all(reads_rows(node, index) for node, index in uses) else None
+
+
+def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
+    """Let the readers of a constant read integers instead, in a model of an opset."""
+    if stored.form == "qdq":
+        _with_dequantize(value, stored, names, version)
+    else:
+        FUSED[stored.form](value, stored, names)
+
+
+def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    writer = _Dequantizer(value, stored, Inserter(graph, names), version)
+    for user, index in list(value.uses()):
+        if reads_rows(user, index) and writer.rows_can_wait:
+            writer.behind(user)
+        else:
+            user.replace_input_with(index, writer.whole())
+    if value.is_graph_output():
+        edit.replace_uses(value, writer.whole())
+
+
+class _Dequantizer:
+    """Adds the integers of one weight, and DequantizeLinear before or behind what reads them."""
+
+    def __init__(self, value: ir.Value, stored: StoredWeight, inserter: Inserter, version: int) -> None:
+        array, name = array_of(value), str(value.name)
+        self._name, self._stored, self._inserter = name, stored, inserter
+        self._dtype = ir.DataType.from_numpy(array.dtype)
+        # onnxruntime's DequantizeLinear has no bfloat16, and that of older opsets no float16 either.
+        self._casts = self._dtype != ir.DataType.FLOAT and (
+            self._dtype != ir.DataType.FLOAT16 or version < opset.FLOAT16
+        )
+        shape = stored.scale.shape if stored.block_size else () if stored.axis is None else (-1,)
+        scale = stored.scale if self._casts else stored.scale.astype(array.dtype)
+        self._inputs = [
+            inserter.constant(f"{name}_quantized", stored.encode(array).astype(stored.dtype)),
+            inserter.constant(f"{name}_scale", scale.reshape(shape)),
+            inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.dtype).reshape(shape)),
+        ]
+        self._whole: ir.Value | None = None
+        # Rows of integers are looked up first and converted then.
+        self.rows_can_wait = BITS[stored.dtype] == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
+
+    def whole(self) -> ir.Value:
+        """Return the weight as it was, nearly."""
+        if self._whole is None:
+            self._whole = self._dequantized(self._inserter, self._inputs, f"{self._name}_dequantized", None)
+        return self._whole
+
+    def behind(self, gather: ir.Node) -> None:
+        """Let Gather look up integers, and with blocks their scales, and convert what it found."""
+        graph, rows = gather.graph, gather.outputs[0]
+        assert isinstance(graph, ir.Graph)
+        name, inserter, indices = str(rows.name), Inserter(graph, self._inserter.names), gather.inputs[1]
+        gather.replace_input_with(0, self._inputs[0])
+        inputs = [rows, *self._inputs[1:]]
+        assert indices is not None
+        if self._stored.block_size:
+            inputs[1:] = [inserter.add("Gather", [v, indices], f"{v.name}_rows", after=gather) for v in inputs[1:]]
+        last = inputs[1].producer() if self._stored.block_size else gather  # the first one added is the last by now
+        result = self._dequantized(inserter, inputs, f"{name}_dequantized", last)
+        spared = {rows_reader for rows_reader, _ in rows.uses() if rows_reader.op_type == "DequantizeLinear"}
+        edit.replace_uses(rows, result, except_for=spared)
+        rows.type = ir.TensorType(ir.DataType[self._stored.dtype.upper()])  # last: an output hands its type on
+
+    def _dequantized(self, inserter: Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None) -> ir.Value:
+        axis = None if self._stored.axis is None else self._stored.axis if after is None else -1
+        result = inserter.add("DequantizeLinear", inputs, name, axis=axis, after=after)
+        node = result.producer()
+        assert node is not None
+        if self._stored.block_size:
+            edit.set_attribute(node, "block_size", self._stored.block_size)
+        if not self._casts:
+            return result
+        cast = inserter.add("Cast", [result], f"{name}_cast", after=node)
+        producer = cast.producer()
+        assert producer is not None
+        edit.set_attribute(producer, "to", int(self._dtype))
+        return cast
+
+
+def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
+    """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), each a weight less `-low`, packed."""
+    graph, array = value.graph, array_of(value)
+    assert isinstance(graph, ir.Graph)
+    bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
+    low, inserter = scales.GRIDS[stored.dtype].low, Inserter(graph, names)
+    integers = (stored.encode(array) - low).astype(np.uint8)
+    blocks = -(-k // stored.block_size)
+    missing = blocks * stored.block_size - k
+    padded = np.pad(integers, ((0, missing), (0, 0))) if missing else integers
+    halves = padded if bits == 8 else padded[0::2] | (padded[1::2] << 4)  # rows are packed faster than columns
+    packed = halves.T.reshape(n, blocks, -1)
+    zero_point = (stored.zero_point - low).T
+    inputs = [
+        inserter.constant(f"{name}_quantized", packed),
+        inserter.constant(f"{name}_scale", stored.scale.T.astype(array.dtype)),
+    ]
+    if (zero_point != 1 << (bits - 1)).any():  # what it is without
+        inputs.append(inserter.constant(f"{name}_zero_point", _packed(zero_point, bits)))
+    for node, _ in list(value.uses()):
+        _turn(node, "MatMulNBits", [node.inputs[0], *inputs])
+        for key, number in {"K": k, "N": n, "bits": bits, "block_size": stored.block_size}.items():
+            edit.set_attribute(node, key, number)
+
+
+def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
+    """Make GatherBlockQuantized of each Gather; of 8 bits it knows the unsigned ones only."""
+    graph, array = value.graph, array_of(value)
+    assert isinstance(graph, ir.Graph)
+    bits, name, inserter = BITS[stored.dtype], str(value.name), Inserter(graph, names)
+    low, dtype = (scales.GRIDS[stored.dtype].low, "uint8") if bits == 8 else (0, stored.dtype)
+    integers, scale, zero_point = (
+        inserter.constant(f"{name}_quantized", (stored.encode(array) - low).astype(dtype)),
+        inserter.constant(f"{name}_scale", stored.scale.astype(array.dtype)),
+        inserter.constant(f"{name}_zero_point", (stored.zero_point - low).astype(dtype)),
+    )
+    for node, _ in list(value.uses()):
+        _turn(node, "GatherBlockQuantized", [integers, node.inputs[1], scale, zero_point])
+        numbers = {"bits": bits, "block_size": stored.block_size, "gather_axis": 0, "quantize_axis": 1}
+        for key, number in numbers.items():
+            edit.set_attribute(node, key, number)
+
+
+def _turn(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> None:
+    """Make another operator of a node, whose outputs stay."""
+    node.op_type, node.domain = op_type, MICROSOFT
+    node.attributes.clear()
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
+def _packed(integers: Array, bits: int) -> npt.NDArray[np.uint8]:
+    """Return bytes; of 4 bits, the even ones along the last axis lie in the lower halves."""
+    if bits == 8:
+        return integers.astype(np.uint8)
+    odd = integers.shape[-1] % 2
+    even = integers.astype(np.uint8, copy=False)
+    if odd:
+        even = np.pad(even, [(0, 0)] * (even.ndim - 1) + [(0, odd)])
+    return np.asarray(even[..., 0::2] | (even[..., 1::2] << 4))
+
+
+FUSED: dict[str, Callable[[ir.Value, StoredWeight, edit.Names], None]] = {
+    "gatherblockquantized": _with_rows,
+    "matmulnbits": _with_n_bits,
+}

@@ -1,0 +1,178 @@
+"""How a weight is stored as integers: with which scales, in which layout. Arrays only, no graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..shared import scales
+from ..shared.scales import Grid
+
+Array = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+
+Method = Literal["max", "mse"]
+
+METHODS: dict[Method, Callable[[Array, Grid, bool], tuple[npt.NDArray[np.float32], Integers]]] = {
+    "max": lambda matrix, grid, symmetric: scales.spanning(matrix, grid, symmetric=symmetric),
+    "mse": lambda matrix, grid, symmetric: scales.clipped(matrix, 0, grid, symmetric=symmetric),
+}
+
+SMALLEST_FLOAT16 = 2.0**-24
+"""The smallest scale that float16 holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeight:
+    """How one tensor is stored.
+
+    Attributes
+    ----------
+    form : str
+        The operators that read it; see `formats`.
+    dtype : str
+        A key of `scales.GRIDS`.
+    low : int
+        The smallest integer: symmetric int8 leaves out -128.
+    axis : int, optional
+        The axis with a scale for each index, or that is cut into blocks; None: one scale for the tensor.
+    block_size : int
+        How many neighbours along `axis` share a scale; 0: there are no blocks.
+    scale : ndarray of float32
+        (channels,), (1,), or with blocks the weight's shape with fewer indices along `axis`. For a weight of float16
+        or bfloat16 its values are of that type.
+    zero_point : ndarray of int64, same shape
+    integers : ndarray of int16, optional
+        The weight's shape; None where each is the nearest.
+    """
+
+    form: str
+    dtype: str
+    low: int
+    axis: int | None
+    block_size: int
+    scale: npt.NDArray[np.float32]
+    zero_point: Integers
+    integers: npt.NDArray[np.int16] | None = None
+
+    def spread(self, values: Array, shape: tuple[int, ...]) -> Array:
+        """Return scales or zero points so that they broadcast to the weight's shape."""
+        if self.axis is None:
+            return values.reshape([1] * len(shape))
+        if self.block_size:
+            return np.take(np.repeat(values, self.block_size, self.axis), np.arange(shape[self.axis]), self.axis)
+        return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
+
+    def encode(self, array: Array) -> npt.NDArray[np.int16]:
+        """Return the integers of a weight, int16: a few rows after the other, which stay in a core's cache."""
+        if self.integers is not None:
+            return self.integers
+        found = np.empty(array.shape, np.int16)
+        axis = self.axis if self.axis is not None and self.block_size else 0
+        whole, into = np.moveaxis(array, axis, 0), np.moveaxis(found, axis, 0)
+        scale, zero_point = (np.moveaxis(values, axis, 0) for values in self._one_for_block(array.ndim))
+        step = self.block_size or max(scales.CHUNK * len(whole) // max(array.size, 1), 1)
+        for start in range(0, len(whole), step):
+            part = slice(start, start + step)
+            of = part if not self.block_size else slice(start // step, start // step + 1)
+            of = of if len(scale) > 1 else slice(None)
+            into[part] = self._nearest(whole[part], scale[of], zero_point[of])
+        return found
+
+    def _one_for_block(self, rank: int) -> tuple[Array, Array]:
+        """Return scales and zero points that broadcast to the weight's shape, along blocks to their number."""
+        if self.block_size:
+            return self.scale, self.zero_point
+        shape = [-1 if axis == self.axis else 1 for axis in range(rank)]
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+    def _nearest(self, array: Array, scale: Array, zero_point: Array) -> npt.NDArray[np.float64]:
+        steps = array.astype(np.float64)
+        steps /= scale.astype(np.float64)
+        np.rint(steps, out=steps)
+        steps += zero_point
+        return np.asarray(np.clip(steps, self.grid.low, self.grid.high, out=steps))
+
+    def decode(self, integers: Integers) -> npt.NDArray[np.float64]:
+        """Return ``scale · (q − zero_point)``."""
+        shape = integers.shape
+        steps = (integers - self.spread(self.zero_point, shape)) * self.spread(self.scale, shape).astype(np.float64)
+        return np.asarray(steps, np.float64)
+
+    @property
+    def grid(self) -> Grid:
+        """The integers that it may be stored as."""
+        return dataclasses.replace(scales.GRIDS[self.dtype], low=self.low)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """The choices that are alike for all weights; `store` makes them for one.
+
+    Attributes
+    ----------
+    dtype : str
+    symmetric : bool
+    method : str
+        A key of `METHODS`.
+    block_size : int
+        0: no blocks.
+    """
+
+    dtype: str
+    symmetric: bool
+    method: Method
+    block_size: int
+
+    def store(self, array: Array, form: str, output: int | None, along: int | None) -> StoredWeight:
+        """Choose the scales of one weight.
+
+        Parameters
+        ----------
+        array : ndarray of float
+        form : str
+        output : int, optional
+            The axis of output channels; None: one scale for the tensor.
+        along : int, optional
+            The axis that products sum over. If it is shorter than a block, there are no blocks.
+        """
+        blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
+        axis, block = (along, self.block_size) if blocked else (output, 0)
+        grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
+        if axis is not None and block and self.method == "max":
+            scale, zero_point = scales.over(*_extremes(array, axis, block), grid, symmetric=self.symmetric)
+        elif axis is not None and block:
+            matrix, shape = _in_blocks(array, axis, block)
+            scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+            scale = np.moveaxis(scale.reshape(shape), -1, axis)
+            zero_point = np.moveaxis(zero_point.reshape(shape), -1, axis)
+        else:
+            scale, zero_point = METHODS[self.method](_in_rows(array, axis), grid, self.symmetric)
+        if array.dtype != np.float32:
+            least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
+            scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)
+        return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
+
+
+def _in_rows(array: Array, axis: int | None) -> Array:
+    return scales.rows(array, axis).astype(np.float32, copy=False)
+
+
+def _extremes(array: Array, axis: int, block: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the lowest and the highest value of each block along an axis, 0 included, without moving anything."""
+    floats, starts = array.astype(np.float32, copy=False), np.arange(0, array.shape[axis], block)
+    low, high = (np.asarray(f.reduceat(floats, starts, axis), np.float64) for f in (np.minimum, np.maximum))
+    return np.minimum(low, 0), np.maximum(high, 0)
+
+
+def _in_blocks(array: Array, axis: int, block: int) -> tuple[Array, tuple[int, ...]]:
+    """Return a row for each block along an axis, and the shape of all blocks, that axis last; zeros fill up."""
+    moved = np.moveaxis(array, axis, -1).astype(np.float32, copy=False)
+    missing = -moved.shape[-1] % block
+    padded = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)]) if missing else moved
+    matrix = padded.reshape(-1, block)
+    return matrix, (*padded.shape[:-1], padded.shape[-1] // block)
