@@ -2,7 +2,7 @@
 
 A term is a name, a pattern (``*``, ``?`` and ``[...]``, as in file names) or ``type:`` and an operator type, which may
 be a pattern, too. A node goes by its own name and by those of its outputs, a weight by its name and by those of the
-nodes that read it. What is both included and excluded is left alone; of two overrides of one option the later one holds.
+nodes that read it. What is both included and excluded is left alone; of two overrides of one option the later holds.
 
 ====== =========================================================================
 where  how it is written
@@ -149,7 +149,7 @@ class SelectivePass(Pass):
         """Return the pass with the options that `overrides` gives to what these terms mean."""
         overrides: Overrides = getattr(self, "overrides", {})
         options = {name: value for term in terms for name, value in overrides[term].items()}
-        return dataclasses.replace(self, **options, overrides={}) if options else self  # type: ignore[arg-type, call-arg]
+        return dataclasses.replace(self, **options, overrides={}) if options else self  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
