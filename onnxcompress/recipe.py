@@ -23,7 +23,7 @@ from typing import Any
 from . import registry
 from .contract import Pass
 from .errors import OptionError, nearest
-from .surgeon import SurgeonStep
+from .surgery import SurgeonStep
 from .toml import parse_toml, read_toml
 
 
