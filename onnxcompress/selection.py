@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from .errors import PassError, nearest
+from .errors import PassError, did_you_mean
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +34,7 @@ def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[s
         found[pattern] = [s for s, known in names.items() if any(fnmatch.fnmatchcase(n, pattern) for n in known)]
         if not found[pattern]:
             every = sorted({name for known in names.values() for name in known})
-            hint = nearest(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
+            hint = did_you_mean(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
             raise PassError(f"{field}: '{pattern}' matches nothing in the model{hint}")
     return found
 
