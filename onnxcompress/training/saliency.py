@@ -85,7 +85,7 @@ def measure_saliency(
         for number, weight in enumerate(objective.weights)
         for axis in range(initial[weight].ndim)
     }
-    first, second = ({key: arrays[f"{key}_{k}"] for k, key in axes.items()} for key in ("first", "second"))
+    first, second = ({place: arrays[f"{order}_{k}"] for k, place in axes.items()} for order in ("first", "second"))
     broken = next((key[0] for key in first if not np.isfinite([first[key], second[key]]).all()), None)
     if broken is not None:
         raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")

@@ -16,7 +16,7 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import PassError
 from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize.max_drop.exclude import float_first
-from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.prepare import prepare
 from onnxcompress.passes.quantize.static.plan import QuantizePlan
 from onnxcompress.samples.samples import load_samples
 
