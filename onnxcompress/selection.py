@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
-from .contract import Pass, check_option
+from .contract import Pass, Refusal, check_option
 from .errors import OptionError, PassError, did_you_mean
 from .graph import edit
 
@@ -89,11 +89,14 @@ class Selected(Generic[K, PassT]):
         What is left alone → why.
     by : dict
         What has options of its own → the terms of `overrides` that mean it, in order.
+    idle : tuple of Refusal
+        Terms of `include` and `overrides` that mean something in the model, but nothing that the pass could touch.
     """
 
     step: PassT
     why_not: dict[K, str]
     by: dict[K, Terms]
+    idle: tuple[Refusal, ...] = ()
 
     def settings(self, subject: K) -> PassT:
         """Return the pass with the options that hold for one thing."""
@@ -143,7 +146,13 @@ class SelectivePass(Pass):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own
-        return Selected(self, why_not, by)
+        idle = [
+            Refusal(term, f"{option} names it, and there is nothing that {self.name} could do to it")
+            for option in ("include", "overrides")
+            for term in named[option]
+            if not any(subject.matches(term) for subject in subjects.values())
+        ]
+        return Selected(self, why_not, by, tuple(idle))
 
     def overridden(self: PassT, terms: Terms) -> PassT:
         """Return the pass with the options that `overrides` gives to what these terms mean."""
