@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .samples.samples import Samples
     from .statistics.calibration import Method
     from .statistics.channel_ranges import ChannelRange
-    from .statistics.ranges import Observation
+    from .statistics.observation import Observation
     from .statistics.summaries import ChannelMean, Moment, Range
     from .verify import Verifier
 
