@@ -33,9 +33,8 @@ def widened(model: ir.Model) -> ir.Model | None:
         if tensor is None and maker is not None and isinstance(graph, ir.Graph) and value.name:
             insert = edit.Inserter(graph, names)
             rounded = insert.node("Cast", [value], attributes={"to": int(NARROW)}, after=maker, dtype=NARROW)
-            first = rounded.producer()
+            first = edit.producer(rounded)
             result = insert.node("Cast", [rounded], attributes={"to": int(WIDE)}, after=first, dtype=WIDE)
-            assert first is not None
             edit.replace_uses(value, result, except_for=[first])
     return copy
 

@@ -122,11 +122,8 @@ def limits(tied: Tied, measured: Mapping[tuple[str, int], Measured]) -> tuple[Ve
 def _weights(tied: Tied) -> Iterator[Weight]:
     made = {slot.node: slot.rows for slot in tied.producers}
     for slot in tied.consumers:
-        node = slot.node
-        tensor = edit.constant(node.inputs[1])
-        data = node.inputs[0]
-        assert tensor is not None and data is not None
-        array = np.abs(tensor.numpy().astype(np.float64))
+        node, data = slot.node, edit.required(slot.node, 0)
+        array = np.abs(edit.array(node.inputs[1]).astype(np.float64))
         array = np.moveaxis(array, slot.axis, 1) if slot.axis != 1 else array
         outputs, inputs = array.shape[:2]
         array = array.reshape(outputs, inputs, -1)

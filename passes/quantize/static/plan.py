@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Plan
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
 from ..equalise.equalisation import Equalisation
 from ..prepare.prepare import FOLDS
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
 from .int16 import Wide
 from .placement import Placement
@@ -247,8 +247,7 @@ def _activations(placement: Placement, points: _Points) -> Iterator[Activation]:
     readers: dict[tuple[ir.Graph | ir.Function | None, ir.Value, bool], list[tuple[str, int]]] = {}
     for unit in placement.units:
         for index in unit.data:
-            value = unit.node.inputs[index]
-            assert value is not None
+            value = edit.required(unit.node, index)
             key = (unit.node.graph, value, points.reads_wide(unit, value))
             readers.setdefault(key, []).append((edit.output_name(unit.node), index))
     tensors = [(value.graph, value, everywhere) for value, everywhere in placement.tensors.items()]
@@ -293,8 +292,7 @@ def _point(low: float, high: float, scheme: Scheme, *, wide: bool) -> Point:
 def _operands(unit: Unit, scheme: Scheme, *, wide: bool) -> list[Operand]:
     found = []
     for index in unit.operands:
-        array = constants.find(unit.node.inputs[index])
-        assert array is not None
+        array = constants.found(unit.node.inputs[index])
         point = _point(float(array.min()), float(array.max()), scheme, wide=wide)
         found.append(Operand(edit.output_name(unit.node), index, *point, wide))
     return found
