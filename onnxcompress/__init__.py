@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from .inspection import inspect as inspect
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
-    from .surgeon import surgeon as surgeon
+    from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
 _WHERE = {
     "OnnxCompressError": "errors",
     "Pass": "contract",
     "apply": "pipeline",
-    "bench": "runtime.bench",
-    "compare": "runtime.compare",
+    "bench": "evaluation.bench",
+    "compare": "evaluation.compare",
     "inspect": "inspection",
     "lint": "targets.linter",
     "load": "graph.load",
     "read_recipe": "recipe",
     "save": "graph.save",
-    "sensitivity": "analysis",
-    "surgeon": "graph.surgeon",
+    "sensitivity": "evaluation.sensitivity",
+    "surgeon": "surgery",
 }
 """Public name → module; imported at first use, so that importing the package costs nothing."""
 

@@ -185,8 +185,11 @@ def pass_name(kind: type[Pass]) -> str:
 def check_option(owner: str, field: str, value: Any, hint: Any, *, strict: bool = True) -> Any:
     """Return `value` as `hint` (a type, perhaps with `msgspec.Meta` bounds) demands it, or raise `OptionError`.
 
-    With ``strict=False`` text is read as the type asks for ("0.5" for a float), as the command line needs.
+    With ``strict=False`` text is read as the type asks for ("0.5" for a float), as the command line needs. A single
+    string is a list of one.
     """
+    if isinstance(value, str) and typing.get_origin(hint) is tuple:
+        value = [value]
     try:
         return msgspec.convert(value, hint, strict=strict)
     except msgspec.ValidationError as error:

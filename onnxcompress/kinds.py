@@ -56,7 +56,7 @@ def _same(model: ir.Model) -> ir.Model:
 def _to_gs(model: ir.Model) -> gs.Graph:
     import onnx_graphsurgeon as gs
 
-    from .surgeon import refuse_losses
+    from .surgery import refuse_losses
 
     refuse_losses(model)
     return gs.import_onnx(ir.to_proto(model))

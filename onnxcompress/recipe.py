@@ -23,7 +23,7 @@ from typing import Any
 from . import registry
 from .contract import Pass
 from .errors import OptionError, nearest
-from .surgeon import SurgeonStep
+from .surgery import SurgeonStep
 from .toml import parse_toml, read_toml
 
 
@@ -87,10 +87,17 @@ def parse_pass(text: str) -> Pass:
     if not words:
         raise OptionError(f"-p {text!r}: expected NAME key=value ...")
     name, *rest = words
-    options = {}
+    options: dict[str, Any] = {}
     for item in rest:
         key, equals, value = item.partition("=")
         if not equals:
             raise OptionError(f"-p {text!r}: expected key=value, got '{item}'")
-        options[key] = value
+        table, _, inner = key.partition(".")
+        if inner:  # as TOML's dotted keys; a term may have dots of its own
+            term, _, option = inner.rpartition(".")
+            if not term:
+                raise OptionError(f"-p {text!r}: expected {table}.TERM.OPTION=VALUE, got '{item}'")
+            options.setdefault(table, {}).setdefault(term, {})[option] = value
+        else:
+            options[key] = value
     return registry.make(name, options, strict=False)

@@ -45,7 +45,7 @@ def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
             allowed = ", ".join(fields) or "none"
             raise OptionError(f"{name}: unknown option '{key}'{nearest(key, fields)} (options: {allowed})")
     if not strict:
-        options = {k: _split(v) if typing.get_origin(hints[k]) is tuple else v for k, v in options.items()}
+        options = {k: _read(name, k, v, hints) for k, v in options.items()}
     checked = {k: check_option(name, k, v, hints[k], strict=strict) for k, v in options.items()}
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     for key in required:
@@ -54,6 +54,16 @@ def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
     return kind(**checked)
 
 
-def _split(text: str) -> list[str]:
-    """Read a list as the command line writes it: ``a,b,c``."""
-    return [part for part in text.split(",") if part]
+def _read(name: str, field: str, value: Any, hints: dict[str, Any]) -> Any:
+    """Read what the command line writes: a list as ``a,b,c``, a table of options by what each of these takes."""
+    if isinstance(value, dict):
+        return {
+            term: {
+                key: check_option(name, f"{field}.{term}.{key}", _read(name, key, text, hints), hint, strict=False)
+                if (hint := hints.get(key))
+                else text
+                for key, text in options.items()
+            }
+            for term, options in value.items()
+        }
+    return [part for part in value.split(",") if part] if typing.get_origin(hints[field]) is tuple else value

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Started in the background by a shell without job control: programs started from here would never see ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background (by a shell without job control, or by nohup): programs started from here would inherit that
+# some signals are ignored.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 KIT = Path(__file__).parents[2] / "shared" / "kit"
 

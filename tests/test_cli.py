@@ -47,7 +47,7 @@ def test_help_for_each_command(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: a command is missing; see root --help\n"),
+        ([], "error: Missing command; see root --help\n"),
         (["frob"], "error: No such command 'frob'; see root --help\n"),
         (["--frob"], "error: No such option: --frob; see root --help\n"),
         (["inspect"], "error: Missing argument 'MODEL'; see root inspect --help\n"),
@@ -248,6 +248,11 @@ def test_bar_on_a_terminal(monkeypatch):
     with console.progress_bar() as progress:
         progress("training: epoch 1 of 2", 5, 10)
     assert "training" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("name", onnxcompress.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(onnxcompress, name).__name__ == name
 
 
 def test_public_compare_and_bench_take_every_kind_of_model(model):

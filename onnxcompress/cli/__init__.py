@@ -1,0 +1,27 @@
+"""The command line: one command for each public function, and no logic.
+
+Nothing heavy is imported before a command runs, so that ``--help`` and wrong usage answer at once.
+"""
+
+from __future__ import annotations
+
+from .app import app, main
+from .apply import InOrder, apply
+from .bench import bench
+from .compare import compare
+from .demo import demo
+from .inspect import inspect
+from .lint import lint
+from .passes import passes
+from .sensitivity import sensitivity
+
+__all__ = ["app", "main"]
+
+app.command()(demo)
+app.command(cls=InOrder)(apply)
+app.command()(inspect)
+app.command()(lint)
+app.command()(compare)
+app.command()(sensitivity)
+app.command()(bench)
+app.command()(passes)

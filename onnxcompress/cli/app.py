@@ -1,0 +1,113 @@
+"""What all commands share: how they end, and the options that more than one takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import OnnxCompressError, VerifyError
+from ..signals import how_it_ended, raise_on_end
+
+FELL_SHORT, UNUSABLE, INTERNAL, PIPE_CLOSED = 1, 2, 70, 141
+"""Exit statuses, beside 0; whoever is ended by a signal ends with 128 and its number."""
+
+
+@runtime_checkable
+class WrongUsage(Protocol):
+    """What Typer raises where a command line is wrong; its class is click's, or that of a click of Typer's own."""
+
+    def format_message(self) -> str:
+        """Say what is wrong."""
+
+
+class Commands(TyperGroup):
+    """Turns whatever ends a command into one line on stderr and an exit status."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command line, and end the process with its exit status."""
+        options["standalone_mode"] = False
+        try:
+            status = super().main(*args, **options)
+        except Exception as error:
+            if isinstance(error, WrongUsage):
+                sys.exit(_usage(error))
+            if os.environ.get("ONNXCOMPRESS_DEBUG") and not isinstance(error, OnnxCompressError):
+                raise
+            status = _failed(error)
+        sys.exit(status or 0)
+
+    def invoke(self, ctx: Any) -> int:
+        """Run a command; what Typer would answer in its own way is answered here."""
+        from ..display import console
+
+        try:
+            return super().invoke(ctx) or 0
+        except KeyboardInterrupt as error:
+            word, status = how_it_ended(error)
+            console.say(f"{word}; {ctx.meta.get('written', 'nothing')} was written")
+            return status
+        except BrokenPipeError:
+            console.drop_output()
+            return PIPE_CLOSED
+
+
+def _usage(error: WrongUsage) -> int:
+    from ..display import console
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "onnxcompress"
+    console.say(f"error: {error.format_message().rstrip('.')}; see {command} --help")
+    return UNUSABLE
+
+
+def _failed(error: Exception) -> int:
+    from ..display import console
+
+    if isinstance(error, OnnxCompressError):
+        console.say(f"error: {error}")
+        return FELL_SHORT if isinstance(error, VerifyError) else error.exit_code
+    if isinstance(error, MemoryError):
+        console.say(f"error: not enough memory{f' ({error})' if str(error) else ''}; give fewer or smaller samples")
+        return UNUSABLE
+    if isinstance(error, OSError) and error.strerror is not None:
+        console.say(f"error: {error.filename or 'a file'}: {error.strerror}")
+        return UNUSABLE
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    console.say(f"error: internal error: {what}; run with ONNXCOMPRESS_DEBUG=1 for the traceback")
+    return INTERNAL
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Make exported ONNX models small and fast, with the evidence that they still do their job.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Samples: an .npz file, a folder of them, file.py:function, or random."),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    raise_on_end()
+    app()

@@ -1,0 +1,52 @@
+"""``onnxcompress sensitivity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import AsJson, MetricOption, ModelPath, Overwrite, Seed
+
+
+def sensitivity(
+    model: ModelPath,
+    data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
+    step: Annotated[
+        str,
+        typer.Option(
+            "-p",
+            "--pass",
+            metavar="'NAME key=value ...'",
+            help="prune-channels, magnitude-prune, quantize, …",
+        ),
+    ] = "prune-channels",
+    metric: MetricOption = None,
+    share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Tell how much a metric loses when one group of MODEL alone is pruned, or one layer alone quantized."""
+    from .. import files
+    from ..display import console
+    from ..evaluation.sensitivity import sensitivity as run
+    from ..outputs import check_outputs
+    from ..recipe import parse_pass
+
+    parsed = parse_pass(step)
+    read = {"--data": data, "--metric": metric}
+    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
+    with console.progress_bar() as progress:
+        found = run(model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress)
+    from ..display import curves
+
+    if report is not None:
+        files.write_text(report, curves.page(found, str(model)), overwrite=overwrite)
+    if as_json:
+        console.show_text(console.to_json(found))
+    else:
+        console.show(*curves.table(found))
+    return 0
