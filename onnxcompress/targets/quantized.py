@@ -24,15 +24,15 @@ COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
 """Operators whose third input is a bias."""
 
-Slots = tuple[tuple[Role, int | None, int | None, int | None], ...]
+Operands = tuple[tuple[Role, int | None, int | None, int | None], ...]
 """Of an integer operator, each tensor: its role and the inputs that hold its data, scale and zero point."""
 
-_BINARY: Slots = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
-_UNARY: Slots = (("activation", 0, 1, 2), ("activation", None, 3, 4))
-_PRODUCT: Slots = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
-_INTEGER: Slots = (("activation", 0, None, 2), ("weight", 1, None, 3))
+_BINARY: Operands = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
+_UNARY: Operands = (("activation", 0, 1, 2), ("activation", None, 3, 4))
+_PRODUCT: Operands = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
+_INTEGER: Operands = (("activation", 0, None, 2), ("weight", 1, None, 3))
 
-SLOTS: dict[str, Slots] = {
+OPERANDS: dict[str, Operands] = {
     "ConvInteger": _INTEGER,
     "MatMulInteger": _INTEGER,
     "QLinearConv": _PRODUCT,
@@ -60,7 +60,7 @@ OTHERS = {
     "com.microsoft::QLinearWhere",
     "com.microsoft::QMoE",
 }
-INTEGER_OPERATORS = {*SLOTS, *OTHERS}
+INTEGER_OPERATORS = {*OPERANDS, *OTHERS}
 """Operators that work on integers by their own definition."""
 
 
@@ -134,7 +134,7 @@ class Quantized:
             yield self._linear(node, "activation", quantized_type(node), None)
         elif op in DEQUANTIZE and not _repeats(node):
             yield self._linear(node, self.role(node), dequantized_type(node), node.inputs[0])
-        for role, data, scale, zero in SLOTS.get(op, ()):
+        for role, data, scale, zero in OPERANDS.get(op, ()):
             value, at = _input(node, data), _input(node, zero)
             known = value if value is not None and value.dtype is not None else at
             if role == "weight" and not is_constant(value):

@@ -51,8 +51,8 @@ def _pads(node: ir.Node) -> bool:
 
 def surplus(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return what can be taken from each channel, so that none of the samples comes to 0; shape (channels,)."""
-    spare = low - MARGIN * (high - low)
-    return np.where(np.isfinite(spare) & (spare > 0), spare, 0.0)
+    room = low - MARGIN * (high - low)
+    return np.where(np.isfinite(room) & (room > 0), room, 0.0)
 
 
 def sums(node: ir.Node, shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -42,7 +42,7 @@ def is_normalisation(node: ir.Node) -> bool:
     return known and constant and alone and not edit.int_attribute(node, "training_mode", 0)
 
 
-def untie(copy: ir.Model) -> None:
+def isolate(copy: ir.Model) -> None:
     """Let grouped convolutions, and the factors of normalisations, mix all channels.
 
     What they read and what they give can be scaled each by its own factors; in the group engine's view they are one.

@@ -47,7 +47,7 @@ class Application:
     def run(self) -> Changes:
         """Edit the model."""
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
-        whats |= dict.fromkeys(self.plan.wide, f"computes on integers, activations of {self.plan.scheme.wide}")
+        whats |= dict.fromkeys(self.plan.int16, f"computes on integers, activations of {self.plan.scheme.int16}")
         labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
         for weight in self.plan.weights:
             whats[weight.node] += f", {self._add_weight(weight)}"
@@ -159,7 +159,7 @@ class Application:
         array = constants.find(node.inputs[plan.input])
         if array is None:
             raise PassError(f"the plan has a constant at input {plan.input} of '{plan.node}', and the model has none")
-        grid = self.plan.scheme.grid_of(wide=plan.wide)
+        grid = self.plan.scheme.grid_of(int16=plan.int16)
         scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, grid.dtype)
         integers = scales.encode(array, np.array(scale), grid, zero_point=plan.zero_point)
         name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
@@ -178,7 +178,7 @@ class Application:
             given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
             bypass(producer, given)
             producer = given.producer()
-        name, dtype = plan.tensor, self.plan.scheme.grid_of(wide=plan.wide).dtype
+        name, dtype = plan.tensor, self.plan.scheme.grid_of(int16=plan.int16).dtype
         before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point, dtype)
         quantized = insert.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
         after = self._point(insert, name, plan.scale, plan.zero_point, dtype)
