@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit
-from ..graph.weights import constant_behind, output_axis
+from ..graph import constants, edit
+from ..graph.weights import output_axis
 from .analysis import analyse
 from .engine import Axes, Engine, Sink
 from .labels import Rows
@@ -163,7 +163,7 @@ class Groups:
         """The constants that operators multiply channels by, each with the sinks where they do."""
         found: dict[ir.Value, list[Sink]] = {}
         for sink in self.sinks:
-            weight = constant_behind(sink.weight)
+            weight = constants.root(sink.weight, dequantized=True)
             if weight is not None:
                 found.setdefault(weight, []).append(sink)
         return found
@@ -290,7 +290,7 @@ def _input_axes(groups: Groups) -> set[ValueAxis]:
 
 def _root(groups: Groups, value: ir.Value, axis: int) -> ValueAxis | None:
     """Return the constant, and its axis with the same labels, that an axis of a weight comes from."""
-    constant = constant_behind(value)
+    constant = constants.root(value, dequantized=True)
     if constant is None or constant is value:
         return None if constant is None else (value, axis)
     labels = np.unique(_rows(groups, (value, axis)))

@@ -33,9 +33,8 @@ def in_float32(model: ir.Model) -> ir.Model | None:
         if tensor is None and maker is not None and isinstance(graph, ir.Graph) and value.name:
             insert = edit.Inserter(graph, names)
             rounded = insert.node("Cast", [value], attributes={"to": int(BFLOAT16)}, after=maker, dtype=BFLOAT16)
-            first = rounded.producer()
+            first = edit.producer(rounded)
             result = insert.node("Cast", [rounded], attributes={"to": int(FLOAT)}, after=first, dtype=FLOAT)
-            assert first is not None
             edit.replace_uses(value, result, except_for=[first])
     return copy
 

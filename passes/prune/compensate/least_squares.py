@@ -153,8 +153,7 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     name = edit.output_name(consumer.node)
     after.advance(name)
     node = next(n for n in after.model.graph if edit.output_name(n) == name)
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
+    data, weight = edit.required(node, 0), edit.required(node, 1)
     if not after.has(str(data.name)):
         raise PassError("not compensated: what it reads is constant")
     before.advance(name, behind=consumer.fitted_whole)

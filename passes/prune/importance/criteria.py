@@ -117,9 +117,7 @@ def _weights(group: Group, roles: tuple[str, ...]) -> list[Member]:
 
 
 def _array(member: Member) -> Scores:
-    tensor = edit.constant(member.value)
-    assert tensor is not None
-    return tensor.numpy().astype(np.float64)
+    return edit.array(member.value).astype(np.float64)
 
 
 def _summed(array: Scores, axis: int) -> Scores:

@@ -57,9 +57,7 @@ def surplus(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.
 
 def sums(node: ir.Node, shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return what a weight makes of a constant input: float64, (channels,) → (output channels,)."""
-    tensor = edit.constant(node.inputs[1])
-    assert tensor is not None
-    array = tensor.numpy().astype(np.float64)
+    array = edit.array(node.inputs[1]).astype(np.float64)
     if node.op_type == "Gemm":
         array = array if edit.int_attribute(node, "transB", 0) else array.T
         return np.asarray(array @ shift * node.attributes.get_float("alpha", 1.0))

@@ -153,11 +153,10 @@ def _shift(model: ir.Model, shifts: tuple[Shift, ...]) -> None:
     insert = edit.Inserter(model.graph)
     for shift in shifts:
         node = nodes[shift.node]
-        weight = edit.constant(node.inputs[1])
-        assert weight is not None
+        weight = edit.array(node.inputs[1])
         old = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
         base = np.zeros(len(shift.values)) if old is None else old.numpy().astype(np.float64)
-        bias = (base + shift.values).astype(weight.dtype.numpy())
+        bias = (base + shift.values).astype(weight.dtype)
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         named = str(node.inputs[2].name) if node.inputs[2] is not None else f"{shift.node}_bias"
@@ -192,13 +191,12 @@ def _factors(scalable: Scalable, chosen: Array) -> list[Factor]:
 
 
 def _replace(insert: edit.Inserter, node: ir.Node, index: int, factors: list[Factor]) -> None:
-    old = node.inputs[index]
-    tensor = edit.constant(old)
-    assert old is not None and tensor is not None
-    array = tensor.numpy().astype(np.float64)
+    old = edit.required(node, index)
+    given = edit.array(old)
+    array = given.astype(np.float64)
     for factor in factors:
         array = _scaled(array, factor)
-    node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(tensor.dtype.numpy())))
+    node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(given.dtype)))
 
 
 def _scaled(array: Array, factor: Factor) -> Array:

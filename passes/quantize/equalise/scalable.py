@@ -126,7 +126,7 @@ class _Freezer:
         read, made = self.rows(data, channels), self.rows(out, channels)
         if read is not None:
             self._scalable.consumers.append(ScaledAxis(node, 1, in_axis, read))
-            self._note(data, channels, read)
+            self._note(edit.required(node, 0), channels, read)
         if made is not None:
             self._scalable.producers.append(ScaledAxis(node, 1, out_axis, made))
         if bias is not None and made is not None:
@@ -142,8 +142,7 @@ class _Freezer:
         elif tensor.numpy().any():
             self._freeze(made, f"{edit.label(node)}: one constant is added to all of them")
 
-    def _note(self, value: ir.Value | None, axis: int, rows: Row) -> None:
-        assert value is not None
+    def _note(self, value: ir.Value, axis: int, rows: Row) -> None:
         self._scalable.tensors[str(value.name), axis % self.rank(value)] = rows
 
     def normalisation(self, node: ir.Node) -> None:
@@ -164,9 +163,8 @@ class _Freezer:
     def gamma(self, node: ir.Node) -> None:
         """A constant for each position of the last axis makes a scale of its own."""
         index, out = gamma(node), node.outputs[0]
-        assert index is not None
-        tensor, made = edit.constant(node.inputs[index]), self.rows(out, -1)
-        if made is None or tensor is None:
+        tensor, made = None if index is None else edit.constant(node.inputs[index]), self.rows(out, -1)
+        if index is None or made is None or tensor is None:
             self.unknown(node)
             return
         reason = f"{edit.label(node)} multiplies it by a constant for each position"
@@ -213,7 +211,7 @@ class _Freezer:
                         self._freeze(made, f"{edit.label(node)}: it meets a constant")
                     continue
                 rows = self.rows(value, axis)
-                if rows is not None:
+                if rows is not None and value is not None:
                     self._note(value, axis, rows)
                 elif not joined:
                     self._freeze(made, f"{edit.label(node)}: an operand is the same for all of them")

@@ -124,11 +124,8 @@ def limits(scalable: Scalable, measured: Mapping[tuple[str, int], Measured]) -> 
 def _weights(scalable: Scalable) -> Iterator[Weight]:
     made = {place.node: place.rows for place in scalable.producers}
     for place in scalable.consumers:
-        node = place.node
-        tensor = edit.constant(node.inputs[1])
-        data = node.inputs[0]
-        assert tensor is not None and data is not None
-        array = np.abs(tensor.numpy().astype(np.float64))
+        node, data = place.node, edit.required(place.node, 0)
+        array = np.abs(edit.array(node.inputs[1]).astype(np.float64))
         array = np.moveaxis(array, place.axis, 1) if place.axis != 1 else array
         outputs, inputs = array.shape[:2]
         array = array.reshape(outputs, inputs, -1)

@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Refusal
 from onnxcompress.errors import PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
 from ..prepare.keep_float import keep_float
 from ..prepare.keep_moved import keep_moved
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.insert import Inserter, bypass
 from ..shared.units import alpha, bias_of, channel_axis, weight_of
 from .plan import Activation, Operand, QuantizePlan, WeightScale
@@ -169,11 +169,9 @@ class Application:
     def _add_activation(self, plan: Activation, value: ir.Value) -> None:
         """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
         readers = None if plan.readers is None else [(self.node(name), index) for name, index in plan.readers]
-        graph = value.graph if readers is None else readers[0][0].graph
+        graph = edit.graph_of(value if readers is None else readers[0][0])
         # It may come out of another pair by now: that of the outer graph, or one of another type for other readers.
-        given = value if readers is None else readers[0][0].inputs[readers[0][1]]
-        assert isinstance(graph, ir.Graph)
-        assert given is not None
+        given = value if readers is None else edit.required(*readers[0])
         insert = self._inserters[graph]
         producer = given.producer() if given.graph is graph else None
         if plan.gain != 1 and producer is not None:
@@ -191,17 +189,14 @@ class Application:
             after=quantized.producer() if producer is not None else None,
         )
         if readers is None:
-            quantizer = quantized.producer()
-            assert quantizer is not None
-            edit.replace_uses(given, result, except_for=[quantizer])
+            edit.replace_uses(given, result, except_for=[edit.producer(quantized)])
         else:
             for reader, index in readers:
                 reader.replace_input_with(index, result)
 
     def _inserter(self, node: ir.Node) -> Inserter:
         """Return what adds to the graph that a node is in."""
-        assert isinstance(node.graph, ir.Graph)
-        return self._inserters[node.graph]
+        return self._inserters[edit.graph_of(node)]
 
     def _point(self, insert: Inserter, name: str, scale: float, zero_point: int, dtype: str) -> list[ir.Value]:
         """Return constants for a scale and a zero point; tensors with the same ones share them."""
@@ -216,6 +211,4 @@ class Application:
 
 def _integers(dequantized: ir.Value | None) -> ir.Value:
     """Return what the DequantizeLinear that gives a value reads."""
-    reader = dequantized.producer() if dequantized is not None else None
-    assert reader is not None and reader.inputs[0] is not None
-    return reader.inputs[0]
+    return edit.required(edit.producer(dequantized), 0)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
-
-from ..shared import constants
+from onnxcompress.graph import constants, edit
 
 if TYPE_CHECKING:
     from onnxcompress.statistics.summaries import Range

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Plan
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
 from ..equalise.equalisation import Equalisation
 from ..prepare.prepare import FOLDS
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
 from .int16 import Int16Layers
 from .placement import Placement
@@ -251,8 +251,7 @@ def _activations(placement: Placement, points: _Points) -> Iterator[Activation]:
     readers: dict[tuple[ir.Graph | ir.Function | None, ir.Value, bool], list[tuple[str, int]]] = {}
     for unit in placement.units:
         for index in unit.data:
-            value = unit.node.inputs[index]
-            assert value is not None
+            value = edit.required(unit.node, index)
             key = (unit.node.graph, value, points.reads_int16(unit, value))
             readers.setdefault(key, []).append((edit.output_name(unit.node), index))
     tensors = [(value.graph, value, for_all) for value, for_all in placement.tensors.items()]
@@ -297,8 +296,7 @@ def _point(low: float, high: float, scheme: Scheme, *, int16: bool) -> Point:
 def _operands(unit: Unit, scheme: Scheme, *, int16: bool) -> list[Operand]:
     found = []
     for index in unit.operands:
-        array = constants.find(unit.node.inputs[index])
-        assert array is not None
+        array = constants.found(unit.node.inputs[index])
         point = _point(float(array.min()), float(array.max()), scheme, int16=int16)
         found.append(Operand(edit.output_name(unit.node), index, *point, int16))
     return found

@@ -112,12 +112,8 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
 
 def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
-    value, read = node.inputs[1], node.inputs[0]
-    tensor = edit.constant(value)
-    assert value is not None
-    assert read is not None
-    assert tensor is not None
-    array = tensor.numpy()
+    value, read = edit.required(node, 1), edit.required(node, 0)
+    array = edit.array(value)
     layer = Layer(node)
     matrices = layer.blocks(array)
     if matrices.shape[-1] > MOST_COLUMNS:
