@@ -124,7 +124,7 @@ def _conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
 
 
 def _integer_conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
-    weight = next(data for role, data, _, _ in operators.SLOTS[edit.op_of(node)] if role == "weight")
+    weight = next(data for role, data, _, _ in operators.OPERANDS[edit.op_of(node)] if role == "weight")
     return prod(out) * prod(shape(weight or 0)[1:])
 
 

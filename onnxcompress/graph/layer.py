@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -15,11 +15,10 @@ import onnx_ir as ir
 
 from ..errors import PassError
 from . import edit, operators
+from .constants import Read, held
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.NDArray[Any]
-Read: TypeAlias = Callable[[ir.Value | None], "Values | None"]
-"""Returns the array that a value always holds, or None."""
 
 NO_CONSTANT = "is not a constant; fold-constants may make it one"
 
@@ -29,12 +28,6 @@ class Axes(NamedTuple):
 
     output: int
     summed: int
-
-
-def held(value: ir.Value | None) -> Values | None:
-    """Return what a constant holds, or None."""
-    tensor = edit.constant(value)
-    return None if tensor is None else tensor.numpy()
 
 
 def axes_of(node: ir.Node, index: int, rank: int) -> Axes:
@@ -94,22 +87,20 @@ class Layer:
         return edit.int_attribute(self.node, "group", 1) if self.is_convolution else 1
 
     @property
-    def data(self) -> ir.Value | None:
+    def data(self) -> ir.Value:
         """What the weight is multiplied by."""
-        return self.node.inputs[1 if self.index == 0 and self.known.family == "product" else 0]
+        return edit.required(self.node, 1 if self.index == 0 and self.known.family == "product" else 0)
 
     @property
-    def value(self) -> ir.Value | None:
+    def value(self) -> ir.Value:
         """The weight as the operator reads it; it may be computed."""
-        return self._input(self.index)
+        return edit.required(self.node, self.index)
 
     @property
     def bias_value(self) -> ir.Value | None:
         """The bias as the operator reads it; None without one."""
-        return None if self.known.bias is None else self._input(self.known.bias)
-
-    def _input(self, index: int) -> ir.Value | None:
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
+        port = self.known.bias
+        return self.node.inputs[port] if port is not None and port < len(self.node.inputs) else None
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -244,8 +235,8 @@ class Layer:
         """Return why its constants cannot be changed; empty if they can."""
         value, label = self.value, edit.label(self.node)
         tensor = edit.constant(value)
-        if value is None or tensor is None:
-            default = value is not None and value.is_graph_input() and value.is_initializer()
+        if tensor is None:
+            default = value.is_graph_input() and value.is_initializer()
             return f"the weight of {label} {edit.DEFAULT if default else NO_CONSTANT}"
         if not tensor.dtype.is_floating_point():
             return f"the weight of {label} is {tensor.dtype.name.lower()}"

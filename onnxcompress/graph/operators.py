@@ -178,15 +178,15 @@ def on_integers(how: Integers) -> tuple[str, ...]:
 
 Role = Literal["activation", "weight", "bias"]
 
-Slots = tuple[tuple[Role, int | None, int | None, int | None], ...]
+Operands = tuple[tuple[Role, int | None, int | None, int | None], ...]
 """Of an integer operator, each tensor: its role and the inputs that hold its data, scale and zero point."""
 
-_BINARY: Slots = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
-_UNARY: Slots = (("activation", 0, 1, 2), ("activation", None, 3, 4))
-_WEIGHTED: Slots = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
-_INTEGER: Slots = (("activation", 0, None, 2), ("weight", 1, None, 3))
+_BINARY: Operands = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
+_UNARY: Operands = (("activation", 0, 1, 2), ("activation", None, 3, 4))
+_WEIGHTED: Operands = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
+_INTEGER: Operands = (("activation", 0, None, 2), ("weight", 1, None, 3))
 
-SLOTS: dict[str, Slots] = {
+OPERANDS: dict[str, Operands] = {
     "ConvInteger": _INTEGER,
     "MatMulInteger": _INTEGER,
     "QLinearConv": _WEIGHTED,
@@ -214,5 +214,5 @@ OTHERS = {
     "com.microsoft::QLinearWhere",
     "com.microsoft::QMoE",
 }
-INTEGER_OPERATORS = {*SLOTS, *OTHERS}
+INTEGER_OPERATORS = {*OPERANDS, *OTHERS}
 """Operators that work on integers by their own definition."""

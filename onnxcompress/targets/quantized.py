@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..graph import edit, operators, shapes
+from ..graph.constants import find, is_constant
 from ..graph.functions import inline
 from ..graph.operators import Role
 
@@ -58,7 +59,7 @@ class Stored:
     @property
     def scales(self) -> npt.NDArray[Any] | None:
         """The scales, where they are constants."""
-        return array(self.scale)
+        return find(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +72,6 @@ class Reader:
     node: ir.Node
     index: int
     perm: tuple[int, ...] | None
-
-
-def array(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """Return a constant's array, also behind Identity."""
-    while value is not None and (node := value.producer()) is not None and edit.op_of(node) == "Identity":
-        value = node.inputs[0]
-    tensor = edit.constant(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Tell whether a value is a constant, also behind Identity, without reading it."""
-    while value is not None and (node := value.producer()) is not None and edit.op_of(node) == "Identity":
-        value = node.inputs[0]
-    return edit.constant(value) is not None
 
 
 class Quantized:
@@ -111,7 +97,7 @@ class Quantized:
             yield self._linear(node, "activation", quantized_type(node), None)
         elif op in DEQUANTIZE and not _repeats(node):
             yield self._linear(node, self.role(node), dequantized_type(node), node.inputs[0])
-        for role, data, scale, zero in operators.SLOTS.get(op, ()):
+        for role, data, scale, zero in operators.OPERANDS.get(op, ()):
             value, at = _input(node, data), _input(node, zero)
             known = value if value is not None and value.dtype is not None else at
             if role == "weight" and not is_constant(value):
@@ -139,7 +125,7 @@ class Quantized:
                 return "bias"
             if known.family in WEIGHTED and reader.index in known.weights:
                 return "weight"
-        scales = array(node.inputs[1])
+        scales = find(node.inputs[1])
         # Another operator's constant operand is stored like an activation, unless it is only stored small.
         return "weight" if scales is not None and scales.size > 1 else "activation"
 
@@ -180,7 +166,7 @@ def same_grid(first: ir.Node, second: ir.Node) -> bool:
         one, other = _input(first, index), _input(second, index)
         if one is other:
             continue
-        left, right = array(one), array(other)
+        left, right = find(one), find(other)
         if index == 2 and one is None:
             left = None if right is None else np.zeros_like(right)
         if index == 2 and other is None:

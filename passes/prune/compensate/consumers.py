@@ -59,9 +59,7 @@ class Consumer:
     @property
     def data(self) -> ir.Value:
         """What it reads."""
-        data = self.layer.data
-        assert data is not None
-        return data
+        return self.layer.data
 
     @property
     def groups(self) -> int:
