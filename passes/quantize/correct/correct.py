@@ -104,7 +104,7 @@ def correct(
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
         layers = [Layer(nodes[weight.node]) for weight in chosen]
         targets = Targets(model, samples, layers, folder / "float")
-        walk = Walk(quantized, samples, folder, targets.batch, exact=plan.exact)
+        walk = Walk(quantized, samples, folder, targets.batch, exact=plan.scheme.saturates())
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
