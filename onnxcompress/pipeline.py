@@ -12,13 +12,14 @@ import onnx_ir as ir
 
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
+from .evidence import Stage, Step
 from .files import check_target
 from .graph import cost, edit
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
 from .progress import Progress, silent
-from .report import Report, Stage, Step
+from .report import Report
 from .verify import Verifier
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
-from .contract import Pass, check_option
-from .errors import OptionError, PassError, nearest
+from .contract import Pass, Refusal, check_option
+from .errors import OptionError, PassError, did_you_mean
 from .graph import edit
 
 Terms: TypeAlias = tuple[str, ...]
@@ -89,11 +89,14 @@ class Selected(Generic[K, PassT]):
         What is left alone → why.
     by : dict
         What has options of its own → the terms of `overrides` that mean it, in order.
+    idle : tuple of Refusal
+        Terms of `include` and `overrides` that mean something in the model, but nothing that the pass could touch.
     """
 
     step: PassT
     why_not: dict[K, str]
     by: dict[K, Terms]
+    idle: tuple[Refusal, ...] = ()
 
     def settings(self, subject: K) -> PassT:
         """Return the pass with the options that hold for one thing."""
@@ -143,7 +146,13 @@ class SelectivePass(Pass):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own
-        return Selected(self, why_not, by)
+        idle = [
+            Refusal(term, f"{option} names it, and there is nothing that {self.name} could do to it")
+            for option in ("include", "overrides")
+            for term in named[option]
+            if not any(subject.matches(term) for subject in subjects.values())
+        ]
+        return Selected(self, why_not, by, tuple(idle))
 
     def overridden(self: PassT, terms: Terms) -> PassT:
         """Return the pass with the options that `overrides` gives to what these terms mean."""
@@ -175,7 +184,9 @@ class OverridablePass(SelectivePass):
             for name, value in options.items():
                 where = f"overrides.{term}.{name}"
                 if name not in self.overridable:
-                    hint = nearest(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
+                    hint = (
+                        did_you_mean(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
+                    )
                     raise OptionError(f"{self.name}: {where}: it cannot be overridden{hint}")
                 options[name] = check_option(self.name, where, value, hints[name])
 
@@ -204,7 +215,7 @@ def _hint(term: str, every: Subject) -> str:
         return f"; for all operators of that type write '{OPERATOR}{term}'"
     else:
         known = sorted(every.names)
-    return nearest(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
+    return did_you_mean(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
 
 
 def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -229,7 +240,7 @@ def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[s
         found[pattern] = [s for s, known in names.items() if any(fnmatch.fnmatchcase(n, pattern) for n in known)]
         if not found[pattern]:
             every = sorted({name for known in names.values() for name in known})
-            hint = nearest(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
+            hint = did_you_mean(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
             raise PassError(f"{field}: '{pattern}' matches nothing in the model{hint}")
     return found
 

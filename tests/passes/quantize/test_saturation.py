@@ -101,7 +101,7 @@ def test_a_model_for_this_machine_loses_nothing_on_it() -> None:
 def test_a_model_for_another_machine_is_right_there(
     literally: Callable[[ir.Model, Feeds], Feeds], max_drop: float | None
 ) -> None:
-    """Corrections, and the rungs that are judged, are what QuantizeLinear says, not what kernels here make of it."""
+    """Corrections, and the attempts that are judged, are what QuantizeLinear says, not what kernels here make of it."""
     subject = net()
     step = Quantize(target="onnxruntime-cpu", max_drop=max_drop, exclude=("y",))
     context = Context(subject, samples=load_samples(feeds(), subject), metric="cosine")
