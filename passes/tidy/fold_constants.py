@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir import serde
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit, operators
 from onnxcompress.runtime.computed import compute_node
 
@@ -52,7 +52,7 @@ class FoldConstants(Pass):
 
     keep_shared: bool = False
 
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""

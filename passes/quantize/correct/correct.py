@@ -105,7 +105,7 @@ def correct(
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
         layers = [_layer(nodes[weight.node]) for weight in chosen]
         float_outputs = FloatOutputs(model, samples, layers, folder / "float")
-        segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.exact)
+        segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.scheme.saturates())
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
