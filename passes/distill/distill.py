@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
 from onnxcompress.errors import TrainingError
+from onnxcompress.graph import edit
 from onnxcompress.graph.edit import set_constant
 from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
@@ -85,7 +86,9 @@ class Distill(Pass):
         _check_unquantized(model)
         samples = context.samples
         arrays = samples.arrays()
-        stopped = trainable_weights(model, arrays).stopped
+        found = trainable_weights(model, arrays)
+        defaults = {str(value.name) for value in edit.defaults(model.graph)}
+        stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         options: dict[str, Any] = self.options()
         checkpoint = options.pop("checkpoint")
         labels = samples.labels
