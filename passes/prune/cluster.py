@@ -118,17 +118,14 @@ class Cluster(OverridablePass):
         by_name = {value.name: value for value in edit.values(model.graph)}
         done, pairs = [], []
         for name, book in plan.books.items():
-            tensor = edit.constant(by_name[name])
-            assert tensor is not None
-            before = tensor.numpy()
+            before = edit.array(by_name[name])
             after = book.decode().astype(before.dtype)
             if not np.array_equal(before, after):
                 edit.set_constant(by_name[name], after)
                 pairs.append((_zipped(before), _zipped(after), after.nbytes))
                 done.append(Change(name, f"{len(np.unique(after))} different values; {_sizes(*pairs[-1])}"))
-        if len(done) > 1:
-            done.insert(0, Change("all of these", _sizes(*np.sum(pairs, axis=0))))
-        return Changes(tuple(done), plan.refused)
+        notes = (f"all of these: {_sizes(*np.sum(pairs, axis=0))}",) if len(done) > 1 else ()
+        return Changes(tuple(done), plan.refused, notes)
 
 
 def _zipped(array: npt.NDArray[Any]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Pass, Promise, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.statistics.calibration import Method
@@ -16,18 +16,18 @@ from onnxcompress.targets import load_target, local_target, quantize_options, ta
 
 from .correct.correct import Rounding, correct
 from .equalise.equalisation import Equalisation, apply_equalisation, equalise
-from .max_drop.search import climb
+from .max_drop.search import within_max_drop
 from .prepare.prepare import guarded, prepare, prepared
 from .shared import scales
 from .shared.clusters import clustered_weights
 from .shared.units import COMPUTE
 from .static.apply import Application
-from .static.fragile import fragile, too_wide, with_masks
-from .static.int16 import Wide, find_wide
+from .static.fragile import beyond_8_bits, fragile, with_masks
+from .static.int16 import Int16Layers, find_int16
 from .static.observe import NEVER_RUN, Observer
 from .static.placement import Placement, check_not_quantized, place
 from .static.plan import QuantizePlan, calibrate
-from .static.scheme import WIDE, Coverage, Scheme
+from .static.scheme import INT16, Coverage, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ NARROWEST = 255 * scales.SMALLEST
 
 NO_VNNI = "onnxruntime adds products in 16 bits on this CPU, which has no VNNI"
 
-WORTH = 0.95
+NOISE_SHARE = 0.95
 """Channels are equalised where that leaves less than this part of the noise: it is asked for, or measured."""
 
 
@@ -122,11 +122,17 @@ class Quantize(Pass):
 
     needs = Needs(samples=True)
 
+    @property
+    def promise(self) -> Promise:
+        """What is measured must not depend on this machine's integer products."""
+        return Promise(exact=self.scheme().saturates())
+
     def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
         if self.max_drop is not None:
-            return climb(self, model, context)
+            step = dataclasses.replace(self, max_drop=None)
+            return within_max_drop(step, self.max_drop, model, context, takes_int16=self._takes_int16())
         scheme = self.scheme()
         work, within, folds, left_out = prepared(model, context, scheme.opset)
         equalisation = Equalisation()
@@ -135,15 +141,15 @@ class Quantize(Pass):
             equalisation, work, within = context.keep(key, lambda: _equalised(work, within, scheme))
         observer = Observer(work, within, self.ranges, scheme)
         placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
-        wide = find_wide(work, placement, self.wide) if self.wide else Wide()
-        wide_ranges: Mapping[str, Range] = {}
-        if wide.stored:
-            observer = Observer(work, within, self.ranges, scheme.widened())
-            wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
+        int16 = find_int16(work, placement, self.wide) if self.wide else Int16Layers()
+        int16_ranges: Mapping[str, Range] = {}
+        if int16.stored:
+            observer = Observer(work, within, self.ranges, scheme.all_int16())
+            int16_ranges, _ = observer.ranges({str(source.name) for source in int16.sources(placement)})
         refused = [*left_out, *placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
-        fields = calibrate(placement, ranges, wide_ranges, scheme, wide)
+        fields = calibrate(placement, ranges, int16_ranges, scheme, int16)
         plan = QuantizePlan(
             refused=tuple(refused),
             folds=folds,
@@ -164,26 +170,33 @@ class Quantize(Pass):
         scheme = Scheme.of(options, self.activations, self.symmetric, self.per_channel, self.coverage)
         if not self.wide:
             return scheme
-        wide = WIDE.get(scheme.activations)
-        if wide is None:
+        int16 = INT16.get(scheme.activations)
+        if int16 is None:
             raise OptionError(f"quantize: wide: activations are {scheme.activations}; it goes with uint8 and int8 only")
-        if not takes(target, wide, scheme.weights):
+        if not takes(target, int16, scheme.weights):
             known = " and ".join(target.activations.dtypes)
             raise OptionError(
-                f"quantize: wide: target '{target.name}' does not compute on {wide} activations with {scheme.weights} "
+                f"quantize: wide: target '{target.name}' does not compute on {int16} activations with {scheme.weights} "
                 f"weights, only on activations of {known}; use exclude, which leaves layers in float"
             )
-        return dataclasses.replace(scheme, wide=wide)
+        return dataclasses.replace(scheme, int16=int16)
+
+    def _takes_int16(self) -> bool:
+        """Tell whether the target takes activations of 16 bits in single layers."""
+        try:
+            dataclasses.replace(self, wide=("*",)).scheme()
+        except OptionError:
+            return False
+        return True
 
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
-            return Changes(refused=plan.refused)
+            return Changes(refused=plan.refused, notes=plan.notes)
         steps = prepare(model, plan.scheme.opset, plan.folds)
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
-        notes = [Change("model", note) for note in plan.notes]
-        return dataclasses.replace(changes, done=(*notes, *steps, *equalised, *changes.done))
+        return dataclasses.replace(changes, done=(*steps, *equalised, *changes.done), notes=plan.notes)
 
 
 def _on_this_machine(target: str | None, scheme: Scheme) -> tuple[str, ...]:
@@ -200,7 +213,7 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
     if clustered:
         reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
         return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
-    found = equalise(model, context, per_channel=scheme.per_channel, worth=WORTH)
+    found = equalise(model, context, per_channel=scheme.per_channel, noise_share=NOISE_SHARE)
     try:
         work = guarded(model, context, lambda copy: apply_equalisation(copy, found))
     except PassError as error:
@@ -212,20 +225,20 @@ def _place_and_measure(
     work: ir.Model, exclude: tuple[str, ...], observer: Observer, scheme: Scheme
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
-    everywhere = scheme.coverage == "all"
-    blocked = _reading_defaults(work) | (_fragile(work) if everywhere else {})
+    all_operators = scheme.coverage == "all"
+    blocked = _reading_defaults(work) | (_fragile(work) if all_operators else {})
     while True:
         placement = place(work, exclude, blocked, scheme.operators, scheme.coverage)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
-        wide = {}
-        if everywhere:
+        beyond: dict[ir.Node, str] = {}
+        if all_operators:
             ranges = with_masks(placement, ranges)
-            wide = too_wide(placement, ranges)
+            beyond = beyond_8_bits(placement, ranges)
         reasons = {name: reason for name, found in ranges.items() if (reason := _unfit(found))}
         reasons |= dict.fromkeys(unfit, NEVER_RUN)
-        if not reasons and not wide:
+        if not reasons and not beyond:
             return placement, dict(ranges)
-        blocked |= wide
+        blocked |= beyond
         for unit in placement.units:
             sources = (placement.sources.get(value) for value in (*unit.inputs, *unit.outputs))
             for source in sources:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 
@@ -30,7 +30,7 @@ class FoldAffine(Pass):
     single numbers become one. Exports of PaddlePaddle, and of hard-swish written out, are full of them.
     """
 
-    tolerance = 1e-4
+    promise = Promise(tolerance=1e-4)
 
     def plan(self, model: ir.Model, context: Context) -> AffinePlan:
         """Fold on a copy, until nothing more can be, and note what was."""

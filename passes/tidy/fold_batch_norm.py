@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.norms import batch_norm
@@ -27,7 +27,7 @@ class FoldBatchNorm(Pass):
     float64. Jacob et al., arXiv:1712.05877, section 3.2.
     """
 
-    tolerance = 1e-4
+    promise = Promise(tolerance=1e-4)
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Find what can be folded, and say why the rest cannot."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir import serde
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.runtime.computed import compute_node
 
@@ -52,7 +52,7 @@ class FoldConstants(Pass):
 
     keep_shared: bool = False
 
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
@@ -109,9 +109,7 @@ class _Folding:
         if any(value.is_graph_output() for value in node.outputs):
             return OUTPUT
         if edit.op_of(node) == "Identity":
-            source = node.inputs[0]
-            assert source is not None  # only nodes with constant inputs come here
-            edit.replace_uses(node.outputs[0], source)
+            edit.replace_uses(node.outputs[0], edit.required(node, 0))
             return ""
         key = _signature(node)
         if key not in self._known:

@@ -46,10 +46,9 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskPlan(Plan):
-    """Constant's name → mask; `note` is what else there is to say of the model with them."""
+    """Constant's name → mask."""
 
     masks: dict[str, Mask] = dataclasses.field(default_factory=dict)
-    note: str = ""
 
     def parts(self) -> dict[str, MaskPlan]:
         """Return each mask alone."""
@@ -67,14 +66,11 @@ class ChannelPlan(Plan):
     weights, biases : dict
         What is written after that: a constant's name → its values; the name of a node's first output → what to add
         to each of its output channels.
-    note : str
-        What was measured to choose the channels.
     """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
-    note: str = ""
 
     def parts(self) -> dict[str, ChannelPlan]:
         """Return each group alone; none of them where weights were fitted to all that goes."""
@@ -98,8 +94,7 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
         zeros = int(keep.size - keep.sum())
         edit.set_constant(value, np.where(keep, tensor.numpy(), np.zeros((), tensor.numpy().dtype)))
         done.append(Change(name, f"{zeros} of {keep.size} weights zeroed ({zeros / keep.size:.1%})"))
-    done += [Change("model", plan.note)] if plan.note else []
-    return Changes(tuple(done), plan.refused)
+    return Changes(tuple(done), plan.refused, plan.notes)
 
 
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
@@ -119,16 +114,13 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
             edit.set_constant(value, array)
     sizes = {group.name: group.size for group in groups.prunable}
     done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
-    done += [Change("model", plan.note)] if plan.note else []
-    return Changes((*done, *_write(model, plan)), plan.refused)
+    return Changes((*done, *_write(model, plan)), plan.refused, plan.notes)
 
 
 def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
     """Write what makes up for the channels."""
     by_name = {value.name: value for value in edit.values(model.graph)}
     for name, array in plan.weights.items():
-        tensor = edit.constant(by_name[name])
-        assert tensor is not None
-        edit.set_constant(by_name[name], array.astype(tensor.numpy().dtype))
+        edit.set_constant(by_name[name], array.astype(edit.array(by_name[name]).dtype))
     edit.add_to_outputs(model.graph, plan.biases)
     return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]

@@ -15,7 +15,7 @@ from onnxcompress.selection import OverridablePass
 
 from ..masks.masks import Keep, Mask, MaskPlan, apply_masks
 from ..masks.weights import ChosenWeights, choose_weights
-from .xnnpack import why_model_not, why_weight_not
+from .xnnpack import QUALIFIES, why_model_not, why_weight_not
 
 StepT = TypeVar("StepT", bound="WeightPass")
 
@@ -45,13 +45,13 @@ class WeightPass(OverridablePass):
 
     def masked(self, model: ir.Model, keeps: dict[str, Keep], refused: list[Refusal]) -> MaskPlan:
         """Return the plan: the masks that zero anything, and what the policy says of the model then."""
-        note = ""
+        notes: tuple[str, ...] = ()
         if self.policy is not None:
             reasons = why_model_not(model, keeps)
             refused = [*refused, *reasons]
-            note = "" if reasons else "XNNPACK can run it sparse, from the first convolution to the pooling at the end"
+            notes = () if reasons else (QUALIFIES,)
         masks = {name: Mask.of(keep) for name, keep in keeps.items() if not keep.all()}
-        return MaskPlan(masks=masks, refused=tuple(refused), note=note)
+        return MaskPlan(masks=masks, refused=tuple(refused), notes=notes)
 
     def apply(self, model: ir.Model, plan: MaskPlan) -> Changes:
         """Zero what the plan does not keep."""

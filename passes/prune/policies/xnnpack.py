@@ -23,6 +23,8 @@ ENDS = ("GlobalAveragePool", "DepthToSpace")
 FEWEST_ZEROS = 2 / 3
 """With fewer zeros in its 1x1 convolutions XNNPACK runs the model dense."""
 
+QUALIFIES = "XNNPACK can run the model sparse, from its first convolution to the global pooling"
+
 CLIPS = ((0.0, 6.0), (-1.0, 1.0), (0.0, np.inf))
 ELEMENTWISE = ("Abs", "Ceil", "Elu", "Floor", "HardSwish", "LeakyRelu", "Neg", "Relu", "Round", "Sigmoid")
 FOLDED = ("BatchNormalization", "Dropout", "Identity", "Pad")

@@ -1,25 +1,21 @@
-"""The end of the ladder: ever more of the layers that hurt most in 16 bits, then in float."""
+"""The last attempts: ever more of the layers that hurt most in 16 bits, then in float."""
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxcompress.errors import OptionError, PassError
+from onnxcompress.contract import Pass
+from onnxcompress.errors import PassError
 from onnxcompress.evaluation.sensitivity import measure
 from onnxcompress.graph import edit
 
 from ..prepare.prepare import prepared
 from ..static.plan import QuantizePlan
-from .attempts import Ladder, Rung
-
-if TYPE_CHECKING:
-    from ..quantize import Quantize
+from .attempts import Attempt, Attempts
 
 Noise = dict[str, float]
 """Layer → the noise power at the output, of the signal's, when that layer alone is quantized."""
@@ -28,34 +24,34 @@ FINE = 8
 """Of so many layers, one more or less in float is not looked for."""
 
 
-def spare_layers(ladder: Ladder) -> None:
-    """Climb on from the best rung: layers with activations of 16 bits, where the target takes them, then in float.
+def exclude_layers(attempts: Attempts) -> None:
+    """Go on from the best attempt: layers with activations of 16 bits, where the target takes them, then in float.
 
     Their number doubles until the loss is small enough; then the least number that will do is looked for.
     """
-    best = ladder.best
+    best = attempts.best
     assert best is not None
-    noise = _noise(ladder, best)
-    if _takes_wide(best.step):
+    noise = _noise(attempts, best)
+    if attempts.takes_int16:
         worst_first = sorted(noise, key=lambda name: noise[name], reverse=True)
         try:
-            if _climb(ladder, best.step, "wide", "with activations of 16 bits", worst_first, len(noise)):
+            if _least_number(attempts, best.step, "wide", "with activations of 16 bits", worst_first, len(noise)):
                 return
         except PassError as error:
-            ladder.notes.append(f"layers with activations of 16 bits: not possible, {error}")
-    work, *_ = prepared(ladder.model, ladder.context, best.plan.scheme.opset)
+            attempts.notes.append(f"layers with activations of 16 bits: not possible, {error}")
+    work, *_ = prepared(attempts.model, attempts.context, best.plan.scheme.opset)
     order = float_first(work, best.plan, noise)
-    _climb(ladder, (ladder.best or best).step, "exclude", "in float", order, len(noise) - 1)
+    _least_number(attempts, (attempts.best or best).step, "exclude", "in float", order, len(noise) - 1)
 
 
-def _climb(ladder: Ladder, base: Quantize, option: str, what: str, order: list[str], most: int) -> bool:
-    """Spare one, two, four, … layers, `most` at last; tell whether a number of them holds."""
-    named = getattr(base, option)
+def _least_number(attempts: Attempts, base: Pass, option: str, what: str, order: list[str], most: int) -> bool:
+    """Treat one, two, four, … layers so, `most` at last; tell whether a number of them holds."""
+    named = base.options()[option]
 
     def holds(count: int) -> bool:
         names = order[:count]
         label = f"{count} of {len(order)} layers {what} ({', '.join(names[:3])}{', …' if count > 3 else ''})"
-        return ladder.climb(label, base, {option: (*named, *map(glob.escape, names))}, costly=True)
+        return attempts.try_with(label, base, {option: (*named, *map(glob.escape, names))}, costly=True)
 
     low = 0
     for high in _doubling(most):
@@ -79,20 +75,11 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _takes_wide(step: Quantize) -> bool:
-    """Tell whether the target takes activations of 16 bits in single layers."""
-    try:
-        dataclasses.replace(step, wide=("*",)).scheme()
-    except OptionError:
-        return False
-    return True
-
-
-def _noise(ladder: Ladder, rung: Rung) -> Noise:
-    parts = rung.plan.parts()
+def _noise(attempts: Attempts, attempt: Attempt) -> Noise:
+    parts = attempt.plan.parts()
     if not parts:
         return {}
-    curves, _ = measure(ladder.judge, rung.step, {1.0: parts}, progress=ladder.context.progress)
+    curves, _ = measure(attempts.judge, attempt.step, {1.0: parts}, progress=attempts.context.progress)
     ratios = {name: math.inf if point.sqnr is None else point.sqnr for name, (point, *_) in curves.items()}
     return {name: 10 ** (-ratio / 10) for name, ratio in ratios.items()}
 

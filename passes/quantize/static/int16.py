@@ -16,7 +16,7 @@ from .placement import Placement
 
 
 @dataclass(eq=False)
-class Wide:
+class Int16Layers:
     """What is in 16 bits among activations of 8.
 
     Attributes
@@ -40,7 +40,7 @@ class Wide:
         return self.stored | {placement.sources[value] for unit in self.units for value in unit.inputs}
 
 
-def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) -> Wide:
+def find_int16(model: ir.Model, placement: Placement, patterns: Sequence[str]) -> Int16Layers:
     """Choose what is in 16 bits, and list in ``placement.refused`` what was asked for in vain.
 
     Parameters
@@ -53,13 +53,13 @@ def find_wide(model: ir.Model, placement: Placement, patterns: Sequence[str]) ->
 
     Notes
     -----
-    A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what a wide layer reads
+    A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what such a layer reads
     writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
     integers for the sake of its maker: that then has 16 bits as well.
     """
     hits = matching_nodes("quantize: wide", patterns, model.graph)
     placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
-    result = Wide()
+    result = Int16Layers()
     found = set()
     for node, pattern in hits.items():
         unit = placed.get(node)
