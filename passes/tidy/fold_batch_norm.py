@@ -73,7 +73,7 @@ def _obstacle(node: ir.Node) -> str:
     why_not = layer.why_not()
     if why_not:
         return why_not
-    if found[0].size != layer.channels:
+    if found[0].size != layer.outputs:
         return "it has parameters for each element, not for each channel"
     fits = layer.can_store(*_folded(layer, node))
     return "" if fits else f"the type of {edit.label(layer.node)}'s weights does not hold the product"

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.save import MAPPED, is_mapped
 
-from .roles import FLOAT, FOLLOWERS, is_float, roles, set_output_type
+from .roles import FLOAT, is_float, roles, set_output_type
 
 EAGER = 1 << 20
 """Bytes up to which a constant is converted at once; larger ones each time they are read, so that one is in memory."""
@@ -85,7 +85,7 @@ class Conversion:
         """Return the type that each float32 input should have, and whether outputs become narrow; notes these."""
         floats = [i for i, value in enumerate(node.inputs) if value in self._floats]
         found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
-        if edit.op_of(node) in FOLLOWERS and not floats:
+        if edit.op_of(node) in operators.MOVE_ELEMENTS and not floats:
             return {}, False  # nothing says of what type it is that it moves
         if found is None or edit.inner_graphs(node):
             return dict.fromkeys(floats, FLOAT), False
@@ -96,7 +96,7 @@ class Conversion:
                 return {}, False
             self._homes[node.outputs[0]] = self.narrow
             return {}, True
-        if not found.outputs or edit.op_of(node) in FOLLOWERS:
+        if not found.outputs or edit.op_of(node) in operators.MOVE_ELEMENTS:
             moved = {self._home(v) for v in node.inputs if v in self._floats and v not in self._constants}
             if moved == {FLOAT} or (len(moved) > 1 and not found.outputs):
                 return dict.fromkeys(floats, FLOAT), False
