@@ -19,7 +19,7 @@ from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.gram import grams_of
 from onnxcompress.statistics.segments import SegmentedRun
 
-from ..shared.gptq import gptq
+from ..shared.gptq import Factor, gptq
 from ..shared.layers import Layer
 from .storage import StoredWeight
 
@@ -128,7 +128,7 @@ def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> St
         layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
         for a in (stored.scale, stored.zero_point)
     )
-    back = layer.whole(gptq(matrices, step, stored.grid, grams, zero_point=zero))
+    back = layer.whole(gptq(matrices, step, stored.grid, Factor(grams), zero_point=zero))
     result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
     edit.set_constant(value, result.decode(back).astype(array.dtype))
     return result
