@@ -109,9 +109,8 @@ class Cluster(Pass):
                 edit.set_constant(by_name[name], after)
                 pairs.append((_zipped(before), _zipped(after), after.nbytes))
                 done.append(Change(name, f"{len(np.unique(after))} different values; {_sizes(*pairs[-1])}"))
-        if len(done) > 1:
-            done.insert(0, Change("all of these", _sizes(*np.sum(pairs, axis=0))))
-        return Changes(tuple(done), plan.refused)
+        notes = (f"all of these: {_sizes(*np.sum(pairs, axis=0))}",) if len(done) > 1 else ()
+        return Changes(tuple(done), plan.refused, notes)
 
     def _book(self, weight: Weight, random: np.random.Generator) -> Codebook:
         array = array_of(weight).astype(np.float64)

@@ -128,9 +128,9 @@ class PruneChannels(Pass):
             meter = self._meter(ranker, context)
             ranker = self._step_by_step(ranker, meter, self.sparsity, model, context)
             channels, short = self._lowest(ranker, meter, self.sparsity)
-            plan = dataclasses.replace(
-                self._completed(channels, model, context), note="" if meter is None else meter.note(channels)
-            )
+            notes = () if meter is None else meter.notes(channels)
+            plan = self._completed(channels, model, context)
+            plan = dataclasses.replace(plan, notes=(*notes, *plan.notes))
         return dataclasses.replace(plan, refused=(*refused, *short, *plan.refused))
 
     def ranker(self, context: Context) -> tuple[Ranker, list[Refusal]]:
@@ -184,11 +184,11 @@ class PruneChannels(Pass):
         """Add what makes up for the channels, fitted to all samples or to some."""
         if not (self.compensate and channels):
             return ChannelPlan(channels=channels)
-        made_up = [] if context.has_samples else [Refusal("model", MADE_UP)]
+        made_up = () if context.has_samples else (MADE_UP,)
         given = samples or (noise_samples(model, NOISE, context.seed) if made_up else context.samples)
         fitted = compensate(model, context.groups, channels, given, progress=context.progress)
         return ChannelPlan(
-            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=(*made_up, *fitted.refused)
+            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=fitted.refused, notes=made_up
         )
 
     def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
@@ -230,6 +230,7 @@ class PruneChannels(Pass):
         return Needs(
             samples=self.sparsity == "auto" or measured,
             training=criterion is not None and criterion.training,
+            welcome=self.compensate,
         )
 
     def _selected(self, groups: Groups) -> tuple[dict[str, str], dict[str, float]]:

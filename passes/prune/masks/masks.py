@@ -67,14 +67,11 @@ class ChannelPlan(Plan):
     weights, biases : dict
         What is written after that: a constant's name → its values; the name of a node's first output → what to add
         to each of its output channels.
-    note : str
-        What was measured to choose the channels.
     """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
-    note: str = ""
 
     def parts(self) -> dict[str, ChannelPlan]:
         """Return each group alone; none of them where weights were fitted to all that goes."""
@@ -98,7 +95,7 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
         zeros = int(keep.size - keep.sum())
         edit.set_constant(value, np.where(keep, tensor.numpy(), np.zeros((), tensor.numpy().dtype)))
         done.append(Change(name, f"{zeros} of {keep.size} weights zeroed ({zeros / keep.size:.1%})"))
-    return Changes(tuple(done), plan.refused)
+    return Changes(tuple(done), plan.refused, plan.notes)
 
 
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
@@ -118,8 +115,7 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
             edit.set_constant(value, array)
     sizes = {group.name: group.size for group in groups.prunable}
     done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
-    done += [Change("model", plan.note)] if plan.note else []
-    return Changes((*done, *_write(model, plan)), plan.refused)
+    return Changes((*done, *_write(model, plan)), plan.refused, plan.notes)
 
 
 def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:

@@ -64,9 +64,9 @@ class Meter:
             return sum(self._macs_of(node, gone) for node in self._groups.engine.model.graph.all_nodes())
         return sum(self._kept(value, size, gone) for value, size in self._constants)
 
-    def note(self, channels: Mapping[str, list[int]]) -> str:
+    def notes(self, channels: Mapping[str, list[int]]) -> tuple[str, ...]:
         """Return what there is to say about how it was counted: nothing."""
-        return ""
+        return ()
 
     def _kept(self, value: ir.Value, size: int, gone: Gone) -> int:
         tensor = edit.constant(value)

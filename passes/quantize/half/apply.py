@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.save import MAPPED, is_mapped
 
-from .roles import FLOAT, FOLLOWERS, Roles, is_float, roles, set_output_type
+from .roles import FLOAT, Roles, is_float, roles, set_output_type
 
 EAGER = 1 << 20
 """Bytes up to which a constant is converted at once; larger ones each time they are read, so that one is in memory."""
@@ -85,7 +85,7 @@ class Conversion:
         """Return the type that each float32 input should have, and whether outputs become narrow; notes these."""
         floats = [i for i, value in enumerate(node.inputs) if value in self._floats]
         found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
-        if edit.op_of(node) in FOLLOWERS and not floats:
+        if edit.op_of(node) in operators.MOVE_ELEMENTS and not floats:
             return {}, False  # nothing says of what type it is that it moves
         if found is None or edit.inner_graphs(node) or not self._may_be_narrow(node, found):
             return {} if found is not None and edit.op_of(node) == "Cast" else dict.fromkeys(floats, FLOAT), False
@@ -102,7 +102,7 @@ class Conversion:
             return bool(found.outputs) and FLOAT not in read
         if not found.outputs:
             return read == {self.narrow}
-        return read != {FLOAT} or edit.op_of(node) not in FOLLOWERS
+        return read != {FLOAT} or edit.op_of(node) not in operators.MOVE_ELEMENTS
 
     def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return a value in a type; whoever wants it so shares one cast or one constant."""

@@ -79,7 +79,7 @@ def test_a_model_keeps_few_values(initialisation: str) -> None:
     packed = [sum(len(zlib.compress(found[n].tobytes())) for n in ("w1", "w2", "w3")) for found in (before, after)]
     plain = sum(before[n].nbytes for n in ("w1", "w2", "w3"))
     total = f"zipped {packed[0] / 1000:.1f} → {packed[1] / 1000:.1f} kB, in the file {plain / 1000:.1f} kB"
-    assert (report.steps[0].done[0].subject, report.steps[0].done[0].what) == ("all of these", total)
+    assert report.steps[0].notes == [f"all of these: {total}"]
 
 
 def test_each_channel_has_values_of_its_own() -> None:
