@@ -13,9 +13,9 @@ from ..graph import edit, operators
 from ..graph.layer import Layer
 from ..graph.norms import batch_norm
 from ..graph.windows import differs_at_borders
-from .constants import Channel, padding
+from .constant_channels import Channel
 from .engine import Engine
-from .movement import MOVES, moved_inputs, trace, traced_axes
+from .movement import MOVES, moved_inputs, padding, trace, traced_axes
 from .weight_matrix import weight_matrix
 
 Interval: TypeAlias = npt.NDArray[np.float64]

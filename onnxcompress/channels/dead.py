@@ -12,10 +12,11 @@ from ..graph import edit
 from ..graph.operators import RECURRENT
 from ..graph.windows import differs_at_borders
 from .bounds import Bounds
-from .constants import Constants
+from .constant_channels import ConstantChannels
 from .engine import Sink
 from .groups import Groups
 from .labels import Rows
+from .propagate import propagate
 from .weight_matrix import weight_matrix
 
 
@@ -65,7 +66,7 @@ class Use:
 
 def uses_of(groups: Groups) -> list[Use]:
     """Tell what each sink makes of the positions of its data."""
-    constants = Constants(groups.engine, Bounds(groups.engine).fixed)
+    constants = propagate(groups.engine, Bounds(groups.engine).fixed)
     return [_use(groups, constants, sink) for sink in groups.sinks]
 
 
@@ -160,7 +161,7 @@ class Reading:
         return np.unique(np.concatenate(changed))
 
 
-def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
+def _use(groups: Groups, constants: ConstantChannels, sink: Sink) -> Use:
     channel = constants.along(sink.data, sink.axis)
     matrix = weight_matrix(groups.engine, sink.node) if sink.weight is not None else None
     rows, nothing = groups.engine.labels.resolve(sink.rows), np.full(len(channel), np.nan)

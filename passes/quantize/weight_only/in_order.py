@@ -20,7 +20,7 @@ from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.gram import grams_of
 from onnxcompress.statistics.segments import SegmentedRun
 
-from ..shared.gptq import gptq
+from ..shared.gptq import Factor, gptq
 from ..shared.rows import rows_for_rounding
 from .storage import StoredWeight
 
@@ -124,7 +124,7 @@ def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> St
         layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
         for a in (stored.scale, stored.zero_point)
     )
-    back = layer.whole(gptq(matrices, step, stored.grid, grams, zero_point=zero))
+    back = layer.whole(gptq(matrices, step, stored.grid, Factor(grams), zero_point=zero))
     result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
     edit.set_constant(value, result.decode(back).astype(array.dtype))
     return result

@@ -1,4 +1,4 @@
-"""Which channels have the same value for every input: constant propagation, one number per position of an axis."""
+"""Constant propagation, a channel at a time: one small rule for each operator."""
 
 from __future__ import annotations
 
@@ -6,88 +6,46 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, operators
 from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
 from ..graph.windows import differs_at_borders
+from .constant_channels import Channel, ConstantChannels
 from .engine import Engine
 from .means import reduced_axes
-from .movement import MOVES, moved_inputs, trace, traced_axes
+from .movement import MOVES, moved_inputs, padding, trace, traced_axes
 from .rules import RULES, elementwise
 from .weight_matrix import weight_matrix
-
-Channel: TypeAlias = npt.NDArray[np.float64]
-"""One number per position of an axis: what the whole slice at that position is, NaN where it depends on the input."""
-
 
 Fixed: TypeAlias = Callable[[ir.Value], Iterable[tuple[int, Channel]]]
 
 
-class Constants:
-    """The constant slices of every tensor.
+def propagate(engine: Engine, fixed: Fixed) -> ConstantChannels:
+    """Return the constant slices of every tensor.
 
     `fixed` says what is known beforehand: for a value, axes with their channels.
 
     Zero times anything counts as zero, so an input that reaches Inf or NaN is not provided for, as everywhere in
     pruning.
     """
-
-    def __init__(self, engine: Engine, fixed: Fixed) -> None:
-        self.engine = engine
-        self._found: dict[tuple[ir.Value, int], Channel] = {}
-        for node in engine.model.graph:
-            if node not in engine.followed or all(v in engine.known.values for v in node.outputs):
-                continue
-            op = edit.op_of(node)
-            rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)
-            if rule is not None:
-                rule(self, node)
-            for value in node.outputs:
-                for axis, channel in fixed(value):
-                    known = self.along(value, axis)
-                    self.set(value, axis, np.where(np.isnan(known), channel, known))
-
-    def along(self, value: ir.Value | None, axis: int) -> Channel:
-        """Return the constant slices of a tensor along an axis."""
-        if value is None:
-            return np.zeros(0)
-        shape = self.engine.shape(value)
-        key = (value, axis % max(len(shape), 1))
-        if key not in self._found:
-            array = self._array(value)
-            if array is not None and shape:
-                others = tuple(d for d in range(len(shape)) if d != key[1])
-                low, high = array.min(axis=others), array.max(axis=others)
-                self._found[key] = np.where(low == high, low, np.nan)
-            else:
-                return np.full(shape[axis] if shape else 0, np.nan)
-        return self._found[key]
-
-    def _array(self, value: ir.Value) -> npt.NDArray[np.float64] | None:
-        """Return a constant, or a small value computed from constants alone (a class token, expanded)."""
-        tensor = edit.constant(value)
-        array = self.engine.known.values.get(value) if tensor is None else tensor.numpy()
-        floating = array is not None and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
-        return array.astype(np.float64, copy=False) if array is not None and floating else None
-
-    def set(self, value: ir.Value, axis: int, channel: Channel) -> None:
-        """Note the constant slices of a node's output, where there are any."""
-        if not np.isnan(channel).all():
-            self._found[value, axis] = channel
-
-    def axes(self, value: ir.Value | None) -> list[int]:
-        """Return the axes of a tensor along which some slice is known."""
-        if value is None:
-            return []
-        if self._array(value) is not None:
-            return list(range(len(self.engine.shape(value))))
-        return [axis for axis in range(len(self.engine.shape(value))) if (value, axis) in self._found]
+    constants = ConstantChannels(engine)
+    for node in engine.model.graph:
+        if node not in engine.followed or all(v in engine.known.values for v in node.outputs):
+            continue
+        op = edit.op_of(node)
+        rule = _move if op in MOVES else _elementwise if RULES.get(op) is elementwise else PROPAGATE.get(op)
+        if rule is not None:
+            rule(constants, node)
+        for value in node.outputs:
+            for axis, channel in fixed(value):
+                known = constants.along(value, axis)
+                constants.set(value, axis, np.where(np.isnan(known), channel, known))
+    return constants
 
 
-def _move(constants: Constants, node: ir.Node) -> None:
+def _move(constants: ConstantChannels, node: ir.Node) -> None:
     """Move the values as the operator does."""
     engine, sources = constants.engine, moved_inputs(node)
     axes = sorted({axis for source in sources for axis in constants.axes(source)})
@@ -109,17 +67,7 @@ def _move(constants: Constants, node: ir.Node) -> None:
                     constants.set(value, out, np.resize(np.where(low == high, low, np.nan), rows.shape[1]))
 
 
-def padding(engine: Engine, node: ir.Node) -> float:
-    """Return what Pad fills with: zero where nothing is given, NaN where only a run knows, or the mode copies."""
-    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
-    given = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
-    if mode != "constant":
-        return np.nan
-    known = np.zeros(1) if given is None else engine.known.values.get(given)
-    return np.nan if known is None else float(known.ravel()[0])
-
-
-def _elementwise(constants: Constants, node: ir.Node) -> None:
+def _elementwise(constants: ConstantChannels, node: ir.Node) -> None:
     """Run the operator on the constants; unknown where any operand is, but for zero times anything."""
     engine, out = constants.engine, node.outputs[0]
     shape = engine.shape(out)
@@ -139,7 +87,7 @@ def _elementwise(constants: Constants, node: ir.Node) -> None:
         constants.set(out, axis, result)
 
 
-def _operand(constants: Constants, value: ir.Value | None, axis: int, extent: int) -> Channel | None:
+def _operand(constants: ConstantChannels, value: ir.Value | None, axis: int, extent: int) -> Channel | None:
     """Return an operand's constants along an axis, counted from the end as broadcasting does."""
     if value is None:
         return None
@@ -152,7 +100,7 @@ def _operand(constants: Constants, value: ir.Value | None, axis: int, extent: in
     return np.full(extent, np.nan)
 
 
-def _weighted(constants: Constants, node: ir.Node) -> None:
+def _weighted(constants: ConstantChannels, node: ir.Node) -> None:
     """An output of a layer is constant when all that it really reads is."""
     matrix = weight_matrix(constants.engine, node)
     if matrix is None:
@@ -167,7 +115,7 @@ def _weighted(constants: Constants, node: ir.Node) -> None:
     constants.set(node.outputs[0], matrix.out_axis, result if matrix.bias is None else result + matrix.bias)
 
 
-def _batch_norm(constants: Constants, node: ir.Node) -> None:
+def _batch_norm(constants: ConstantChannels, node: ir.Node) -> None:
     found = batch_norm(node, constants.engine.array)
     if found is not None:
         factor, mean, shift = found
@@ -175,7 +123,7 @@ def _batch_norm(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
 
 
-def _layer_norm(constants: Constants, node: ir.Node) -> None:
+def _layer_norm(constants: ConstantChannels, node: ir.Node) -> None:
     """A channel whose scale is zero is its shift, whatever the others are."""
     scale, shift = _scale_and_shift(constants, node)
     rank = len(constants.engine.shape(node.outputs[0]))
@@ -183,7 +131,7 @@ def _layer_norm(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], rank - 1, np.where(scale == 0, shift, np.nan))
 
 
-def _normalised(constants: Constants, node: ir.Node) -> None:
+def _normalised(constants: ConstantChannels, node: ir.Node) -> None:
     """A channel is its shift where its scale is zero, or where zeros alone are normalised together."""
     scale, shift = _scale_and_shift(constants, node)
     channel = constants.along(node.inputs[0], 1)
@@ -193,7 +141,7 @@ def _normalised(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], 1, np.where(zero | (scale == 0), shift, np.nan))
 
 
-def _scale_and_shift(constants: Constants, node: ir.Node) -> tuple[Channel | None, Channel]:
+def _scale_and_shift(constants: ConstantChannels, node: ir.Node) -> tuple[Channel | None, Channel]:
     """Return a normalisation's scale, if it is constant, and its shift, NaN where that is not."""
     scale = constants.engine.array(node.inputs[1])
     given = node.inputs[2] if len(node.inputs) > 2 else None
@@ -203,7 +151,7 @@ def _scale_and_shift(constants: Constants, node: ir.Node) -> tuple[Channel | Non
     return None if scale is None else scale.astype(np.float64), shift
 
 
-def _filled(constants: Constants, node: ir.Node) -> None:
+def _filled(constants: ConstantChannels, node: ir.Node) -> None:
     """Every position holds the same number."""
     attribute = node.attributes.get("value")
     number = 0.0 if attribute is None else float(attribute.as_tensor().numpy().ravel()[0])
@@ -211,14 +159,14 @@ def _filled(constants: Constants, node: ir.Node) -> None:
         constants.set(node.outputs[0], axis, np.full(n, number))
 
 
-def _quantized(constants: Constants, node: ir.Node) -> None:
+def _quantized(constants: ConstantChannels, node: ir.Node) -> None:
     """Zero stays zero; among quantized values 0 stands for the zero point."""
     for axis in constants.axes(node.inputs[0]):
         channel = constants.along(node.inputs[0], axis)
         constants.set(node.outputs[0], axis, np.where(channel == 0, 0, np.nan))
 
 
-def _spatial(constants: Constants, node: ir.Node) -> None:
+def _spatial(constants: ConstantChannels, node: ir.Node) -> None:
     """Pooling, resizing: a constant channel stays what it is; where borders mix in padding, only zero does."""
     exact = node.op_type in ("MaxPool", "GlobalAveragePool", "GlobalMaxPool")
     for axis in (0, 1):
@@ -227,7 +175,7 @@ def _spatial(constants: Constants, node: ir.Node) -> None:
             constants.set(node.outputs[0], axis, channel if exact else np.where(channel == 0, 0, np.nan))
 
 
-def _reduction(constants: Constants, node: ir.Node) -> None:
+def _reduction(constants: ConstantChannels, node: ir.Node) -> None:
     """Reductions over other axes: zero stays zero, and a mean, maximum or minimum stays what it is."""
     data, reduced = node.inputs[0], reduced_axes(constants.engine, node)
     if data is None or reduced is None:
@@ -241,7 +189,7 @@ def _reduction(constants: Constants, node: ir.Node) -> None:
             constants.set(node.outputs[0], target, channel if exact else np.where(channel == 0, 0, np.nan))
 
 
-PROPAGATE: dict[str, Callable[[Constants, ir.Node], None]] = {
+PROPAGATE: dict[str, Callable[[ConstantChannels, ir.Node], None]] = {
     **dict.fromkeys(operators.PRODUCTS, _weighted),
     "AveragePool": _spatial,
     "BatchNormalization": _batch_norm,
