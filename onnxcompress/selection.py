@@ -24,9 +24,10 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
-from .contract import Pass, check_option
+from .contract import Pass, Refusal, check_option
 from .errors import OptionError, PassError, nearest
 from .graph import edit
+from .graph.functions import ORIGIN
 
 Terms: TypeAlias = tuple[str, ...]
 Overrides: TypeAlias = dict[str, dict[str, Any]]
@@ -35,6 +36,8 @@ Overrides: TypeAlias = dict[str, dict[str, Any]]
 OPERATOR = "type:"
 SHOWN = 8
 """How many names an error lists."""
+
+NOT_INCLUDED = "not named by include"
 
 K = TypeVar("K", bound=Hashable)
 PassT = TypeVar("PassT", bound="SelectivePass")
@@ -48,9 +51,12 @@ class Subject:
     operators: set[str] = field(default_factory=set)
 
     def add_node(self, node: ir.Node) -> None:
-        """Let the thing go by a node, too."""
+        """Let the thing go by a node, too, and by what that was, or was called by, before it was inlined."""
         self.names |= {str(name) for name in (node.name, *(value.name for value in node.outputs)) if name}
         self.operators |= {node.op_type, edit.op_of(node)}
+        for origin in node.meta.get(ORIGIN, ()):
+            known = self.operators if origin.startswith(OPERATOR) else self.names
+            known.add(origin.removeprefix(OPERATOR))
 
     def matches(self, term: str) -> bool:
         """Tell whether a term means this."""
@@ -89,15 +95,38 @@ class Selected(Generic[K, PassT]):
         What is left alone → why.
     by : dict
         What has options of its own → the terms of `overrides` that mean it, in order.
+    subjects : mapping
+        What the pass could touch.
     """
 
     step: PassT
     why_not: dict[K, str]
     by: dict[K, Terms]
+    subjects: Mapping[K, Subject] = field(default_factory=dict)
 
     def settings(self, subject: K) -> PassT:
         """Return the pass with the options that hold for one thing."""
         return self.step.overridden(self.by.get(subject, ()))
+
+    def why_not_together(self, subjects: Iterable[K]) -> str:
+        """Return why things that change together stay as they are: one is excluded, or none is included."""
+        reasons = [self.why_not.get(subject, "") for subject in subjects]
+        excluded = next((reason for reason in reasons if reason not in ("", NOT_INCLUDED)), "")
+        return excluded or (NOT_INCLUDED if reasons and all(reasons) else "")
+
+    def in_vain(self, dealt_with: Iterable[K] | None = None) -> list[Refusal]:
+        """Say which terms of `include` and `overrides` name nothing that the pass has to do with.
+
+        `dealt_with` is what was touched, or refused for a reason of its own; all subjects, if it is not given.
+        """
+        found = [self.subjects[key] for key in (self.subjects if dealt_with is None else dealt_with)]
+        named = {"include": self.step.include, "overrides": tuple(getattr(self.step, "overrides", {}))}
+        return [
+            Refusal(term, f"named by {option} = '{term}', and {self.step.name} has nothing to do with it")
+            for option, terms in named.items()
+            for term in terms
+            if not any(subject.matches(term) for subject in found)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +136,8 @@ class SelectivePass(Pass):
     Attributes
     ----------
     include : tuple of str
-        Only what these terms mean is touched; all that the pass can, if there are none.
+        Only what these terms mean is touched; everything that the pass can, if there are none. A term is a name or a
+        pattern of names (`head*`) of nodes, of their outputs or of weights, or `type:` and an operator (`type:Gemm`).
     exclude : tuple of str
         What these terms mean is left alone, included or not.
     """
@@ -137,19 +167,23 @@ class SelectivePass(Pass):
         by: dict[K, Terms] = {}
         for key, subject in subjects.items():
             if self.include and not any(map(subject.matches, self.include)):
-                why_not[key] = "not named by include"
+                why_not[key] = NOT_INCLUDED
             for term in self.exclude:
                 if subject.matches(term):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own
-        return Selected(self, why_not, by)
+        return Selected(self, why_not, by, subjects)
 
     def overridden(self: PassT, terms: Terms) -> PassT:
         """Return the pass with the options that `overrides` gives to what these terms mean."""
         overrides: Overrides = getattr(self, "overrides", {})
         options = {name: value for term in terms for name, value in overrides[term].items()}
-        return dataclasses.replace(self, **options, overrides={}) if options else self  # type: ignore[call-arg]
+        return self.replaced(options) if options else self
+
+    def replaced(self: PassT, options: dict[str, Any]) -> PassT:
+        """Return the pass with other options, and without overrides."""
+        return dataclasses.replace(self, **options, overrides={})  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +193,8 @@ class OverridablePass(SelectivePass):
     Attributes
     ----------
     overrides : dict
-        Term → option → its value there.
+        Other values of options for what a term means: `overrides.TERM.OPTION=VALUE` with -p, a table in TOML, a dict of
+        dicts in Python; the later holds.
     overridable : tuple of str
         The options that may be overridden.
     """
@@ -171,22 +206,28 @@ class OverridablePass(SelectivePass):
     def __post_init__(self) -> None:
         super().__post_init__()
         hints = typing.get_type_hints(type(self), include_extras=True)
+        checked: Overrides = {}
         for term, options in self.overrides.items():
+            checked[term] = {}
             for name, value in options.items():
                 where = f"overrides.{term}.{name}"
                 if name not in self.overridable:
                     hint = nearest(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
                     raise OptionError(f"{self.name}: {where}: it cannot be overridden{hint}")
-                options[name] = check_option(self.name, where, value, hints[name])
+                checked[term][name] = check_option(self.name, where, value, hints[name])
+            self.replaced(checked[term])  # options that do not go together are an error right away
+        object.__setattr__(self, "overrides", checked)
 
 
 def _check_terms(owner: str, named: Mapping[str, Terms], model: ir.Model, subjects: Iterable[Subject]) -> None:
     if not any(named.values()):
         return
     every = Subject()
-    for node in model.graph.all_nodes():
-        every.add_node(node)
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            every.add_node(node)
     every.names |= {str(value.name) for value in edit.values(model.graph) if edit.constant(value) is not None}
+    every.names |= {str(value.name) for value in edit.defaults(model.graph)}
     for subject in subjects:
         every.names |= subject.names
         every.operators |= subject.operators
