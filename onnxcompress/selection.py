@@ -63,7 +63,7 @@ class Subject:
         known, pattern = (self.names, term)
         if term.startswith(OPERATOR):
             known, pattern = self.operators, term[len(OPERATOR) :]
-        return any(fnmatch.fnmatchcase(name, pattern) for name in known)
+        return pattern in known or any(fnmatch.fnmatchcase(name, pattern) for name in known)
 
 
 def node_subjects(graph: ir.Graph) -> dict[ir.Node, Subject]:
@@ -114,19 +114,21 @@ class Selected(Generic[K, PassT]):
         excluded = next((reason for reason in reasons if reason not in ("", NOT_INCLUDED)), "")
         return excluded or (NOT_INCLUDED if reasons and all(reasons) else "")
 
-    def in_vain(self, dealt_with: Iterable[K] | None = None) -> list[Refusal]:
-        """Say which terms of `include` and `overrides` name nothing that the pass has to do with.
+    @property
+    def idle(self) -> tuple[Refusal, ...]:
+        """Terms of `include` and `overrides` that mean something in the model, but nothing that the pass could touch."""
+        return self.idle_but(self.subjects)
 
-        `dealt_with` is what was touched, or refused for a reason of its own; all subjects, if it is not given.
-        """
-        found = [self.subjects[key] for key in (self.subjects if dealt_with is None else dealt_with)]
+    def idle_but(self, touched: Iterable[K]) -> tuple[Refusal, ...]:
+        """Return those that mean nothing of what was touched, or refused for a reason of its own."""
+        known = [self.subjects[key] for key in touched]
         named = {"include": self.step.include, "overrides": tuple(getattr(self.step, "overrides", {}))}
-        return [
-            Refusal(term, f"named by {option} = '{term}', and {self.step.name} has nothing to do with it")
+        return tuple(
+            Refusal(term, f"{option} names it, and there is nothing that {self.step.name} could do to it")
             for option, terms in named.items()
             for term in terms
-            if not any(subject.matches(term) for subject in found)
-        ]
+            if not any(subject.matches(term) for subject in known)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from corpus.text import model
 
 from onnxcompress import apply, registry
 from onnxcompress.errors import PassError
-from onnxcompress.selection import matching_nodes
+from onnxcompress.selection import SelectivePass, matching_nodes, node_subjects
 
 PAIR = "g (float[N,16] x) => (float[N,8] y) { [first] a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w2) }"
 WEIGHTS = {"w1": (16, 64), "w2": (64, 8)}
@@ -42,3 +42,13 @@ def test_the_last_pattern_that_matches_counts() -> None:
     graph = model(PAIR, WEIGHTS).graph
     found = matching_nodes("x: exclude", ("*", "b"), graph)
     assert [found[node] for node in graph] == ["*", "b", "*"]
+
+
+def test_what_a_pass_cannot_touch_is_said() -> None:
+    subject = model(PAIR, WEIGHTS)
+    step = SelectivePass(include=("first", "b"), exclude=("b",))
+    products = {node: known for node, known in node_subjects(subject.graph).items() if node.op_type == "MatMul"}
+    found = step.select(subject, products)
+    assert [node.name or node.outputs[0].name for node in found.why_not] == ["y"]
+    reason = "include names it, and there is nothing that selective-pass could do to it"
+    assert [(refusal.subject, refusal.reason) for refusal in found.idle] == [("b", reason)]
