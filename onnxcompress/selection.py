@@ -116,7 +116,7 @@ class Selected(Generic[K, PassT]):
 
     @property
     def idle(self) -> tuple[Refusal, ...]:
-        """Terms of `include` and `overrides` that mean something in the model, but nothing that the pass could touch."""
+        """What `include` and `overrides` name in the model, and the pass could not touch."""
         return self.idle_but(self.subjects)
 
     def idle_but(self, touched: Iterable[K]) -> tuple[Refusal, ...]:
@@ -225,7 +225,7 @@ def _check_terms(owner: str, named: Mapping[str, Terms], model: ir.Model, subjec
     if not any(named.values()):
         return
     every = Subject()
-    for graph in (model.graph, *model.functions.values()):
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
         for node in graph.all_nodes():
             every.add_node(node)
     every.names |= {str(value.name) for value in edit.values(model.graph) if edit.constant(value) is not None}

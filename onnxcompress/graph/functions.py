@@ -10,7 +10,6 @@ from onnx_ir.passes import common
 
 from ..errors import PassError
 
-
 ORIGIN = "onnxcompress.origin"
 """Where `ir.Node.meta` of what was inlined holds the names and the operators that it went by before, as keys."""
 

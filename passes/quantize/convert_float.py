@@ -11,11 +11,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.functions import inline
-from onnxcompress.selection import matching_nodes
+from onnxcompress.selection import OverridablePass, node_subjects
 
 from .half.apply import LARGEST, Conversion, narrowed
 from .half.roles import FLOAT, is_float, roles
@@ -23,7 +23,7 @@ from .prepare.flatten import infer_types
 from .prepare.opset import CONVOLUTIONS, raise_opset
 from .prepare.prepare import guarded
 
-BLOCKED = (
+FRAGILE = (
     "CumSum",
     "DequantizeLinear",
     "DynamicQuantizeLinear",
@@ -63,34 +63,34 @@ class FloatPlan(Plan):
     keep_io : bool
     nodes : tuple of str
         The nodes that compute in `dtype`, by their first output that has a name.
-    notices : tuple of (str, str)
+    notes : tuple of (str, str)
         Constants that change by more than rounding, and how.
     """
 
     dtype: str = "float16"
     keep_io: bool = True
     nodes: tuple[str, ...] = ()
-    notices: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertFloat(Pass):
+class ConvertFloat(OverridablePass):
     """Turn a float32 model into float16 or bfloat16: half the size, and faster where the hardware has the type.
 
     Each node computes in the new type if onnx's schema allows it at the model's opset and nothing below forbids it;
-    each tensor is cast at most once, where it is made. What stays in float32 is named, with the reason: operators in
-    `block_ops`, nodes that compute with shapes, that read a constant beyond the type's range (65504 in float16) or one
-    whose every value would become 0, and, where there are samples, nodes that read or give a tensor beyond that range.
+    each tensor is cast at most once, where it is made. What stays in float32 is named, with the reason: nodes that
+    compute with shapes, that read a constant beyond the type's range (65504 in float16) or one whose every value would
+    become 0, and, where there are samples, nodes that read or give a tensor beyond that range.
 
     Parameters
     ----------
     dtype : {"float16", "bfloat16"}
     keep_io : bool
         Inputs and outputs of the model stay float32, with casts behind and before them.
-    block_ops : tuple of str
-        Operators that stay in float32.
-    exclude : tuple of str
-        Patterns of names of nodes that stay in float32; a node without a name goes by its first output.
+    keep_fragile : bool
+        CumSum, DequantizeLinear, DynamicQuantizeLinear, Exp, Pow, QuantizeLinear, Range, ReduceL1, ReduceL2,
+        ReduceLogSum, ReduceLogSumExp, ReduceMean, ReduceProd, ReduceSum, ReduceSumSquare and RoiAlign stay in float32:
+        long sums, powers and positions leave float16's range or precision first. More operators stay with `exclude`.
 
     Notes
     -----
@@ -103,8 +103,9 @@ class ConvertFloat(Pass):
 
     dtype: Literal["float16", "bfloat16"] = "float16"
     keep_io: bool = True
-    block_ops: tuple[str, ...] = BLOCKED
-    exclude: tuple[str, ...] = ()
+    keep_fragile: bool = True
+
+    overridable = ("keep_fragile",)
 
     @property
     def retypes(self) -> bool:
@@ -116,18 +117,15 @@ class ConvertFloat(Pass):
         failed: list[str] = []
         work = guarded(model, context, lambda copy: _prepared(copy, self.dtype, failed))
         refused = [Refusal("model", reason) for reason in failed]
-        notices, unfit = _constants(work, self.dtype)
+        notes, unfit = _constants(work, self.dtype)
         kept = set()
         if self.dtype == "float16" and context.has_samples:
             unfit |= _measured(work, model, context, refused)
         narrow = ir.DataType[self.dtype.upper()]
-        excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
+        selected = self.select(model, {n: known for n, known in node_subjects(work.graph).items() if _computes(n)})
         opset, chosen, sizes = work.opset_imports.get("", 1), [], _shape_nodes(work)
-        for node in work.graph.all_nodes():
-            if not any(map(is_float, (*node.inputs, *node.outputs))) or edit.op_of(node) == "Constant":
-                continue
-            pattern = excluded.get(node)
-            reason = f"excluded by '{pattern}'" if pattern else self._obstacle(node, unfit, opset, narrow)
+        for node in selected.subjects:
+            reason = selected.why_not.get(node) or selected.settings(node)._obstacle(node, unfit, opset, narrow)
             if not reason and node in sizes and any(map(is_float, node.outputs)):
                 reason = "it computes with shapes"
             if reason:
@@ -135,13 +133,14 @@ class ConvertFloat(Pass):
                 refused.append(Refusal(edit.label(node), f"{reason}; it stays in float32"))
             else:
                 chosen.append(edit.output_name(node))
+        refused += selected.idle
         nodes = tuple(key for key in dict.fromkeys(chosen) if key not in kept)
         if nodes and self.dtype == "bfloat16":
             refused.append(Refusal("model", EMULATED))
         if not nodes:
             refused.append(Refusal("model", f"no node could compute in {self.dtype}"))
         return FloatPlan(
-            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notices=tuple(notices), refused=tuple(refused)
+            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notes=tuple(notes), refused=tuple(refused)
         )
 
     def apply(self, model: ir.Model, plan: FloatPlan) -> Changes:
@@ -153,7 +152,7 @@ class ConvertFloat(Pass):
         labels, casts, weights = conversion.run()
         done += [Change(label, f"computes in {plan.dtype}") for label in labels]
         done.append(Change("model", f"{weights} constants as {plan.dtype}, {casts} casts added"))
-        done += [Change(name, what) for name, what in plan.notices]
+        done += [Change(name, what) for name, what in plan.notes]
         return Changes(tuple(done), plan.refused)
 
     def _obstacle(self, node: ir.Node, unfit: dict[ir.Value, str], opset: int, narrow: ir.DataType) -> str:
@@ -162,8 +161,8 @@ class ConvertFloat(Pass):
             return "what is in a sequence or an optional is not converted"
         if edit.inner_graphs(node):
             return "what goes in and out of inner graphs is not converted"
-        if op in self.block_ops:
-            return f"{op} is in block_ops"
+        if op in FRAGILE and self.keep_fragile:
+            return f"{op} leaves the range or the precision of {self.dtype} first (keep_fragile)"
         found = roles(node, opset, narrow)
         if found is None:
             return "onnx has no schema of it"
@@ -188,6 +187,11 @@ COLLECTIONS = {
     "SplitToSequence",
 }
 """Operators that put tensors into something that has one type, or take them out."""
+
+
+def _computes(node: ir.Node) -> bool:
+    """Tell whether a node has to do with floats."""
+    return any(map(is_float, (*node.inputs, *node.outputs))) and edit.op_of(node) != "Constant"
 
 
 def _is_collection(value: ir.Value | None) -> bool:
@@ -220,8 +224,8 @@ def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:
 
 
 def _constants(model: ir.Model, dtype: str) -> tuple[list[tuple[str, str]], dict[ir.Value, str]]:
-    """Return notices about constants that change, and those that cannot be converted, with the reason."""
-    notices, unfit = [], {}
+    """Return notes about constants that change, and those that cannot be converted, with the reason."""
+    notes, unfit = [], {}
     largest = LARGEST[dtype]
     for value, array in _floats(model):
         if not array.size:
@@ -237,10 +241,10 @@ def _constants(model: ir.Model, dtype: str) -> tuple[list[tuple[str, str]], dict
             least = float(magnitude[lost].max())
             unfit[value] = f"its constant '{value.name}' of {least:.3g} would become 0 in {dtype}"
         elif count:
-            notices.append((str(value.name), f"{count} of {array.size} values stand for infinity and were cut off"))
+            notes.append((str(value.name), f"{count} of {array.size} values stand for infinity and were cut off"))
         if lost.any() and value not in unfit:
-            notices.append((str(value.name), f"{int(lost.sum())} of {array.size} values are so small that they are 0"))
-    return notices, unfit
+            notes.append((str(value.name), f"{int(lost.sum())} of {array.size} values are so small that they are 0"))
+    return notes, unfit
 
 
 def _measured(work: ir.Model, model: ir.Model, context: Context, refused: list[Refusal]) -> dict[ir.Value, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -16,10 +17,14 @@ from onnxcompress.graph import edit
 
 from ..prepare.prepare import prepared
 from ..static.plan import QuantizePlan
+from ..static.scheme import WIDE
 from .attempts import Ladder, Rung
 
 if TYPE_CHECKING:
     from ..quantize import Quantize
+
+Spared = Callable[["Quantize", list[str]], dict[str, Any]]
+"""A step and terms for layers → options that spare these, too."""
 
 Noise = dict[str, float]
 """Layer → the noise power at the output, of the signal's, when that layer alone is quantized."""
@@ -36,26 +41,27 @@ def spare_layers(ladder: Ladder) -> None:
     best = ladder.best
     assert best is not None
     noise = _noise(ladder, best)
-    if _takes_wide(best.step):
+    wide = _wide(best)
+    if wide is not None:
         worst_first = sorted(noise, key=lambda name: noise[name], reverse=True)
         try:
-            if _climb(ladder, best.step, "wide", "with activations of 16 bits", worst_first, len(noise)):
+            spared = partial(_widened, wide)
+            if _climb(ladder, best.step, spared, "with activations of 16 bits", worst_first, len(noise)):
                 return
         except PassError as error:
             ladder.notes.append(f"layers with activations of 16 bits: not possible, {error}")
     work, *_ = prepared(ladder.model, ladder.context, best.plan.scheme.opset)
     order = float_first(work, best.plan, noise)
-    _climb(ladder, (ladder.best or best).step, "exclude", "in float", order, len(noise) - 1)
+    _climb(ladder, (ladder.best or best).step, _excluded, "in float", order, len(noise) - 1)
 
 
-def _climb(ladder: Ladder, base: Quantize, option: str, what: str, order: list[str], most: int) -> bool:
+def _climb(ladder: Ladder, base: Quantize, spared: Spared, what: str, order: list[str], most: int) -> bool:
     """Spare one, two, four, … layers, `most` at last; tell whether a number of them holds."""
-    named = getattr(base, option)
 
     def holds(count: int) -> bool:
         names = order[:count]
         label = f"{count} of {len(order)} layers {what} ({', '.join(names[:3])}{', …' if count > 3 else ''})"
-        return ladder.climb(label, base, {option: (*named, *map(glob.escape, names))}, costly=True)
+        return ladder.climb(label, base, spared(base, [glob.escape(name) for name in names]), costly=True)
 
     low = 0
     for high in _doubling(most):
@@ -79,13 +85,24 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _takes_wide(step: Quantize) -> bool:
-    """Tell whether the target takes activations of 16 bits in single layers."""
+def _excluded(base: Quantize, names: list[str]) -> dict[str, Any]:
+    """Return the options that leave layers in float, too."""
+    return {"exclude": (*base.exclude, *names)}
+
+
+def _widened(wide: str, base: Quantize, names: list[str]) -> dict[str, Any]:
+    """Return the options that give layers activations of 16 bits, too."""
+    own = {name: {**base.overrides.get(name, {}), "activations": wide} for name in names}
+    return {"overrides": {**base.overrides, **own}}
+
+
+def _wide(best: Rung) -> str | None:
+    """Return the type of 16 bits that the target takes for activations of single layers, if there is one."""
+    wide = WIDE.get(best.plan.scheme.activations)
     try:
-        dataclasses.replace(step, wide=("*",)).scheme()
+        return wide and dataclasses.replace(best.step, **_widened(wide, best.step, ["*"])).scheme().wide
     except OptionError:
-        return False
-    return True
+        return None
 
 
 def _noise(ladder: Ladder, rung: Rung) -> Noise:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 PLAIN: dict[str, Any] = {"equalise": False, "correct": False, "rounding": "nearest"}
 RUNGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rounded to nearest", {}),
-    ("ranges by percentile", {"ranges": "percentile"}),
-    ("ranges by mse", {"ranges": "mse"}),
+    ("ranges by percentile", {"calibration": "percentile"}),
+    ("ranges by mse", {"calibration": "mse"}),
     ("equalised", {"equalise": True}),
     ("biases corrected", {"correct": True}),
-    ("rounding compensated", {"rounding": "compensating"}),
+    ("rounded by gptq", {"rounding": "gptq"}),
 )
 """What is tried, each on top of those before it that helped, as options of `Quantize`."""
 
@@ -35,7 +35,7 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     Half of the samples are fitted to, the other half judges; a loss that is counted in decisions must be small enough
     with its standard error. The rung that is found is planned again with all samples. Where no rung holds, ever more of
     the layers that hurt most get activations of 16 bits, if the target takes them, and then ever more stay in float.
-    Ranges are only varied where the step leaves them as they come.
+    How ranges are found is only varied where the step leaves them as they are.
     """
     assert step.max_drop is not None
     fitted, judges = context.samples.halves()
@@ -43,7 +43,7 @@ def climb(step: Quantize, model: ir.Model, context: Context) -> QuantizePlan:
     judge = Judge(model, judges, context.metric)
     ladder = Ladder(judge, model, context.given(fitted), step.max_drop)
     for what, options in RUNGS:
-        if "ranges" in options and step.ranges != "minmax":
+        if "calibration" in options and step.calibration != "minmax":
             continue
         base = ladder.best.step if ladder.best else dataclasses.replace(plain, **PLAIN)
         if ladder.climb(what, base, options):

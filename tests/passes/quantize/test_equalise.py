@@ -190,7 +190,7 @@ def test_layers_that_share_a_bias_share_their_factors() -> None:
 def test_classic_factors_make_rows_and_columns_as_large_as_each_other() -> None:
     subject = net("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2, b2)")
     feeds = feeds_of(subject)
-    result, _ = equalised(subject, feeds, per_channel=False)
+    result, _ = equalised(subject, feeds, granularity="tensor")
     assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-5)
     nodes = {edit.output_name(node): node for node in result.graph}
     w1, w2 = (np.abs(edit.constant(nodes[n].inputs[1]).numpy()) for n in ("c", "y"))  # type: ignore[union-attr]
