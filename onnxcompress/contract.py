@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 import numpy as np
 
-from .errors import DataError, OptionError, nearest
+from .errors import DataError, OptionError, did_you_mean
 from .progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def check_option(owner: str, field: str, value: Any, hint: Any, *, strict: bool 
         expected = f"expected {other}one of {', '.join(allowed)}" if allowed else _first_lower(str(error))
         if allowed and re.match("Expected `(float|int)` [<>]", str(error)):
             expected = f"{_first_lower(str(error))}, or one of {', '.join(allowed)}"
-        hint_text = nearest(str(value), allowed)
+        hint_text = did_you_mean(str(value), allowed)
         raise OptionError(f"{owner}: {field} = {value!r}: {expected}{hint_text}") from None
 
 

@@ -41,7 +41,7 @@ class TrainingError(OnnxCompressError):
     """The training interpreter cannot start, a node has no gradient, or the worker died."""
 
 
-def nearest(word: str, allowed: list[str]) -> str:
+def did_you_mean(word: str, allowed: list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest allowed word, or an empty string."""
     import difflib
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from . import registry
 from .contract import Pass
-from .errors import OptionError, nearest
+from .errors import OptionError, did_you_mean
 from .surgery import SurgeonStep
 from .toml import parse_toml, read_toml
 
@@ -43,7 +43,9 @@ def parse_recipe(text: str, where: str = "recipe") -> list[Pass]:
     content = parse_toml(text, where)
     for key in content:
         if key != "pass":
-            raise OptionError(f"{where}: unknown key '{key}'{nearest(key, ['pass'])} (a recipe is a list of [[pass]])")
+            raise OptionError(
+                f"{where}: unknown key '{key}'{did_you_mean(key, ['pass'])} (a recipe is a list of [[pass]])"
+            )
     steps = content.get("pass", [])
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise OptionError(f"{where}: expected one [[pass]] table or more")

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .contract import Pass, check_option
-from .errors import OptionError, nearest
+from .errors import OptionError, did_you_mean
 
 GROUP = "onnxcompress.passes"
 
@@ -24,7 +24,7 @@ def find(name: str) -> type[Pass]:
     """Return the pass class called `name`, or raise `OptionError` with the nearest spelling."""
     known = names()
     if name not in known:
-        raise OptionError(f"unknown pass '{name}'{nearest(name, list(known))} (passes: {', '.join(known)})")
+        raise OptionError(f"unknown pass '{name}'{did_you_mean(name, list(known))} (passes: {', '.join(known)})")
     try:
         kind = known[name].load()
     except Exception as error:
@@ -43,7 +43,7 @@ def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
     for key in options:
         if key not in fields:
             allowed = ", ".join(fields) or "none"
-            raise OptionError(f"{name}: unknown option '{key}'{nearest(key, fields)} (options: {allowed})")
+            raise OptionError(f"{name}: unknown option '{key}'{did_you_mean(key, fields)} (options: {allowed})")
     if not strict:
         options = {k: _read(name, k, v, hints) for k, v in options.items()}
     checked = {k: check_option(name, k, v, hints[k], strict=strict) for k, v in options.items()}

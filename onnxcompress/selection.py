@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 import onnx_ir as ir
 
 from .contract import Pass, Refusal, check_option
-from .errors import OptionError, PassError, nearest
+from .errors import OptionError, PassError, did_you_mean
 from .graph import edit
 from .graph.functions import ORIGIN
 
@@ -214,7 +214,9 @@ class OverridablePass(SelectivePass):
             for name, value in options.items():
                 where = f"overrides.{term}.{name}"
                 if name not in self.overridable:
-                    hint = nearest(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
+                    hint = (
+                        did_you_mean(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
+                    )
                     raise OptionError(f"{self.name}: {where}: it cannot be overridden{hint}")
                 checked[term][name] = check_option(self.name, where, value, hints[name])
             self.replaced(checked[term])  # options that do not go together are an error right away
@@ -247,7 +249,7 @@ def _hint(term: str, every: Subject) -> str:
         return f"; for all operators of that type write '{OPERATOR}{term}'"
     else:
         known = sorted(every.names)
-    return nearest(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
+    return did_you_mean(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
 
 
 def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -272,7 +274,7 @@ def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[s
         found[pattern] = [s for s, known in names.items() if any(fnmatch.fnmatchcase(n, pattern) for n in known)]
         if not found[pattern]:
             every = sorted({name for known in names.values() for name in known})
-            hint = nearest(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
+            hint = did_you_mean(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
             raise PassError(f"{field}: '{pattern}' matches nothing in the model{hint}")
     return found
 

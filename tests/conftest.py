@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import onnx
+import onnx_ir as ir
 import pytest
 
 # Started in the background (by a shell without job control, or by nohup): programs started from here would inherit that
@@ -29,3 +31,13 @@ def kit() -> Path:
     if not KIT.is_dir():
         pytest.skip("the kit of real models is not here")
     return KIT
+
+
+@pytest.fixture(scope="session")
+def parse():
+    """Make an `onnx_ir.Model` of a text model."""
+
+    def make(text, opset=17):
+        return ir.from_proto(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{text}'))
+
+    return make

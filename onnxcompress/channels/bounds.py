@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.norms import batch_norm
-from .arrays import array_of
 from .constants import WEIGHTED, Channel, layout_of, padded, padding
 from .engine import Engine
 from .movement import MOVES, moved_inputs, trace, traced_axes
@@ -241,7 +240,7 @@ def _dot(matrix: npt.NDArray[np.float64], vector: Channel) -> Channel:
 
 
 def _batch_norm(bounds: Bounds, node: ir.Node) -> None:
-    found = batch_norm(node, lambda value: array_of(bounds.engine, value))
+    found = batch_norm(node, bounds.engine.array)
     if found is None or node.inputs[0] is None or len(node.outputs) > 1:
         return
     factor, mean, shift = found

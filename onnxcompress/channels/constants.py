@@ -12,7 +12,6 @@ import onnx_ir as ir
 from ..graph import edit
 from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
-from .arrays import array_of
 from .engine import Engine
 from .means import reduced_axes
 from .movement import MOVES, moved_inputs, trace, traced_axes
@@ -192,7 +191,7 @@ def layout_of(engine: Engine, node: ir.Node, part: Part = np.asarray) -> Layout 
     `part` (such as the positive weights) is taken of the weights.
     """
     data, weight = node.inputs[0], node.inputs[1]
-    array = array_of(engine, weight)
+    array = engine.array(weight)
     if data is None or array is None or array.dtype.kind not in "fV" or node.op_type not in WEIGHTED:
         return None
     if len(engine.shape(data)) < 2:
@@ -222,7 +221,7 @@ def _bias(engine: Engine, node: ir.Node, outputs: int, beta: float = 1.0) -> Cha
     """Return what is added to each output; NaN where that is no constant, or not the same in each row."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    array = array_of(engine, node.inputs[2])
+    array = engine.array(node.inputs[2])
     if array is None or array.size not in (1, outputs) or array.ndim > 1:
         return np.full(outputs, np.nan)
     return np.broadcast_to(beta * array.astype(np.float64), (outputs,))
@@ -256,7 +255,7 @@ def padded(node: ir.Node) -> bool:
 
 
 def _batch_norm(constants: Constants, node: ir.Node) -> None:
-    found = batch_norm(node, lambda value: array_of(constants.engine, value))
+    found = batch_norm(node, constants.engine.array)
     if found is not None:
         factor, mean, shift = found
         channel = constants.along(node.inputs[0], 1)
@@ -283,9 +282,9 @@ def _normalised(constants: Constants, node: ir.Node) -> None:
 
 def _scale_and_shift(constants: Constants, node: ir.Node) -> tuple[Channel | None, Channel]:
     """Return a normalisation's scale, if it is constant, and its shift, NaN where that is not."""
-    scale = array_of(constants.engine, node.inputs[1])
+    scale = constants.engine.array(node.inputs[1])
     given = node.inputs[2] if len(node.inputs) > 2 else None
-    shift = array_of(constants.engine, given)
+    shift = constants.engine.array(given)
     unknown: Channel = np.array(0.0 if given is None else np.nan)
     shift = unknown if shift is None else shift.astype(np.float64)
     return None if scale is None else scale.astype(np.float64), shift

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
-from .arrays import array_of
 from .constants import WEIGHTED
-from .engine import Engine, Sink
+from .engine import Engine
 from .groups import Groups
 from .means import reduced_axes
 from .movement import MOVES, looks_up, moved_inputs, trace
@@ -109,10 +108,10 @@ def _elementwise(equal: Equal, node: ir.Node) -> None:
 def _weighted(equal: Equal, node: ir.Node) -> None:
     """Equal weights, equal biases, and, in groups, equal inputs."""
     data, out = node.inputs[0], node.outputs[0]
-    weight, groups = array_of(equal.engine, node.inputs[1]), edit.int_attribute(node, "group", 1)
+    weight, groups = equal.engine.array(node.inputs[1]), edit.int_attribute(node, "group", 1)
     if data is None or weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
         return
-    bias = array_of(equal.engine, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    bias = equal.engine.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if len(node.inputs) > 2 and node.inputs[2] is not None and (bias is None or bias.ndim > 1):
         return
     if node.op_type == "ConvTranspose":
@@ -241,16 +240,14 @@ def merge(groups: Groups, merges: Merges) -> None:
         places = dict(_positions(row))
         pairs = [(places[a], places[partner[a]]) for a in places if a in partner]
         if pairs:
-            _add(sink, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
+            _add(sink.weight, sink.in_axis, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
 
 
-def _add(sink: Sink, gone: Kinds, kept: Kinds) -> None:
-    tensor = edit.constant(sink.weight)
-    assert tensor is not None and sink.weight is not None
-    array = tensor.numpy()
-    total = np.moveaxis(array.astype(np.float64), sink.in_axis, 0)
+def _add(weight: ir.Value, axis: int, gone: Kinds, kept: Kinds) -> None:
+    array = edit.array(weight)
+    total = np.moveaxis(array.astype(np.float64), axis, 0)
     np.add.at(total, kept, total[gone])
-    edit.set_constant(sink.weight, np.moveaxis(total, 0, sink.in_axis).astype(array.dtype))
+    edit.set_constant(weight, np.moveaxis(total, 0, axis).astype(array.dtype))
 
 
 def _addable(groups: Groups) -> set[ir.Value]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit, shapes
+from ..graph import constants, edit, shapes
 from .labels import Labels, Rows
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ class Engine:
             return array
         other = self.larger.values.get(value)
         return array if other is not None and np.array_equal(array, other) else None
+
+    def array(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        """Return what a constant holds, also of one that is moved or dequantized before it is used."""
+        return constants.find(value, dequantized=True, read=self._read)
+
+    def _read(self, value: ir.Value | None) -> npt.NDArray[Any] | None:
+        held = constants.held(value)
+        return self.constant(value) if held is None else held
 
     def is_free(self, value: ir.Value, axis: int) -> bool:
         """Tell whether the extent of an axis depends on the input's."""

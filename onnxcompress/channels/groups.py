@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit
-from ..graph.weights import constant_behind, output_axis
+from ..graph import constants, edit
+from ..graph.weights import output_axis
+from .analysis import analyse
 from .engine import Axes, Engine, Sink
 from .labels import Rows
-from .walk import analyse
 
-Slot = tuple[ir.Value, int]
+ValueAxis = tuple[ir.Value, int]
 """A tensor and one of its axes."""
 
 
@@ -154,7 +154,7 @@ class Groups:
         return {v: [None if r is None else resolved[id(r)] for r in axes] for v, axes in self.engine.known_axes()}
 
     @cached_property
-    def roles(self) -> dict[Slot, str]:
+    def roles(self) -> dict[ValueAxis, str]:
         """The axes of weights: "in" for those summed over, "out" for those that become output channels."""
         return dict.fromkeys(_output_axes(self), "out") | dict.fromkeys(_input_axes(self), "in")
 
@@ -163,13 +163,13 @@ class Groups:
         """The constants that operators multiply channels by, each with the sinks where they do."""
         found: dict[ir.Value, list[Sink]] = {}
         for sink in self.sinks:
-            weight = constant_behind(sink.weight)
+            weight = constants.root(sink.weight, dequantized=True)
             if weight is not None:
                 found.setdefault(weight, []).append(sink)
         return found
 
     @cached_property
-    def summed_data(self) -> set[Slot]:
+    def summed_data(self) -> set[ValueAxis]:
         """The axes of activations that operators sum over."""
         return {(sink.data, sink.axis) for sink in self.sinks if edit.constant(sink.data) is None}
 
@@ -226,8 +226,8 @@ def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> npt.NDArray[np.i
     owner = np.zeros(groups.engine.labels.count, np.int64)
     produced = _output_axes(groups)
     code = 0
-    for slot in produced:
-        for row in _rows(groups, slot):
+    for place in produced:
+        for row in _rows(groups, place):
             code += 1
             owner[row[(owner[row] == 0) & (row > 0)]] = code
     every = {id(rows): rows for axes in groups.axes.values() for rows in axes if rows is not None}
@@ -238,8 +238,8 @@ def _owners(groups: Groups, consumed: npt.NDArray[np.bool_]) -> npt.NDArray[np.i
     return owner
 
 
-def _rows(groups: Groups, slot: Slot) -> Rows:
-    value, axis = slot
+def _rows(groups: Groups, place: ValueAxis) -> Rows:
+    value, axis = place
     rows = groups.axes[value][axis] if value in groups.axes else None
     return rows if rows is not None else np.zeros((0, 0), np.int64)
 
@@ -281,16 +281,16 @@ def _strata(members: tuple[Member, ...], kinds: npt.NDArray[np.uint64]) -> npt.N
     return strata
 
 
-def _input_axes(groups: Groups) -> set[Slot]:
+def _input_axes(groups: Groups) -> set[ValueAxis]:
     """The axes of weights that operators sum over, also of weights that are moved before use."""
     found = [_root(groups, s.weight, s.in_axis) for s in groups.sinks if s.weight is not None]
     found += [(s.data, s.axis) for s in groups.sinks if edit.constant(s.data) is not None]
-    return {slot for slot in found if slot is not None}
+    return {place for place in found if place is not None}
 
 
-def _root(groups: Groups, value: ir.Value, axis: int) -> Slot | None:
+def _root(groups: Groups, value: ir.Value, axis: int) -> ValueAxis | None:
     """Return the constant, and its axis with the same labels, that an axis of a weight comes from."""
-    constant = constant_behind(value)
+    constant = constants.root(value, dequantized=True)
     if constant is None or constant is value:
         return None if constant is None else (value, axis)
     labels = np.unique(_rows(groups, (value, axis)))
@@ -299,15 +299,15 @@ def _root(groups: Groups, value: ir.Value, axis: int) -> Slot | None:
     return (constant, same[0]) if same else None
 
 
-def _output_axes(groups: Groups) -> list[Slot]:
+def _output_axes(groups: Groups) -> list[ValueAxis]:
     """The output axes of weights, in the order of the graph."""
     found = []
     for node in groups.engine.model.graph:
         value = node.inputs[1] if edit.op_of(node) in PRODUCERS else None
         if value is not None and value in groups.axes:
-            slot = _root(groups, value, output_axis(node, 1, len(groups.axes[value])))
-            if slot is not None:
-                found.append(slot)
+            place = _root(groups, value, output_axis(node, 1, len(groups.axes[value])))
+            if place is not None:
+                found.append(place)
     return found
 
 

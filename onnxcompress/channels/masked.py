@@ -62,8 +62,6 @@ def _zeroed(group: Group) -> npt.NDArray[np.bool_]:
 
 
 def _is_zero(member: Member) -> npt.NDArray[np.bool_]:
-    tensor = edit.constant(member.value)
-    assert tensor is not None
-    array = tensor.numpy()
+    array = edit.array(member.value)
     nonzero: npt.NDArray[np.bool_] = (array != 0).any(axis=tuple(d for d in range(array.ndim) if d != member.axis))
     return ~nonzero

@@ -71,8 +71,7 @@ class Removal:
 
     def set_elements(self, node: ir.Node, index: int, elements: Mapping[int, int]) -> None:
         """Overwrite some elements of a parameter that is computed in the graph; the others stay computed."""
-        value = node.inputs[index]
-        assert value is not None
+        value = edit.required(node, index)
         count, name = len(self.groups.engine.known.values[value]), edit.output_name(node)
         parts = []
         for place in range(count):

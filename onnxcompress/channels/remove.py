@@ -9,7 +9,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
-from .arrays import array_of
 from .groups import Groups
 from .means import add_lost_squares, centred, reduced_axes
 from .movement import WIDTH
@@ -40,7 +39,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
     """
     nodes = list(model.graph)
     padded = [v for node in nodes if node.op_type in WIDTH for v in node.inputs[1:] if v is not None]
-    arrays = {value: array for value in padded if (array := array_of(groups.engine, value)) is not None}
+    arrays = {value: array for value in padded if (array := groups.engine.array(value)) is not None}
     removal = Removal(edit.Inserter(model.graph), groups, groups.table(labels_of(groups, channels)), arrays)
     _keep_numbers(removal)
     for node in (
@@ -69,8 +68,7 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
 
 def _conv(removal: Removal, node: ir.Node) -> None:
     """Set `group` to what is left of it."""
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
+    data, weight = edit.required(node, 0), edit.required(node, 1)
     before = edit.int_attribute(node, "group", 1)
     if before == 1:
         return
@@ -82,16 +80,14 @@ def _conv(removal: Removal, node: ir.Node) -> None:
 
 
 def _group_normalization(removal: Removal, node: ir.Node) -> None:
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     size = removal.groups.engine.shape(data)[1] // edit.int_attribute(node, "num_groups", 1)
     edit.set_attribute(node, "num_groups", removal.extent(data, 1) // size)
 
 
 def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     """Take the mean over the old width still: pad with zeros before, cut off after; padded scales are zero."""
-    data, out = node.inputs[0], node.outputs[0]
-    assert data is not None
+    data, out = edit.required(node, 0), node.outputs[0]
     rank = len(removal.groups.engine.shape(data))
     kept = removal.kept(data, rank - 1)
     if kept is None:
@@ -125,8 +121,7 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
 
 def _reduce_mean(removal: Removal, node: ir.Node) -> None:
     """Keep dividing by the old count: channels of zeros counted, and still do."""
-    data, out = node.inputs[0], node.outputs[0]
-    assert data is not None
+    data, out = edit.required(node, 0), node.outputs[0]
     reduced = reduced_axes(removal.groups.engine, node) or set()
     share = 1.0
     for axis in reduced:
@@ -215,8 +210,7 @@ def _split(removal: Removal, node: ir.Node) -> None:
 
 def _slice(removal: Removal, node: ir.Node) -> None:
     """Move starts and ends to where the kept positions now stand; what is taken in steps is looked up."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     by_attribute = removal.groups.engine.opset < 10
     read = (
         (lambda i, name: edit.ints_attribute(node, name)) if by_attribute else (lambda i, _: removal.parameter(node, i))
@@ -248,8 +242,7 @@ def _slice(removal: Removal, node: ir.Node) -> None:
 
 def _look_up(removal: Removal, node: ir.Node, axis: int, places: npt.NDArray[np.int64]) -> None:
     """Let a node read these positions of its first input, in this order."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     indices = removal.insert.constant(f"{edit.output_name(node)}_places", places)
     found = removal.insert.node("Gather", [data, indices], attributes={"axis": axis}, before=node, dtype=data.dtype)
     node.replace_input_with(0, found)
@@ -258,8 +251,7 @@ def _look_up(removal: Removal, node: ir.Node, axis: int, places: npt.NDArray[np.
 def _gather(removal: Removal, node: ir.Node) -> None:
     """Renumber the indices and drop those of removed positions."""
     axis = edit.int_attribute(node, "axis", 0)
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     kept = removal.kept(data, axis)
     indices = removal.parameter(node, 1)
     if kept is None or indices is None:
@@ -274,8 +266,7 @@ def _gather(removal: Removal, node: ir.Node) -> None:
 
 def _pad(removal: Removal, node: ir.Node) -> None:
     """Pad by as many channels as are left of those that were added."""
-    data, out = node.inputs[0], node.outputs[0]
-    assert data is not None
+    data, out = edit.required(node, 0), node.outputs[0]
     rank = len(removal.groups.engine.shape(data))
     attribute = edit.ints_attribute(node, "pads")
     pads = np.array(attribute) if attribute is not None else removal.parameter(node, 1)

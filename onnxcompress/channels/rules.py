@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import edit
-from ..graph.weights import constant_behind
-from .arrays import array_of
+from ..graph import constants, edit
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 from .means import centred, reduced_axes
@@ -59,8 +57,7 @@ CHANNEL_AXES = {"Conv": (1, 0), "ConvTranspose": (0, 1)}
 
 def conv(engine: Engine, node: ir.Node) -> None:
     """Sum over input channels; a group is a factor of both channel axes and can go as a whole."""
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
+    data, weight = edit.required(node, 0), edit.required(node, 1)
     groups, axes = edit.int_attribute(node, "group", 1), CHANNEL_AXES[node.op_type]
     out, consumed, into = _channels(engine, node, data, weight, groups, axes)
     _convolution(engine, node, data, weight, axes, groups, out, consumed, into)
@@ -144,8 +141,7 @@ def _pointwise_axes(engine: Engine, node: ir.Node, data: ir.Value, weight: ir.Va
 
 def gemm(engine: Engine, node: ir.Node) -> None:
     """Sum over K of A (M, K) and B (K, N), either of them transposed; C broadcasts."""
-    a, b = node.inputs[0], node.inputs[1]
-    assert a is not None and b is not None
+    a, b = edit.required(node, 0), edit.required(node, 1)
     a_in = 0 if edit.int_attribute(node, "transA", 0) else 1
     b_in = 1 if edit.int_attribute(node, "transB", 0) else 0
     engine.join(node, engine.axes(a)[a_in], engine.axes(b)[b_in])
@@ -161,8 +157,7 @@ def gemm(engine: Engine, node: ir.Node) -> None:
 
 def matmul(engine: Engine, node: ir.Node) -> None:
     """Sum over the last axis of A and the last but one of B; leading axes broadcast."""
-    a, b = node.inputs[0], node.inputs[1]
-    assert a is not None and b is not None
+    a, b = edit.required(node, 0), edit.required(node, 1)
     shape_a, shape_b, shape_out = engine.shape(a), engine.shape(b), engine.shape(node.outputs[0])
     if len(shape_a) < 2 or len(shape_b) < 2:
         no_rule(engine, node)
@@ -187,8 +182,7 @@ def _contract(engine: Engine, node: ir.Node, a: ir.Value, axis: int, b: ir.Value
 
 def per_channel(engine: Engine, node: ir.Node) -> None:
     """Join axis 1 with one-dimensional parameters: BatchNormalization, InstanceNormalization."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     axes = list(engine.axes(data))
     for value in node.inputs[1:]:
         if value is not None and len(axes) > 1 and engine.shape(value) == engine.shape(data)[1:2] != (1,):
@@ -200,8 +194,7 @@ def per_channel(engine: Engine, node: ir.Node) -> None:
 
 def group_normalization(engine: Engine, node: ir.Node) -> None:
     """Freeze the positions inside a group, which are normalised together; whole groups stay removable."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     per_channel(engine, node)
     groups = edit.int_attribute(node, "num_groups", 1)
     size = engine.shape(data)[1] // groups
@@ -219,12 +212,11 @@ def layer_normalization(engine: Engine, node: ir.Node) -> None:
 
     For that the scale and the shift must be constants, which are padded too.
     """
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     rank = len(engine.shape(data))
     elementwise(engine, node)
     first = edit.int_attribute(node, "axis", -1) % max(rank, 1)
-    padded = all(v is None or array_of(engine, v) is not None for v in node.inputs[1:])
+    padded = all(v is None or engine.array(v) is not None for v in node.inputs[1:])
     rows = engine.axes(data)[-1] if first == rank - 1 and padded else None
     if rows is None or (data, -1) in engine.shifted or any(v.uses() for v in node.outputs[1:]):
         _freeze_together(engine, node, data, range(first, rank))
@@ -267,8 +259,7 @@ def is_zero(engine: Engine, value: ir.Value) -> bool:
 
 def normalised_over_axes(engine: Engine, node: ir.Node) -> None:
     """Freeze the axes that an operator's attribute `axes` or `axis` says it mixes (Softmax, LpNormalization, …)."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     rank = len(engine.shape(data))
     default = (0, 2, 3) if node.op_type == "MeanVarianceNormalization" else None
     axis = edit.int_attribute(node, "axis", 1 if node.op_type == "LRN" or engine.opset < 13 else -1) % max(rank, 1)
@@ -284,8 +275,7 @@ def _freeze_together(engine: Engine, node: ir.Node, data: ir.Value, axes: range 
 
 def pooling(engine: Engine, node: ir.Node) -> None:
     """Keep batch and channels; spatial axes change."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     axes = engine.axes(data)
     engine.freeze_axes(data, range(2, len(axes)), f"{edit.label(node)}: a spatial axis")
     for value in node.outputs:
@@ -294,8 +284,7 @@ def pooling(engine: Engine, node: ir.Node) -> None:
 
 def resize(engine: Engine, node: ir.Node) -> None:
     """Keep the axes whose extent stays."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     before, after = engine.shape(data), engine.shape(node.outputs[0])
     same = [a == b for a, b in zip(before, after, strict=True)] if len(before) == len(after) else []
     engine.freeze_axes(data, [d for d, s in enumerate(same) if not s], f"{edit.label(node)} resizes it")
@@ -310,8 +299,7 @@ def reduction(engine: Engine, node: ir.Node) -> None:
 
     In a variance that is written out, (x - m)² is summed, but it is the channels of x that must be zero.
     """
-    data, out = node.inputs[0], node.outputs[0]
-    assert data is not None
+    data, out = edit.required(node, 0), node.outputs[0]
     axes, reduced = engine.axes(data), reduced_axes(engine, node)
     if reduced is None:
         no_rule(engine, node)
@@ -342,8 +330,7 @@ def filled(engine: Engine, node: ir.Node) -> None:
 
 def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
     """Keep every axis; scales and zero points along `axis` go with it."""
-    data = node.inputs[0]
-    assert data is not None
+    data = edit.required(node, 0)
     axes = list(engine.axes(data))
     axis = edit.int_attribute(node, "axis", 1)
     for value in node.inputs[1:]:
@@ -351,7 +338,7 @@ def quantize_or_dequantize(engine: Engine, node: ir.Node) -> None:
             axes[axis] = engine.join(node, axes[axis], engine.axes(value)[0])
         elif value is not None and len(engine.shape(value)) > 1:
             engine.freeze_all(data, f"{edit.label(node)}: it is quantized in blocks")
-    if edit.constant(data) is not None and constant_behind(node.outputs[0]) is None:
+    if edit.constant(data) is not None and constants.root(node.outputs[0], dequantized=True) is None:
         engine.freeze_all(data, f"{edit.label(node)}: its zero point is not 0")
     engine.set(node.outputs[0], axes)
 

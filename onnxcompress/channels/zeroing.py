@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..graph import edit
-from ..graph.weights import constant_behind
+from ..graph import constants, edit
 from .groups import Groups
 from .movement import MOVES
 
@@ -51,7 +50,7 @@ def _use_is_fine(node: ir.Node, index: int) -> bool:
     op = edit.op_of(node)
     rule = MOVES.get(op)
     if op == "DequantizeLinear" and index == 0:
-        return constant_behind(node.outputs[0]) is not None and _ends_well(node.outputs[0])
+        return constants.root(node.outputs[0], dequantized=True) is not None and _ends_well(node.outputs[0])
     if rule is None:
         return index in ZEROED.get(op, ())
     moved = rule.data is None or index == rule.data
@@ -63,7 +62,7 @@ def _is_constant_move(node: ir.Node) -> bool:
     rule = MOVES[edit.op_of(node)]
     moved = range(len(node.inputs)) if rule.data is None else (rule.data,)
     return all(
-        (constant_behind(v) if index in moved else edit.constant(v)) is not None
+        (constants.root(v, dequantized=True) if index in moved else edit.constant(v)) is not None
         for index, v in enumerate(node.inputs)
         if v is not None
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import MetricError, ModelError, nearest
+from ..errors import MetricError, ModelError, did_you_mean
 from ..graph import shapes
 from ..kinds import to_ir
 from ..runtime.session import Port, Session, open_session
@@ -229,7 +229,7 @@ def check_same_ports(a: Session | Ports, b: Session) -> None:
     for kind, ports_a, ports_b in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
         for name in ports_a:
             if name not in ports_b:
-                close = nearest(name, list(ports_b))
+                close = did_you_mean(name, list(ports_b))
                 raise ModelError(f"the models differ: {kind} '{name}' is missing in the second{close}")
             if a.types[name] != b.types[name] and not {a.types[name], b.types[name]} <= FLOATS:
                 raise ModelError(f"the models differ: {kind} '{name}' is {a.types[name]} and {b.types[name]}")

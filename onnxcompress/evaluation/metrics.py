@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import MetricError, OptionError, nearest
+from ..errors import MetricError, OptionError, did_you_mean
 from ..runtime.session import Array
 from ..runtime.user_code import describe, load_function
 from .fidelity import Fidelity, class_scores, decisions
@@ -281,5 +281,7 @@ def find_metric(name: str) -> Metric:
         return Metric(name, False, False, lambda _: _UserScore(name, function), _difference)
     if name not in METRICS:
         known = ", ".join(METRICS)
-        raise MetricError(f"unknown metric '{name}'{nearest(name, list(METRICS))} (metrics: {known}, file.py:function)")
+        raise MetricError(
+            f"unknown metric '{name}'{did_you_mean(name, list(METRICS))} (metrics: {known}, file.py:function)"
+        )
     return METRICS[name]

@@ -6,7 +6,7 @@ A constant whose `Value.shape` went stale passes the plain checker, so nobody el
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,43 +14,23 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from .constants import array as array
+from .constants import constant as constant
+from .constants import tensor as tensor
+from .nodes import RANDOM as RANDOM
+from .nodes import graph_of as graph_of
+from .nodes import graphs_in as graphs_in
+from .nodes import inner_graphs as inner_graphs
+from .nodes import int_attribute as int_attribute
+from .nodes import ints_attribute as ints_attribute
+from .nodes import label as label
+from .nodes import op_of as op_of
+from .nodes import output_name as output_name
+from .nodes import producer as producer
+from .nodes import required as required
+from .nodes import required_attribute as required_attribute
+from .nodes import values as values
 from .save import MAPPED, is_mapped
-
-
-def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor of an initializer or of a Constant node's output, else None.
-
-    An initializer that is also an input of the model is no constant: whoever runs the model may give another.
-    """
-    if value is None or (value.const_value is not None and value.is_graph_input()):
-        return None
-    if value.const_value is not None:
-        return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
-        return None
-    # Read here and not through ir.convenience, which renames the tensor and so changes the model by looking at it.
-    attribute = node.attributes.get("value")
-    if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
-        tensor: ir.TensorProtocol = attribute.value  # `as_tensor` asks for a protocol, which takes half a millisecond
-        return tensor
-    return _from_attribute(node)
-
-
-CONSTANT_ATTRIBUTES = {
-    "value_float": np.float32,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_ints": np.int64,
-}
-
-
-def _from_attribute(node: ir.Node) -> ir.TensorProtocol | None:
-    """Return the number or list of a Constant node; None for text and sparse tensors, which hold no weights."""
-    for name, dtype in CONSTANT_ATTRIBUTES.items():
-        if name in node.attributes:
-            return ir.tensor(np.asarray(node.attributes[name].value, dtype))
-    return None
 
 
 def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
@@ -157,19 +137,16 @@ class Inserter:
     def behind(self, value: ir.Value, op_type: str, *others: ir.Value, shape: ir.Shape | None = None) -> ir.Value:
         """Add a node that reads a node's output and `others`, between that output and all that read it."""
         result = self.node(op_type, [value, *others], after=value.producer(), dtype=value.dtype, shape=shape)
-        node = result.producer()
-        assert node is not None
-        replace_uses(value, result, except_for=[node])
+        replace_uses(value, result, except_for=[producer(result)])
         return result
 
 
 def insert_behind(value: ir.Value, node: ir.Node) -> None:
     """Put a node right behind the one that gives a value; at the start of the graph where none does."""
-    producer, graph = value.producer(), value.graph
-    assert isinstance(graph, ir.Graph)
+    maker, graph = value.producer(), graph_of(value)
     first = next(iter(graph), None)
-    if producer is not None:
-        graph.insert_after(producer, node)
+    if maker is not None:
+        graph.insert_after(maker, node)
     elif first is not None:
         graph.insert_before(first, node)
     else:
@@ -293,62 +270,3 @@ def raise_ir_version(model: ir.Model) -> None:
         for value in defaults(model.graph):
             model.graph.inputs.remove(value)
         model.ir_version = EXPLICIT_INITIALIZERS
-
-
-def values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Every value of the graph and of its inner graphs, once."""
-    for inner in (graph, *graph.subgraphs()):
-        yield from inner.inputs
-        yield from (value for value in inner.initializers.values() if not value.is_graph_input())
-        for node in inner:
-            yield from node.outputs
-
-
-def inner_graphs(node: ir.Node) -> list[ir.Graph]:
-    """Return the graphs that a node runs: the branches of an If, the body of a Loop or a Scan."""
-    return [graph for attribute in node.attributes.values() for graph in graphs_in(attribute)]
-
-
-def graphs_in(attribute: ir.Attr) -> list[ir.Graph]:
-    """Return the graphs that an attribute holds: mostly none."""
-    if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return []
-    return [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
-
-
-RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
-"""Operators that draw random numbers; a Dropout does so only where it trains."""
-
-
-def op_of(node: ir.Node) -> str:
-    """Return ``OpType``, or ``domain::OpType`` for another domain than ONNX's own."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def output_name(node: ir.Node) -> str:
-    """Return the name of a node's first output that has one, which identifies the node even where it has no name."""
-    return next((value.name for value in node.outputs if value.name), "")
-
-
-def label(node: ir.Node) -> str:
-    """Return what messages call a node: its name (or its first output's) and its operator."""
-    return f"{node.name or output_name(node) or '?'} ({op_of(node)})"
-
-
-def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """Return an integer attribute or its default."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    """Return an integer-list attribute, or None when it is not there."""
-    attribute = node.attributes.get(name)
-    return None if attribute is None else tuple(attribute.as_ints())

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from . import edit
+from . import constants
 
 Vector = npt.NDArray[np.float64]
 
 
-def _constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    tensor = edit.constant(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def batch_norm(
-    node: ir.Node, read: Callable[[ir.Value | None], npt.NDArray[Any] | None] = _constant
-) -> tuple[Vector, Vector, Vector] | None:
+def batch_norm(node: ir.Node, read: constants.Read = constants.held) -> tuple[Vector, Vector, Vector] | None:
     """Return factor, mean and shift of ``factor · (x - mean) + shift``, one of each for every channel.
 
     None where `read` returns no array for a parameter; a channel of negative variance gets NaN.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from . import edit
+from . import constants, edit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ OPERANDS: dict[str, tuple[int, ...]] = {
     "MatMul": (0, 1),
     "RNN": (1, 2),
 }
-TRANSPARENT = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def find_weights(graph: ir.Graph) -> Iterator[Weight]:
@@ -47,7 +46,7 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
     for node in graph.all_nodes():
         for index in OPERANDS.get(edit.op_of(node), ()):
             operand = node.inputs[index] if index < len(node.inputs) else None
-            value = constant_behind(operand)
+            value = constants.root(operand, dequantized=True)
             direct = value is operand
             tensor = edit.constant(value)
             if value is None or tensor is None or value in seen or not tensor.dtype.is_floating_point():
@@ -55,27 +54,6 @@ def find_weights(graph: ir.Graph) -> Iterator[Weight]:
             if tensor.size > 1:
                 seen.add(value)
                 yield Weight(value, node, output_axis(node, index, len(tensor.shape)) if direct else -1)
-
-
-def constant_behind(value: ir.Value | None) -> ir.Value | None:
-    """Return the constant that a value is, or is moved from by operators that keep its elements; else None.
-
-    Dequantizing counts as such where the zero point is 0: what is zero before is zero after.
-    """
-    while value is not None and edit.constant(value) is None:
-        node = value.producer()
-        if node is None or not (edit.op_of(node) in TRANSPARENT or _is_symmetric(node)):
-            return None
-        value = node.inputs[0]
-    return value
-
-
-def _is_symmetric(node: ir.Node) -> bool:
-    """Tell whether a node dequantizes with a zero point of 0."""
-    point = node.inputs[2] if len(node.inputs) > 2 else None
-    tensor = edit.constant(point)
-    known = point is None or (tensor is not None and not tensor.numpy().any())
-    return edit.op_of(node) == "DequantizeLinear" and known
 
 
 def output_axis(node: ir.Node, index: int, rank: int) -> int:

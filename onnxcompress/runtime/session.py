@@ -195,12 +195,12 @@ def open_session(
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
-        from .bfloat16 import widened
+        from .bfloat16 import in_float32
 
-        wide = widened(model if isinstance(model, ir.Model) else ir.load(model))
-        if wide is None:
+        in_float = in_float32(model if isinstance(model, ir.Model) else ir.load(model))
+        if in_float is None:
             raise
-    return _open(wide, optimize, threads, exact, prepack, optimized_path, profile_prefix)
+    return _open(in_float, optimize, threads, exact, prepack, optimized_path, profile_prefix)
 
 
 def _open(

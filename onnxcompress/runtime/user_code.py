@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import OptionError, nearest
+from ..errors import OptionError, did_you_mean
 
 
 def load_function(spec: str, what: str) -> Callable[..., Any]:
@@ -41,7 +41,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
     module = _run_file(Path(place), label) if place.endswith(".py") else _import(place, label)
     if not hasattr(module, name):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise OptionError(f"{label}: {place} has no function '{name}'{nearest(name, names)}")
+        raise OptionError(f"{label}: {place} has no function '{name}'{did_you_mean(name, names)}")
     function = getattr(module, name)
     if not callable(function):
         raise OptionError(f"{label}: '{name}' is a {type(function).__name__}, not a function")

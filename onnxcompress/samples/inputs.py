@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import DataError, ModelError, nearest
+from ..errors import DataError, ModelError, did_you_mean
 from ..graph.shapes import fitting_inputs
 from ..runtime.session import Array, Dims, Session
 
@@ -172,11 +172,11 @@ def _check_names(layout: Layout, arrays: Mapping[str, Any], where: str) -> None:
     there = list(arrays)
     for name in names:
         if name not in arrays:
-            close = nearest(name, [key for key in there if key not in names])
+            close = did_you_mean(name, [key for key in there if key not in names])
             raise DataError(f"{where}: model input '{name}' is missing; there are: {', '.join(there) or 'none'}{close}")
     for name in there:
         if name not in names:
-            close = nearest(name, names)
+            close = did_you_mean(name, names)
             raise DataError(f"{where}: array '{name}' is no input of the model{close} (inputs: {', '.join(names)})")
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from ..errors import DataError, nearest
+from ..errors import DataError, did_you_mean
 from ..runtime.session import Array
 from ..runtime.user_code import describe, load_function
 from .inputs import Layout, random_feeds
@@ -112,7 +112,9 @@ def _named_source(data: str | Path, layout: Layout, seed: int) -> Source:
         place, _, name = str(data).rpartition(":")
         label = f"{Path(place).name}:{name}"
         return Source(lambda: _from_function(function, label), label, streamed=True)
-    hint = nearest(str(data), ["random"]) or "; expected an .npz file, a folder of them, file.py:function or 'random'"
+    hint = (
+        did_you_mean(str(data), ["random"]) or "; expected an .npz file, a folder of them, file.py:function or 'random'"
+    )
     raise DataError(f"data '{data}': no such file or folder{hint}")
 
 

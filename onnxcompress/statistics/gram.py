@@ -16,7 +16,7 @@ from ..progress import Progress, silent
 from ..runtime.session import Array
 from ..samples.samples import Samples
 from ..scratch import temporary_folder
-from .segments import Walk
+from .segments import SegmentedRun
 
 Matrix = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -217,13 +217,13 @@ def collect_grams(
     order = {name: number for number, name in enumerate(nodes)}
     found: dict[tuple[str, int, int], Moments] = {}
     with temporary_folder() as folder:
-        walk = Walk(model, samples, folder)
+        segmented = SegmentedRun(model, samples, folder)
         for done, (name, index, axis) in enumerate(sorted(reads, key=lambda read: order.get(read[0], -1))):
-            walk.advance(name)
+            segmented.advance(name)
             tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None
-            if tensor is None or not walk.has(str(tensor.name)):
+            if tensor is None or not segmented.has(str(tensor.name)):
                 raise PassError(f"node '{name}': its input {index} is constant or missing")
-            rows = _drawn_rows(walk.fetch(str(tensor.name)), axis, walk.samples)
+            rows = _drawn_rows(segmented.fetch(str(tensor.name)), axis, segmented.samples)
             parts = ((with_one(r), r[:, :0], np.zeros(len(r), bool)) for r in rows)
             found[name, index, axis] = grams_of(parts, str(tensor.name))[0]
             progress("grams", done + 1, len(reads))

@@ -14,7 +14,7 @@ RIDGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """What may be added to the diagonal of a Gram matrix, relative to its mean; tried until a smaller one is no better."""
 
 
-def nearest(fitted: Moments, held: Moments, start: Matrix, *, weighted: int, keep_zeros: bool = False) -> Matrix:
+def fit_near(fitted: Moments, held: Moments, start: Matrix, *, weighted: int, keep_zeros: bool = False) -> Matrix:
     """Return the S near `start` with the smallest ``|y - S x|²``, where ``own = Σ x xᵀ`` and ``cross = Σ y xᵀ``.
 
     The ridge, on the first `weighted` columns, draws towards `start`. Which one is best is seen on samples held out;

@@ -56,7 +56,7 @@ def code_of(value: ir.Value) -> Code | None:
     return Code(integers, np.float32(numbers[0][0]), np.float32(numbers[1][0]))
 
 
-class Walk:
+class SegmentedRun:
     """A run of a model over samples that stops where it is told.
 
     Where it stands, the tensors that the rest of the graph reads are kept, for each batch; nodes before are never run
@@ -66,7 +66,7 @@ class Walk:
     Parameters
     ----------
     model : onnx_ir.Model
-        Its nodes from where the walk stands on may be changed: constants, and nodes added behind them.
+        Its nodes from where the run stands on may be changed: constants, and nodes added behind them.
     samples : Samples
     folder : Path
         An empty folder for the files.
@@ -131,7 +131,7 @@ class Walk:
         self._position = index
 
     def has(self, name: str) -> bool:
-        """Tell whether a tensor can be fetched where the walk stands."""
+        """Tell whether a tensor can be fetched where the run stands."""
         return bool(self._batches) and self._kept_as(name) in self._batches[0]
 
     def code(self, name: str) -> Code | None:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import PassError, nearest
+from ..errors import PassError, did_you_mean
 from ..graph import edit
 from ..progress import Progress
 from ..runtime.session import Array, Session, open_session
@@ -104,7 +104,7 @@ def _why_missing(model: ir.Model, name: str, outer: dict[str | None, ir.Value]) 
         if any(value.name == name for value in _outer_values(graph)):
             where = f"lives inside the inner graph '{graph.name}' (of an If, Loop or Scan)"
             return f"tensor '{name}' {where}, where statistics cannot be taken"
-    return f"the model has no tensor '{name}'{nearest(name, [key for key in outer if key])}"
+    return f"the model has no tensor '{name}'{did_you_mean(name, [key for key in outer if key])}"
 
 
 def measure_shapes(model: ir.Model, samples: Samples, names: list[str]) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..graph import edit, shapes
+from ..graph.constants import find, is_constant
 from ..graph.functions import inline
 
 Role = Literal["activation", "weight", "bias"]
@@ -23,15 +24,15 @@ COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
 """Operators whose third input is a bias."""
 
-Slots = tuple[tuple[Role, int | None, int | None, int | None], ...]
+Operands = tuple[tuple[Role, int | None, int | None, int | None], ...]
 """Of an integer operator, each tensor: its role and the inputs that hold its data, scale and zero point."""
 
-_BINARY: Slots = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
-_UNARY: Slots = (("activation", 0, 1, 2), ("activation", None, 3, 4))
-_PRODUCT: Slots = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
-_INTEGER: Slots = (("activation", 0, None, 2), ("weight", 1, None, 3))
+_BINARY: Operands = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
+_UNARY: Operands = (("activation", 0, 1, 2), ("activation", None, 3, 4))
+_PRODUCT: Operands = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
+_INTEGER: Operands = (("activation", 0, None, 2), ("weight", 1, None, 3))
 
-SLOTS: dict[str, Slots] = {
+OPERANDS: dict[str, Operands] = {
     "ConvInteger": _INTEGER,
     "MatMulInteger": _INTEGER,
     "QLinearConv": _PRODUCT,
@@ -59,7 +60,7 @@ OTHERS = {
     "com.microsoft::QLinearWhere",
     "com.microsoft::QMoE",
 }
-INTEGER_OPERATORS = {*SLOTS, *OTHERS}
+INTEGER_OPERATORS = {*OPERANDS, *OTHERS}
 """Operators that work on integers by their own definition."""
 
 
@@ -95,7 +96,7 @@ class Stored:
     @property
     def scales(self) -> npt.NDArray[Any] | None:
         """The scales, where they are constants."""
-        return array(self.scale)
+        return find(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,21 +109,6 @@ class Reader:
     node: ir.Node
     index: int
     perm: tuple[int, ...] | None
-
-
-def array(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """Return a constant's array, also behind Identity."""
-    while value is not None and (node := value.producer()) is not None and edit.op_of(node) == "Identity":
-        value = node.inputs[0]
-    tensor = edit.constant(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Tell whether a value is a constant, also behind Identity, without reading it."""
-    while value is not None and (node := value.producer()) is not None and edit.op_of(node) == "Identity":
-        value = node.inputs[0]
-    return edit.constant(value) is not None
 
 
 class Quantized:
@@ -148,7 +134,7 @@ class Quantized:
             yield self._linear(node, "activation", quantized_type(node), None)
         elif op in DEQUANTIZE and not _repeats(node):
             yield self._linear(node, self.role(node), dequantized_type(node), node.inputs[0])
-        for role, data, scale, zero in SLOTS.get(op, ()):
+        for role, data, scale, zero in OPERANDS.get(op, ()):
             value, at = _input(node, data), _input(node, zero)
             known = value if value is not None and value.dtype is not None else at
             if role == "weight" and not is_constant(value):
@@ -176,7 +162,7 @@ class Quantized:
                 return "bias"
             if (op in COMPUTE and (reader.index == 1 or op in ("Gemm", "MatMul"))) or op == "Gather":
                 return "weight"
-        scales = array(node.inputs[1])
+        scales = find(node.inputs[1])
         # Another operator's constant operand is stored like an activation, unless it is only stored small.
         return "weight" if scales is not None and scales.size > 1 else "activation"
 
@@ -217,7 +203,7 @@ def same_grid(first: ir.Node, second: ir.Node) -> bool:
         one, other = _input(first, index), _input(second, index)
         if one is other:
             continue
-        left, right = array(one), array(other)
+        left, right = find(one), find(other)
         if index == 2 and one is None:
             left = None if right is None else np.zeros_like(right)
         if index == 2 and other is None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.constants import find, is_constant
 from ..graph.shapes import FLOATS
 from . import storage
 from .finding import Finding
@@ -17,10 +18,8 @@ from .quantized import (
     INTEGER_OPERATORS,
     QUANTIZE,
     Quantized,
-    array,
     dequantize_of,
     dequantized_type,
-    is_constant,
     same_grid,
 )
 from .storage import effect
@@ -79,8 +78,8 @@ def bias_scale(model: Quantized, target: Target) -> Findings:
         bias = sources[2]
         if bias is None or dequantized_type(bias) != "int32" or sources[0] is None or sources[1] is None:
             continue
-        found = [array(source.inputs[1]) for source in sources if source is not None]
-        zero = array(bias.inputs[2]) if len(bias.inputs) > 2 else None
+        found = [find(source.inputs[1]) for source in sources if source is not None]
+        zero = find(bias.inputs[2]) if len(bias.inputs) > 2 else None
         if zero is not None and zero.any():
             yield Finding("bias-scale", effect(target.bias), edit.label(node), "the zero point of its bias is not 0")
         if any(scale is None for scale in found):
@@ -97,10 +96,9 @@ def mixed(model: Quantized, target: Target) -> Findings:
         if edit.op_of(node) not in COMPUTE or edit.op_of(node) not in target.operators.integer:
             continue
         sources = [dequantize_of(value) for value in node.inputs[:2]]
-        if all(sources) or not any(sources):
-            continue
         source = sources[0] or sources[1]
-        assert source is not None
+        if all(sources) or source is None:
+            continue
         block_types = target.blocks.dtypes if target.blocks is not None else []
         told = edit.int_attribute(source, "block_size", 0) and dequantized_type(source) not in block_types
         if told or storage.weight_only(source, target):

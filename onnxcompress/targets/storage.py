@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.constants import find
 from .finding import Effect, Finding
-from .quantized import COMPUTE, DEQUANTIZE, Quantized, Reader, Stored, array, dequantize_of, dequantized_type, readers
+from .quantized import COMPUTE, DEQUANTIZE, Quantized, Reader, Stored, dequantize_of, dequantized_type, readers
 from .target import Section, Target, Tensors
 
 Findings = Iterator[Finding]
@@ -85,7 +86,7 @@ def zero_points(model: Quantized, target: Target) -> Findings:
         if section is None or tensor.dtype not in section.symmetric:
             continue
         middle = MIDDLE.get(tensor.dtype, 0)
-        zero = array(tensor.zero)
+        zero = find(tensor.zero)
         if tensor.zero is not None and zero is None:
             reason = f"the zero point of its {tensor.role} is not a constant"
         else:
@@ -197,7 +198,7 @@ def ranges(model: Quantized, target: Target) -> Findings:
         if (held and activation not in held) or weight != "int8":
             continue
         for data in _weights(model, node):
-            values = array(data)
+            values = find(data)
             if values is not None and values.size and (values.min() < low or values.max() > high):
                 reason = f"weights reach from {values.min()} to {values.max()}; [{low}, {high}] is safe"
                 yield Finding("range", "advice", edit.label(node), reason)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from ..errors import OptionError, nearest
+from ..errors import OptionError, did_you_mean
 from ..toml import parse_toml, read_toml
 
 Outside = Literal["reject", "float"]
@@ -207,7 +207,9 @@ def load_target(name_or_path: str | Path) -> Target:
     else:
         names = target_names()
         known = ", ".join(names)
-        raise OptionError(f"target '{name}': unknown{nearest(name, names)}; known: {known}, or a path to a .toml file")
+        raise OptionError(
+            f"target '{name}': unknown{did_you_mean(name, names)}; known: {known}, or a path to a .toml file"
+        )
     return _parse(text, name)
 
 

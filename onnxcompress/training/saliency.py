@@ -17,7 +17,7 @@ from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
 from .objective import Arrays, Objective, build_objective, trainable_weights
 from .process import LOG, run_worker
 
-Slot = tuple[str, int]
+WeightAxis = tuple[str, int]
 """A weight's name and one of its axes."""
 
 
@@ -37,8 +37,8 @@ class Saliency:
         Weights without an answer, with the reason.
     """
 
-    first: dict[Slot, npt.NDArray[np.float64]]
-    second: dict[Slot, npt.NDArray[np.float64]]
+    first: dict[WeightAxis, npt.NDArray[np.float64]]
+    second: dict[WeightAxis, npt.NDArray[np.float64]]
     stopped: dict[str, str]
 
 
@@ -80,13 +80,13 @@ def measure_saliency(
     data = check_data(objective, inputs, labels, None)
     initial = initial_weights(model, objective)
     arrays = _run(objective, data, initial, progress or silent)
-    slots = {
+    axes = {
         f"{number}_{axis}": (weight, axis)
         for number, weight in enumerate(objective.weights)
         for axis in range(initial[weight].ndim)
     }
-    first, second = ({slot: arrays[f"{key}_{k}"] for k, slot in slots.items()} for key in ("first", "second"))
-    broken = next((slot[0] for slot in first if not np.isfinite([first[slot], second[slot]]).all()), None)
+    first, second = ({place: arrays[f"{order}_{k}"] for k, place in axes.items()} for order in ("first", "second"))
+    broken = next((key[0] for key in first if not np.isfinite([first[key], second[key]]).all()), None)
     if broken is not None:
         raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")
     reason = "it is no float32 initializer that gradients reach"

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxcompress.channels.groups import Group, Member
 from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
 
-from .importance.activations import Slot, by_channel, read_members, slot_of
+from .importance.activations import TensorAxis, by_channel, read_members, tensor_axis
 from .masks.masks import ChannelPlan, apply_channels, independent, lowest, refusals
 
 
@@ -48,7 +48,7 @@ class ActivationPrune(Pass):
         groups = context.groups
         chosen, refused = independent(groups)
         read = {group.name: read_members(groups, group) for group in chosen}
-        means = context.channel_means(sorted({slot_of(member) for members in read.values() for member in members}))
+        means = context.channel_means(sorted({tensor_axis(member) for members in read.values() for member in members}))
         scores = {}
         for group in chosen:
             if read[group.name]:
@@ -75,10 +75,12 @@ def _below(score: npt.NDArray[np.float64], threshold: float) -> list[int]:
     return numbers
 
 
-def _score(group: Group, read: list[Member], means: Mapping[Slot, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def _score(
+    group: Group, read: list[Member], means: Mapping[TensorAxis, npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
     """Average over the activations, each divided by its largest channel."""
     total = np.zeros(group.size)
     for member in read:
-        score = by_channel(member, means[slot_of(member)], group.size)
+        score = by_channel(member, means[tensor_axis(member)], group.size)
         total += score / (score.max() or 1.0)
     return total / len(read)

@@ -103,9 +103,7 @@ class Cluster(Pass):
         by_name = {value.name: value for value in edit.values(model.graph)}
         done, pairs = [], []
         for name, book in plan.books.items():
-            tensor = edit.constant(by_name[name])
-            assert tensor is not None
-            before = tensor.numpy()
+            before = edit.array(by_name[name])
             after = book.decode().astype(before.dtype)
             if not np.array_equal(before, after):
                 edit.set_constant(by_name[name], after)

@@ -17,18 +17,18 @@ from onnxcompress.targets import load_target, local_target, quantize_options, ta
 
 from .correct.correct import Rounding, correct
 from .equalise.equalisation import Equalisation, apply_equalisation, equalise
-from .max_drop.search import climb
+from .max_drop.search import within_max_drop
 from .prepare.prepare import guarded, prepare, prepared
 from .shared import scales
 from .shared.clusters import clustered_weights
 from .shared.units import COMPUTE
 from .static.apply import Application
-from .static.fragile import fragile, too_wide, with_masks
-from .static.int16 import find_wide
+from .static.fragile import beyond_8_bits, fragile, with_masks
+from .static.int16 import find_int16
 from .static.observe import NEVER_RUN, Observer
 from .static.placement import Placement, check_not_quantized, place
 from .static.plan import QuantizePlan, calibrate
-from .static.scheme import WIDE, Coverage, Granularity, Scheme
+from .static.scheme import INT16, Coverage, Granularity, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ NARROWEST = 255 * scales.SMALLEST
 
 NO_VNNI = "onnxruntime adds products in 16 bits on this CPU, which has no VNNI"
 
-WORTH = 0.95
+NOISE_SHARE = 0.95
 """Channels are equalised where that leaves less than this part of the noise: it is asked for, or measured."""
 
 
@@ -90,7 +90,7 @@ class Quantize(OverridablePass):
         "gptq" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `calibration`, if it is "minmax",
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `ranges`, if it is "minmax",
         `equalise`, `correct`, `rounding` and, in the end, layers with activations of 16 bits, where the target takes
         them, and layers that stay in float are only what that takes: the cheapest of them that holds on half of the
         samples, after fitting to the other half; the report tells which.
@@ -126,7 +126,8 @@ class Quantize(OverridablePass):
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
         if self.max_drop is not None:
-            return climb(self, model, context)
+            step = dataclasses.replace(self, max_drop=None)
+            return within_max_drop(step, self.max_drop, model, context, int16=self._int16())
         scheme = self.scheme()
         work, within, folds, left_out = prepared(model, context, scheme.opset)
         equalisation = Equalisation()
@@ -137,17 +138,17 @@ class Quantize(OverridablePass):
         own = {node: selected.settings(node) for node in selected.by}
         observer = Observer(work, within, self.calibration, scheme)
         placement, ranges = _place_and_measure(work, selected.why_not, observer, scheme)
-        wide = find_wide(placement, [n for n, step in own.items() if step.activations == (scheme.wide or "")])
-        wide_ranges: Mapping[str, Range] = {}
-        if wide.stored:
-            observer = Observer(work, within, self.calibration, scheme.widened())
-            wide_ranges, _ = observer.ranges({str(source.name) for source in wide.sources(placement)})
+        int16 = find_int16(placement, [n for n, step in own.items() if step.activations == (scheme.int16 or "")])
+        int16_ranges: Mapping[str, Range] = {}
+        if int16.stored:
+            observer = Observer(work, within, self.calibration, scheme.all_int16())
+            int16_ranges, _ = observer.ranges({str(source.name) for source in int16.sources(placement)})
         refused = [*left_out, *placement.refused, *(equalisation.refused if not equalisation.factors else ())]
         refused += selected.idle_but(placement.touched(work))
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
         granularity = {node: step.granularity for node, step in own.items() if step.granularity is not None}
-        fields = calibrate(placement, ranges, wide_ranges, scheme, wide, granularity)
+        fields = calibrate(placement, ranges, int16_ranges, scheme, int16, granularity)
         notes = _on_this_machine(self.target, scheme)
         plan = QuantizePlan(refused=tuple(refused), folds=folds, equalisation=equalisation, notes=notes, **fields)
         return self._corrected(work, plan, {edit.output_name(node): step for node, step in own.items()}, context)
@@ -171,10 +172,17 @@ class Quantize(OverridablePass):
         options = quantize_options(target)
         scheme = Scheme.of(options, self.activations, self.symmetric, self.granularity, self.coverage)
         for term, own in self.overrides.items():
-            if own.get("activations") not in (None, scheme.activations):
-                where = f"{self.name}: overrides.{term}.activations = '{own['activations']}'"
-                scheme = dataclasses.replace(scheme, wide=_wide(where, own["activations"], scheme, target))
+            wanted = own.get("activations")
+            if wanted is not None and wanted != scheme.activations:
+                where = f"{self.name}: overrides.{term}.activations = '{wanted}'"
+                scheme = dataclasses.replace(scheme, int16=_int16(where, wanted, scheme, target))
         return scheme
+
+    def _int16(self) -> str | None:
+        """Return the type of 16 bits that the target takes for activations of single layers, if there is one."""
+        scheme = dataclasses.replace(self, overrides={}).scheme()
+        int16 = INT16.get(scheme.activations)
+        return int16 if int16 and takes(load_target(self.target or local_target()), int16, scheme.weights) else None
 
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
@@ -187,19 +195,19 @@ class Quantize(OverridablePass):
         return dataclasses.replace(changes, done=(*notes, *steps, *equalised, *changes.done))
 
 
-def _wide(where: str, wide: str, scheme: Scheme, target: Target) -> str:
+def _int16(where: str, wanted: str, scheme: Scheme, target: Target) -> str:
     """Return the type of activations of single layers, or raise `OptionError` where it does not go with the others."""
-    if wide != WIDE.get(scheme.activations):
-        goes = WIDE.get(scheme.activations)
-        expected = f"expected '{goes}', or none" if goes else "none of another type goes with them"
+    int16 = INT16.get(scheme.activations)
+    if wanted != int16:
+        expected = f"expected {int16}, or none" if int16 else "none of another type goes with them"
         raise OptionError(f"{where}: activations are {scheme.activations}; {expected}")
-    if not takes(target, wide, scheme.weights):
+    if not takes(target, int16, scheme.weights):
         known = " and ".join(target.activations.dtypes)
         raise OptionError(
-            f"{where}: target '{target.name}' does not compute on {wide} activations with {scheme.weights} "
+            f"{where}: target '{target.name}' does not compute on {int16} activations with {scheme.weights} "
             f"weights, only on activations of {known}; use exclude, which leaves layers in float"
         )
-    return wide
+    return int16
 
 
 def _on_this_machine(target: str | None, scheme: Scheme) -> tuple[str, ...]:
@@ -216,7 +224,7 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
     if clustered:
         reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
         return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
-    found = equalise(model, context, per_channel=scheme.granularity == "channel", worth=WORTH)
+    found = equalise(model, context, per_channel=scheme.granularity == "channel", noise_share=NOISE_SHARE)
     try:
         work = guarded(model, context, lambda copy: apply_equalisation(copy, found))
     except PassError as error:
@@ -228,20 +236,20 @@ def _place_and_measure(
     work: ir.Model, left_alone: Mapping[ir.Node, str], observer: Observer, scheme: Scheme
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
-    everywhere = scheme.coverage == "all"
-    blocked = _reading_defaults(work) | (_fragile(work) if everywhere else {})
+    all_operators = scheme.coverage == "all"
+    blocked = _reading_defaults(work) | (_fragile(work) if all_operators else {})
     while True:
         placement = place(work, left_alone, blocked, scheme.operators, scheme.coverage)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
-        wide = {}
-        if everywhere:
+        beyond: dict[ir.Node, str] = {}
+        if all_operators:
             ranges = with_masks(placement, ranges)
-            wide = too_wide(placement, ranges)
+            beyond = beyond_8_bits(placement, ranges)
         reasons = {name: reason for name, found in ranges.items() if (reason := _unfit(found))}
         reasons |= dict.fromkeys(unfit, NEVER_RUN)
-        if not reasons and not wide:
+        if not reasons and not beyond:
             return placement, dict(ranges)
-        blocked |= wide
+        blocked |= beyond
         for unit in placement.units:
             sources = (placement.sources.get(value) for value in (*unit.inputs, *unit.outputs))
             for source in sources:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Plan, Refusal
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 from onnxcompress.graph.functions import inline
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import OverridablePass, node_subjects
@@ -21,7 +21,7 @@ from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matr
 from .prepare.flatten import infer_types
 from .prepare.opset import raise_opset
 from .prepare.prepare import guarded
-from .shared import constants, scales
+from .shared import scales
 from .shared.units import OBSTACLES, channel_axis
 
 ELSEWHERE = "; quantize-weights makes its file smaller"
@@ -234,8 +234,7 @@ def _weight_obstacle(value: ir.Value | None) -> str:
 
 
 def _lstm_scale(value: ir.Value | None, largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
-    array = constants.find(value)
-    assert array is not None
+    array = constants.found(value)
     return _scale(np.abs(array).max(axis=2 if per_channel else (1, 2)), largest)
 
 

@@ -225,10 +225,8 @@ def _candidates(model: ir.Model) -> tuple[dict[ir.Value, Axes], list[Refusal]]:
     """Return each weight with its axes, and what is out of reach."""
     found = {}
     for weight in find_weights(model.graph):
-        tensor = edit.constant(weight.value)
-        assert tensor is not None
         moved = weight.axis < 0
-        summed = None if moved else _summed_axis(weight.node, len(tensor.shape), weight.axis)
+        summed = None if moved else _summed_axis(weight.node, edit.array(weight.value).ndim, weight.axis)
         found[weight.value] = Axes(None if moved else weight.axis, summed)
     for node in model.graph.all_nodes():
         table = node.inputs[0] if formats.reads_rows(node, 0) else None

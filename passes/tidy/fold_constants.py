@@ -109,9 +109,7 @@ class _Folding:
         if any(value.is_graph_output() for value in node.outputs):
             return OUTPUT
         if edit.op_of(node) == "Identity":
-            source = node.inputs[0]
-            assert source is not None  # only nodes with constant inputs come here
-            edit.replace_uses(node.outputs[0], source)
+            edit.replace_uses(node.outputs[0], edit.required(node, 0))
             return ""
         key = _signature(node)
         if key not in self._known:

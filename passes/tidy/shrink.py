@@ -149,8 +149,6 @@ def _frozen_but_dead(groups: Groups) -> list[Refusal]:
 
 
 def _zero_filters(value: ir.Value, axis: int) -> npt.NDArray[np.bool_]:
-    tensor = edit.constant(value)
-    assert tensor is not None
-    array = tensor.numpy()
+    array = edit.array(value)
     zero: npt.NDArray[np.bool_] = ~(array != 0).any(axis=tuple(d for d in range(array.ndim) if d != axis))
     return zero

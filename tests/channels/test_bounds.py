@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcompress import apply
+from onnxcompress.channels.analysis import analyse
 from onnxcompress.channels.bounds import Bounds
-from onnxcompress.channels.walk import analyse
 from onnxcompress.passes import Shrink
 
 

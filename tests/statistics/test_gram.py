@@ -6,7 +6,7 @@ import pytest
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.samples.samples import load_samples
 from onnxcompress.statistics.gram import collect_grams
-from onnxcompress.statistics.segments import Walk
+from onnxcompress.statistics.segments import SegmentedRun
 
 CHAIN = "g (float[N,C,W] x) => (float[N,C,W] z) { y = Neg(x) w = Relu(y) z = Add(w, y) }"
 
@@ -48,9 +48,9 @@ def test_constants_have_no_gram(parse):
 
 def test_a_walk_keeps_only_what_is_read_later(parse, tmp_path):
     subject = parse(CHAIN)
-    walk = Walk(subject, load_samples({"x": drawn(5)}, subject), tmp_path, batch=2, in_memory=0)
-    walk.advance("z")
-    assert [walk.has(name) for name in ("x", "y", "w")] == [False, True, True]
+    segmented = SegmentedRun(subject, load_samples({"x": drawn(5)}, subject), tmp_path, batch=2, in_memory=0)
+    segmented.advance("z")
+    assert [segmented.has(name) for name in ("x", "y", "w")] == [False, True, True]
     assert len(list(tmp_path.iterdir())) == 6
     with pytest.raises(PassError, match="still to run"):
-        walk.advance("w")
+        segmented.advance("w")

@@ -1,4 +1,4 @@
-"""A walk through a quantized model, and where what it keeps lies."""
+"""A run through a quantized model, and where what it keeps lies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from onnxcompress.samples.samples import load_samples
-from onnxcompress.statistics.segments import Walk
+from onnxcompress.statistics.segments import SegmentedRun
 from onnxcompress.statistics.spill import Spill, Spilled
 
 QUANTIZED = """
@@ -28,16 +28,16 @@ QUANTIZED = """
 def test_of_a_dequantized_tensor_the_integers_are_kept(parse, tmp_path, in_memory):
     subject = parse(QUANTIZED)
     array = np.random.default_rng(0).uniform(-3, 4, (5, 3)).astype(np.float32)
-    walk = Walk(subject, load_samples({"x": array}, subject), tmp_path, batch=2, in_memory=in_memory)
-    walk.advance("z")
-    integers = np.concatenate(list(walk.fetch("y", decode=False)))
+    segmented = SegmentedRun(subject, load_samples({"x": array}, subject), tmp_path, batch=2, in_memory=in_memory)
+    segmented.advance("z")
+    integers = np.concatenate(list(segmented.fetch("y", decode=False)))
     expected = np.clip(np.rint(array / np.float32(0.02)) + 100, 0, 255)
     np.testing.assert_array_equal(integers, expected.astype(np.uint8))
     assert integers.dtype == np.uint8
-    found = np.concatenate(list(walk.fetch("y")))
+    found = np.concatenate(list(segmented.fetch("y")))
     np.testing.assert_array_equal(found, (expected.astype(np.float32) - 100) * np.float32(0.02))
-    assert walk.code("w") is None
-    np.testing.assert_array_equal(np.concatenate(list(walk.fetch("w"))), -found)
+    assert segmented.code("w") is None
+    np.testing.assert_array_equal(np.concatenate(list(segmented.fetch("w"))), -found)
     sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
     assert sizes == ([] if in_memory else [3, 6, 6, 12, 24, 24])
 
@@ -47,12 +47,12 @@ def test_what_is_behind_reads_the_integers(parse, tmp_path):
         QUANTIZED.replace("float[N,3] z)", "float[N,3] z, float[N,3] last)").replace("z = ", "last = Abs(w) z = ")
     )
     array = np.random.default_rng(1).uniform(-3, 4, (4, 3)).astype(np.float32)
-    walk = Walk(subject, load_samples({"x": array}, subject), tmp_path, batch=3)
-    walk.advance("last")
-    walk.advance("z", behind=True)
+    segmented = SegmentedRun(subject, load_samples({"x": array}, subject), tmp_path, batch=3)
+    segmented.advance("last")
+    segmented.advance("z", behind=True)
     proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>' + QUANTIZED)
     expected = ort.InferenceSession(proto.SerializeToString()).run(None, {"x": array})[0]
-    np.testing.assert_array_equal(np.concatenate(list(walk.fetch("z"))), expected)
+    np.testing.assert_array_equal(np.concatenate(list(segmented.fetch("z"))), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, bool, ml_dtypes.bfloat16])

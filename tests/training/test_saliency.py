@@ -32,9 +32,9 @@ def test_two_layers_against_numpy() -> None:
             second[name, axis] = second[name, axis] + (product**2).sum(1 - axis) / 40
     assert set(found.first) == set(first)
     assert found.stopped == {}
-    for slot in first:
-        np.testing.assert_allclose(found.first[slot], first[slot], rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(found.second[slot], second[slot], rtol=1e-4, atol=1e-9)
+    for key in first:
+        np.testing.assert_allclose(found.first[key], first[key], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(found.second[key], second[key], rtol=1e-4, atol=1e-9)
 
 
 def test_batch_norm_keeps_its_own_statistics() -> None:
@@ -101,9 +101,9 @@ def test_padding_by_name_counts_like_padding_by_number(extents: str) -> None:
         written = make(text.replace("PADS", f"pads = [{pads}]"), w=w, fc=fc)
         numbered = measure_saliency(written, {"image": images}, labels, ["w", "fc"])
         assert named.stopped == {}
-        for slot, found in numbered.first.items():
-            np.testing.assert_allclose(named.first[slot], found, rtol=1e-6)
-            np.testing.assert_allclose(named.second[slot], numbered.second[slot], rtol=1e-6)
+        for key, found in numbered.first.items():
+            np.testing.assert_allclose(named.first[key], found, rtol=1e-6)
+            np.testing.assert_allclose(named.second[key], numbered.second[key], rtol=1e-6)
 
 
 def test_without_gradients_it_says_which_node() -> None:

@@ -66,9 +66,7 @@ class Consumer:
     @property
     def data(self) -> ir.Value:
         """What it reads."""
-        data = self.node.inputs[0]
-        assert data is not None
-        return data
+        return edit.required(self.node, 0)
 
     @property
     def kernel(self) -> tuple[int, ...]:

@@ -35,8 +35,8 @@ from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.gram import ROWS, Moments, draw, grams_of, rows_at, rows_of, with_one
-from onnxcompress.statistics.linear_fit import nearest
-from onnxcompress.statistics.segments import Walk
+from onnxcompress.statistics.linear_fit import fit_near
+from onnxcompress.statistics.segments import SegmentedRun
 
 from ..masks.masks import ChannelPlan, apply_channels
 from .consumers import Consumer, consumer_of
@@ -123,7 +123,7 @@ def compensate(
     with temporary_folder() as folder:
         for name in ("model", "pruned"):
             (folder / name).mkdir()
-        before, after = Walk(model, samples, folder / "model"), Walk(pruned, samples, folder / "pruned")
+        before, after = SegmentedRun(model, samples, folder / "model"), SegmentedRun(pruned, samples, folder / "pruned")
         for done, consumer in enumerate(consumers):
             try:
                 _fit(consumer, before, after, result)
@@ -148,13 +148,12 @@ def _consumers(groups: Groups, gone: npt.NDArray[np.bool_]) -> tuple[list[Consum
     return found, refused
 
 
-def _fit(consumer: Consumer, before: Walk, after: Walk, result: Compensation) -> None:
+def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: Compensation) -> None:
     """Fit one operator, and change it in the pruned model, which the following ones are fitted to."""
     name = edit.output_name(consumer.node)
     after.advance(name)
     node = next(n for n in after.model.graph if edit.output_name(n) == name)
-    data, weight = node.inputs[0], node.inputs[1]
-    assert data is not None and weight is not None
+    data, weight = edit.required(node, 0), edit.required(node, 1)
     if not after.has(str(data.name)):
         raise PassError("not compensated: what it reads is constant")
     before.advance(name, behind=consumer.fitted_whole)
@@ -224,7 +223,7 @@ def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix,
     if not whole and _has_mask(blocks[consumer.alive][:, :, kept]):
         raise PassError("not compensated: its zeros are a mask, which mixing its input channels would fill")
     starts = np.stack([_start(consumer, blocks[group], bias[group]) for group in consumer.alive])
-    fits = nearest(fitted, held, starts, weighted=starts.shape[2] - consumer.biased, keep_zeros=whole)
+    fits = fit_near(fitted, held, starts, weighted=starts.shape[2] - consumer.biased, keep_zeros=whole)
     for start, fit, group in zip(starts, fits, consumer.alive, strict=True):
         block, constant = blocks[group], np.zeros(len(start))
         if consumer.biased:

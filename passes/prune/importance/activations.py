@@ -8,14 +8,14 @@ import numpy.typing as npt
 from onnxcompress.channels.groups import Group, Groups, Member
 from onnxcompress.graph import edit
 
-Slot = tuple[str, int]
+TensorAxis = tuple[str, int]
 """A tensor's name and one of its axes."""
 
 ZEROING = {"Clip", "HardSwish", "Relu", "Shrink", "ThresholdedRelu"}
 """Activation functions that make zeros."""
 
 
-def slot_of(member: Member) -> Slot:
+def tensor_axis(member: Member) -> TensorAxis:
     """Return how statistics call a member."""
     return str(member.value.name), member.axis
 

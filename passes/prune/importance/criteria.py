@@ -16,7 +16,7 @@ from onnxcompress.graph import edit
 from onnxcompress.statistics.summaries import Moment
 from onnxcompress.training import logits_of, measure_saliency
 
-from .activations import Slot, activated_members, by_channel, places_of, read_members, slot_of
+from .activations import TensorAxis, activated_members, by_channel, places_of, read_members, tensor_axis
 
 Scores = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class Evidence:
 
     groups: Groups
     random: np.random.Generator
-    measured: Mapping[Slot, Scores] = field(default_factory=dict)
+    measured: Mapping[TensorAxis, Scores] = field(default_factory=dict)
     sums: dict[tuple[ir.Value, int], Scores] = field(default_factory=dict)
 
     def summed(self, member: Member, power: int) -> Scores:
@@ -41,7 +41,7 @@ class Evidence:
         return self.sums[key]
 
 
-Measure = Callable[[list[Group], Context], Mapping[Slot, Scores]]
+Measure = Callable[[list[Group], Context], Mapping[TensorAxis, Scores]]
 """Measures something on the samples, all at once: numbers for each position of an axis of a tensor."""
 
 
@@ -117,9 +117,7 @@ def _weights(group: Group, roles: tuple[str, ...]) -> list[Member]:
 
 
 def _array(member: Member) -> Scores:
-    tensor = edit.constant(member.value)
-    assert tensor is not None
-    return tensor.numpy().astype(np.float64)
+    return edit.array(member.value).astype(np.float64)
 
 
 def _summed(array: Scores, axis: int) -> Scores:
@@ -181,20 +179,22 @@ def _filters(member: Member, array: Scores, size: int) -> Scores:
 def _means(watched: Callable[[Groups, Group], list[Member]], moment: Moment) -> Measure:
     """Measure the mean of some activations."""
 
-    def measure(chosen: list[Group], context: Context) -> Mapping[Slot, Scores]:
-        slots = {slot_of(member) for group in chosen for member in watched(context.groups, group)}
-        return context.channel_means(sorted(slots), moment)
+    def measure(chosen: list[Group], context: Context) -> Mapping[TensorAxis, Scores]:
+        axes = {tensor_axis(member) for group in chosen for member in watched(context.groups, group)}
+        return context.channel_means(sorted(axes), moment)
 
     return measure
 
 
 def _activations(group: Group, evidence: Evidence) -> list[Scores]:
     read = read_members(evidence.groups, group)
-    return [_relative(by_channel(m, evidence.measured[slot_of(m)], group.size)) for m in read]
+    return [_relative(by_channel(m, evidence.measured[tensor_axis(m)], group.size)) for m in read]
 
 
 def _share_not_zero(group: Group, evidence: Evidence) -> list[Scores]:
-    return [by_channel(m, evidence.measured[slot_of(m)], group.size) for m in activated_members(evidence.groups, group)]
+    return [
+        by_channel(m, evidence.measured[tensor_axis(m)], group.size) for m in activated_members(evidence.groups, group)
+    ]
 
 
 def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
@@ -207,7 +207,7 @@ def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
             data = members.get((sink.data, sink.axis))
             if data is None or data.role != "activation":
                 continue
-            square = evidence.measured[slot_of(data)]
+            square = evidence.measured[tensor_axis(data)]
             if np.array_equal(member.index, data.index):
                 score = _per_channel_sum(member, weight * np.sqrt(square), group.size)
             else:  # in grouped convolutions the two axes are numbered differently
@@ -219,14 +219,14 @@ def _wanda(group: Group, evidence: Evidence) -> list[Scores]:
 def _loss_change(order: Literal["first", "second"]) -> Measure:
     """Measure how the loss changes with the weights; without labels, the loss of the model's own decisions."""
 
-    def measure(chosen: list[Group], context: Context) -> Mapping[Slot, Scores]:
+    def measure(chosen: list[Group], context: Context) -> Mapping[TensorAxis, Scores]:
         samples = context.samples.head(GRADIENT_SAMPLES)
         labels = samples.labels
         if labels is None:
             labels = logits_of(context.original, samples).argmax(axis=-1)
         weights = {str(m.value.name): None for group in chosen for m in _weights(group, ("in", "out"))}
         found = measure_saliency(context.model, samples.arrays(), labels, tuple(weights), progress=context.progress)
-        answer: dict[Slot, Scores] = getattr(found, order)
+        answer: dict[TensorAxis, Scores] = getattr(found, order)
         return answer
 
     return measure
@@ -234,8 +234,8 @@ def _loss_change(order: Literal["first", "second"]) -> Measure:
 
 def _saliency(group: Group, evidence: Evidence) -> list[Scores]:
     """The change of the loss as it is: that of one group compares with that of another."""
-    members = [m for m in _weights(group, ("in", "out")) if slot_of(m) in evidence.measured]
-    return [_per_channel_sum(m, evidence.measured[slot_of(m)], group.size) for m in members]
+    members = [m for m in _weights(group, ("in", "out")) if tensor_axis(m) in evidence.measured]
+    return [_per_channel_sum(m, evidence.measured[tensor_axis(m)], group.size) for m in members]
 
 
 GRADIENT_SAMPLES = 256

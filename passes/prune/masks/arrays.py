@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcompress.errors import DataError, OptionError, PassError, nearest
+from onnxcompress.errors import DataError, OptionError, PassError, did_you_mean
 from onnxcompress.samples.sources import read_npz
 
 
@@ -35,7 +35,7 @@ def read_arrays(field: str, path: str, shapes: Mapping[str, tuple[int, ...]]) ->
     for name, array in found.items():
         where = f"{field} = {path!r}: '{name}'"
         if name not in shapes:
-            raise PassError(f"{where}: the model has no such constant here{nearest(name, list(shapes))}")
+            raise PassError(f"{where}: the model has no such constant here{did_you_mean(name, list(shapes))}")
         if array.shape != shapes[name]:
             raise PassError(f"{where}: its shape is {array.shape}; the constant's is {shapes[name]}")
         if array.dtype.kind not in "biuf" or not np.isfinite(array).all():

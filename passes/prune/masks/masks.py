@@ -126,9 +126,7 @@ def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
     """Write what makes up for the channels."""
     by_name = {value.name: value for value in edit.values(model.graph)}
     for name, array in plan.weights.items():
-        tensor = edit.constant(by_name[name])
-        assert tensor is not None
-        edit.set_constant(by_name[name], array.astype(tensor.numpy().dtype))
+        edit.set_constant(by_name[name], array.astype(edit.array(by_name[name]).dtype))
     edit.add_to_outputs(model.graph, plan.biases)
     return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]
 

@@ -24,9 +24,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 def array_of(weight: Weight) -> Floats:
     """Return a weight's values, float32 at least."""
-    tensor = edit.constant(weight.value)
-    assert tensor is not None
-    array = tensor.numpy()
+    array = edit.array(weight.value)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 

@@ -23,7 +23,7 @@ from onnxcompress.graph import edit
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
-from onnxcompress.statistics.segments import Walk
+from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared import scales
 from ..shared.clusters import is_clustered
@@ -33,7 +33,7 @@ from ..shared.units import bias_of, channel_axis, weight_of
 from ..static.apply import Application
 from ..static.plan import QuantizePlan, WeightScale
 from ..static.scheme import Scheme
-from .float_outputs import Targets
+from .float_outputs import FloatOutputs
 from .regression import Collector, Means, Regression
 
 Rounding = Literal["nearest", "gptq"]
@@ -90,7 +90,7 @@ def correct(
     """
     samples = samples.head(SAMPLES).gathered()
     nodes = {edit.output_name(node): node for node in model.graph}
-    # Where a walk cannot stop, inside an If or a Loop, weights are rounded to the nearest.
+    # Where a run cannot stop, inside an If or a Loop, weights are rounded to the nearest.
     wanted = {w.node for w in plan.weights if w.node in nodes and how(w.node) != ("nearest", False)}
     outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in wanted]
     plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in wanted)))
@@ -103,18 +103,18 @@ def correct(
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
         layers = [Layer(nodes[weight.node]) for weight in chosen]
-        targets = Targets(model, samples, layers, folder / "float")
-        walk = Walk(quantized, samples, folder, targets.batch, exact=plan.exact)
+        float_outputs = FloatOutputs(model, samples, layers, folder / "float")
+        segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.exact)
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
             rounding, biases = how(weight.node)
             job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
             node = application.node(weight.node)
-            walk.advance(edit.output_name(node))
+            segmented.advance(edit.output_name(node))
             read = node.inputs[0]
-            if read is not None and walk.has(str(read.name)):
-                found[weight.node] = job.run(targets, walk, str(read.name))
+            if read is not None and segmented.has(str(read.name)):
+                found[weight.node] = job.run(float_outputs, segmented, str(read.name))
                 application.set_weight(found[weight.node])
             progress("correct", done + 1, len(chosen))
     return dataclasses.replace(plan, weights=tuple(found.values()))
@@ -159,11 +159,11 @@ class _Job:
         even = self.grid is not scales.FLOAT8
         self.compensating = even and rounding == "gptq" and not is_clustered(self.array)
 
-    def run(self, targets: Targets, walk: Walk, name: str) -> WeightScale:
-        """Choose them, by what the layer reads where the walk stands (the tensor `name`), and what it gave in float."""
+    def run(self, float_outputs: FloatOutputs, segmented: SegmentedRun, name: str) -> WeightScale:
+        """Choose them, by what the layer reads where the run stands (the tensor `name`), and what it gave in float."""
         layer, grid = self.layer, self.grid
         rows = Collector(name, None if self.biased else self._own_bias(), moments=self.compensating)
-        if not self._collect(rows, targets, walk, name):
+        if not self._collect(rows, float_outputs, segmented, name):
             return self.weight
         blocks = layer.blocks(self.array)
         steps = np.broadcast_to(self.weight.scale.astype(np.float64), layer.outputs).reshape(layer.groups, -1, 1)
@@ -175,17 +175,17 @@ class _Job:
         bias = self.weight.bias if bias is None else bias
         return dataclasses.replace(self.weight, integers=integers, bias=bias)
 
-    def _collect(self, rows: Collector, targets: Targets, walk: Walk, name: str) -> bool:
+    def _collect(self, rows: Collector, float_outputs: FloatOutputs, segmented: SegmentedRun, name: str) -> bool:
         """Gather rows of both models; tell whether there are any.
 
         Where how many there are depends on the data, integers may keep others than floats do: such batches say nothing.
         """
-        layer, code, first, some = self.layer, walk.code(name), 0, False
-        for array, (count, y) in zip(walk.fetch(name, decode=False), targets.of(layer), strict=True):
+        layer, code, first, some = self.layer, segmented.code(name), 0, False
+        for array, (count, y) in zip(segmented.fetch(name, decode=False), float_outputs.of(layer), strict=True):
             if len(array) == count > 0:
                 some = True
-                x = layer.inputs_of(array, first, walk.samples, code)
-                rows.add(x, y, held_out(first, count), judging(x.shape[1] // count, layer.columns, walk.samples))
+                x = layer.inputs_of(array, first, segmented.samples, code)
+                rows.add(x, y, held_out(first, count), judging(x.shape[1] // count, layer.columns, segmented.samples))
             first += count
         return some
 

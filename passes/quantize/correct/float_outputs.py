@@ -23,7 +23,7 @@ BATCH = 8
 """Samples at a time, at most: few enough that what one node gives is still in the cache when the next one reads it."""
 
 
-class Targets:
+class FloatOutputs:
     """Runs the model in float, and keeps rows of what layers gave.
 
     Parameters

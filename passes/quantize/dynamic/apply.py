@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change
 from onnxcompress.errors import PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.insert import Inserter
 from ..shared.units import bias_of, weight_of
 
@@ -91,11 +91,10 @@ class DynamicApplication:
         edit.remove_dead(self.model)
 
     def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
-        source = node.inputs[1]
-        assert source is not None and node.inputs[0] is not None
+        source = edit.required(node, 1)
         array, conv = matrix_of(node), node.op_type == "Conv"
         channels = array.shape[0] if conv else array.shape[-1]
-        quantized, step, zero = self._quantize(node.inputs[0])
+        quantized, step, zero = self._quantize(edit.required(node, 0))
         axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
         inputs = [quantized, self._weight(source, array, scale, axis), zero]
         if self._middle:
@@ -114,10 +113,9 @@ class DynamicApplication:
 
     def _attention(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         """Quantize what makes queries, keys and values; the products of these stay in float."""
-        source = node.inputs[1]
-        assert source is not None and node.inputs[0] is not None
+        source = edit.required(node, 1)
         array = matrix_of(node)
-        quantized, step, zero = self._quantize(node.inputs[0])
+        quantized, step, zero = self._quantize(edit.required(node, 0))
         integers = self._weight(source, array, scale[0], 1 if scale[0].ndim else None)
         factor = self._constants.constant(f"{source.name}_scale", scale[0])
         _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
@@ -128,9 +126,9 @@ class DynamicApplication:
 
     def _lstm(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         weights, points = [], []
-        for value, step in zip(node.inputs[1:3], scale, strict=True):
-            array = constants.find(value)
-            assert array is not None and value is not None
+        for index, step in enumerate(scale, 1):
+            value = edit.required(node, index)
+            array = constants.found(value)
             flat = array.reshape(step.size, -1)
             integers = scales.encode(flat, step.ravel(), self._grid, zero_point=self._middle, axis=0)
             turned = integers.reshape(array.shape).transpose(0, 2, 1)
@@ -148,7 +146,7 @@ class DynamicApplication:
         name = self.names.node(f"{node.name or edit.output_name(node)}_quantized")
         made = ir.Node(CONTRIB, op_type, inputs, attributes, num_outputs=len(node.outputs), name=name)
         self.model.opset_imports.setdefault(CONTRIB, 1)
-        self._graph(node).insert_before(node, made)
+        edit.graph_of(node).insert_before(node, made)
         self._take_over(node, made.outputs)
 
     def _weight(
@@ -189,17 +187,12 @@ class DynamicApplication:
         base = f"{before.name or edit.output_name(before)}_{op_type}"
         node = ir.Node("", op_type, inputs, list((attributes or {}).values()), name=self.names.node(base))
         node.outputs[0].name = self.names.value(base)
-        self._graph(before).insert_before(before, node)
+        edit.graph_of(before).insert_before(before, node)
         return node.outputs[0]
-
-    @staticmethod
-    def _graph(node: ir.Node) -> ir.Graph:
-        assert isinstance(node.graph, ir.Graph)
-        return node.graph
 
     def _take_over(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Give a node's outputs, with their names and types, to what computes them now; the node goes."""
-        graph = self._graph(node)
+        graph = edit.graph_of(node)
         for old, new in zip(node.outputs, outputs, strict=True):
             name, new.type, new.shape = old.name, old.type, old.shape
             for user, index in list(old.uses()):

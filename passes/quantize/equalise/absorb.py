@@ -51,15 +51,13 @@ def _pads(node: ir.Node) -> bool:
 
 def surplus(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return what can be taken from each channel, so that none of the samples comes to 0; shape (channels,)."""
-    spare = low - MARGIN * (high - low)
-    return np.where(np.isfinite(spare) & (spare > 0), spare, 0.0)
+    room = low - MARGIN * (high - low)
+    return np.where(np.isfinite(room) & (room > 0), room, 0.0)
 
 
 def sums(node: ir.Node, shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return what a weight makes of a constant input: float64, (channels,) → (output channels,)."""
-    tensor = edit.constant(node.inputs[1])
-    assert tensor is not None
-    array = tensor.numpy().astype(np.float64)
+    array = edit.array(node.inputs[1]).astype(np.float64)
     if node.op_type == "Gemm":
         array = array if edit.int_attribute(node, "transB", 0) else array.T
         return np.asarray(array @ shift * node.attributes.get_float("alpha", 1.0))

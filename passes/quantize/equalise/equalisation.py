@@ -12,8 +12,8 @@ from onnxcompress.contract import Change, Context, Refusal
 from onnxcompress.graph import edit
 
 from .absorb import find_relus, sums, surplus
-from .axes import Tied
-from .scalable import find_tied
+from .axes import Scalable
+from .scalable import find_scalable
 from .smooth_quant import Measured, choose
 
 Array = npt.NDArray[np.float64]
@@ -67,7 +67,7 @@ class Equalisation:
     refused: tuple[Refusal, ...] = ()
 
 
-def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, worth: float = 0.5) -> Equalisation:
+def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, noise_share: float = 0.5) -> Equalisation:
     """Choose factors for the channels of tensors, and what is moved from biases that are always high.
 
     Parameters
@@ -78,7 +78,7 @@ def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, wor
         For the same model, with samples.
     per_channel : bool
         Whether weights will have one scale for each output channel.
-    worth : float
+    noise_share : float
         The estimated noise must come down to this share, in the layers that read the channels. The estimate is rough:
         whoever measures what becomes of the model's output can try 0.95.
 
@@ -102,12 +102,12 @@ def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, wor
     shifts, taken = _shifts(model, context)
     shifted = model.clone()
     _shift(shifted, shifts)
-    tied = find_tied(shifted)
-    refused = tuple(Refusal(subject, f"not equalised: {reason}") for subject, reason in tied.refused.items())
-    if tied.size == 1:
+    scalable = find_scalable(shifted)
+    refused = tuple(Refusal(subject, f"not equalised: {reason}") for subject, reason in scalable.refused.items())
+    if scalable.size == 1:
         return Equalisation(shifts, (), refused)
-    chosen = choose(tied, _measure(tied, context, taken), per_channel=per_channel, worth=worth)
-    return Equalisation(shifts, tuple(_factors(tied, chosen)), refused)
+    chosen = choose(scalable, _measure(scalable, context, taken), per_channel=per_channel, noise_share=noise_share)
+    return Equalisation(shifts, tuple(_factors(scalable, chosen)), refused)
 
 
 def apply_equalisation(model: ir.Model, equalisation: Equalisation) -> list[Change]:
@@ -118,14 +118,14 @@ def apply_equalisation(model: ir.Model, equalisation: Equalisation) -> list[Chan
     _shift(model, equalisation.shifts)
     nodes = {edit.output_name(node): node for node in model.graph}
     insert = edit.Inserter(model.graph)
-    by_slot: dict[tuple[str, int], list[Factor]] = {}
+    by_constant: dict[tuple[str, int], list[Factor]] = {}
     for factor in equalisation.factors:
-        by_slot.setdefault((factor.node, factor.input), []).append(factor)
-    for (name, index), factors in by_slot.items():
+        by_constant.setdefault((factor.node, factor.input), []).append(factor)
+    for (name, index), factors in by_constant.items():
         _replace(insert, nodes[name], index, factors)
     done = [Change(edit.label(nodes[shift.node]), "a high bias moved behind the Relu") for shift in equalisation.shifts]
-    if by_slot:
-        done.append(Change("model", f"channels of {len(by_slot)} constants scaled alike"))
+    if by_constant:
+        done.append(Change("model", f"channels of {len(by_constant)} constants scaled alike"))
     return done
 
 
@@ -153,23 +153,22 @@ def _shift(model: ir.Model, shifts: tuple[Shift, ...]) -> None:
     insert = edit.Inserter(model.graph)
     for shift in shifts:
         node = nodes[shift.node]
-        weight = edit.constant(node.inputs[1])
-        assert weight is not None
+        weight = edit.array(node.inputs[1])
         old = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
         base = np.zeros(len(shift.values)) if old is None else old.numpy().astype(np.float64)
-        bias = (base + shift.values).astype(weight.dtype.numpy())
+        bias = (base + shift.values).astype(weight.dtype)
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         named = str(node.inputs[2].name) if node.inputs[2] is not None else f"{shift.node}_bias"
         node.replace_input_with(2, insert.constant(f"{named}_shifted", bias))
 
 
-def _measure(tied: Tied, context: Context, taken: dict[str, Array]) -> dict[tuple[str, int], Measured]:
-    clips = [(str(s.node.inputs[0].name), s.axis) for s, _, _ in tied.clips if s.node.inputs[0] is not None]
-    keys = list(dict.fromkeys([*tied.tensors, *clips]))
+def _measure(scalable: Scalable, context: Context, taken: dict[str, Array]) -> dict[tuple[str, int], Measured]:
+    clips = [(str(s.node.inputs[0].name), s.axis) for s, _, _ in scalable.clips if s.node.inputs[0] is not None]
+    keys = list(dict.fromkeys([*scalable.tensors, *clips]))
     ranges = context.channel_ranges(keys)
     few = Context(context.model, samples=context.samples.head(SAMPLES), progress=context.progress)
-    squares, shares = (few.channel_means(list(tied.tensors), moment) for moment in ("square", "nonzero"))
+    squares, shares = (few.channel_means(list(scalable.tensors), moment) for moment in ("square", "nonzero"))
     found = {}
     for key in keys:
         low, high = ranges[key].low, ranges[key].high
@@ -181,24 +180,23 @@ def _measure(tied: Tied, context: Context, taken: dict[str, Array]) -> dict[tupl
     return found
 
 
-def _factors(tied: Tied, chosen: Array) -> list[Factor]:
+def _factors(scalable: Scalable, chosen: Array) -> list[Factor]:
     found = []
-    for slots, each in ((tied.producers, chosen), (tied.added, chosen), (tied.consumers, 1 / chosen)):
-        for slot in slots:
-            factors = each[slot.rows]
+    for places, each in ((scalable.producers, chosen), (scalable.added, chosen), (scalable.consumers, 1 / chosen)):
+        for place in places:
+            factors = each[place.rows]
             if (factors != 1).any():
-                found.append(Factor(edit.output_name(slot.node), slot.input, slot.axis, factors))
+                found.append(Factor(edit.output_name(place.node), place.input, place.axis, factors))
     return found
 
 
 def _replace(insert: edit.Inserter, node: ir.Node, index: int, factors: list[Factor]) -> None:
-    old = node.inputs[index]
-    tensor = edit.constant(old)
-    assert old is not None and tensor is not None
-    array = tensor.numpy().astype(np.float64)
+    old = edit.required(node, index)
+    given = edit.array(old)
+    array = given.astype(np.float64)
     for factor in factors:
         array = _scaled(array, factor)
-    node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(tensor.dtype.numpy())))
+    node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(given.dtype)))
 
 
 def _scaled(array: Array, factor: Factor) -> Array:

@@ -42,7 +42,7 @@ def is_normalisation(node: ir.Node) -> bool:
     return known and constant and alone and not edit.int_attribute(node, "training_mode", 0)
 
 
-def untie(copy: ir.Model) -> None:
+def isolate(copy: ir.Model) -> None:
     """Let grouped convolutions, and the factors of normalisations, mix all channels.
 
     What they read and what they give can be scaled each by its own factors; in the group engine's view they are one.
@@ -63,9 +63,8 @@ def untie(copy: ir.Model) -> None:
 
 def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:
     """Put a MatMul, or a Conv where the channels are not last, in the place of a node."""
-    tensor, out, source = edit.constant(node.inputs[scale]), node.outputs[0], node.inputs[data]
-    assert tensor is not None and source is not None and source.shape is not None
-    width, rank = tensor.numpy().shape[-1], len(source.shape)
+    array, out, source = edit.array(node.inputs[scale]), node.outputs[0], edit.required(node, data)
+    width, rank = array.shape[-1], len(source.shape or ())
     last = CHANNEL_AXES.get(edit.op_of(node), -1) % rank == rank - 1
     zeros = _zeros(insert, (width, width) if last else (width, width, *(1,) * (rank - 2)))
     new = insert.node("MatMul" if last else "Conv", [source, zeros], before=node)

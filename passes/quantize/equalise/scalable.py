@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxcompress.channels.analysis import analyse
 from onnxcompress.channels.groups import Groups
-from onnxcompress.channels.walk import analyse
 from onnxcompress.graph import edit
 
-from .axes import Row, Slot, Tied
-from .isolate import CHANNEL_AXES, direct, gamma, is_normalisation, untie
+from .axes import Row, Scalable, ScaledAxis
+from .isolate import CHANNEL_AXES, direct, gamma, is_normalisation, isolate
 
 LAYOUTS = {"Conv": (1, 0, 1), "Gemm": (0, 1, -1), "MatMul": (0, 1, -1)}
 """The weight's axis that is summed over, the one that makes output channels, and the channel axis of the data."""
@@ -29,14 +29,14 @@ HOMOGENEOUS = frozenset(_HOMOGENEOUS.split())
 REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 """The same, along the axes that stay."""
 
-TIED = {"Add", "Concat", "Max", "Min", "Sub", "Sum"}
+JOINTLY_HOMOGENEOUS = {"Add", "Concat", "Max", "Min", "Sub", "Sum"}
 """f(s·x, s·y) = s·f(x, y): constants among the operands are multiplied too."""
 
 BLIND = {"Shape", "Size"}
 """They do not look at the values."""
 
 
-def find_tied(model: ir.Model) -> Tied:
+def find_scalable(model: ir.Model) -> Scalable:
     """Return which channels can be scaled.
 
     Parameters
@@ -50,21 +50,21 @@ def find_tied(model: ir.Model) -> Tied:
     mix all channels: what they read and what they give can be scaled each by its own factors.
     """
     copy = model.clone()
-    untie(copy)
-    walk = _Walk(copy)
+    isolate(copy)
+    freezer = _Freezer(copy)
     for node in model.graph:
-        walk.visit(node)
-    return walk.result()
+        freezer.visit(node)
+    return freezer.result()
 
 
-class _Walk:
+class _Freezer:
     """Visits each node and freezes what cannot be scaled."""
 
     def __init__(self, copy: ir.Model) -> None:
         groups = Groups(analyse(copy))
         self._labels = {str(value.name): axes for value, axes in groups.axes.items()}
         self._reasons: dict[int, str] = dict(groups.engine.labels.frozen())
-        self._tied = Tied(groups.engine.labels.count)
+        self._scalable = Scalable(groups.engine.labels.count)
         for axes in groups.axes.values():
             for rows in axes:
                 if rows is not None and len(rows) > 1:
@@ -95,13 +95,13 @@ class _Walk:
         op = edit.op_of(node)
         if op in BLIND:
             return
-        rule = RULES.get(op, _Walk.unknown)
+        rule = RULES.get(op, _Freezer.unknown)
         if gamma(node) is not None:
-            rule = _Walk.gamma
-        elif op in TIED:
-            rule = _Walk.tied
+            rule = _Freezer.gamma
+        elif op in JOINTLY_HOMOGENEOUS:
+            rule = _Freezer.jointly
         elif op in HOMOGENEOUS or op in REDUCTIONS:
-            rule = _Walk.homogeneous
+            rule = _Freezer.homogeneous
         rule(self, node)
 
     def unknown(self, node: ir.Node) -> None:
@@ -125,10 +125,10 @@ class _Walk:
             self.freeze(value, f"{edit.label(node)}: not its channel axis", others)
         read, made = self.rows(data, channels), self.rows(out, channels)
         if read is not None:
-            self._tied.consumers.append(Slot(node, 1, in_axis, read))
-            self._note(data, channels, read)
+            self._scalable.consumers.append(ScaledAxis(node, 1, in_axis, read))
+            self._note(edit.required(node, 0), channels, read)
         if made is not None:
-            self._tied.producers.append(Slot(node, 1, out_axis, made))
+            self._scalable.producers.append(ScaledAxis(node, 1, out_axis, made))
         if bias is not None and made is not None:
             self._constant(node, 2, -1, made, f"{edit.label(node)}: its bias is not constant")
 
@@ -138,13 +138,12 @@ class _Walk:
         if tensor is None:
             self._freeze(made, reason)
         elif len(tensor.shape) >= -axis and tensor.shape[axis] == len(made):
-            self._tied.added.append(Slot(node, index, len(tensor.shape) + axis, made))
+            self._scalable.added.append(ScaledAxis(node, index, len(tensor.shape) + axis, made))
         elif tensor.numpy().any():
             self._freeze(made, f"{edit.label(node)}: one constant is added to all of them")
 
-    def _note(self, value: ir.Value | None, axis: int, rows: Row) -> None:
-        assert value is not None
-        self._tied.tensors[str(value.name), axis % self.rank(value)] = rows
+    def _note(self, value: ir.Value, axis: int, rows: Row) -> None:
+        self._scalable.tensors[str(value.name), axis % self.rank(value)] = rows
 
     def normalisation(self, node: ir.Node) -> None:
         """What is normalised keeps its scale; what comes out has that of the factors."""
@@ -157,22 +156,21 @@ class _Walk:
         reason = f"{edit.label(node)} normalises it"
         self.freeze(node.inputs[0], reason)
         self.freeze(out, reason, set(range(self.rank(out))) - {axis % self.rank(out)})
-        self._tied.producers.append(Slot(node, 1, 0, made))
+        self._scalable.producers.append(ScaledAxis(node, 1, 0, made))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             self._constant(node, 2, -1, made, reason)
 
     def gamma(self, node: ir.Node) -> None:
         """A constant for each position of the last axis makes a scale of its own."""
         index, out = gamma(node), node.outputs[0]
-        assert index is not None
-        tensor, made = edit.constant(node.inputs[index]), self.rows(out, -1)
-        if made is None or tensor is None:
+        tensor, made = None if index is None else edit.constant(node.inputs[index]), self.rows(out, -1)
+        if index is None or made is None or tensor is None:
             self.unknown(node)
             return
         reason = f"{edit.label(node)} multiplies it by a constant for each position"
         self.freeze(node.inputs[1 - index], reason)
         self.freeze(out, reason, range(self.rank(out) - 1))
-        self._tied.producers.append(Slot(node, index, len(tensor.shape) - 1, made))
+        self._scalable.producers.append(ScaledAxis(node, index, len(tensor.shape) - 1, made))
 
     def homogeneous(self, node: ir.Node) -> None:
         op, data, out = edit.op_of(node), node.inputs[0], node.outputs[0]
@@ -196,7 +194,7 @@ class _Walk:
             return mode == "tf_crop_and_resize"
         return op == "PRelu" and edit.constant(inputs[1]) is None
 
-    def tied(self, node: ir.Node) -> None:
+    def jointly(self, node: ir.Node) -> None:
         """Operands of a sum have the same factors."""
         out = node.outputs[0]
         joined = edit.op_of(node) == "Concat"
@@ -213,7 +211,7 @@ class _Walk:
                         self._freeze(made, f"{edit.label(node)}: it meets a constant")
                     continue
                 rows = self.rows(value, axis)
-                if rows is not None:
+                if rows is not None and value is not None:
                     self._note(value, axis, rows)
                 elif not joined:
                     self._freeze(made, f"{edit.label(node)}: an operand is the same for all of them")
@@ -247,19 +245,19 @@ class _Walk:
         for axis in range(self.rank(node.inputs[0])):
             rows = self.rows(node.inputs[0], axis)
             if rows is not None:
-                self._tied.clips.append((Slot(node, 0, axis, rows), low, high))
+                self._scalable.clips.append((ScaledAxis(node, 0, axis, rows), low, high))
 
-    def result(self) -> Tied:
+    def result(self) -> Scalable:
         """Keep what can be scaled."""
-        return self._tied.without(self._reasons)
+        return self._scalable.without(self._reasons)
 
 
-RULES: dict[str, Callable[[_Walk, ir.Node], None]] = {
-    **dict.fromkeys(CHANNEL_AXES, _Walk.normalisation),
-    "Clip": _Walk.clip,
-    "Conv": _Walk.weighted,
-    "Div": _Walk.product,
-    "Gemm": _Walk.weighted,
-    "MatMul": _Walk.weighted,
-    "Mul": _Walk.product,
+RULES: dict[str, Callable[[_Freezer, ir.Node], None]] = {
+    **dict.fromkeys(CHANNEL_AXES, _Freezer.normalisation),
+    "Clip": _Freezer.clip,
+    "Conv": _Freezer.weighted,
+    "Div": _Freezer.product,
+    "Gemm": _Freezer.weighted,
+    "MatMul": _Freezer.weighted,
+    "Mul": _Freezer.product,
 }

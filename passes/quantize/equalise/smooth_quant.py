@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from onnxcompress.graph import edit
 
-from .axes import Row, Tied
+from .axes import Row, Scalable
 
 Vector = npt.NDArray[np.float64]
 
@@ -70,17 +70,19 @@ class Weight:
     data: tuple[str, int]
 
 
-def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_channel: bool, worth: float) -> Vector:
+def choose(
+    scalable: Scalable, measured: Mapping[tuple[str, int], Measured], *, per_channel: bool, noise_share: float
+) -> Vector:
     """Return the factors, the first of them 1.
 
     Parameters
     ----------
-    tied : Tied
+    scalable : Scalable
     measured : mapping of (str, int) to Measured
-        For ``tied.tensors`` and the inputs of ``tied.clips``.
+        For ``scalable.tensors`` and the inputs of ``scalable.clips``.
     per_channel : bool
         Whether weights have one scale for each output channel, or one.
-    worth : float
+    noise_share : float
         Factors must bring the noise down to this share of what it was. Not looked at where weights have one scale.
 
     Notes
@@ -88,73 +90,70 @@ def choose(tied: Tied, measured: Mapping[tuple[str, int], Measured], *, per_chan
     Per channel: ``s = weight^(1 - alpha) / activation^alpha`` (arXiv:2211.10438, equation 4, as a factor of the
     weights' rows), alpha by the noise of both. Else ``s = sqrt(r2 / r1)`` (arXiv:1906.04721, equation 11), repeated.
     """
-    low, high = limits(tied, measured)
-    weights = list(_weights(tied))
+    low, high = limits(scalable, measured)
+    weights = list(_weights(scalable))
     if not per_channel:
-        return _classic(tied, weights, low, high)
-    result = np.ones(tied.size)
-    for part in _components(tied):
-        inside = np.zeros(tied.size, bool)
+        return _classic(scalable, weights, low, high)
+    result = np.ones(scalable.size)
+    for part in _components(scalable):
+        inside = np.zeros(scalable.size, bool)
         inside[part] = True
-        noise = _Noise(tied, weights, measured, inside)
+        noise = _Noise(scalable, weights, measured, inside)
         if noise.reads:
-            result[part] = noise.best(low, high, worth)[part]
+            result[part] = noise.best(low, high, noise_share)[part]
     return result
 
 
-def limits(tied: Tied, measured: Mapping[tuple[str, int], Measured]) -> tuple[Vector, Vector]:
+def limits(scalable: Scalable, measured: Mapping[tuple[str, int], Measured]) -> tuple[Vector, Vector]:
     """Return the smallest and the largest value of each factor; both 1 where the samples reach a bound."""
-    low, high = np.full(tied.size, 1 / LIMIT), np.full(tied.size, LIMIT)
+    low, high = np.full(scalable.size, 1 / LIMIT), np.full(scalable.size, LIMIT)
     low[0] = high[0] = 1
-    for slot, bottom, top in tied.clips:
-        found = measured[str(slot.node.inputs[0].name), slot.axis]  # type: ignore[union-attr]
+    for place, bottom, top in scalable.clips:
+        found = measured[str(place.node.inputs[0].name), place.axis]  # type: ignore[union-attr]
         for reach, bound in ((found.high, top), (-found.low, -bottom)):
             if bound in (0, np.inf):  # a bound of 0 is one at any scale
                 continue
             room = bound / np.maximum(reach, 1e-30)
-            np.minimum.at(high, slot.rows, np.maximum(room / MARGIN, 1))
-            hit = slot.rows[room <= 1]
+            np.minimum.at(high, place.rows, np.maximum(room / MARGIN, 1))
+            hit = place.rows[room <= 1]
             low[hit] = high[hit] = 1
     high = np.maximum(high, low)
     return low, high
 
 
-def _weights(tied: Tied) -> Iterator[Weight]:
-    made = {slot.node: slot.rows for slot in tied.producers}
-    for slot in tied.consumers:
-        node = slot.node
-        tensor = edit.constant(node.inputs[1])
-        data = node.inputs[0]
-        assert tensor is not None and data is not None
-        array = np.abs(tensor.numpy().astype(np.float64))
-        array = np.moveaxis(array, slot.axis, 1) if slot.axis != 1 else array
+def _weights(scalable: Scalable) -> Iterator[Weight]:
+    made = {place.node: place.rows for place in scalable.producers}
+    for place in scalable.consumers:
+        node, data = place.node, edit.required(place.node, 0)
+        array = np.abs(edit.array(node.inputs[1]).astype(np.float64))
+        array = np.moveaxis(array, place.axis, 1) if place.axis != 1 else array
         outputs, inputs = array.shape[:2]
         array = array.reshape(outputs, inputs, -1)
-        groups = len(slot.rows) // inputs
-        into = np.repeat(slot.rows.reshape(groups, inputs), outputs // groups, axis=0)
-        axis = next(axis for (name, axis) in tied.tensors if name == data.name)
+        groups = len(place.rows) // inputs
+        into = np.repeat(place.rows.reshape(groups, inputs), outputs // groups, axis=0)
+        axis = next(axis for (name, axis) in scalable.tensors if name == data.name)
         out = made.get(node, np.zeros(outputs, np.int64))
         power = np.square(array).sum(-1)
         yield Weight(into, out, array.max(-1), power, array.shape[-1], (str(data.name), axis))
 
 
-def _components(tied: Tied) -> list[npt.NDArray[np.intp]]:
+def _components(scalable: Scalable) -> list[npt.NDArray[np.intp]]:
     """Return the factors that meet in a tensor."""
-    rows = [np.unique(r[r > 0]) for r in tied.tensors.values()]
+    rows = [np.unique(r[r > 0]) for r in scalable.tensors.values()]
     pairs = [(r[:-1], r[1:]) for r in rows if len(r) > 1]
     a = np.concatenate([p[0] for p in pairs] or [np.zeros(0, np.int64)])
     b = np.concatenate([p[1] for p in pairs] or [np.zeros(0, np.int64)])
-    links: Any = coo_array((np.ones(len(a)), (a, b)), (tied.size, tied.size))
+    links: Any = coo_array((np.ones(len(a)), (a, b)), (scalable.size, scalable.size))
     count, part = connected_components(links, directed=False)
     order = np.argsort(part, kind="stable")
     bounds = np.cumsum(np.bincount(part, minlength=count))[:-1]
     return [found for found in np.split(order, bounds) if found[0] != 0]
 
 
-def _classic(tied: Tied, weights: list[Weight], low: Vector, high: Vector, sweeps: int = 20) -> Vector:
+def _classic(scalable: Scalable, weights: list[Weight], low: Vector, high: Vector, sweeps: int = 20) -> Vector:
     """Make the rows of the weights before and the columns of those behind as large as each other."""
     factors = np.ones(len(low))
-    first = _first_peaks(tied)
+    first = _first_peaks(scalable)
     for _ in range(sweeps):
         rows, columns = first * factors, np.zeros(len(low))
         for weight in weights:
@@ -168,15 +167,15 @@ def _classic(tied: Tied, weights: list[Weight], low: Vector, high: Vector, sweep
     return factors
 
 
-def _first_peaks(tied: Tied) -> Vector:
+def _first_peaks(scalable: Scalable) -> Vector:
     """Return the largest magnitude of each row of the weights whose input keeps its scale."""
-    peaks = np.zeros(tied.size)
-    scaled = {slot.node for slot in tied.consumers}
-    for slot in tied.producers:
-        tensor = edit.constant(slot.node.inputs[slot.input])
-        if slot.node not in scaled and tensor is not None:
-            array = np.abs(np.moveaxis(tensor.numpy().astype(np.float64), slot.axis, 0))
-            np.maximum.at(peaks, slot.rows, array.reshape(len(array), -1).max(1))
+    peaks = np.zeros(scalable.size)
+    scaled = {place.node for place in scalable.consumers}
+    for place in scalable.producers:
+        tensor = edit.constant(place.node.inputs[place.input])
+        if place.node not in scaled and tensor is not None:
+            array = np.abs(np.moveaxis(tensor.numpy().astype(np.float64), place.axis, 0))
+            np.maximum.at(peaks, place.rows, array.reshape(len(array), -1).max(1))
     return peaks
 
 
@@ -185,12 +184,12 @@ class _Noise:
 
     def __init__(
         self,
-        tied: Tied,
+        scalable: Scalable,
         weights: list[Weight],
         measured: Mapping[tuple[str, int], Measured],
         inside: npt.NDArray[np.bool_],
     ) -> None:
-        self.tensors = [(rows, measured[key]) for key, rows in tied.tensors.items() if inside[rows].any()]
+        self.tensors = [(rows, measured[key]) for key, rows in scalable.tensors.items() if inside[rows].any()]
         self.reads: list[tuple[Weight, Vector, float]] = []
         self.inside = inside
         for weight in weights:
@@ -199,7 +198,7 @@ class _Noise:
                 groups = len(square) // weight.into.shape[1]
                 square = np.repeat(square.reshape(groups, -1), len(weight.out) // groups, axis=0)
                 self.reads.append((weight, square, float((weight.power * square).sum()) or 1.0))
-        self.importance = np.zeros(tied.size)
+        self.importance = np.zeros(scalable.size)
         for weight, _, signal in self.reads:
             np.add.at(self.importance, weight.into, weight.power / signal)
 
@@ -217,11 +216,11 @@ class _Noise:
             total += float((np.square(steps) * spread).sum() / 12 / signal)
         return total
 
-    def best(self, low: Vector, high: Vector, worth: float) -> Vector:
+    def best(self, low: Vector, high: Vector, noise_share: float) -> Vector:
         """Return the factors with the least noise."""
         size = len(self.inside)
         best = np.ones(size)
-        least = worth * self(best)
+        least = noise_share * self(best)
         reach, peak = np.zeros(size), np.zeros(size)
         kept = 0.0
         for rows, found in self.tensors:

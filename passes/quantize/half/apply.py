@@ -71,9 +71,7 @@ class Conversion:
             if output:
                 set_output_type(node, self.narrow)
             for index, dtype in inputs.items():
-                given = node.inputs[index]
-                assert given is not None
-                node.replace_input_with(index, self._as(given, dtype))
+                node.replace_input_with(index, self._as(edit.required(node, index), dtype))
         for graph in graphs:
             self._outputs(graph)
         self._drop_empty_casts(nodes)
@@ -128,8 +126,7 @@ class Conversion:
         return result
 
     def _constant(self, value: ir.Value) -> ir.Value:
-        tensor, graph = edit.constant(value), value.graph
-        assert tensor is not None and isinstance(graph, ir.Graph)
+        tensor, graph = edit.tensor(value), edit.graph_of(value)
         name = self._names.value(f"{value.name}_{self.narrow.name.lower()}")
         dtype = self.narrow.name.lower()
 

@@ -1,30 +1,26 @@
-"""The end of the ladder: ever more of the layers that hurt most in 16 bits, then in float."""
+"""The last attempts: ever more of the layers that hurt most in 16 bits, then in float."""
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
-from onnxcompress.errors import OptionError, PassError
+from onnxcompress.contract import Pass
+from onnxcompress.errors import PassError
 from onnxcompress.evaluation.sensitivity import measure
 from onnxcompress.graph import edit
 
 from ..prepare.prepare import prepared
 from ..static.plan import QuantizePlan
-from ..static.scheme import WIDE
-from .attempts import Ladder, Rung
+from .attempts import Attempt, Attempts
 
-if TYPE_CHECKING:
-    from ..quantize import Quantize
-
-Spared = Callable[["Quantize", list[str]], dict[str, Any]]
-"""A step and terms for layers → options that spare these, too."""
+Treatment = Callable[[Pass, list[str]], dict[str, Any]]
+"""A step and terms → options that treat what these name so."""
 
 Noise = dict[str, float]
 """Layer → the noise power at the output, of the signal's, when that layer alone is quantized."""
@@ -33,35 +29,36 @@ FINE = 8
 """Of so many layers, one more or less in float is not looked for."""
 
 
-def spare_layers(ladder: Ladder) -> None:
-    """Climb on from the best rung: layers with activations of 16 bits, where the target takes them, then in float.
+def exclude_layers(attempts: Attempts) -> None:
+    """Go on from the best attempt: layers with activations of 16 bits, where the target takes them, then in float.
 
     Their number doubles until the loss is small enough; then the least number that will do is looked for.
     """
-    best = ladder.best
+    best = attempts.best
     assert best is not None
-    noise = _noise(ladder, best)
-    wide = _wide(best)
-    if wide is not None:
+    noise = _noise(attempts, best)
+    if attempts.int16 is not None:
+        own = {"activations": attempts.int16}
         worst_first = sorted(noise, key=lambda name: noise[name], reverse=True)
         try:
-            spared = partial(_widened, wide)
-            if _climb(ladder, best.step, spared, "with activations of 16 bits", worst_first, len(noise)):
+            if _least_number(
+                attempts, best.step, partial(_overridden, own), "with activations of 16 bits", worst_first, len(noise)
+            ):
                 return
         except PassError as error:
-            ladder.notes.append(f"layers with activations of 16 bits: not possible, {error}")
-    work, *_ = prepared(ladder.model, ladder.context, best.plan.scheme.opset)
+            attempts.notes.append(f"layers with activations of 16 bits: not possible, {error}")
+    work, *_ = prepared(attempts.model, attempts.context, best.plan.scheme.opset)
     order = float_first(work, best.plan, noise)
-    _climb(ladder, (ladder.best or best).step, _excluded, "in float", order, len(noise) - 1)
+    _least_number(attempts, (attempts.best or best).step, _excluded, "in float", order, len(noise) - 1)
 
 
-def _climb(ladder: Ladder, base: Quantize, spared: Spared, what: str, order: list[str], most: int) -> bool:
-    """Spare one, two, four, … layers, `most` at last; tell whether a number of them holds."""
+def _least_number(attempts: Attempts, base: Pass, treat: Treatment, what: str, order: list[str], most: int) -> bool:
+    """Treat one, two, four, … layers so, `most` at last; tell whether a number of them holds."""
 
     def holds(count: int) -> bool:
         names = order[:count]
         label = f"{count} of {len(order)} layers {what} ({', '.join(names[:3])}{', …' if count > 3 else ''})"
-        return ladder.climb(label, base, spared(base, [glob.escape(name) for name in names]), costly=True)
+        return attempts.try_with(label, base, treat(base, [glob.escape(name) for name in names]), costly=True)
 
     low = 0
     for high in _doubling(most):
@@ -76,6 +73,17 @@ def _climb(ladder: Ladder, base: Quantize, spared: Spared, what: str, order: lis
     return True
 
 
+def _excluded(base: Pass, terms: list[str]) -> dict[str, Any]:
+    """Return the options that leave layers in float, too."""
+    return {"exclude": (*base.options()["exclude"], *terms)}
+
+
+def _overridden(own: dict[str, Any], base: Pass, terms: list[str]) -> dict[str, Any]:
+    """Return the options that give layers options of their own, too."""
+    known = base.options()["overrides"]
+    return {"overrides": {**known, **{term: {**known.get(term, {}), **own} for term in terms}}}
+
+
 def _doubling(most: int) -> Iterator[int]:
     count = 1
     while count < most:
@@ -85,31 +93,11 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _excluded(base: Quantize, names: list[str]) -> dict[str, Any]:
-    """Return the options that leave layers in float, too."""
-    return {"exclude": (*base.exclude, *names)}
-
-
-def _widened(wide: str, base: Quantize, names: list[str]) -> dict[str, Any]:
-    """Return the options that give layers activations of 16 bits, too."""
-    own = {name: {**base.overrides.get(name, {}), "activations": wide} for name in names}
-    return {"overrides": {**base.overrides, **own}}
-
-
-def _wide(best: Rung) -> str | None:
-    """Return the type of 16 bits that the target takes for activations of single layers, if there is one."""
-    wide = WIDE.get(best.plan.scheme.activations)
-    try:
-        return wide and dataclasses.replace(best.step, **_widened(wide, best.step, ["*"])).scheme().wide
-    except OptionError:
-        return None
-
-
-def _noise(ladder: Ladder, rung: Rung) -> Noise:
-    parts = rung.plan.parts()
+def _noise(attempts: Attempts, attempt: Attempt) -> Noise:
+    parts = attempt.plan.parts()
     if not parts:
         return {}
-    curves, _ = measure(ladder.judge, rung.step, {1.0: parts}, progress=ladder.context.progress)
+    curves, _ = measure(attempts.judge, attempt.step, {1.0: parts}, progress=attempts.context.progress)
     ratios = {name: math.inf if point.sqnr is None else point.sqnr for name, (point, *_) in curves.items()}
     return {name: 10 ** (-ratio / 10) for name, ratio in ratios.items()}
 

@@ -55,9 +55,7 @@ def _widen_node(node: ir.Node, insert: edit.Inserter) -> None:
     if op == "Constant":
         if edit.constant(node.outputs[0]) is not None and node.outputs[0].dtype in HALVES:
             wide = insert.node("Cast", [node.outputs[0]], attributes={"to": int(WIDE)}, after=node, dtype=WIDE)
-            cast = wide.producer()
-            assert cast is not None
-            edit.replace_uses(node.outputs[0], wide, except_for=[cast])
+            edit.replace_uses(node.outputs[0], wide, except_for=[edit.producer(wide)])
         return
     for name in ("to", "dtype"):
         attribute = node.attributes.get(name)

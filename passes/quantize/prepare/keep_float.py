@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
-
-from ..shared import constants
+from onnxcompress.graph import constants, edit
 
 TAKEN = ("Conv", "ConvTranspose", "Gemm")
 THROUGH = ("Clip", "Identity", "Relu")

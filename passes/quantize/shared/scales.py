@@ -290,11 +290,11 @@ def encode(
     shape = [1] * array.ndim
     if axis is not None:
         shape[axis] = -1
-    wide = scale.astype(np.float64).reshape(shape)
+    step = scale.astype(np.float64).reshape(shape)
     zero = np.asarray(zero_point, np.float64).reshape(shape)
     if grid is FLOAT8:
-        return np.clip(array.astype(np.float64) / wide, grid.low, grid.high).astype(ml_dtypes.float8_e4m3fn)
-    integers = np.rint(array.astype(np.float64) / wide) + zero
+        return np.clip(array.astype(np.float64) / step, grid.low, grid.high).astype(ml_dtypes.float8_e4m3fn)
+    integers = np.rint(array.astype(np.float64) / step) + zero
     return np.clip(integers, grid.low, grid.high).astype(grid.dtype)
 
 

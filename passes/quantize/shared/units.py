@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
-from . import constants, scales
+from . import scales
 
 Kind = Literal["compute", "cheap", "move"]
 
@@ -357,22 +357,19 @@ def bias_of(node: ir.Node, bias_node: ir.Node | None, channels: int) -> npt.NDAr
     """Return the bias of a Conv or Gemm with the Add behind it, float64 of shape (channels,); None without."""
     total: npt.NDArray[Any] | None = None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        found = constants.find(node.inputs[2])
-        assert found is not None
+        found = constants.found(node.inputs[2])
         beta = node.attributes.get_float("beta", 1.0)
         total = np.zeros(channels) + found.astype(np.float64).ravel() * beta
     if bias_node is not None:
         first = bias_node.inputs[0] is node.outputs[0]
-        array = constants.find(bias_node.inputs[1] if first else bias_node.inputs[0])
-        assert array is not None
+        array = constants.found(bias_node.inputs[1] if first else bias_node.inputs[0])
         total = (np.zeros(channels) if total is None else total) + array.astype(np.float64).ravel()
     return total
 
 
 def weight_of(node: ir.Node) -> npt.NDArray[Any]:
     """Return the weight of a Conv, Gemm or MatMul, with Gemm's alpha multiplied into it."""
-    array = constants.find(node.inputs[1])
-    assert array is not None
+    array = constants.found(node.inputs[1])
     scale = alpha(node)
     return array if scale == 1 else array * np.float32(scale)
 

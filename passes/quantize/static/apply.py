@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Refusal
 from onnxcompress.errors import PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
 from ..prepare.keep_float import keep_float
 from ..prepare.keep_moved import keep_moved
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.insert import Inserter, bypass
 from ..shared.units import alpha, bias_of, channel_axis, weight_of
 from .plan import Activation, Operand, QuantizePlan, WeightScale
@@ -47,7 +47,7 @@ class Application:
     def run(self) -> Changes:
         """Edit the model."""
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
-        whats |= dict.fromkeys(self.plan.wide, f"computes on integers, activations of {self.plan.scheme.wide}")
+        whats |= dict.fromkeys(self.plan.int16, f"computes on integers, activations of {self.plan.scheme.int16}")
         labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
         for weight in self.plan.weights:
             whats[weight.node] += f", {self._add_weight(weight)}"
@@ -159,7 +159,7 @@ class Application:
         array = constants.find(node.inputs[plan.input])
         if array is None:
             raise PassError(f"the plan has a constant at input {plan.input} of '{plan.node}', and the model has none")
-        grid = self.plan.scheme.grid_of(wide=plan.wide)
+        grid = self.plan.scheme.grid_of(int16=plan.int16)
         scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, grid.dtype)
         integers = scales.encode(array, np.array(scale), grid, zero_point=plan.zero_point)
         name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
@@ -169,18 +169,16 @@ class Application:
     def _add_activation(self, plan: Activation, value: ir.Value) -> None:
         """Put QuantizeLinear and DequantizeLinear between a tensor and its readers."""
         readers = None if plan.readers is None else [(self.node(name), index) for name, index in plan.readers]
-        graph = value.graph if readers is None else readers[0][0].graph
+        graph = edit.graph_of(value if readers is None else readers[0][0])
         # It may come out of another pair by now: that of the outer graph, or one of another type for other readers.
-        given = value if readers is None else readers[0][0].inputs[readers[0][1]]
-        assert isinstance(graph, ir.Graph)
-        assert given is not None
+        given = value if readers is None else edit.required(*readers[0])
         insert = self._inserters[graph]
         producer = given.producer() if given.graph is graph else None
         if plan.gain != 1 and producer is not None:
             given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
             bypass(producer, given)
             producer = given.producer()
-        name, dtype = plan.tensor, self.plan.scheme.grid_of(wide=plan.wide).dtype
+        name, dtype = plan.tensor, self.plan.scheme.grid_of(int16=plan.int16).dtype
         before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point, dtype)
         quantized = insert.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
         after = self._point(insert, name, plan.scale, plan.zero_point, dtype)
@@ -191,17 +189,14 @@ class Application:
             after=quantized.producer() if producer is not None else None,
         )
         if readers is None:
-            quantizer = quantized.producer()
-            assert quantizer is not None
-            edit.replace_uses(given, result, except_for=[quantizer])
+            edit.replace_uses(given, result, except_for=[edit.producer(quantized)])
         else:
             for reader, index in readers:
                 reader.replace_input_with(index, result)
 
     def _inserter(self, node: ir.Node) -> Inserter:
         """Return what adds to the graph that a node is in."""
-        assert isinstance(node.graph, ir.Graph)
-        return self._inserters[node.graph]
+        return self._inserters[edit.graph_of(node)]
 
     def _point(self, insert: Inserter, name: str, scale: float, zero_point: int, dtype: str) -> list[ir.Value]:
         """Return constants for a scale and a zero point; tensors with the same ones share them."""
@@ -216,6 +211,4 @@ class Application:
 
 def _integers(dequantized: ir.Value | None) -> ir.Value:
     """Return what the DequantizeLinear that gives a value reads."""
-    reader = dequantized.producer() if dequantized is not None else None
-    assert reader is not None and reader.inputs[0] is not None
-    return reader.inputs[0]
+    return edit.required(edit.producer(dequantized), 0)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
-
-from ..shared import constants
+from onnxcompress.graph import constants, edit
 
 if TYPE_CHECKING:
     from onnxcompress.statistics.summaries import Range
@@ -114,11 +112,11 @@ def with_masks(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, R
 
 def _is_mask(seen: Range, readers: list[Unit]) -> bool:
     """Tell whether a tensor that is added before a Softmax is a mask; one that no sample has is 0 throughout."""
-    wide = seen.low == 0 or seen.low < -WIDEST_SOFTMAX
-    return seen.high == 0 and wide and all(unit.node.op_type == "Add" or unit.kind == "move" for unit in readers)
+    beyond = seen.low == 0 or seen.low < -WIDEST_SOFTMAX
+    return seen.high == 0 and beyond and all(unit.node.op_type == "Add" or unit.kind == "move" for unit in readers)
 
 
-def too_wide(placement: Placement, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
+def beyond_8_bits(placement: Placement, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
     """Return each Softmax whose input spans too wide a range, and what gives that, with the reason."""
     found: dict[ir.Node, str] = {}
     for unit in placement.units:

@@ -12,7 +12,7 @@ from .placement import Placement
 
 
 @dataclass(eq=False)
-class Wide:
+class Int16Layers:
     """What is in 16 bits among activations of 8.
 
     Attributes
@@ -36,7 +36,7 @@ class Wide:
         return self.stored | {placement.sources[value] for unit in self.units for value in unit.inputs}
 
 
-def find_wide(placement: Placement, nodes: Iterable[ir.Node]) -> Wide:
+def find_int16(placement: Placement, nodes: Iterable[ir.Node]) -> Int16Layers:
     """Choose what is in 16 bits.
 
     Parameters
@@ -47,12 +47,12 @@ def find_wide(placement: Placement, nodes: Iterable[ir.Node]) -> Wide:
 
     Notes
     -----
-    A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what a wide layer reads
+    A tensor that is made in 8 bits gains nothing from being read in 16. So whatever makes what such a layer reads
     writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
     integers for the sake of its maker: that then has 16 bits as well.
     """
     placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
-    result = Wide()
+    result = Int16Layers()
     for node in nodes:
         unit = placed.get(node)
         read = [sources[value] for value in node.inputs if value in sources]

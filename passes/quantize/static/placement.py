@@ -145,12 +145,12 @@ class _Rules:
 def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
     """Add the units of one graph to the placement: what lies between two of them lies in their graph."""
     left_alone = rules.left_alone
-    everywhere = rules.coverage == "all"
+    all_operators = rules.coverage == "all"
     found: list[Unit] = []
     fused: set[ir.Node] = set()
     for node in graph:
-        unit = find_unit(node, rules.operators if everywhere else ())
-        if everywhere and node in fused:
+        unit = find_unit(node, rules.operators if all_operators else ())
+        if all_operators and node in fused:
             continue
         if isinstance(unit, str):
             result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
@@ -162,20 +162,20 @@ def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
             fused |= unit.fused
         elif unit is not None and unit.kind == "compute":
             result.refused.append(Refusal(edit.label(node), f"the target does not compute {node.op_type} on integers"))
-    units = _connected(found, everywhere)
+    units = _connected(found, all_operators)
     result.units += units
     _find_tensors(graph, units, result)
 
 
-def _connected(units: list[Unit], everywhere: bool) -> list[Unit]:
+def _connected(units: list[Unit], all_operators: bool) -> list[Unit]:
     """Keep the compute units, the cheap ones too if they take part everywhere, and what lies between two of them."""
-    seeds = {unit for unit in units if unit.kind == "compute" or (everywhere and unit.kind == "cheap")}
+    seeds = {unit for unit in units if unit.kind == "compute" or (all_operators and unit.kind == "cheap")}
     after: set[ir.Value] = set()
     reached: set[Unit] = set()
     for unit in units:
         if unit in seeds or after.intersection(unit.inputs):
             reached.add(unit)
-            if everywhere or unit.node.op_type not in OPEN:
+            if all_operators or unit.node.op_type not in OPEN:
                 after.update(unit.outputs)
     before: set[ir.Value] = set()
     wanted: set[Unit] = set()

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Plan
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
 
 from ..equalise.equalisation import Equalisation
 from ..prepare.prepare import FOLDS
-from ..shared import constants, scales
+from ..shared import scales
 from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
-from .int16 import Wide
+from .int16 import Int16Layers
 from .placement import Placement
 from .scheme import Granularity, Scheme
 
@@ -45,8 +45,8 @@ class Activation:
         a later pair names. They are in one graph, which may be inside the one that the tensor is in.
     gain : float
         The multiplication that gives `tensor` is left out: its input is quantized with ``scale / gain`` instead.
-    wide : bool
-        Of the scheme's wide type.
+    int16 : bool
+        In 16 bits, as `Scheme.int16` says.
     """
 
     tensor: str
@@ -54,7 +54,7 @@ class Activation:
     zero_point: int
     readers: tuple[tuple[str, int], ...] | None = None
     gain: float = 1.0
-    wide: bool = False
+    int16: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Operand:
     input: int
     scale: float
     zero_point: int
-    wide: bool = False
+    int16: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class QuantizePlan(Plan):
         What is folded first.
     nodes : tuple of str
         The nodes that compute on integers, by their first output.
-    wide : tuple of str
+    int16 : tuple of str
         Those of them that read activations of 16 bits, among others of 8.
     activations : tuple of Activation
     operands : tuple of Operand
@@ -126,7 +126,7 @@ class QuantizePlan(Plan):
     scheme: Scheme = dataclasses.field(default_factory=Scheme)
     folds: tuple[str, ...] = tuple(FOLDS)
     nodes: tuple[str, ...] = ()
-    wide: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
     activations: tuple[Activation, ...] = ()
     operands: tuple[Operand, ...] = ()
     weights: tuple[WeightScale, ...] = ()
@@ -158,7 +158,7 @@ class QuantizePlan(Plan):
         return QuantizePlan(
             scheme=self.scheme,
             nodes=(name,),
-            wide=(name,) if name in self.wide else (),
+            int16=(name,) if name in self.int16 else (),
             activations=tuple(read),
             operands=tuple(operand for operand in self.operands if operand.node == name),
             weights=tuple(weight for weight in self.weights if weight.node == name),
@@ -171,9 +171,9 @@ class QuantizePlan(Plan):
 def calibrate(
     placement: Placement,
     ranges: Mapping[str, Range],
-    wide_ranges: Mapping[str, Range],
+    int16_ranges: Mapping[str, Range],
     scheme: Scheme,
-    wide: Wide,
+    int16: Int16Layers,
     granularity: Mapping[ir.Node, Granularity],
 ) -> dict[str, Any]:
     """Return the fields of a `QuantizePlan`.
@@ -183,20 +183,20 @@ def calibrate(
     placement : Placement
     ranges : mapping of str to Range
         For each name in ``placement.sources.values()``.
-    wide_ranges : mapping of str to Range
-        The same, for as many integers as 16 bits have; empty where nothing is wide.
+    int16_ranges : mapping of str to Range
+        The same, for as many integers as 16 bits have; empty where nothing has 16 bits.
     scheme : Scheme
-    wide : Wide
+    int16 : Int16Layers
     granularity : mapping of onnx_ir.Node to str
         Of the weights of single nodes, where it is not the scheme's.
     """
-    points = _Points(placement, wide, scheme, ranges, wide_ranges)
+    points = _Points(placement, int16, scheme, ranges, int16_ranges)
     return {
         "scheme": scheme,
         "nodes": tuple(edit.output_name(unit.node) for unit in placement.units),
-        "wide": tuple(edit.output_name(unit.node) for unit in placement.units if unit in wide.units),
+        "int16": tuple(edit.output_name(unit.node) for unit in placement.units if unit in int16.units),
         "activations": tuple(_activations(placement, points)),
-        "operands": tuple(op for unit in placement.units for op in _operands(unit, scheme, wide=unit in wide.units)),
+        "operands": tuple(op for unit in placement.units for op in _operands(unit, scheme, int16=unit in int16.units)),
         "weights": _weights(placement.units, points, scheme, granularity),
         "bias_nodes": {
             edit.output_name(unit.node): edit.output_name(unit.bias_node)
@@ -217,35 +217,35 @@ class _Points:
     def __init__(
         self,
         placement: Placement,
-        wide: Wide,
+        int16: Int16Layers,
         scheme: Scheme,
         ranges: Mapping[str, Range],
-        wide_ranges: Mapping[str, Range],
+        int16_ranges: Mapping[str, Range],
     ) -> None:
-        self.wide, self._sources = wide, placement.sources
+        self.int16, self._sources = int16, placement.sources
         self._points: dict[tuple[ir.Value, bool], Point] = {}
         for source in set(placement.sources.values()):
             name = str(source.name)
-            self._points[source, False] = _scale(placement, source, ranges[name], scheme, wide=False)
-            if name in wide_ranges:
-                self._points[source, True] = _scale(placement, source, wide_ranges[name], scheme, wide=True)
+            self._points[source, False] = _scale(placement, source, ranges[name], scheme, int16=False)
+            if name in int16_ranges:
+                self._points[source, True] = _scale(placement, source, int16_ranges[name], scheme, int16=True)
 
-    def of(self, value: ir.Value, *, wide: bool) -> Point:
+    def of(self, value: ir.Value, *, int16: bool) -> Point:
         """Return those of a tensor."""
-        return self._points[self._sources[value], wide]
+        return self._points[self._sources[value], int16]
 
-    def stored_wide(self, value: ir.Value) -> bool:
+    def stored_int16(self, value: ir.Value) -> bool:
         """Tell whether a tensor that is stored as integers is so in 16 bits."""
-        return self._sources[value] in self.wide.stored
+        return self._sources[value] in self.int16.stored
 
-    def reads_wide(self, unit: Unit, value: ir.Value) -> bool:
+    def reads_int16(self, unit: Unit, value: ir.Value) -> bool:
         """Tell whether a unit reads a tensor in 16 bits."""
-        return self.wide.reads(unit, self._sources[value])
+        return self.int16.reads(unit, self._sources[value])
 
     def input_scale(self, unit: Unit) -> Any:
         """Return the scale of what a unit reads first."""
         value = unit.inputs[0]
-        scale, _ = self.of(value, wide=self.reads_wide(unit, value))
+        scale, _ = self.of(value, int16=self.reads_int16(unit, value))
         return np.asarray(scale, np.float32)[()]
 
 
@@ -254,23 +254,22 @@ def _activations(placement: Placement, points: _Points) -> Iterator[Activation]:
     readers: dict[tuple[ir.Graph | ir.Function | None, ir.Value, bool], list[tuple[str, int]]] = {}
     for unit in placement.units:
         for index in unit.data:
-            value = unit.node.inputs[index]
-            assert value is not None
-            key = (unit.node.graph, value, points.reads_wide(unit, value))
+            value = edit.required(unit.node, index)
+            key = (unit.node.graph, value, points.reads_int16(unit, value))
             readers.setdefault(key, []).append((edit.output_name(unit.node), index))
-    tensors = [(value.graph, value, everywhere) for value, everywhere in placement.tensors.items()]
-    for graph, value, everywhere in (*tensors, *((graph, value, False) for graph, value in placement.captured)):
-        stored = points.stored_wide(value)
-        if everywhere:
+    tensors = [(value.graph, value, for_all) for value, for_all in placement.tensors.items()]
+    for graph, value, for_all in (*tensors, *((graph, value, False) for graph, value in placement.captured)):
+        stored = points.stored_int16(value)
+        if for_all:
             gain = placement.makers[value].gain
-            yield Activation(str(value.name), *points.of(value, wide=stored), None, gain, stored)
-        for wide in (stored, not stored):
-            who = readers.get((graph, value, wide), [])
-            if who and not (everywhere and wide == stored):
-                yield Activation(str(value.name), *points.of(value, wide=wide), tuple(who), wide=wide)
+            yield Activation(str(value.name), *points.of(value, int16=stored), None, gain, stored)
+        for int16 in (stored, not stored):
+            who = readers.get((graph, value, int16), [])
+            if who and not (for_all and int16 == stored):
+                yield Activation(str(value.name), *points.of(value, int16=int16), tuple(who), int16=int16)
 
 
-def _scale(placement: Placement, value: ir.Value, found: Range, scheme: Scheme, *, wide: bool) -> Point:
+def _scale(placement: Placement, value: ir.Value, found: Range, scheme: Scheme, *, int16: bool) -> Point:
     maker = placement.makers.get(value)
     if maker is not None and maker.node.op_type == "Softmax":
         scale, zero_point = scales.probabilities(scheme.grid, symmetric=scheme.symmetric)
@@ -279,14 +278,14 @@ def _scale(placement: Placement, value: ir.Value, found: Range, scheme: Scheme, 
     if maker is not None and maker.bounds is not None:
         bounds = (maker.bounds[0] * maker.gain, maker.bounds[1] * maker.gain)
         if not scheme.symmetric and not scheme.power_of_two:
-            scale, zero_point = scales.within(found.low, found.high, bounds, scheme.grid_of(wide=wide))
+            scale, zero_point = scales.within(found.low, found.high, bounds, scheme.grid_of(int16=int16))
             return float(scale), zero_point
-    return _point(max(found.low, bounds[0]), min(found.high, bounds[1]), scheme, wide=wide)
+    return _point(max(found.low, bounds[0]), min(found.high, bounds[1]), scheme, int16=int16)
 
 
-def _point(low: float, high: float, scheme: Scheme, *, wide: bool) -> Point:
+def _point(low: float, high: float, scheme: Scheme, *, int16: bool) -> Point:
     """Return the scale and zero point for a range."""
-    grid = scheme.grid_of(wide=wide)
+    grid = scheme.grid_of(int16=int16)
     if scheme.symmetric:
         scale, zero_point = scales.spanning(np.array([[low, high]]), grid)
     else:
@@ -297,13 +296,12 @@ def _point(low: float, high: float, scheme: Scheme, *, wide: bool) -> Point:
     return float(scale[0]), int(zero_point[0])
 
 
-def _operands(unit: Unit, scheme: Scheme, *, wide: bool) -> list[Operand]:
+def _operands(unit: Unit, scheme: Scheme, *, int16: bool) -> list[Operand]:
     found = []
     for index in unit.operands:
-        array = constants.find(unit.node.inputs[index])
-        assert array is not None
-        point = _point(float(array.min()), float(array.max()), scheme, wide=wide)
-        found.append(Operand(edit.output_name(unit.node), index, *point, wide))
+        array = constants.found(unit.node.inputs[index])
+        point = _point(float(array.min()), float(array.max()), scheme, int16=int16)
+        found.append(Operand(edit.output_name(unit.node), index, *point, int16))
     return found
 
 

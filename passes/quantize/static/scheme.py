@@ -19,8 +19,8 @@ Granularity = Literal["tensor", "channel"]
 OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
 """Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
 
-WIDE = {"int8": "int16", "uint8": "uint16"}
-"""Type of activations → the type of those that are wider."""
+INT16 = {"int8": "int16", "uint8": "uint16"}
+"""Type of activations → the type, of the same sign, of those that have 16 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scheme:
         Weights use 7 bits.
     operators : tuple of str
         What may compute on integers or pass them through.
-    wide : str, optional
+    int16 : str, optional
         The type of the activations of single layers that are stored in 16 bits.
     coverage : {"worth", "all"}
         Which of them do; see `Quantize`.
@@ -57,7 +57,7 @@ class Scheme:
     power_of_two: bool = False
     reduce_range: bool = False
     operators: tuple[str, ...] = ()
-    wide: str | None = None
+    int16: str | None = None
     coverage: Coverage = "worth"
 
     @classmethod
@@ -88,13 +88,13 @@ class Scheme:
         """What activations may be."""
         return scales.GRIDS[self.activations]
 
-    def grid_of(self, *, wide: bool) -> scales.Grid:
-        """Return what an activation may be, where it is a wide one or not."""
-        return scales.GRIDS[self.wide] if wide and self.wide is not None else self.grid
+    def grid_of(self, *, int16: bool) -> scales.Grid:
+        """Return what an activation may be, in 16 bits or not."""
+        return scales.GRIDS[self.int16] if int16 and self.int16 is not None else self.grid
 
-    def widened(self) -> Scheme:
-        """Return the same with all activations of the wide type."""
-        return dataclasses.replace(self, activations=self.wide or self.activations)
+    def all_int16(self) -> Scheme:
+        """Return the same with all activations in 16 bits."""
+        return dataclasses.replace(self, activations=self.int16 or self.activations)
 
     @property
     def weight_grid(self) -> scales.Grid:
@@ -104,9 +104,9 @@ class Scheme:
     def saturates(self) -> bool:
         """Tell whether onnxruntime loses products of such integers on this machine."""
         full = self.weights == "int8" and not self.reduce_range
-        return full and self.activations in WIDE and products_saturate()
+        return full and self.activations in INT16 and products_saturate()
 
     @property
     def opset(self) -> int:
         """The first opset that can say all this."""
-        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.wide or self.activations))
+        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.int16 or self.activations))

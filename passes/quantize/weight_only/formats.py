@@ -29,13 +29,6 @@ COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 """What MatMulNBits and GatherBlockQuantized compute in on a CPU."""
 
 
-def array_of(value: ir.Value) -> Array:
-    """Return what a constant holds."""
-    tensor = edit.constant(value)
-    assert tensor is not None
-    return tensor.numpy()
-
-
 def reads_rows(node: ir.Node, index: int) -> bool:
     """Tell whether a node looks up rows of its input `index`."""
     return edit.op_of(node) == "Gather" and index == 0 and edit.int_attribute(node, "axis", 0) == 0
@@ -68,9 +61,7 @@ def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int
 
 
 def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
-    graph = value.graph
-    assert isinstance(graph, ir.Graph)
-    writer = _Dequantizer(value, stored, Inserter(graph, names), version)
+    writer = _Dequantizer(value, stored, Inserter(edit.graph_of(value), names), version)
     for user, index in list(value.uses()):
         if reads_rows(user, index) and writer.rows_can_wait:
             writer.behind(user)
@@ -84,7 +75,7 @@ class _Dequantizer:
     """Adds the integers of one weight, and DequantizeLinear before or behind what reads them."""
 
     def __init__(self, value: ir.Value, stored: StoredWeight, inserter: Inserter, version: int) -> None:
-        array, name = array_of(value), str(value.name)
+        array, name = edit.array(value), str(value.name)
         self._name, self._stored, self._inserter = name, stored, inserter
         self._dtype = ir.DataType.from_numpy(array.dtype)
         # onnxruntime's DequantizeLinear has no bfloat16, and that of older opsets no float16 either.
@@ -110,12 +101,10 @@ class _Dequantizer:
 
     def behind(self, gather: ir.Node) -> None:
         """Let Gather look up integers, and with blocks their scales, and convert what it found."""
-        graph, rows = gather.graph, gather.outputs[0]
-        assert isinstance(graph, ir.Graph)
-        name, inserter, indices = str(rows.name), Inserter(graph, self._inserter.names), gather.inputs[1]
+        rows, indices = gather.outputs[0], edit.required(gather, 1)
+        name, inserter = str(rows.name), Inserter(edit.graph_of(gather), self._inserter.names)
         gather.replace_input_with(0, self._inputs[0])
         inputs = [rows, *self._inputs[1:]]
-        assert indices is not None
         if self._stored.block_size:
             inputs[1:] = [inserter.add("Gather", [v, indices], f"{v.name}_rows", after=gather) for v in inputs[1:]]
         last = inputs[1].producer() if self._stored.block_size else gather  # the first one added is the last by now
@@ -127,23 +116,19 @@ class _Dequantizer:
     def _dequantized(self, inserter: Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None) -> ir.Value:
         axis = None if self._stored.axis is None else self._stored.axis if after is None else -1
         result = inserter.add("DequantizeLinear", inputs, name, axis=axis, after=after)
-        node = result.producer()
-        assert node is not None
+        node = edit.producer(result)
         if self._stored.block_size:
             edit.set_attribute(node, "block_size", self._stored.block_size)
         if not self._casts:
             return result
         cast = inserter.add("Cast", [result], f"{name}_cast", after=node)
-        producer = cast.producer()
-        assert producer is not None
-        edit.set_attribute(producer, "to", int(self._dtype))
+        edit.set_attribute(edit.producer(cast), "to", int(self._dtype))
         return cast
 
 
 def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
     """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), each a weight less `-low`, packed."""
-    graph, array = value.graph, array_of(value)
-    assert isinstance(graph, ir.Graph)
+    graph, array = edit.graph_of(value), edit.array(value)
     bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
     low, inserter = scales.GRIDS[stored.dtype].low, Inserter(graph, names)
     integers = (stored.encode(array) - low).astype(np.uint8)
@@ -167,8 +152,7 @@ def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> No
 
 def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
     """Make GatherBlockQuantized of each Gather; of 8 bits it knows the unsigned ones only."""
-    graph, array = value.graph, array_of(value)
-    assert isinstance(graph, ir.Graph)
+    graph, array = edit.graph_of(value), edit.array(value)
     bits, name, inserter = BITS[stored.dtype], str(value.name), Inserter(graph, names)
     low, dtype = (scales.GRIDS[stored.dtype].low, "uint8") if bits == 8 else (0, stored.dtype)
     integers, scale, zero_point = (

@@ -17,7 +17,7 @@ from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.gram import grams_of
-from onnxcompress.statistics.segments import Walk
+from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared.gptq import gptq
 from ..shared.layers import Layer
@@ -76,10 +76,10 @@ def compensate(
     jobs = _jobs(copy, weights)
     samples = samples.head(SAMPLES)
     with temporary_folder() as folder:
-        walk = Walk(copy, samples, folder)
+        segmented = SegmentedRun(copy, samples, folder)
         for done, (name, node) in enumerate(jobs.items()):
             try:
-                found[name] = _rounded(walk, node, found[name])
+                found[name] = _rounded(segmented, node, found[name])
             except PassError as error:
                 refused.append(Refusal(name, f"rounded to nearest: {error}"))
             progress("gptq", done + 1, len(jobs))
@@ -118,22 +118,18 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
     return found
 
 
-def _rounded(walk: Walk, node: ir.Node, stored: StoredWeight) -> StoredWeight:
+def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
-    value, read = node.inputs[1], node.inputs[0]
-    tensor = edit.constant(value)
-    assert value is not None
-    assert read is not None
-    assert tensor is not None
-    array = tensor.numpy()
+    value, read = edit.required(node, 1), edit.required(node, 0)
+    array = edit.array(value)
     layer = Layer(node)
     matrices = layer.blocks(array)
     if matrices.shape[-1] > MOST_COLUMNS:
         raise PassError(f"it sums over {matrices.shape[-1]} products; a Gram matrix has {MOST_COLUMNS} columns at most")
-    walk.advance(edit.output_name(node))
-    if not walk.has(str(read.name)):
+    segmented.advance(edit.output_name(node))
+    if not segmented.has(str(read.name)):
         raise PassError("what it is multiplied by is constant")
-    rows = _rows(layer, walk.fetch(str(read.name)), walk.samples)
+    rows = _rows(layer, segmented.fetch(str(read.name)), segmented.samples)
     parts = ((r, r[..., :0], np.zeros(r.shape[-2], bool)) for r in rows)
     grams = grams_of(parts, str(read.name))[0].own
     step, zero = (

@@ -19,9 +19,9 @@ from corpus.topologies import TOPOLOGIES
 from onnxcompress.contract import Context, Plan
 from onnxcompress.graph import edit, shapes
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize.equalise.axes import Tied
+from onnxcompress.passes.quantize.equalise import smooth_quant as factors
+from onnxcompress.passes.quantize.equalise.axes import Scalable
 from onnxcompress.passes.quantize.equalise.equalisation import Equalisation, apply_equalisation, equalise
-from onnxcompress.passes.quantize.equalise.equalisation import smooth_quant as factors
 from onnxcompress.passes.quantize.prepare.prepare import prepare
 from onnxcompress.samples.samples import load_samples
 
@@ -190,7 +190,7 @@ def test_layers_that_share_a_bias_share_their_factors() -> None:
 def test_classic_factors_make_rows_and_columns_as_large_as_each_other() -> None:
     subject = net("c = Conv(x, w1, b1) r = Relu(c) y = Conv(r, w2, b2)")
     feeds = feeds_of(subject)
-    result, _ = equalised(subject, feeds, granularity="tensor")
+    result, _ = equalised(subject, feeds, per_channel=False)
     assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-5)
     nodes = {edit.output_name(node): node for node in result.graph}
     w1, w2 = (np.abs(edit.constant(nodes[n].inputs[1]).numpy()) for n in ("c", "y"))  # type: ignore[union-attr]
@@ -308,9 +308,9 @@ def test_a_bias_stays_where_the_reader_pads() -> None:
 # --- any factors at all ----------------------------------------------------------------------------------------------
 
 
-def at_random(tied: Tied, measured: Mapping[tuple[str, int], factors.Measured], **_: Any) -> np.ndarray:
-    low, high = factors.limits(tied, measured)
-    return np.clip(2.0 ** np.random.default_rng(0).uniform(-3, 3, tied.size), low, high)
+def at_random(scalable: Scalable, measured: Mapping[tuple[str, int], factors.Measured], **_: Any) -> np.ndarray:
+    low, high = factors.limits(scalable, measured)
+    return np.clip(2.0 ** np.random.default_rng(0).uniform(-3, 3, scalable.size), low, high)
 
 
 GRAPHS: dict[str, Callable[[], ir.Model]] = {name: make for name, (make, _) in TOPOLOGIES.items()} | {
@@ -320,7 +320,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {name: make for name, (make, _) in T
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_function_stays_whatever_the_factors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxcompress.passes.quantize.equalise.choose", at_random)
+    monkeypatch.setattr("onnxcompress.passes.quantize.equalise.equalisation.choose", at_random)
     subject = GRAPHS[name]()
     prepare(subject)
     feeds = drawn_feeds(subject, batch=4)

@@ -86,7 +86,7 @@ def test_dynamic_quantization_uses_7_bits_where_it_must(
     found: dict[str, Any] = {}
     for weights in ("int8", "uint8"):
         step = QuantizeDynamic(weights=weights)  # type: ignore[arg-type]
-        found[weights] = step.plan(net(), Context(net())).largest
+        found[weights] = step.plan(net(), Context(net())).weights[0].largest
     assert found == {"int8": largest, "uint8": 127}
 
 
@@ -101,7 +101,7 @@ def test_a_model_for_this_machine_loses_nothing_on_it() -> None:
 def test_a_model_for_another_machine_is_right_there(
     literally: Callable[[ir.Model, Feeds], Feeds], max_drop: float | None
 ) -> None:
-    """Corrections, and the rungs that are judged, are what QuantizeLinear says, not what kernels here make of it."""
+    """Corrections, and the attempts that are judged, are what QuantizeLinear says, not what kernels here make of it."""
     subject = net()
     step = Quantize(target="onnxruntime-cpu", max_drop=max_drop, exclude=("y",))
     context = Context(subject, samples=load_samples(feeds(), subject), metric="cosine")

@@ -16,7 +16,7 @@ from onnxcompress.contract import Context
 from onnxcompress.errors import PassError
 from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize.max_drop.exclude import float_first
-from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.prepare import prepare
 from onnxcompress.passes.quantize.static.plan import QuantizePlan
 from onnxcompress.samples.samples import load_samples
 
@@ -26,7 +26,7 @@ NET = """g (float[N,8,1,1] x) => (float[N,4] y) {
     a = Conv(x, w1) r = Relu(a) b = Conv(r, w2) s = Relu(b) c = Conv(s, w3) t = Relu(c)
     f = Flatten(t) y = Gemm(f, w4, b4) }"""
 W2 = {"w1": (8, 16), "w2": (16, 4)}
-RUNGS = [
+MEASURES = [
     "rounded to nearest",
     "ranges by percentile",
     "ranges by mse",
@@ -49,41 +49,41 @@ def rows(seed: int = 0, count: int = 128) -> Feeds:
     return {"x": np.random.default_rng(seed).normal(size=(count, 8, 1, 1)).astype(np.float32)}
 
 
-def climbed(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> QuantizePlan:
+def held(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> QuantizePlan:
     context = Context(subject, samples=load_samples(feeds or rows(), subject), metric="cosine")
     return Quantize(**options).plan(subject, context)
 
 
-def rungs(plan: QuantizePlan) -> list[str]:
-    """Return what is said of the ladder, which comes before what is said of this machine's CPU."""
+def attempts(plan: QuantizePlan) -> list[str]:
+    """Return what is said of the attempts, which comes before what is said of this machine's CPU."""
     return [note for note in plan.notes if "VNNI" not in note]
 
 
 def names(plan: QuantizePlan) -> list[str]:
-    return [note.split(":")[0] for note in rungs(plan)]
+    return [note.split(":")[0] for note in attempts(plan)]
 
 
-def test_it_stops_at_the_first_rung_that_holds() -> None:
-    plan = climbed(net(), max_drop=0.5)
-    assert names(plan) == RUNGS[:1]
+def test_it_stops_at_the_first_attempt_that_holds() -> None:
+    plan = held(net(), max_drop=0.5)
+    assert names(plan) == MEASURES[:1]
     assert all(weight.integers is None for weight in plan.weights)
 
 
 def test_on_a_target_without_16_bits_layers_go_straight_to_float() -> None:
-    plan = climbed(net(), max_drop=0.0)
-    assert names(plan)[:6] == RUNGS
+    plan = held(net(), max_drop=0.0)
+    assert names(plan)[:6] == MEASURES
     assert [" ".join(name.split()[:6]) for name in names(plan)[6:9]] == [
         "1 of 4 layers in float",
         "2 of 4 layers in float",
         "3 of 4 layers in float",
     ]
-    assert rungs(plan)[9:] == ["no rung loses at most 0; the best one is taken"]
-    assert plan.wide == ()
+    assert attempts(plan)[9:] == ["no attempt loses at most 0; the best one is taken"]
+    assert plan.int16 == ()
 
 
 def test_on_a_target_with_16_bits_those_come_before_float() -> None:
-    plan = climbed(net(), max_drop=0.0, target="qnn")
-    assert names(plan)[:6] == RUNGS
+    plan = held(net(), max_drop=0.0, target="qnn")
+    assert names(plan)[:6] == MEASURES
     tried = [(name.split()[0], name.split(" layers ")[1].split(" (")[0]) for name in names(plan)[6:-1]]
     wide = "with activations of 16 bits"
     assert tried == [("1", wide), ("2", wide), ("4", wide), ("1", "in float"), ("2", "in float"), ("3", "in float")]
@@ -100,14 +100,14 @@ def test_the_layer_with_the_bad_range_is_the_one_in_16_bits() -> None:
         y, z = (plain_run(m, rows(7))["y"].astype(np.float64) for m in (subject, copy))
         loss[wide] = 1 - float(np.mean((y * z).sum(1) / np.linalg.norm(y, axis=1) / np.linalg.norm(z, axis=1)))
     assert loss["b",] < loss[()] / 10
-    plan = climbed(subject, max_drop=loss[()] / 10, target="qnn")
-    assert plan.wide == ("b",)
+    plan = held(subject, max_drop=loss[()] / 10, target="qnn")
+    assert plan.int16 == ("b",)
     assert {"a", "b", "c", "y"} <= set(plan.nodes), "nothing is left in float"
 
 
 def test_ranges_that_the_user_chose_are_kept() -> None:
-    plan = climbed(net(), max_drop=0.0, calibration="entropy")
-    assert names(plan)[:4] == ["rounded to nearest", *RUNGS[3:]]
+    plan = held(net(), max_drop=0.0, calibration="entropy")
+    assert names(plan)[:4] == ["rounded to nearest", *MEASURES[3:]]
 
 
 def test_ranges_by_percentile_stay_where_they_help() -> None:
@@ -115,9 +115,9 @@ def test_ranges_by_percentile_stay_where_they_help() -> None:
     subject = model("g (float[N,1024] x) => (float[N,4] y) { y = Gemm(x, w) }", {"w": (1024, 4)})
     feeds = {"x": np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)}
     feeds["x"][0, 0] = 400
-    (activation,) = climbed(subject, feeds, max_drop=0.0).activations
+    (activation,) = held(subject, feeds, max_drop=0.0).activations
     assert activation.scale < 15 / 255
-    (activation,) = climbed(subject, feeds, max_drop=1.0).activations
+    (activation,) = held(subject, feeds, max_drop=1.0).activations
     assert activation.scale > 400 / 255
 
 
@@ -130,14 +130,14 @@ def test_where_a_model_cannot_be_raised_16_bits_are_not_possible(monkeypatch: py
         return raised(subject, to)
 
     monkeypatch.setattr(prepare, "raise_opset", fails)
-    plan = climbed(net(), max_drop=0.0, target="qnn")
-    assert rungs(plan)[6] == "layers with activations of 16 bits: not possible, onnx's version converter fails"
-    assert "1 of 4 layers in float" in rungs(plan)[7]
+    plan = held(net(), max_drop=0.0, target="qnn")
+    assert attempts(plan)[6] == "layers with activations of 16 bits: not possible, onnx's version converter fails"
+    assert "1 of 4 layers in float" in attempts(plan)[7]
     with pytest.raises(PassError, match="version converter"):
-        climbed(net(), max_drop=0.0, target="qnn", overrides={"b": {"activations": "uint16"}})
+        held(net(), max_drop=0.0, target="qnn", overrides={"b": {"activations": "uint16"}})
 
 
-def test_the_text_report_lists_the_rungs() -> None:
+def test_the_text_report_lists_the_attempts() -> None:
     _, report = apply(net(), [Quantize(max_drop=0.0, target="qnn")], data=rows(), metric="cosine")  # type: ignore[arg-type]
     console = Console(width=200)
     with console.capture() as captured:
@@ -146,8 +146,8 @@ def test_the_text_report_lists_the_rungs() -> None:
     found = [" ".join(line).removeprefix("quantize ") for line in lines]
     for note in (change.what for change in report.steps[0].done if change.subject == "model"):
         assert note in found
-    for rung in RUNGS:
-        assert sum(line.startswith(f"{rung}: cosine 0.9") for line in found) == 1
+    for measure in MEASURES:
+        assert sum(line.startswith(f"{measure}: cosine 0.9") for line in found) == 1
 
 
 def test_layers_next_to_each_other_go_to_float_together() -> None:
@@ -173,12 +173,12 @@ def test_the_least_number_of_layers_that_holds_is_looked_for() -> None:
     subject = deep(12)
     feeds = {"x": np.random.default_rng(3).normal(size=(128, 8)).astype(np.float32)}
     losses = {}
-    for note in rungs(climbed(subject, feeds, max_drop=0.0)):
+    for note in attempts(held(subject, feeds, max_drop=0.0)):
         if "layers in float" in note:
             losses[int(note.split()[0])] = float(note.split("lost ")[1].split()[0])
     assert list(losses) == [1, 2, 4, 8, 11]
-    plan = climbed(subject, feeds, max_drop=(losses[8] + losses[4]) / 2)
-    tried = [int(note.split()[0]) for note in rungs(plan) if "layers in float" in note]
+    plan = held(subject, feeds, max_drop=(losses[8] + losses[4]) / 2)
+    tried = [int(note.split()[0]) for note in attempts(plan) if "layers in float" in note]
     assert tried[:5] == [1, 2, 4, 8, 6]
     assert len(plan.weights) >= 12 - 8
 
@@ -192,8 +192,8 @@ def test_a_lucky_model_does_not_hold() -> None:
     labels = np.where(np.arange(400) % 2, scores.argmax(1), second)  # right and wrong alike, wherever it is close
     samples = load_samples({**feeds, "labels": labels}, subject)
     plan = Quantize(max_drop=0.0).plan(subject, Context(subject, samples=samples, metric="top1"))
-    first = rungs(plan)[0]
+    first = attempts(plan)[0]
     lost, error = (float(part) for part in first.split("lost ")[1].split(" on ")[0].split(" ± "))
     assert abs(lost) <= error
     assert error > 0
-    assert len(rungs(plan)) > 1
+    assert len(attempts(plan)) > 1
