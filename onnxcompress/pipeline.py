@@ -12,13 +12,14 @@ import onnx_ir as ir
 
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, VerifyError
+from .evidence import Stage, Step
 from .files import check_target
 from .graph import cost, edit
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
 from .progress import Progress, silent
-from .report import Report, Stage, Step
+from .report import Report
 from .verify import Verifier
 
 if TYPE_CHECKING:
@@ -173,11 +174,16 @@ class Run:
         changes = step.apply(copy, plan)
         if changes.done:
             try:
-                self._verifier.check(copy, tolerance=step.tolerance, retyped=step.retypes, freezes=step.freezes)
+                promised = step.promise
+                self._verifier.check(
+                    copy, tolerance=promised.tolerance, retyped=promised.retypes, freezes=promised.freezes
+                )
             except VerifyError as error:
                 raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
             self.model = copy
-        self.report.steps.append(Step(step.name, step.options(), list(changes.done), list(changes.refused)))
+        self.report.steps.append(
+            Step(step.name, step.options(), list(changes.done), list(changes.refused), list(changes.notes))
+        )
         self._measure(step.name)
         self.progress(step.name, 1, 1)
         return plan

@@ -15,7 +15,8 @@ from rich.console import Console
 from onnxcompress.contract import Change, Refusal
 from onnxcompress.display import page, units
 from onnxcompress.evaluation.slowness import LayerTime, NotFaster, OperatorTime
-from onnxcompress.report import Report, Stage, Step
+from onnxcompress.evidence import Stage, Step
+from onnxcompress.report import Report
 
 VOID = {"meta", "link", "br", "hr", "img"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,7 @@ import onnx_ir as ir
 
 from ..graph import constants, edit, shapes
 from .labels import Labels, Rows
-
-if TYPE_CHECKING:
-    from .movement import Trace
+from .trace import Trace
 
 Axes = list[Rows | None]
 """The label rows of each axis; None for an axis whose positions nothing may remove one by one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,9 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.shapes import run_node
+from .engine import Engine
 from .labels import Rows
-
-if TYPE_CHECKING:
-    from .engine import Engine
-
-Field = npt.NDArray[np.int64]
-"""A number for every element of an output; axes along which nothing changes have extent 1."""
+from .trace import Field, Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +37,6 @@ class Move:
     parameter: int | None = None
     independent: bool = False
     unchanged: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """Where the elements of one output come from.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        The output's shape, as the operator was run.
-    sources : list of Field
-        For each axis of the inputs: the position there, counted from 1 and on from one input to the next; 0 is padding.
-    padded : list of bool arrays
-        For each axis of the output: where nothing but padding goes.
-    """
-
-    shape: tuple[int, ...]
-    sources: list[Field]
-    padded: list[npt.NDArray[np.bool_]]
 
 
 MOVES: dict[str, Move] = {
@@ -118,6 +95,16 @@ def moved_inputs(node: ir.Node) -> list[ir.Value]:
     """Return the inputs whose elements a node moves."""
     moved = node.inputs if MOVES[edit.op_of(node)].data is None else node.inputs[:1]
     return [value for value in moved if value is not None]
+
+
+def padding(engine: Engine, node: ir.Node) -> float:
+    """Return what Pad fills with: zero where nothing is given, NaN where only a run knows, or the mode copies."""
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    given = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+    if mode != "constant":
+        return np.nan
+    known = np.zeros(1) if given is None else engine.known.values.get(given)
+    return np.nan if known is None else float(known.ravel()[0])
 
 
 def trace(engine: Engine, node: ir.Node) -> list[Trace] | None:

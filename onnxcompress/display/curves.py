@@ -23,7 +23,8 @@ def table(found: Sensitivity) -> list[RenderableType]:
     """Return the drop of each group at each share, the most sensitive group first."""
     from rich.text import Text
 
-    from .tables import gathered, new_table, titled
+    from .layout import new_table, titled
+    from .tables import gathered
 
     if not found.shares:
         return _layers(found)
@@ -46,7 +47,8 @@ def _layers(found: Sensitivity) -> list[RenderableType]:
     """Return what each layer costs alone, the one that hurts most first."""
     from rich.text import Text
 
-    from .tables import gathered, new_table, titled
+    from .layout import new_table, titled
+    from .tables import gathered
 
     rows = new_table((">rank", "layer, alone", f">{found.metric} lost", ">SQNR dB"))
     worst = sorted(found.curves.items(), key=lambda item: math.inf if item[1][0].sqnr is None else item[1][0].sqnr)

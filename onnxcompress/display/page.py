@@ -13,7 +13,7 @@ from . import slowness, units
 
 if TYPE_CHECKING:
     from ..contract import Refusal
-    from ..report import Report, Stage
+    from ..evidence import Evidence, Stage
 
 MOST_LAYERS = 40
 """Bars in the chart of layers; what is smaller is added up in one more."""
@@ -98,12 +98,12 @@ class Chart:
     up: list[Tick]
 
 
-def render(report: Report) -> str:
+def render(report: Evidence) -> str:
     """Return the page of a run.
 
     Parameters
     ----------
-    report : Report
+    report : Evidence
     """
     steps = [(step, reasons(step.refused)) for step in report.steps]
     return fill(
@@ -140,7 +140,7 @@ def fill(template: str, **variables: Any) -> str:
     return environment.get_template(template).render(**variables)
 
 
-def tiles(report: Report) -> list[Tile]:
+def tiles(report: Evidence) -> list[Tile]:
     """Return what matters most: the last stage beside the first."""
     if not report.stages:
         return []

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from . import units
+from .layout import new_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,8 +44,6 @@ def shares(found: NotFaster) -> str:
 
 def table(found: NotFaster) -> RenderableType:
     """Return the layers that cost the time."""
-    from .tables import new_table
-
     rows = new_table(("most costly node", "kernel", ">ms", ">was", ">share", "why"))
     for layer in found.layers[:MOST_LAYERS]:
         times = (units.milliseconds(layer.after), units.milliseconds(layer.before))

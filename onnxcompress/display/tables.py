@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..contract import MODEL
 from . import slowness, units
+from .layout import new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from ..contract import Refusal
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
+    from ..evidence import Evidence, Step
     from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
-    from ..report import Report, Step
     from ..targets.linter import LintReport
     from .catalogue import Entry
 
@@ -31,26 +32,10 @@ MOST_REASONS = 6
 """Reasons shown for each pass; the report has all of them."""
 
 
-def new_table(columns: Iterable[str]) -> Table:
-    """Return an empty table; a column whose title begins with ``>`` is one of numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        if column.startswith(">"):
-            table.add_column(column[1:], justify="right", no_wrap=True)
-        else:
-            table.add_column(column, overflow="fold")
-    return table
-
-
-def titled(title: str, table: Table) -> Group:
-    """Put a line above a table; Rich's own title would be wrapped to the table's width."""
-    return Group(Text(title, "bold"), table)
-
-
-def report(found: Report) -> RenderableType:
+def report(found: Evidence) -> RenderableType:
     """Return the stages, what befell models as a whole, and what costs the time where the result is not faster."""
     parts = [stages(found)]
-    if any(change.subject == "model" for step in found.steps for change in step.done):
+    if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
     if found.not_faster:
         parts.append(slowness.table(found.not_faster))
@@ -58,15 +43,19 @@ def report(found: Report) -> RenderableType:
 
 
 def notes(found: Sequence[Step]) -> Table:
-    """Return what passes did to the model as a whole, and how they chose it."""
+    """Return how passes chose what they did, and what they did to the model as a whole."""
     table = new_table(("pass", "on the whole"))
     for step in found:
-        for number, change in enumerate(change for change in step.done if change.subject == "model"):
-            table.add_row("" if number else step.name, Text(change.what))
+        for number, text in enumerate(_on_the_whole(step)):
+            table.add_row("" if number else step.name, Text(text))
     return table
 
 
-def stages(report: Report) -> RenderableType:
+def _on_the_whole(step: Step) -> list[str]:
+    return [*step.notes, *(change.what for change in step.done if change.subject == MODEL)]
+
+
+def stages(report: Evidence) -> RenderableType:
     """Return what was measured at each stage."""
     agreement = [] if report.metric == "agreement" else [">agree"]
     table = new_table(
@@ -113,6 +102,8 @@ def plans(found: Sequence[Step]) -> list[RenderableType]:
             table.add_row("do", Text(change.subject), Text(change.what))
         for refusal in step.refused:
             table.add_row("leave", Text(refusal.subject), Text(refusal.reason))
+        for text in step.notes:
+            table.add_row("note", "", Text(text))
         if not step.done and not step.refused:
             table.add_row("nothing", "", "there is nothing for it to do")
         parts.append(titled(f"{step.name} {options}".strip(), table))

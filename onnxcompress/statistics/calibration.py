@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .histogram import Histogram
+from .observation import Observation
 from .summaries import Range
-
-if TYPE_CHECKING:
-    from .ranges import Observation
 
 Method: TypeAlias = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -18,7 +18,8 @@ from .calibration import COUNTED, Method, clipped_range
 from .channel_histogram import MOST_CHANNELS, ChannelCounter, ChannelHistogram
 from .extremes import Extremes, ExtremesCollector
 from .fetch import fetch
-from .ranges import LIMIT_BYTES, Observation, observe_constant, plain, refuse
+from .observation import Observation
+from .ranges import LIMIT_BYTES, observe_constant, plain, refuse
 from .summaries import check_axis
 from .taps import find_values, measure_shapes
 

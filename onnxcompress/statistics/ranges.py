@@ -7,7 +7,6 @@ so are all figures the same, to the last bit, whatever the batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,8 @@ from .calibration import COUNTED, Method, clipped_range
 from .extremes import ExtremesCollector
 from .fetch import fetch
 from .histogram import Counter, Histogram, to_float32
-from .summaries import ChannelMean, Range
+from .observation import Observation
+from .summaries import Range
 from .taps import find_values
 
 if TYPE_CHECKING:
@@ -28,30 +28,6 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 150_000_000
 """How many bytes of tensors are fetched at once; each lot takes one pass over the samples."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the samples showed of one tensor; merging is associative and commutative, to the last bit.
-
-    Attributes
-    ----------
-    extremes : Range
-        The smallest and the largest value; ``Range(inf, -inf)`` of no values.
-    means : ChannelMean
-        Two channels: the sums of the single samples' smallest and largest values. Samples of no values do not count.
-    histogram : Histogram or None
-        None unless asked for.
-    """
-
-    extremes: Range
-    means: ChannelMean
-    histogram: Histogram | None
-
-    def merge(self, other: Observation) -> Observation:
-        """Return the observation of both."""
-        both = self.histogram and other.histogram and self.histogram.merge(other.histogram)
-        return Observation(self.extremes.merge(other.extremes), self.means.merge(other.means), both)
 
 
 def collect_ranges(

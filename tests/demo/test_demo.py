@@ -14,7 +14,8 @@ import pytest
 from onnxcompress.demo.data import SPLITS, load_split
 from onnxcompress.demo.run import Demonstration, run_demo
 from onnxcompress.errors import DataError, OutputError
-from onnxcompress.report import Report, Stage
+from onnxcompress.evidence import Stage
+from onnxcompress.report import Report
 
 pytest.importorskip("sklearn")
 

@@ -13,7 +13,8 @@ from onnxcompress.samples.samples import load_samples
 from onnxcompress.statistics.calibration import METHODS, clipped_range
 from onnxcompress.statistics.channel_ranges import collect_channel_ranges
 from onnxcompress.statistics.histogram import POSITIONS, Histogram, positions
-from onnxcompress.statistics.ranges import Observation, observe
+from onnxcompress.statistics.observation import Observation
+from onnxcompress.statistics.ranges import observe
 from onnxcompress.statistics.summaries import Range
 
 QUIET = {"progress": lambda _what, _done, _total: None}

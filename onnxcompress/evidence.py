@@ -1,0 +1,110 @@
+"""What was done, refused and measured, as data and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .contract import Change, Refusal
+
+if TYPE_CHECKING:
+    from .evaluation.slowness import NotFaster
+
+
+@dataclass
+class Stage:
+    """What was measured of the model at one point of the pipeline.
+
+    Attributes
+    ----------
+    name : str
+        "original", or the pass that made it.
+    bytes, parameters, macs : int
+        Of the saved model; multiply-accumulates of one sample.
+    metric, agreement : float or None
+        The metric, and the share of samples on which it decides as the original does.
+    milliseconds, ratio : float or None
+        Median latency of one sample, all stages interleaved in one process, and its ratio to the original's.
+    """
+
+    name: str
+    bytes: int
+    parameters: int
+    macs: int
+    metric: float | None = None
+    agreement: float | None = None
+    milliseconds: float | None = None
+    ratio: float | None = None
+
+
+@dataclass
+class Step:
+    """What one pass did.
+
+    Attributes
+    ----------
+    name, options :
+        The pass.
+    done : list of Change
+    refused : list of Refusal
+    notes : list of str
+        What else the pass tells: how it chose, what it measured.
+    """
+
+    name: str
+    options: dict[str, Any]
+    done: list[Change]
+    refused: list[Refusal]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Evidence:
+    """The evidence of one run of a pipeline.
+
+    Attributes
+    ----------
+    metric : str or None
+        The metric's name; None when there were no samples.
+    data : str or None
+        Where the samples came from; "random" samples say nothing about the model's job.
+    random : bool
+    samples : int
+        How many samples were scored.
+    seed : int
+    steps : list of Step
+    stages : list of Stage
+        The original first.
+    layers : dict
+        Layer → bytes of its weights (before, after).
+    not_faster : NotFaster or None
+        Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
+    unmet : list of str
+        What was asked for and is not kept, each after the pass that could not; empty when all holds.
+    notes : list of str
+        What else is to be known of the evidence: random numbers in the model, outputs of another size.
+    versions : dict
+        Package → version.
+    stays : list of str
+        Data files of a model that was overwritten which were not removed, and why.
+    """
+
+    metric: str | None = None
+    data: str | None = None
+    random: bool = False
+    samples: int = 0
+    seed: int = 0
+    steps: list[Step] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    not_faster: NotFaster | None = None
+    unmet: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    stays: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
+        return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
