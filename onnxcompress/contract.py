@@ -3,6 +3,10 @@
 A pass is a frozen dataclass: its fields are its options, checked when it is made. `plan` reads the model and asks
 the `Context` for what it needs; `apply` edits a model by a plan alone. So a plan can be printed, saved, edited by
 hand and replayed.
+
+The core knows no pass by name. It asks each for five things: its `name`, what it `needs` and what it has a `promise`
+for, before it runs; then for `plan` and `apply`. The class of its plans is the annotation of what `plan` returns, and
+`Plan.parts` tells whether a plan can be taken apart.
 """
 
 from __future__ import annotations
@@ -35,9 +39,13 @@ if TYPE_CHECKING:
     from .verify import Verifier
 
 
+MODEL = "model"
+"""The subject of what concerns a model as a whole."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One thing that a pass did: to which node or tensor, and what."""
+    """One thing that a pass did: to which node or tensor (or `MODEL`), and what."""
 
     subject: str
     what: str
@@ -53,18 +61,56 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a pass did and what it refused."""
+    """What a pass did, what it refused, and what else it wants to tell: how it chose, what it measured."""
 
     done: tuple[Change, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a pass needs from its context; checked before the first pass of a recipe runs."""
+    """What a pass needs from its context; checked before the first pass of a recipe runs.
+
+    Attributes
+    ----------
+    samples, training : bool
+        It cannot do without.
+    welcome : bool
+        It is fitted to samples where there are some, and does without where there are none.
+    """
 
     samples: bool = False
     training: bool = False
+    welcome: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """Whether the pass is fitted to samples that it is given."""
+        return self.samples or self.welcome
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What holds of the model that a pass leaves, beside what holds of every one; the verifier goes by it.
+
+    Attributes
+    ----------
+    tolerance : float or None
+        The outputs are the same, to this relative error; a model whose outputs differ by more is rolled back. None:
+        they change.
+    freezes : bool
+        Inputs of the model that have a default may become constants.
+    retypes : bool
+        Floating-point inputs and outputs of the model have another such type.
+    exact : bool
+        The model is judged with exact products of integers, of which onnxruntime loses some on this machine.
+    """
+
+    tolerance: float | None = None
+    freezes: bool = False
+    retypes: bool = False
+    exact: bool = False
 
 
 PlanT = TypeVar("PlanT", bound="Plan")
@@ -80,15 +126,13 @@ class Plan:
         What is left alone, and why.
     unmet : tuple of str
         What was asked for and could not be kept (a largest drop), each with what was reached.
+    notes : tuple of str
+        What else is to be known of how it was found.
     """
 
     refused: tuple[Refusal, ...] = ()
     unmet: tuple[str, ...] = ()
-
-    @property
-    def exact(self) -> bool:
-        """Whether the model is judged with exact products of integers, which onnxruntime does not compute here."""
-        return False
+    notes: tuple[str, ...] = ()
 
     def parts(self: PlanT) -> dict[str, PlanT]:
         """Return a plan for each subject (a group, a weight) alone; none where they hang together."""
@@ -131,18 +175,11 @@ class Pass:
     ----------
     needs : Needs
         What must be there before the pass can run. An instance whose options ask for more sets its own.
-    tolerance : float or None
-        A lossless pass promises the same outputs, to this relative error; the pipeline compares both models and
-        rolls back when they differ by more. None for a pass that changes the outputs.
-    freezes : bool
-        Inputs of the model that have a default may become constants.
-    retypes : bool
-        The pass gives floating-point inputs and outputs of the model another such type.
+    promise : Promise
+        What holds of the model afterwards.
     """
 
     needs: ClassVar[Needs] = Needs()
-    tolerance: ClassVar[float | None] = None
-    freezes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
@@ -156,9 +193,9 @@ class Pass:
         return pass_name(type(self))
 
     @property
-    def retypes(self) -> bool:
-        """Whether inputs and outputs of the model get another floating-point type."""
-        return False
+    def promise(self) -> Promise:
+        """What holds of the model afterwards; a class attribute where it is the same whatever the options."""
+        return Promise()
 
     def options(self) -> dict[str, Any]:
         """Return the options as plain data."""

@@ -49,12 +49,15 @@ class Step:
         The pass.
     done : list of Change
     refused : list of Refusal
+    notes : list of str
+        What else the pass tells: how it chose, what it measured.
     """
 
     name: str
     options: dict[str, Any]
     done: list[Change]
     refused: list[Refusal]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -174,11 +174,16 @@ class Run:
         changes = step.apply(copy, plan)
         if changes.done:
             try:
-                self._verifier.check(copy, tolerance=step.tolerance, retyped=step.retypes, freezes=step.freezes)
+                promised = step.promise
+                self._verifier.check(
+                    copy, tolerance=promised.tolerance, retyped=promised.retypes, freezes=promised.freezes
+                )
             except VerifyError as error:
                 raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
             self.model = copy
-        self.report.steps.append(Step(step.name, step.options(), list(changes.done), list(changes.refused)))
+        self.report.steps.append(
+            Step(step.name, step.options(), list(changes.done), list(changes.refused), list(changes.notes))
+        )
         self._measure(step.name)
         self.progress(step.name, 1, 1)
         return plan

@@ -102,6 +102,11 @@ class Selected(Generic[K, PassT]):
         """Return the pass with the options that hold for one thing."""
         return self.step.overridden(self.by.get(subject, ()))
 
+    def options(self, subject: K) -> dict[str, Any]:
+        """Return the options that one thing has of its own."""
+        overrides: Overrides = getattr(self.step, "overrides", {})
+        return {name: value for term in self.by.get(subject, ()) for name, value in overrides[term].items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectivePass(Pass):

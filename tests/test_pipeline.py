@@ -17,7 +17,7 @@ from corpus.oracle import assert_same, drawn_feeds, plain_run
 from corpus.topologies import conv_chain, mlp
 
 from onnxcompress import apply, load, save
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
 from onnxcompress.errors import ModelError, OptionError, OutputError, VerifyError
 from onnxcompress.graph import edit
 from onnxcompress.passes import MagnitudePrune, PruneChannels, Shrink
@@ -111,7 +111,7 @@ class Sabotage(Pass):
     """Break the model in one of several ways."""
 
     how: str
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> Plan:
         return Plan()

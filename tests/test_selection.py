@@ -18,7 +18,7 @@ WEIGHTS = {"w1": (16, 64), "w2": (64, 8)}
 DATA = {"x": np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)}
 FIELDS = {name: {f.name for f in dataclasses.fields(registry.find(name))} for name in registry.names()}
 EXCLUDING = [name for name, fields in FIELDS.items() if "exclude" in fields]
-NEEDED: dict[str, dict[str, Any]] = {"prune-slices": {"sparsity": 0.5}}
+NEEDED: dict[str, dict[str, Any]] = {"apply-mask": {"masks": "none.npz"}}
 
 
 @pytest.mark.parametrize("name", EXCLUDING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from corpus.varied.graph import NEWEST, Varied
 from corpus.varied.judge import Runner, judge, untimed
 from onnx import numpy_helper
 
-from onnxcompress.contract import Change, Changes, Pass, Plan
+from onnxcompress.contract import Change, Changes, Pass, Plan, Promise
 from onnxcompress.errors import PassError
 
 OPERATORS = {
@@ -81,7 +81,6 @@ class Spoil(Pass):
     """Does to a model what a pass must not."""
 
     how: str = ""
-    tolerance: ClassVar[float | None] = None
 
     def plan(self, model: ir.Model, context: Any) -> Plan:
         if self.how == "refuse":
@@ -144,7 +143,7 @@ def test_the_judge_names_what_came_of_a_pass(how: str, kind: str, why: str) -> N
 )
 def test_the_judge_sees_what_the_verifier_does_not(how: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxcompress.verify.Verifier.check", lambda *_, **__: None)
-    monkeypatch.setattr(Spoil, "tolerance", 1e-5)
+    monkeypatch.setattr(Spoil, "promise", Promise(tolerance=1e-5))
     with untimed():
         verdict = judge(plain(defaults=True), [Spoil(how=how)])
     assert verdict.kind == "wrong"

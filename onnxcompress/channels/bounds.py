@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.norms import batch_norm
-from .constants import WEIGHTED, Channel, layout_of, padded, padding
+from .constant_channels import Channel
 from .engine import Engine
-from .movement import MOVES, moved_inputs, trace, traced_axes
+from .movement import MOVES, moved_inputs, padding, trace, traced_axes
+from .weight_matrix import WEIGHTED, layout_of, padded
 
 Interval: TypeAlias = npt.NDArray[np.float64]
 """Shape (2, n): the lowest and the highest value at each position."""

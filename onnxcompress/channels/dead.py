@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from ..graph import edit
 from .bounds import Bounds
-from .constants import Constants, layout_of, padded
+from .constant_channels import ConstantChannels
 from .engine import Sink
 from .groups import Groups
 from .labels import Rows
+from .propagate import propagate
 from .rules import GATES
+from .weight_matrix import layout_of, padded
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Use:
 
 def uses_of(groups: Groups) -> list[Use]:
     """Tell what each sink makes of the positions of its data."""
-    constants = Constants(groups.engine, Bounds(groups.engine).fixed)
+    constants = propagate(groups.engine, Bounds(groups.engine).fixed)
     return [_use(groups, constants, sink) for sink in groups.sinks]
 
 
@@ -158,7 +160,7 @@ class Reading:
         return np.unique(np.concatenate(changed))
 
 
-def _use(groups: Groups, constants: Constants, sink: Sink) -> Use:
+def _use(groups: Groups, constants: ConstantChannels, sink: Sink) -> Use:
     channel = constants.along(sink.data, sink.axis)
     layout = layout_of(groups.engine, sink.node) if sink.weight is not None else None
     rows, nothing = groups.engine.labels.resolve(sink.rows), np.full(len(channel), np.nan)

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit
-from .constants import WEIGHTED
 from .engine import Engine
 from .groups import Groups
 from .means import reduced_axes
 from .movement import MOVES, looks_up, moved_inputs, trace
 from .removal import labels_of
 from .rules import RULES, elementwise, pooling, resize
+from .weight_matrix import WEIGHTED
 
 Kinds: TypeAlias = npt.NDArray[np.int64]
 """One number for each position of an axis: where it is the same, the slices there are equal for every input."""

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..contract import MODEL
 from . import slowness, units
 from .layout import new_table, titled
 
@@ -34,7 +35,7 @@ MOST_REASONS = 6
 def report(found: Evidence) -> RenderableType:
     """Return the stages, what befell models as a whole, and what costs the time where the result is not faster."""
     parts = [stages(found)]
-    if any(change.subject == "model" for step in found.steps for change in step.done):
+    if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
     if found.not_faster:
         parts.append(slowness.table(found.not_faster))
@@ -42,12 +43,16 @@ def report(found: Evidence) -> RenderableType:
 
 
 def notes(found: Sequence[Step]) -> Table:
-    """Return what passes did to the model as a whole, and how they chose it."""
+    """Return how passes chose what they did, and what they did to the model as a whole."""
     table = new_table(("pass", "on the whole"))
     for step in found:
-        for number, change in enumerate(change for change in step.done if change.subject == "model"):
-            table.add_row("" if number else step.name, Text(change.what))
+        for number, text in enumerate(_on_the_whole(step)):
+            table.add_row("" if number else step.name, Text(text))
     return table
+
+
+def _on_the_whole(step: Step) -> list[str]:
+    return [*step.notes, *(change.what for change in step.done if change.subject == MODEL)]
 
 
 def stages(report: Evidence) -> RenderableType:
@@ -97,6 +102,8 @@ def plans(found: Sequence[Step]) -> list[RenderableType]:
             table.add_row("do", Text(change.subject), Text(change.what))
         for refusal in step.refused:
             table.add_row("leave", Text(refusal.subject), Text(refusal.reason))
+        for text in step.notes:
+            table.add_row("note", "", Text(text))
         if not step.done and not step.refused:
             table.add_row("nothing", "", "there is nothing for it to do")
         parts.append(titled(f"{step.name} {options}".strip(), table))

@@ -10,7 +10,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from ..graph import edit
-from ..targets.quantized import INTEGER_OPERATORS
+from ..graph.operators import INTEGER_OPERATORS
 from .profile import Kernel
 
 Kind = Literal["conversion", "float", "integer", "layout", "other"]

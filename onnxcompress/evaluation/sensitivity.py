@@ -98,7 +98,7 @@ class Judge:
         """Score the model as `step` makes it by `plan`."""
         copy = self._model.clone()
         step.apply(copy, plan)
-        found = self._reference.compare(copy, self._metric, exact=plan.exact)
+        found = self._reference.compare(copy, self._metric, exact=step.promise.exact)
         if found.drop is None:
             raise MetricError(f"metric '{found.metric}' has no drop; use agreement, cosine or max_abs instead")
         return found

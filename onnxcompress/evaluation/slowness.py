@@ -10,8 +10,9 @@ from itertools import chain
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.operators import INTEGER_OPERATORS
 from ..runtime.session import Array
-from ..targets.quantized import DEQUANTIZE, INTEGER_OPERATORS, QUANTIZE
+from ..targets.quantized import DEQUANTIZE, QUANTIZE
 from .origins import CONTROL, Kind, Origins, Placed, place
 from .profile import profile_models
 from .timing import Timing

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import edit, shapes
+from . import edit, operators, shapes
+from .layer import axes_of
 
 
 @dataclass(frozen=True)
@@ -111,36 +113,37 @@ def _constants_behind(value: ir.Value | None) -> list[ir.TensorProtocol]:
     return [t for t in found if t is not None] if found and found[0] is not None else []
 
 
-def _conv(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return prod(out) * prod(shape(1)[1:])
+Shape: TypeAlias = tuple[int, ...]
+Shapes: TypeAlias = Callable[[int], Shape]
+"""Returns the shape of an input."""
 
 
-def _conv_transpose(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return prod(shape(0)) * prod(shape(1)[1:])
+def _conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
+    axis, weight = axes_of(node, 1, 2).output, shape(1)
+    return prod(shape(0) if axis else out) * prod(weight[1:])  # a transposed one spreads each element of its input
 
 
-def _matmul(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return prod(out) * shape(0)[-1]
+def _integer_conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
+    weight = next(data for role, data, _, _ in operators.OPERANDS[edit.op_of(node)] if role == "weight")
+    return prod(out) * prod(shape(weight or 0)[1:])
 
 
-def _gemm(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return prod(out) * shape(0)[0 if edit.int_attribute(node, "transA", 0) else -1]
+def _product(node: ir.Node, shape: Shapes, out: Shape) -> int:
+    data = shape(0)
+    return prod(out) * data[axes_of(node, 0, len(data)).summed]
 
 
-def _recurrent(node: ir.Node, shape: Callable[[int], tuple[int, ...]], out: tuple[int, ...]) -> int:
+def _recurrent(node: ir.Node, shape: Shapes, out: Shape) -> int:
     steps_and_batch = prod(shape(0)[:2])
-    return steps_and_batch * (prod(shape(1)) + prod(shape(2)))
+    return steps_and_batch * sum(prod(shape(index)) for index in operators.facts(edit.op_of(node)).weights)
 
 
-COUNTERS: dict[str, Callable[[ir.Node, Callable[[int], tuple[int, ...]], tuple[int, ...]], int]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "GRU": _recurrent,
-    "LSTM": _recurrent,
-    "MatMul": _matmul,
-    "QLinearConv": _conv,
-    "RNN": _recurrent,
+COUNTERS: dict[str, Callable[[ir.Node, Shapes, Shape], int]] = {
+    **dict.fromkeys(operators.CONVOLUTIONS, _conv),
+    **dict.fromkeys(operators.RECURRENT, _recurrent),
+    "Gemm": _product,
+    "MatMul": _product,
+    "QLinearConv": _integer_conv,
 }
 
 
@@ -153,7 +156,7 @@ def macs(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) ->
     found: dict[str, int] = {}
     for node in model.graph.all_nodes():
         counter = COUNTERS.get(edit.op_of(node))
-        values = [v for v in (*node.inputs[:3], *node.outputs[:1]) if v is not None]
+        values = [v for v in (*node.inputs[:4], *node.outputs[:1]) if v is not None]
         if counter is None or any(v not in known.shapes for v in values):
             continue
         read = [() if v is None else known.shapes.get(v, ()) for v in node.inputs]

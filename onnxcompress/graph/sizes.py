@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from . import edit
+from . import edit, operators
 from .inference import Dim, Skeleton, Types, dims_of
+from .layer import Layer, axes_of
 
 Shape: TypeAlias = tuple[int, ...]
 Dims: TypeAlias = tuple[Dim, ...]
@@ -137,22 +138,23 @@ def _conv(node: ir.Node, shapes: list[Dims]) -> Pairs:
     data, weight = shapes[:2]
     if len(data) < 2 or len(weight) < 2:
         return []
-    if node.op_type == "ConvTranspose":
-        return [(data[1], weight[0])]
-    inside = weight[1]
-    return [(data[1], inside * edit.int_attribute(node, "group", 1))] if isinstance(inside, int) else []
+    axis = axes_of(node, 1, len(weight)).summed
+    inside, times = weight[axis], Layer(node).repeats(axis)
+    if isinstance(inside, int):
+        return [(data[1], inside * times)]
+    return [(data[1], inside)] if times == 1 else []
 
 
 def _gemm(node: ir.Node, shapes: list[Dims]) -> Pairs:
     a, b = shapes[:2]
     if len(a) != 2 or len(b) != 2:
         return []
-    return [(a[1 - edit.int_attribute(node, "transA", 0)], b[edit.int_attribute(node, "transB", 0)])]
+    return [(a[axes_of(node, 0, 2).summed], b[axes_of(node, 1, 2).summed])]
 
 
 def _matmul(node: ir.Node, shapes: list[Dims]) -> Pairs:
     a, b = shapes[:2]
-    return [(a[-1], b[-2] if len(b) > 1 else b[-1])] if a and b else []
+    return [(a[axes_of(node, 0, len(a)).summed], b[axes_of(node, 1, len(b)).summed])] if a and b else []
 
 
 def _per_channel(node: ir.Node, shapes: list[Dims]) -> Pairs:
@@ -171,17 +173,14 @@ def _recurrent(node: ir.Node, shapes: list[Dims]) -> Pairs:
 
 
 READS: dict[str, Callable[[ir.Node, list[Dims]], Pairs]] = {
+    **dict.fromkeys(operators.CONVOLUTIONS, _conv),
+    **dict.fromkeys(operators.RECURRENT, _recurrent),
     "BatchNormalization": _per_channel,
-    "Conv": _conv,
-    "ConvTranspose": _conv,
-    "GRU": _recurrent,
     "Gemm": _gemm,
     "InstanceNormalization": _per_channel,
-    "LSTM": _recurrent,
     "LayerNormalization": _normalised,
     "MatMul": _matmul,
     "RMSNormalization": _normalised,
-    "RNN": _recurrent,
 }
 """Which extents of its inputs an operator wants to be equal, by the shapes of all inputs."""
 

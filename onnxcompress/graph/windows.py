@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,65 @@ def _along(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> Matri
 
 
 def window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tuple[int, int, int, int]:
-    """Return stride, dilation and the padding before and after, along one axis of a convolution."""
+    """Return stride, dilation and the padding before and after, along one axis of a convolution or pooling."""
     stride = (edit.ints_attribute(node, "strides") or (1,) * rank)[axis]
     dilation = (edit.ints_attribute(node, "dilations") or (1,) * rank)[axis]
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    auto = _auto_pad(node)
     if auto.startswith("SAME"):
         total = max((-(-size // stride) - 1) * stride + dilation * (extent - 1) + 1 - size, 0)
         before = total // 2 if auto == "SAME_UPPER" else total - total // 2
         return stride, dilation, before, total - before
-    pads = edit.ints_attribute(node, "pads") if auto == "NOTSET" else None
-    pads = pads or (0,) * (2 * rank)
-    return stride, dilation, pads[axis], pads[axis + rank]
+    pads = written_pads(node)
+    return stride, dilation, *((pads[axis], pads[axis + rank]) if pads else (0, 0))
+
+
+def _auto_pad(node: ir.Node) -> str:
+    return node.attributes.get_string("auto_pad", "NOTSET")
+
+
+def written_pads(node: ir.Node) -> tuple[int, ...]:
+    """Return the padding that a node states: all that is before, all that is behind; () where it states none."""
+    return (edit.ints_attribute(node, "pads") or ()) if _auto_pad(node) == "NOTSET" else ()
+
+
+def asks_for_same(node: ir.Node) -> bool:
+    """Tell whether a node asks for as much padding as leaves the extents, divided by the strides, as they are."""
+    return _auto_pad(node).startswith("SAME")
+
+
+def differs_at_borders(node: ir.Node) -> bool:
+    """Tell whether outputs at the borders may see less of the input than others: padding, or any ConvTranspose."""
+    return edit.op_of(node) == "ConvTranspose" or asks_for_same(node) or any(written_pads(node))
+
+
+def pads_of(node: ir.Node, data: Sequence[int] | None, kernel: Extents) -> list[int] | None:
+    """Return the padding, all that is before and then all that is behind; None where it needs to know `data`.
+
+    Parameters
+    ----------
+    node : onnx_ir.Node
+    data : sequence of int, optional
+        Spatial extents of what it reads, where they are known.
+    kernel : tuple of int
+    """
+    rank = len(kernel)
+    depends = asks_for_same(node) and set(edit.ints_attribute(node, "strides") or (1,)) != {1}
+    sizes = data if depends else (0,) * rank  # with a stride of 1 the padding is the same for any extent
+    if not rank or sizes is None or len(sizes) != rank:
+        return None
+    padding = [window(node, axis, rank, sizes[axis], kernel[axis])[2:] for axis in range(rank)]
+    return [before for before, _ in padding] + [after for _, after in padding]
+
+
+def names_padding(node: ir.Node) -> bool:
+    """Tell whether a node has `auto_pad`."""
+    return "auto_pad" in node.attributes
+
+
+def write_pads(node: ir.Node, pads: Sequence[int]) -> None:
+    """State the padding, in the place of `auto_pad`."""
+    node.attributes.pop("auto_pad", None)
+    edit.set_attribute(node, "pads", list(pads))
 
 
 def patches(

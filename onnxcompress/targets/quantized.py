@@ -5,63 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..graph import edit, shapes
+from ..graph import edit, operators, shapes
 from ..graph.constants import find, is_constant
 from ..graph.functions import inline
-
-Role = Literal["activation", "weight", "bias"]
+from ..graph.operators import Role
 
 QUANTIZE = {"QuantizeLinear", "com.microsoft::QuantizeLinear"}
 DEQUANTIZE = {"DequantizeLinear", "com.microsoft::DequantizeLinear"}
-COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
-"""Operators whose third input is a bias."""
 
-Operands = tuple[tuple[Role, int | None, int | None, int | None], ...]
-"""Of an integer operator, each tensor: its role and the inputs that hold its data, scale and zero point."""
+WEIGHTED = ("convolution", "product", "lookup")
+"""Families of operators whose weights engines store as integers."""
 
-_BINARY: Operands = (("activation", 0, 1, 2), ("activation", 3, 4, 5), ("activation", None, 6, 7))
-_UNARY: Operands = (("activation", 0, 1, 2), ("activation", None, 3, 4))
-_PRODUCT: Operands = (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 6, 7))
-_INTEGER: Operands = (("activation", 0, None, 2), ("weight", 1, None, 3))
-
-OPERANDS: dict[str, Operands] = {
-    "ConvInteger": _INTEGER,
-    "MatMulInteger": _INTEGER,
-    "QLinearConv": _PRODUCT,
-    "QLinearMatMul": _PRODUCT,
-    "com.microsoft::MatMulIntegerToFloat": (("activation", 0, 2, 4), ("weight", 1, 3, 5)),
-    "com.microsoft::QGemm": (("activation", 0, 1, 2), ("weight", 3, 4, 5), ("activation", None, 7, 8)),
-    "com.microsoft::QLinearAdd": _BINARY,
-    "com.microsoft::QLinearAveragePool": _UNARY,
-    "com.microsoft::QLinearGlobalAveragePool": _UNARY,
-    "com.microsoft::QLinearLeakyRelu": _UNARY,
-    "com.microsoft::QLinearMul": _BINARY,
-    "com.microsoft::QLinearReduceMean": _UNARY,
-    "com.microsoft::QLinearSigmoid": _UNARY,
-    "com.microsoft::QLinearSoftmax": _UNARY,
-}
-OTHERS = {
-    "DynamicQuantizeLinear",
-    "com.microsoft::DynamicQuantizeLSTM",
-    "com.microsoft::DynamicQuantizeMatMul",
-    "com.microsoft::MatMulBnb4",
-    "com.microsoft::MatMulNBits",
-    "com.microsoft::QAttention",
-    "com.microsoft::QEmbedLayerNormalization",
-    "com.microsoft::QLinearConcat",
-    "com.microsoft::QLinearWhere",
-    "com.microsoft::QMoE",
-}
-INTEGER_OPERATORS = {*OPERANDS, *OTHERS}
-"""Operators that work on integers by their own definition."""
+MOVING = operators.KEEP_ELEMENTS - {"Cast"}
+"""What may stand between integers and who reads them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +97,7 @@ class Quantized:
             yield self._linear(node, "activation", quantized_type(node), None)
         elif op in DEQUANTIZE and not _repeats(node):
             yield self._linear(node, self.role(node), dequantized_type(node), node.inputs[0])
-        for role, data, scale, zero in OPERANDS.get(op, ()):
+        for role, data, scale, zero in operators.OPERANDS.get(op, ()):
             value, at = _input(node, data), _input(node, zero)
             known = value if value is not None and value.dtype is not None else at
             if role == "weight" and not is_constant(value):
@@ -157,10 +120,10 @@ class Quantized:
         if dequantized_type(node) == "int32":
             return "bias"
         for reader in readers(node.outputs[0]):
-            op = edit.op_of(reader.node)
-            if op in WITH_BIAS and reader.index == 2:
+            known = operators.facts(edit.op_of(reader.node))
+            if known.family in WEIGHTED and reader.index == known.bias:
                 return "bias"
-            if (op in COMPUTE and (reader.index == 1 or op in ("Gemm", "MatMul"))) or op == "Gather":
+            if known.family in WEIGHTED and reader.index in known.weights:
                 return "weight"
         scales = find(node.inputs[1])
         # Another operator's constant operand is stored like an activation, unless it is only stored small.
@@ -223,7 +186,7 @@ def readers(value: ir.Value, perm: tuple[int, ...] | None = ()) -> Iterator[Read
             order = edit.ints_attribute(use.node, "perm")
             moved = None if order is None or perm is None else tuple(perm[i] for i in order) if perm else order
             yield from readers(use.node.outputs[0], moved)
-        elif op in ("Reshape", "Squeeze", "Unsqueeze"):
+        elif op in MOVING:
             yield from readers(use.node.outputs[0], None)
         else:
             yield Reader(use.node, use.idx, perm)
@@ -233,7 +196,7 @@ def dequantize_of(value: ir.Value | None) -> ir.Node | None:
     """Return the DequantizeLinear that a value comes from, also behind what `readers` follows a constant through."""
     node = None if value is None else value.producer()
     moved = False
-    while node is not None and edit.op_of(node) in ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze"):
+    while node is not None and edit.op_of(node) in MOVING:
         moved = True
         value = node.inputs[0]
         node = None if value is None else value.producer()

@@ -9,13 +9,12 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.constants import find, is_constant
+from ..graph.operators import INTEGER_OPERATORS, PRODUCTS
 from ..graph.shapes import FLOATS
 from . import storage
 from .finding import Finding
 from .quantized import (
-    COMPUTE,
     DEQUANTIZE,
-    INTEGER_OPERATORS,
     QUANTIZE,
     Quantized,
     dequantize_of,
@@ -93,7 +92,7 @@ def bias_scale(model: Quantized, target: Target) -> Findings:
 def mixed(model: Quantized, target: Target) -> Findings:
     """Find operators of which one operand is stored as integers and the other is float."""
     for node in model.nodes:
-        if edit.op_of(node) not in COMPUTE or edit.op_of(node) not in target.operators.integer:
+        if edit.op_of(node) not in PRODUCTS or edit.op_of(node) not in target.operators.integer:
             continue
         sources = [dequantize_of(value) for value in node.inputs[:2]]
         source = sources[0] or sources[1]

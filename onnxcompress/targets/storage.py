@@ -9,8 +9,10 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.constants import find
+from ..graph.layer import axes_of
+from ..graph.operators import PRODUCTS
 from .finding import Effect, Finding
-from .quantized import COMPUTE, DEQUANTIZE, Quantized, Reader, Stored, dequantize_of, dequantized_type, readers
+from .quantized import DEQUANTIZE, Quantized, Reader, Stored, dequantize_of, dequantized_type, readers
 from .target import Section, Target, Tensors
 
 Findings = Iterator[Finding]
@@ -48,10 +50,15 @@ def weight_only(node: ir.Node, target: Target) -> bool:
     return bool(found) and all(
         edit.op_of(reader.node) in accepted.operators
         and reader.index == 1
-        and not edit.int_attribute(reader.node, "transB", 0)
+        and not _is_turned(reader.node)
         and dequantize_of(reader.node.inputs[0]) is None
         for reader in found
     )
+
+
+def _is_turned(node: ir.Node) -> bool:
+    """Tell whether a Gemm reads its weight transposed, so that its outputs are the first axis."""
+    return edit.op_of(node) == "Gemm" and axes_of(node, 1, 2).output == 0
 
 
 def pairs(model: Quantized, target: Target) -> Findings:
@@ -67,7 +74,7 @@ def pairs(model: Quantized, target: Target) -> Findings:
 def products(model: Quantized) -> Iterator[tuple[ir.Node, str, str]]:
     """Yield each operator that multiplies a stored activation by a stored weight or activation, with both types."""
     for node in model.nodes:
-        sources = [dequantize_of(value) for value in node.inputs[:2]] if edit.op_of(node) in COMPUTE else []
+        sources = [dequantize_of(value) for value in node.inputs[:2]] if edit.op_of(node) in PRODUCTS else []
         found = [(model.role(source), dequantized_type(source)) for source in sources if source is not None]
         found += [(tensor.role, tensor.dtype) for tensor in model.at(node) if tensor.data is not None]
         found.sort(key=lambda kind: kind[0] == "weight")
@@ -122,7 +129,7 @@ def axes(model: Quantized, target: Target) -> Findings:
 def _axis(tensor: Stored, reader: Reader, target: Target) -> Findings:
     rank = len(tensor.data.shape) if tensor.data is not None and tensor.data.shape is not None else None
     op = edit.op_of(reader.node)
-    if op not in COMPUTE or rank is None or reader.perm is None:
+    if op not in PRODUCTS or rank is None or reader.perm is None:
         return
     wanted = {
         "Conv": target.axes.conv,
@@ -130,7 +137,7 @@ def _axis(tensor: Stored, reader: Reader, target: Target) -> Findings:
         "Gemm": target.axes.gemm,
         "MatMul": target.axes.matmul,
     }[op]
-    if op == "Gemm" and edit.int_attribute(reader.node, "transB", 0):
+    if _is_turned(reader.node):
         wanted = 1 - wanted
     wanted %= rank
     if reader.perm:
@@ -205,7 +212,7 @@ def ranges(model: Quantized, target: Target) -> Findings:
 
 
 def _weights(model: Quantized, node: ir.Node) -> Iterator[ir.Value | None]:
-    for value in node.inputs[:2] if edit.op_of(node) in COMPUTE else ():
+    for value in node.inputs[:2] if edit.op_of(node) in PRODUCTS else ():
         source = dequantize_of(value)
         if source is not None and model.role(source) == "weight":
             yield source.inputs[0]

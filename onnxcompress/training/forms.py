@@ -13,34 +13,22 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
-from ..graph.windows import window
+from ..graph.layer import Layer
+from ..graph.windows import names_padding, pads_of, write_pads
 
 
 def write_out_padding(model: ir.Model) -> None:
     """Write `auto_pad` as `pads`: gradients ignore it. A node whose extents are not known keeps it."""
     windows = [node for node in model.graph if edit.op_of(node) in ("AveragePool", "Conv", "MaxPool")]
-    named = [node for node in windows if "auto_pad" in node.attributes]
+    named = [node for node in windows if names_padding(node)]
     if named:
         shapes.infer(model)
     for node in named:
-        pads = _pads(node)
+        layer = Layer.of(node)
+        kernel = edit.ints_attribute(node, "kernel_shape") or _known(layer.value if layer else None, 2)
+        pads = pads_of(node, _known(node.inputs[0], 2), tuple(kernel))
         if pads is not None:
-            del node.attributes["auto_pad"]
-            edit.set_attribute(node, "pads", pads)
-
-
-def _pads(node: ir.Node) -> list[int] | None:
-    data, weight = node.inputs[0], node.inputs[1] if node.op_type == "Conv" else None
-    kernel = list(edit.ints_attribute(node, "kernel_shape") or _known(weight, 2))
-    rank = len(kernel)
-    strides = edit.ints_attribute(node, "strides") or (1,) * rank
-    # With a stride of 1 the padding is the same for any extent.
-    depends = node.attributes["auto_pad"].as_string().startswith("SAME") and set(strides) != {1}
-    sizes = _known(data, 2) if depends else [0] * rank
-    if not rank or len(sizes) != rank:
-        return None
-    padding = [window(node, axis, rank, sizes[axis], kernel[axis])[2:] for axis in range(rank)]
-    return [before for before, _ in padding] + [after for _, after in padding]
+            write_pads(node, pads)
 
 
 def write_out_forms(model: ir.Model) -> None:
@@ -55,8 +43,8 @@ def write_out_forms(model: ir.Model) -> None:
 
 def _gemm(node: ir.Node, _: edit.Inserter) -> None:
     """Leave out a C that is multiplied by nothing."""
-    beta = node.attributes.get("beta")
-    if beta is not None and beta.as_float() == 0 and len(node.inputs) > 2:
+    layer = Layer(node)
+    if layer.beta == 0 and layer.bias_value is not None:
         node.replace_input_with(2, None)
 
 

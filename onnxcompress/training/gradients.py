@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..graph import edit
+from ..graph import edit, operators
+from ..graph.windows import asks_for_same
 
 _DIFFERENTIABLE = """
     Abs Add BatchNormalization Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather
@@ -57,20 +58,12 @@ STOPPED_INPUTS: dict[str, frozenset[int]] = {
 """Inputs that no gradient flows back through: shapes, axes, indices, conditions."""
 
 WEIGHT_INPUTS: dict[str, frozenset[int]] = {
+    **{op: frozenset(known.parameters) for op, known in operators.OPERATORS.items() if op in DIFFERENTIABLE},
     "Add": frozenset({0, 1}),
-    "BatchNormalization": frozenset({1, 2}),
-    "Conv": frozenset({1, 2}),
-    "Gather": frozenset({0}),
-    "Gemm": frozenset({0, 1, 2}),
-    "LayerNormalization": frozenset({1, 2}),
-    "MatMul": frozenset({0, 1}),
     "Mul": frozenset({0, 1}),
 }
 """Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
 deviation that the images are normalised with."""
-
-WEIGHT_MOVERS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that may stand between an initializer and the node that it is a weight of."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +125,7 @@ def why_no_gradient(node: ir.Node) -> str:
 
 def _auto_pad(node: ir.Node) -> str:
     # forms.write_out_padding has written out all that it could.
-    kept = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
-    return "with auto_pad where the size of its input is not known before it runs" if kept else ""
+    return "with auto_pad where the size of its input is not known before it runs" if asks_for_same(node) else ""
 
 
 def _dropout(node: ir.Node) -> str:
@@ -248,6 +240,6 @@ def _reaches_weight_input(value: ir.Value) -> bool:
     for node, index in value.uses():
         if index in WEIGHT_INPUTS.get(node.op_type, ()):
             return True
-        if node.op_type in WEIGHT_MOVERS and index == 0 and _reaches_weight_input(node.outputs[0]):
+        if node.op_type in operators.KEEP_ELEMENTS and index == 0 and _reaches_weight_input(node.outputs[0]):
             return True
     return False

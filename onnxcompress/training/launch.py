@@ -121,14 +121,27 @@ def train(
     )
     data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = initial_weights(model, objective)
+    masked = masked_weights(model, objective.weights) if settings.keep_masks else []
+    return _run(objective, data, initial, masked, settings, checkpoint, progress or silent)
+
+
+def _run(
+    objective: Objective,
+    data: Arrays,
+    initial: Arrays,
+    masked: list[str],
+    settings: Settings,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Trained:
+    """Let the training interpreter train, from a checkpoint of the same training if there is one."""
     with temporary_folder() as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
-        masked = masked_weights(model, objective.weights) if settings.keep_masks else []
         job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "masked": masked}
         job["settings"] = dataclasses.asdict(settings)
         write_job(folder, objective, data, initial, job)
-        failed = run_worker(folder, kept / LOG, progress or silent)
+        failed = run_worker(folder, kept / LOG, progress)
         if failed:
             raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import edit, shapes
+from ..graph.windows import asks_for_same, written_pads
 
 
 def write_out_average_pools(model: ir.Model) -> None:
@@ -29,8 +30,8 @@ def write_out_average_pools(model: ir.Model) -> None:
         channels, output = data.shape[1], node.outputs[0]
         equal = np.full((channels, 1, *kernel), 1 / math.prod(kernel), np.float32)
         attributes: dict[str, int | Sequence[int]] = {"group": channels}
-        for name in ("strides", "pads"):
-            if (values := edit.ints_attribute(node, name)) is not None:
+        for name, values in (("strides", edit.ints_attribute(node, "strides")), ("pads", written_pads(node))):
+            if values:
                 attributes[name] = values
         # Constant nodes and not initializers, which would be trained.
         steps = [ir.node("Constant", [], {"value": ir.tensor(equal)})]
@@ -46,15 +47,14 @@ def write_out_average_pools(model: ir.Model) -> None:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    padding = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
     dilations = edit.ints_attribute(node, "dilations") or ()
-    return padding == "NOTSET" and set(dilations) <= {1} and not edit.int_attribute(node, "ceil_mode", 0)
+    return not asks_for_same(node) and set(dilations) <= {1} and not edit.int_attribute(node, "ceil_mode", 0)
 
 
 def _correction(node: ir.Node, shape: ir.Shape, kernel: Sequence[int]) -> npt.NDArray[np.float64] | None:
     """Return what each output is multiplied by so that padding does not count; None where extents are not known."""
     rank = len(kernel)
-    pads = edit.ints_attribute(node, "pads") or (0,) * (2 * rank)
+    pads = written_pads(node)
     if not any(pads) or edit.int_attribute(node, "count_include_pad", 0):
         return np.ones(1)
     strides = edit.ints_attribute(node, "strides") or (1,) * rank

@@ -118,11 +118,12 @@ class Distill(Pass):
             if lost := _lost_clusters(old, array) if name in clustered else "":
                 refused.append(Refusal(name, lost))
             set_constant(value, array)
-        if done and plan.losses:
-            what = f"{plan.losses[0]:.4g} in the first epoch, {plan.losses[-1]:.4g} in the last of {len(plan.losses)}"
-            grew = "; it grew: try a lower learning rate" if plan.losses[-1] > plan.losses[0] else ""
-            done.insert(0, Change("loss", what + grew))
-        return Changes(tuple(done), tuple(refused))
+        return Changes(tuple(done), tuple(refused), _loss(plan.losses) if done and plan.losses else ())
+
+
+def _loss(losses: list[float]) -> tuple[str, ...]:
+    grew = "; it grew: try a lower learning rate" if losses[-1] > losses[0] else ""
+    return (f"loss {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last of {len(losses)}{grew}",)
 
 
 def _unfit(old: npt.NDArray[Any] | None, new: npt.NDArray[np.float32]) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Promise, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.functions import inline
@@ -63,14 +63,11 @@ class FloatPlan(Plan):
     keep_io : bool
     nodes : tuple of str
         The nodes that compute in `dtype`, by their first output that has a name.
-    notices : tuple of (str, str)
-        Constants that change by more than rounding, and how.
     """
 
     dtype: str = "float16"
     keep_io: bool = True
     nodes: tuple[str, ...] = ()
-    notices: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,20 +103,22 @@ class ConvertFloat(Pass):
     block_ops: tuple[str, ...] = BLOCKED
     exclude: tuple[str, ...] = ()
 
+    needs = Needs(welcome=True)
+
     @property
-    def retypes(self) -> bool:
-        """Inputs and outputs get another type."""
-        return not self.keep_io
+    def promise(self) -> Promise:
+        """Inputs and outputs get another type unless they are kept."""
+        return Promise(retypes=not self.keep_io)
 
     def plan(self, model: ir.Model, context: Context) -> FloatPlan:
         """Choose the nodes that compute in the new type."""
         failed: list[str] = []
         work = guarded(model, context, lambda copy: _prepared(copy, self.dtype, failed))
         refused = [Refusal("model", reason) for reason in failed]
-        notices, unfit = _constants(work, self.dtype)
+        notes, unfit = _constants(work, self.dtype)
         kept = set()
         if self.dtype == "float16" and context.has_samples:
-            unfit |= _measured(work, model, context, refused)
+            unfit |= _measured(work, model, context, notes)
         narrow = ir.DataType[self.dtype.upper()]
         excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
         opset, chosen, sizes = work.opset_imports.get("", 1), [], _shape_nodes(work)
@@ -137,24 +136,23 @@ class ConvertFloat(Pass):
                 chosen.append(edit.output_name(node))
         nodes = tuple(key for key in dict.fromkeys(chosen) if key not in kept)
         if nodes and self.dtype == "bfloat16":
-            refused.append(Refusal("model", EMULATED))
+            notes.append(EMULATED)
         if not nodes:
             refused.append(Refusal("model", f"no node could compute in {self.dtype}"))
         return FloatPlan(
-            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notices=tuple(notices), refused=tuple(refused)
+            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notes=tuple(notes), refused=tuple(refused)
         )
 
     def apply(self, model: ir.Model, plan: FloatPlan) -> Changes:
         """Convert the nodes of the plan and their constants, and cast where types meet."""
         if not plan.nodes:
-            return Changes(refused=plan.refused)
+            return Changes(refused=plan.refused, notes=plan.notes)
         done = [Change("model", what) for what in _prepared(model, plan.dtype, [])]
         conversion = Conversion(model, ir.DataType[plan.dtype.upper()], set(plan.nodes), keep_io=plan.keep_io)
         labels, casts, weights = conversion.run()
         done += [Change(label, f"computes in {plan.dtype}") for label in labels]
         done.append(Change("model", f"{weights} constants as {plan.dtype}, {casts} casts added"))
-        done += [Change(name, what) for name, what in plan.notices]
-        return Changes(tuple(done), plan.refused)
+        return Changes(tuple(done), plan.refused, plan.notes)
 
     def _obstacle(self, node: ir.Node, unfit: dict[ir.Value, str], opset: int, narrow: ir.DataType) -> str:
         op = edit.op_of(node)
@@ -219,9 +217,9 @@ def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:
             yield value, tensor.numpy()
 
 
-def _constants(model: ir.Model, dtype: str) -> tuple[list[tuple[str, str]], dict[ir.Value, str]]:
-    """Return notices about constants that change, and those that cannot be converted, with the reason."""
-    notices, unfit = [], {}
+def _constants(model: ir.Model, dtype: str) -> tuple[list[str], dict[ir.Value, str]]:
+    """Return notes about constants that change, and those that cannot be converted, with the reason."""
+    notes, unfit = [], {}
     largest = LARGEST[dtype]
     for value, array in _floats(model):
         if not array.size:
@@ -237,13 +235,13 @@ def _constants(model: ir.Model, dtype: str) -> tuple[list[tuple[str, str]], dict
             least = float(magnitude[lost].max())
             unfit[value] = f"its constant '{value.name}' of {least:.3g} would become 0 in {dtype}"
         elif count:
-            notices.append((str(value.name), f"{count} of {array.size} values stand for infinity and were cut off"))
+            notes.append(f"'{value.name}': {count} of {array.size} values stand for infinity and were cut off")
         if lost.any() and value not in unfit:
-            notices.append((str(value.name), f"{int(lost.sum())} of {array.size} values are so small that they are 0"))
-    return notices, unfit
+            notes.append(f"'{value.name}': {int(lost.sum())} of {array.size} values are so small that they are 0")
+    return notes, unfit
 
 
-def _measured(work: ir.Model, model: ir.Model, context: Context, refused: list[Refusal]) -> dict[ir.Value, str]:
+def _measured(work: ir.Model, model: ir.Model, context: Context, notes: list[str]) -> dict[ir.Value, str]:
     """Return the tensors that leave float16's range over the samples."""
     known = {v.name for v in (*model.graph.inputs, *(o for node in model.graph for o in node.outputs)) if v.name}
     outer = (*work.graph.inputs, *(o for node in work.graph for o in node.outputs if edit.constant(o) is None))
@@ -251,7 +249,7 @@ def _measured(work: ir.Model, model: ir.Model, context: Context, refused: list[R
     try:
         ranges = context.ranges(sorted(values))
     except DataError as error:
-        refused.append(Refusal("model", f"ranges over the samples could not be measured: {error}"))
+        notes.append(f"ranges over the samples could not be measured: {error}")
         return {}
     limit = LARGEST["float16"]
     found = {}

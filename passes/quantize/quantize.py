@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Pass, Promise, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.statistics.calibration import Method
@@ -122,6 +122,11 @@ class Quantize(Pass):
 
     needs = Needs(samples=True)
 
+    @property
+    def promise(self) -> Promise:
+        """What is measured must not depend on this machine's integer products."""
+        return Promise(exact=self.scheme().saturates())
+
     def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
         """Choose what is quantized, and each scale from the ranges over the samples."""
         check_not_quantized(model)
@@ -187,12 +192,11 @@ class Quantize(Pass):
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
-            return Changes(refused=plan.refused)
+            return Changes(refused=plan.refused, notes=plan.notes)
         steps = prepare(model, plan.scheme.opset, plan.folds)
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
-        notes = [Change("model", note) for note in plan.notes]
-        return dataclasses.replace(changes, done=(*notes, *steps, *equalised, *changes.done))
+        return dataclasses.replace(changes, done=(*steps, *equalised, *changes.done), notes=plan.notes)
 
 
 def _on_this_machine(target: str | None, scheme: Scheme) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
+from onnxcompress.graph.windows import differs_at_borders
 
 AFFINE = ("Add", "Div", "Mul", "Sub")
 
@@ -30,7 +31,7 @@ class FoldAffine(Pass):
     single numbers become one. Exports of PaddlePaddle, and of hard-swish written out, are full of them.
     """
 
-    tolerance = 1e-4
+    promise = Promise(tolerance=1e-4)
 
     def plan(self, model: ir.Model, context: Context) -> AffinePlan:
         """Fold on a copy, until nothing more can be, and note what was."""
@@ -95,7 +96,7 @@ def _fold_behind(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant:
     if layer is None or len(data.uses()) > 1 or data.is_graph_output() or layer.why_not():
         return False
     scaling, rank = node.op_type in ("Mul", "Div"), _rank(data)
-    each = _along(constant, rank, layer.channel_axis(rank), layer.channels)
+    each = _along(constant, rank, layer.channel_axis(rank), layer.outputs)
     if each is None or not (scaling or layer.takes_bias):
         return False
     weight = layer.scaled_outputs(each) if scaling else None
@@ -135,14 +136,13 @@ def _absorbed(node: ir.Node, rank: int, constant: Array, *, scaling: bool) -> tu
     layer = Layer.of(node)
     if layer is None or layer.why_not() or layer.transposes_input:
         return None
-    if not scaling and not _reads_no_padding(layer):
+    if not scaling and (not layer.takes_bias or differs_at_borders(node)):
         return None
-    each = _along(constant, rank, layer.channel_axis(rank), layer.input_channels)
+    each = _along(constant, rank, layer.channel_axis(rank), layer.inputs)
     if each is None:
         return None
     products = layer.scaled_inputs(each)
-    axis = layer.output_axis
-    sums = np.moveaxis(products, axis, 0).reshape(products.shape[axis], -1).sum(1) if not scaling else 0.0
+    sums = layer.blocks(products).sum(2).ravel() if not scaling else 0.0
     weight, bias = (products, layer.bias) if scaling else (None, layer.bias + sums)
     return (layer, weight, bias) if layer.can_store(weight, bias) else None
 
@@ -164,14 +164,6 @@ def _merge(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array
         reader.replace_input_with(1 - index, insert.constant(name, product.astype(dtype.numpy())))
     insert.graph.remove(node, safe=True)
     return True
-
-
-def _reads_no_padding(layer: Layer) -> bool:
-    if layer.op != "Conv":
-        return layer.op == "Gemm"
-    node = layer.node
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    return auto in ("NOTSET", "VALID") and not any(edit.ints_attribute(node, "pads") or ())
 
 
 def _rank(value: ir.Value) -> int:

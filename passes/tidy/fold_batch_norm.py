@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.norms import batch_norm
@@ -27,7 +27,7 @@ class FoldBatchNorm(Pass):
     float64. Jacob et al., arXiv:1712.05877, section 3.2.
     """
 
-    tolerance = 1e-4
+    promise = Promise(tolerance=1e-4)
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Find what can be folded, and say why the rest cannot."""
@@ -73,7 +73,7 @@ def _obstacle(node: ir.Node) -> str:
     why_not = layer.why_not()
     if why_not:
         return why_not
-    if found[0].size != layer.channels:
+    if found[0].size != layer.outputs:
         return "it has parameters for each element, not for each channel"
     fits = layer.can_store(*_folded(layer, node))
     return "" if fits else f"the type of {edit.label(layer.node)}'s weights does not hold the product"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir import serde
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
-from onnxcompress.graph import edit
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
+from onnxcompress.graph import edit, operators
 from onnxcompress.runtime.computed import compute_node
 
 KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
@@ -19,8 +19,8 @@ KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 GROWTH = 1 << 20
 """Bytes by which folding may grow the model in all: expanding a constant is cheaper at run time than on disk."""
 
-MOVES = {"Cast", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-"""What gives another form of the constant that is its first input."""
+MOVES = operators.KEEP_ELEMENTS - {"Identity"} | {"Slice"}
+"""What gives another form of the constant that is its first input; an Identity costs no copy."""
 
 SHARED = "others read its constant too, which would be stored twice"
 LARGER = "its result is much larger than what it is made from"
@@ -52,7 +52,7 @@ class FoldConstants(Pass):
 
     keep_shared: bool = False
 
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""

@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
 from onnxcompress.graph import edit
 
 
@@ -25,8 +25,7 @@ class FreezeInputs(Pass):
     as they are, a caller may replace them, so that no pass changes them and no engine prepares them.
     """
 
-    tolerance = 1e-5
-    freezes = True
+    promise = Promise(tolerance=1e-5, freezes=True)
 
     def plan(self, model: ir.Model, context: Context) -> FreezePlan:
         """Name the inputs with a default."""

@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
 from onnxcompress.graph import edit
 
 
@@ -14,7 +14,7 @@ from onnxcompress.graph import edit
 class RemoveDead(Pass):
     """Remove nodes, initializers and local functions that no output depends on."""
 
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> Plan:
         """Nothing to decide: what is dead follows from the graph."""

@@ -14,7 +14,7 @@ from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.remove import remove
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 
 
@@ -69,7 +69,7 @@ class Shrink(Pass):
 
     lossless: bool = False
 
-    tolerance = 1e-5
+    promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, and what is equal."""

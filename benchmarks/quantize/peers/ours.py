@@ -29,5 +29,5 @@ def quantize(model: Path, feeds: list[dict[str, Any]], output: Path, **options: 
         "cpu": cpu,
         "with_report": time.perf_counter() - start,
         "refused": len(report.steps[-1].refused),
-        "notes": [change.what for change in report.steps[-1].done][:3],
+        "notes": report.steps[-1].notes[:3],
     }

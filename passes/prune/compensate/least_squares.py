@@ -30,12 +30,13 @@ from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
-from onnxcompress.graph.windows import patches
+from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
-from onnxcompress.statistics.gram import ROWS, Moments, draw, grams_of, rows_at, rows_of, with_one
+from onnxcompress.statistics.gram import ROWS, Moments, grams_of, with_one
 from onnxcompress.statistics.linear_fit import fit_near
+from onnxcompress.statistics.rows import Rows, held_out
 from onnxcompress.statistics.segments import SegmentedRun
 
 from ..masks.masks import ChannelPlan, apply_channels
@@ -50,9 +51,6 @@ RECOVERY_SAMPLES = 512
 
 ROWS_FOR_UNKNOWN = 16
 """A convolution is fitted to at least `ROWS` rows, and to so many for each unknown, if there are as many."""
-
-HELD_OUT = 4
-"""One sample in so many decides which ridge to take."""
 
 FEWEST = 2
 """Unknowns that may stand against one row."""
@@ -153,7 +151,8 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     name = edit.output_name(consumer.node)
     after.advance(name)
     node = next(n for n in after.model.graph if edit.output_name(n) == name)
-    data, weight = edit.required(node, 0), edit.required(node, 1)
+    layer = Layer(node)
+    data, weight = layer.data, layer.value
     if not after.has(str(data.name)):
         raise PassError("not compensated: what it reads is constant")
     before.advance(name, behind=consumer.fitted_whole)
@@ -161,9 +160,10 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     rows = _Rows(consumer, before.samples)
     pairs = zip(before.fetch(target), after.fetch(str(data.name)), strict=True)
     blocks, addition = _solved(consumer, *grams_of(map(rows.of, pairs), str(data.name)))
-    written = consumer.masked(blocks).astype(consumer.dtype if consumer.dtype.itemsize >= 4 else np.float32)
-    result.weights[str(consumer.value.name)] = written
-    edit.set_constant(weight, written.astype(consumer.dtype))
+    dtype = consumer.layer.stored.dtype
+    written = consumer.masked(blocks).astype(dtype if dtype.itemsize >= 4 else np.float32)
+    result.weights[str(weight.name)] = written
+    edit.set_constant(weight, written.astype(dtype))
     if consumer.biased:
         result.biases[name] = np.where(consumer.silent, 0, addition)
         edit.add_to_outputs(after.model.graph, {name: result.biases[name]})
@@ -176,34 +176,22 @@ class _Rows:
     """
 
     def __init__(self, consumer: Consumer, samples: int) -> None:
-        unknowns = len(consumer.kept) * (math.prod(consumer.kernel) if consumer.fitted_whole else 1)
-        self._each = -(-max(ROWS, ROWS_FOR_UNKNOWN * unknowns) // max(samples, 1))
+        unknowns = len(consumer.kept) * (math.prod(consumer.layer.kernel) if consumer.fitted_whole else 1)
+        each = -(-max(ROWS, ROWS_FOR_UNKNOWN * unknowns) // max(samples, 1))
+        self._rows = Rows(consumer.layer, each if consumer.layer.is_convolution else None)
         self._consumer = consumer
         self._seen = 0
 
     def of(self, pair: tuple[Array, Array]) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         """Return (groups, rows, unknowns), (groups, rows, targets), and which rows are held out."""
-        first, count = self._seen, len(pair[0])
+        consumer, first, count = self._consumer, self._seen, len(pair[0])
         self._seen += count
-        x, y = self._flat(*pair) if not self._consumer.kernel else self._drawn(first, *pair)
-        held = np.arange(first, first + count) % HELD_OUT == HELD_OUT - 1
-        return x, y, np.repeat(held, x.shape[1] // count)
-
-    def _flat(self, original: Array, pruned: Array) -> tuple[Array, Array]:
-        kept = np.flatnonzero(~self._consumer.removed)
-        return self._grouped(rows_of(pruned, self._consumer.axis)[:, kept, None]), rows_of(original, -1)[None]
-
-    def _drawn(self, first: int, original: Array, pruned: Array) -> tuple[Array, Array]:
-        consumer, kept = self._consumer, np.flatnonzero(~self._consumer.removed)
-        at = draw(first, len(original), math.prod(original.shape[2:]), self._each)
-        y = rows_at(original, at).reshape(at.size, consumer.groups, -1)[:, consumer.alive].swapaxes(0, 1)
-        if consumer.fitted_whole:
-            return self._grouped(patches(consumer.node, pruned[:, kept], consumer.kernel, at)), y
-        return self._grouped(rows_at(pruned[:, kept], at)[:, :, None]), y
-
-    def _grouped(self, x: Array) -> Array:
-        x = x.reshape(len(x), len(self._consumer.alive), -1).swapaxes(0, 1)
-        return with_one(x) if self._consumer.biased else x
+        kept = np.flatnonzero(~consumer.removed)
+        original, pruned = pair[0], np.take(pair[1], kept, consumer.axis)
+        read = self._rows.inputs if consumer.fitted_whole else self._rows.outputs
+        x = read(pruned, first, groups=len(consumer.alive))
+        y = self._rows.outputs(original, first)[consumer.alive]
+        return with_one(x) if consumer.biased else x, y, np.repeat(held_out(first, count), x.shape[1] // count)
 
 
 def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix, Matrix]:
@@ -219,7 +207,7 @@ def _solved(consumer: Consumer, fitted: Moments, held: Moments) -> tuple[Matrix,
         raise PassError(f"not compensated: {count} rows of samples for {unknowns} unknowns; give more samples")
     blocks, kept = consumer.blocks(), consumer.kept
     new, addition = np.zeros_like(blocks), np.zeros((consumer.groups, blocks.shape[1]))
-    bias, whole = consumer.bias().reshape(addition.shape), consumer.fitted_whole
+    bias, whole = consumer.bias(), consumer.fitted_whole
     if not whole and _has_mask(blocks[consumer.alive][:, :, kept]):
         raise PassError("not compensated: its zeros are a mask, which mixing its input channels would fill")
     starts = np.stack([_start(consumer, blocks[group], bias[group]) for group in consumer.alive])

@@ -68,15 +68,14 @@ class Clock:
             timing = self._timer(self._model, copy, seconds)
         return timing
 
-    def note(self, channels: Mapping[str, list[int]]) -> str:
+    def notes(self, channels: Mapping[str, list[int]]) -> tuple[str, ...]:
         """Say what was measured."""
         timing = self._timings.get(_key(channels))
         if timing is None:
-            return ""
+            return ()
         interval = f"{timing.ratio:.2f} [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]"
-        return (
-            f"without these channels it takes {interval} of the time, as measured; {len(self._timings)} cuts were timed"
-        )
+        cuts = f"{len(self._timings)} cuts were timed"
+        return (f"without these channels it takes {interval} of the time, as measured; {cuts}",)
 
 
 def _spread(timing: Timing) -> float:

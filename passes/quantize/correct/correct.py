@@ -18,17 +18,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
+from onnxcompress.statistics.rows import held_out
 from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared import scales
 from ..shared.clusters import is_clustered
 from ..shared.gptq import Factor, gptq
-from ..shared.layers import Layer, held_out, judging
-from ..shared.units import bias_of, channel_axis, weight_of
+from ..shared.rows import judging, rows_for_rounding
 from ..static.apply import Application
 from ..static.plan import QuantizePlan, WeightScale
 from ..static.scheme import Scheme
@@ -102,9 +103,9 @@ def correct(
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
-        layers = [Layer(nodes[weight.node]) for weight in chosen]
+        layers = [_layer(nodes[weight.node]) for weight in chosen]
         float_outputs = FloatOutputs(model, samples, layers, folder / "float")
-        segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.exact)
+        segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.scheme.saturates())
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
@@ -124,19 +125,21 @@ def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> Weight
     if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
         return weight
     if plan.scheme.bias == "float":
-        outputs = Layer(node).outputs
-        known = bias_of(node, None, outputs) is not None
-        return weight if known else dataclasses.replace(weight, bias=np.zeros(outputs, np.float32))
+        layer = _layer(node)
+        known = layer.bias_value is not None
+        return weight if known else dataclasses.replace(weight, bias=np.zeros(layer.outputs, np.float32))
     scale = plan.read(str(node.inputs[0].name), weight.node, 0).scale
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
 def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
     """A weight that other nodes read too cannot suit all of them; one of more than two axes is many."""
-    value = node.inputs[weight.input]
-    transposed = bool(edit.int_attribute(node, "transA", 0))
-    matrix = channel_axis(node, weight_of(node).ndim) is not None
-    return matrix and value is not None and len(value.uses()) == 1 and not transposed
+    layer, value = _layer(node), node.inputs[weight.input]
+    return not layer.is_stack and value is not None and len(value.uses()) == 1 and not layer.transposes_input
+
+
+def _layer(node: ir.Node) -> Layer:
+    return Layer(node, read=constants.find)
 
 
 class _Job:
@@ -153,7 +156,7 @@ class _Job:
         biases: bool,
     ) -> None:
         self.weight, self.layer, self.behind, self.grid = weight, layer, behind, scheme.weight_grid
-        self.array = weight_of(layer.node)
+        self.array = layer.single_weight
         self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
         even = self.grid is not scales.FLOAT8
         self.compensating = even and rounding == "compensating" and not is_clustered(self.array)
@@ -161,7 +164,7 @@ class _Job:
     def run(self, float_outputs: FloatOutputs, segmented: SegmentedRun, name: str) -> WeightScale:
         """Choose them, by what the layer reads where the run stands (the tensor `name`), and what it gave in float."""
         layer, grid = self.layer, self.grid
-        rows = Collector(name, None if self.biased else self._own_bias(), moments=self.compensating)
+        rows = Collector(name, None if self.biased else self._own_bias, moments=self.compensating)
         if not self._collect(rows, float_outputs, segmented, name):
             return self.weight
         blocks = layer.blocks(self.array)
@@ -180,26 +183,25 @@ class _Job:
         Where how many there are depends on the data, integers may keep others than floats do: such batches say nothing.
         """
         layer, code, first, some = self.layer, segmented.code(name), 0, False
+        drawn = rows_for_rounding(layer, segmented.samples)
         for array, (count, y) in zip(segmented.fetch(name, decode=False), float_outputs.of(layer), strict=True):
             if len(array) == count > 0:
                 some = True
-                x = layer.inputs_of(array, first, segmented.samples, code)
+                x = drawn.inputs(array, first, code)
                 rows.add(x, y, held_out(first, count), judging(x.shape[1] // count, layer.columns, segmented.samples))
             first += count
         return some
 
+    @property
     def _own_bias(self) -> Matrix:
-        found = bias_of(self.layer.node, None, self.layer.outputs)
-        return np.asarray(np.zeros(self.layer.outputs) if found is None else found).reshape(self.layer.groups, -1)
+        return self.layer.bias.reshape(self.layer.groups, -1)
 
     def _bias(self, weights: Matrix, means: Means) -> npt.NDArray[Any]:
         """Return the bias, as it is stored, that makes each output right on average."""
         x, y = means
         bias = (y - (weights @ x[..., None])[..., 0]).ravel()
         if self.behind is not None:  # the layer's output holds its own bias; what is added behind comes on top
-            total = bias_of(self.layer.node, self.behind, self.layer.outputs)
-            assert total is not None
-            bias = bias + total - self._own_bias().ravel()
+            bias = bias + self.layer.added_behind(self.behind)
         scale = self.weight.bias_scale
         return bias.astype(np.float32) if scale is None else scales.encode_bias(bias, scale)
 

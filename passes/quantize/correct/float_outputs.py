@@ -10,12 +10,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
 from onnxcompress.samples.samples import Samples
 from onnxcompress.statistics.ranges import LIMIT_BYTES
 from onnxcompress.statistics.spill import Spill, Spilled
 from onnxcompress.statistics.taps import open_taps, split_lots, whole
 
-from ..shared.layers import Layer
+from ..shared.rows import rows_for_rounding
 
 Array = npt.NDArray[Any]
 
@@ -64,7 +65,7 @@ class FloatOutputs:
     def _add(self, name: str, layer: Layer, array: Array, samples: int) -> None:
         first = self._seen[name]
         self._seen[name] += len(array)
-        rows = layer.outputs_of(array, first, samples)
+        rows = rows_for_rounding(layer, samples).outputs(array, first)
         self._rows[name].append((len(array), self._spill.put(rows)))
 
     def of(self, layer: Layer) -> Iterator[tuple[int, Array]]:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.constants import MAPPED, is_mapped
 
-from .roles import FLOAT, FOLLOWERS, is_float, roles, set_output_type
+from .roles import FLOAT, Roles, is_float, roles, set_output_type
 
 EAGER = 1 << 20
 """Bytes up to which a constant is converted at once; larger ones each time they are read, so that one is in memory."""
@@ -85,26 +85,24 @@ class Conversion:
         """Return the type that each float32 input should have, and whether outputs become narrow; notes these."""
         floats = [i for i, value in enumerate(node.inputs) if value in self._floats]
         found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
-        if edit.op_of(node) in FOLLOWERS and not floats:
+        if edit.op_of(node) in operators.MOVE_ELEMENTS and not floats:
             return {}, False  # nothing says of what type it is that it moves
-        if found is None or edit.inner_graphs(node):
-            return dict.fromkeys(floats, FLOAT), False
-        if edit.op_of(node) == "Cast":
-            given = node.inputs[0]
-            moves = given in self._floats and given not in self._constants
-            if not found.outputs or (moves and given is not None and self._home(given) == FLOAT):
-                return {}, False
-            self._homes[node.outputs[0]] = self.narrow
-            return {}, True
-        if not found.outputs or edit.op_of(node) in FOLLOWERS:
-            moved = {self._home(v) for v in node.inputs if v in self._floats and v not in self._constants}
-            if moved == {FLOAT} or (len(moved) > 1 and not found.outputs):
-                return dict.fromkeys(floats, FLOAT), False
-            if not moved and not found.outputs:
-                return dict.fromkeys(floats, FLOAT), False
+        if found is None or edit.inner_graphs(node) or not self._may_be_narrow(node, found):
+            return {} if found is not None and edit.op_of(node) == "Cast" else dict.fromkeys(floats, FLOAT), False
         for index in found.outputs:
             self._homes[node.outputs[index]] = self.narrow
+        if edit.op_of(node) == "Cast":
+            return {}, True  # it reads any type
         return {i: self.narrow if i in found.inputs else FLOAT for i in floats}, bool(found.outputs)
+
+    def _may_be_narrow(self, node: ir.Node, found: Roles) -> bool:
+        """Tell whether it is of use that a node computes in the narrow type, by what it reads has already."""
+        read = {self._home(v) for v in node.inputs if v in self._floats and v not in self._constants}
+        if edit.op_of(node) == "Cast":
+            return bool(found.outputs) and FLOAT not in read
+        if not found.outputs:
+            return read == {self.narrow}
+        return read != {FLOAT} or edit.op_of(node) not in operators.MOVE_ELEMENTS
 
     def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return a value in a type; whoever wants it so shares one cast or one constant."""

@@ -23,24 +23,6 @@ DTYPE_ATTRIBUTES = {
 }
 """Operator → the attribute that gives its output's type."""
 
-FOLLOWERS = {
-    "Compress",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-}
-"""They move values, and do so in whatever type these are."""
-
 
 @dataclass(frozen=True)
 class Roles:

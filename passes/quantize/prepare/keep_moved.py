@@ -11,12 +11,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 
 from .opset import BLOCKS
-
-CARRIED = {"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-"""What it carries integers through."""
 
 
 def keep_moved(model: ir.Model) -> None:
@@ -45,7 +42,7 @@ def _dtype(node: ir.Node) -> ir.DataType:
 
 def _moves(node: ir.Node, *, unfit: bool) -> bool:
     """Tell whether a node moves a tensor to an inner graph or, if the type is `unfit`, to any but QuantizeLinear."""
-    if edit.op_of(node) not in CARRIED:
+    if edit.op_of(node) not in operators.CARRIED:
         return False
     readers = [reader for reader, _ in node.outputs[0].uses()]
     unfit = unfit and (not readers or any(edit.op_of(reader) != "QuantizeLinear" for reader in readers))
@@ -61,5 +58,5 @@ def _is_read_inside(node: ir.Node) -> bool:
         readers = [reader for reader, _ in moved.outputs[0].uses()]
         if any(reader.graph is not node.graph for reader in readers):
             return True
-        waiting += [reader for reader in readers if edit.op_of(reader) in CARRIED and reader not in seen]
+        waiting += [reader for reader in readers if edit.op_of(reader) in operators.CARRIED and reader not in seen]
     return False

@@ -117,8 +117,6 @@ class QuantizePlan(Plan):
         Conv → the Add behind it that becomes its bias; both by their first output.
     reads : dict of str to tuple of (str, int)
         Each node that is worth quantizing for its own sake → the quantized tensors that it reads, at which inputs.
-    notes : tuple of str
-        How the plan was found.
     equalisation : Equalisation
         What channels are multiplied by first.
     """
@@ -132,13 +130,7 @@ class QuantizePlan(Plan):
     weights: tuple[WeightScale, ...] = ()
     bias_nodes: dict[str, str] = dataclasses.field(default_factory=dict)
     reads: dict[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     equalisation: Equalisation = dataclasses.field(default_factory=Equalisation)
-
-    @property
-    def exact(self) -> bool:
-        """Whether onnxruntime loses products of such integers on this machine."""
-        return self.scheme.saturates()
 
     def parts(self) -> dict[str, QuantizePlan]:
         """Return a plan for each Conv, Gemm and MatMul alone: its weight and what it reads are quantized."""

@@ -12,21 +12,19 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
+from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.gram import grams_of
 from onnxcompress.statistics.segments import SegmentedRun
 
-from ..shared.gptq import gptq
-from ..shared.layers import Layer
+from ..shared.gptq import Factor, gptq
+from ..shared.rows import rows_for_rounding
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
-
-READERS = ("Conv", "Gemm", "MatMul")
-"""Operators whose second input is multiplied by what a Gram matrix of the first one describes."""
 
 SAMPLES = 512
 """How many samples are looked at."""
@@ -87,12 +85,11 @@ def _jobs(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, ir.
     """Return the first operator that reads each weight directly, in the order of the graph."""
     found: dict[str, ir.Node] = {}
     for node in model.graph:
-        value = node.inputs[1] if edit.op_of(node) in READERS and len(node.inputs) > 1 else None
-        tensor = edit.constant(value)
-        if value is None or value.name not in weights or tensor is None:
+        layer = Layer.of(node, among=operators.on_integers("layer"))
+        if layer is None or layer.value.name not in weights or edit.constant(layer.value) is None:
             continue
-        if len(tensor.shape) == 2 or node.op_type == "Conv":
-            found.setdefault(str(value.name), node)
+        if not layer.is_stack:
+            found.setdefault(str(layer.value.name), node)
     return found
 
 
@@ -112,9 +109,8 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
 
 def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> StoredWeight:
     """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
-    value, read = edit.required(node, 1), edit.required(node, 0)
-    array = edit.array(value)
     layer = Layer(node)
+    value, read, array = layer.value, layer.data, layer.stored
     matrices = layer.blocks(array)
     if matrices.shape[-1] > MOST_COLUMNS:
         raise PassError(f"it sums over {matrices.shape[-1]} products; a Gram matrix has {MOST_COLUMNS} columns at most")
@@ -128,7 +124,7 @@ def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> St
         layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
         for a in (stored.scale, stored.zero_point)
     )
-    back = layer.whole(gptq(matrices, step, stored.grid, grams, zero_point=zero))
+    back = layer.whole(gptq(matrices, step, stored.grid, Factor(grams), zero_point=zero))
     result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
     edit.set_constant(value, result.decode(back).astype(array.dtype))
     return result
@@ -136,7 +132,7 @@ def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> St
 
 def _rows(layer: Layer, arrays: Iterator[Array], samples: int) -> Iterator[Array]:
     """Yield what the operator multiplies by, as (groups, rows, products)."""
-    first = 0
+    first, drawn = 0, rows_for_rounding(layer, samples)
     for array in arrays:
-        yield layer.inputs_of(array, first, samples)
+        yield drawn.inputs(array, first)
         first += len(array)

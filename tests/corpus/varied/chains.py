@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "PruneBlocks": {"block": ((4, 1), (1, 4), (2, 2)), "sparsity": (0.5,)},
     "PruneSlices": {"axis": ("out", "in"), "norm": ("l1", "l2", "inf"), "sparsity": (0.5,)},
     "ActivationPrune": {"sparsity": (0.3,)},
-    "Cluster": {"clusters": (4, 16), "per_channel": (False, True)},
+    "Cluster": {"clusters": (4, 16), "granularity": ("tensor", "channel")},
     "Quantize": {
         "activations": (None, None, None, "uint8", "int8", "uint16"), "per_channel": (None, None, True, False),
         "symmetric": (None, None, True), "ranges": ("minmax", "minmax", "mse", "percentile"),

@@ -113,12 +113,12 @@ def _judge(subject: Subject, chain: Sequence[Pass], data: list[Feed], seed: int)
         return apply(subject.model, steps, data=data, seed=seed)[0] if steps else subject.model
 
     result = made(chain)
-    retyped = any(step.retypes for step in chain)
+    retyped = any(step.promise.retypes for step in chain)
     check_ports(subject, result, retyped=retyped)
     if subject.random:
         check_sane(subject, result)
         return Verdict("sane", "it draws random numbers")
-    lossy = [i for i, step in enumerate(chain) if step.tolerance is None]
+    lossy = [i for i, step in enumerate(chain) if step.promise.tolerance is None]
     if not lossy:
         return check_equal(subject, result)
     check_sane(subject, result)

@@ -79,12 +79,12 @@ def test_a_model_keeps_few_values(initialisation: str) -> None:
     packed = [sum(len(zlib.compress(found[n].tobytes())) for n in ("w1", "w2", "w3")) for found in (before, after)]
     plain = sum(before[n].nbytes for n in ("w1", "w2", "w3"))
     total = f"zipped {packed[0] / 1000:.1f} → {packed[1] / 1000:.1f} kB, in the file {plain / 1000:.1f} kB"
-    assert (report.steps[0].done[0].subject, report.steps[0].done[0].what) == ("all of these", total)
+    assert report.steps[0].notes == [f"all of these: {total}"]
 
 
 def test_each_channel_has_values_of_its_own() -> None:
     subject = conv_chain()
-    after = weights(apply(subject, [Cluster(clusters=2, per_channel=True)])[0])["w2"]
+    after = weights(apply(subject, [Cluster(clusters=2, granularity="channel")])[0])["w2"]
     assert {len(np.unique(row)) for row in after} == {2}
     assert len(np.unique(after)) == 24
     one, _ = cluster(
@@ -94,7 +94,7 @@ def test_each_channel_has_values_of_its_own() -> None:
 
 
 def test_channels_of_moved_weights_are_refused() -> None:
-    plan = Cluster(per_channel=True).plan(behind(), Context(behind()))
+    plan = Cluster(granularity="channel").plan(behind(), Context(behind()))
     reasons = {r.subject: r.reason for r in plan.refused}
     assert reasons["w0"] == "an operator moves it before it is used, so that its output channels are not known"
 

@@ -9,7 +9,8 @@ import pytest
 from corpus import text
 from corpus.oracle import plain_run
 
-from onnxcompress.passes.quantize.shared.layers import Layer
+from onnxcompress.graph.layer import Layer
+from onnxcompress.passes.quantize.shared.rows import rows_for_rounding
 from onnxcompress.statistics.segments import Code
 
 LAYERS = {
@@ -31,7 +32,7 @@ def test_what_a_layer_reads_times_its_weight_is_what_it_gives(
 ) -> None:
     if few:
         for constant in ("FEWEST_ROWS", "ROWS_OF_GROUPS", "ROWS", "ROWS_FOR_MANY"):
-            monkeypatch.setattr(f"onnxcompress.passes.quantize.shared.layers.{constant}", 1)
+            monkeypatch.setattr(f"onnxcompress.passes.quantize.shared.rows.{constant}", 1)
     read, shape, call = LAYERS[name]
     random = np.random.default_rng(0)
     array = random.standard_normal(shape).astype(np.float32)
@@ -43,12 +44,13 @@ def test_what_a_layer_reads_times_its_weight_is_what_it_gives(
     x = code.decode(integers)
     y = plain_run(model, {"x": x})["y"]
     layer = Layer(model.graph[0])
+    drawn = rows_for_rounding(layer, 5)
     counts = set()
     for first, last in itertools.pairwise([0, 2, 5]):
-        rows = layer.inputs_of(x[first:last], first, 5)
-        given = layer.outputs_of(y[first:last], first, 5)
+        rows = drawn.inputs(x[first:last], first)
+        given = drawn.outputs(y[first:last], first)
         np.testing.assert_allclose(rows @ layer.blocks(array).swapaxes(1, 2), given, atol=2e-4)
-        np.testing.assert_array_equal(layer.inputs_of(integers[first:last], first, 5, code), rows)
+        np.testing.assert_array_equal(drawn.inputs(integers[first:last], first, code), rows)
         counts.add(rows.shape[1] // (last - first))
     every = int(np.prod(y.shape[1:])) // layer.outputs
     assert len(counts) == 1

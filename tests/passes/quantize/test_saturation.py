@@ -75,7 +75,7 @@ def test_the_default_is_for_the_machine_at_hand(
     assert not lint(result, target).findings
     stored = [result.graph.initializers[f"w{i}_quantized"].const_value.numpy() for i in (1, 2, 3)]  # type: ignore[union-attr]
     assert max(np.abs(array.astype(int)).max() for array in stored) == largest
-    assert any("has no VNNI: weights have 7 bits" in change.what for change in report.steps[0].done) is saturates
+    assert any("has no VNNI: weights have 7 bits" in note for note in report.steps[0].notes) is saturates
 
 
 @pytest.mark.parametrize(("saturates", "largest"), [(False, 127), (True, 64)])
