@@ -62,7 +62,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("activation-prune", {}),
     ("apply-mask", {"masks": "masks.npz"}),
     ("cluster", {}),
-    ("cluster", {"per_channel": True}),
+    ("cluster", {"granularity": "channel"}),
     ("convert-float", {}),
     ("convert-float", {"dtype": "bfloat16", "keep_io": False}),
     ("distill", {"epochs": 1}),

@@ -33,7 +33,10 @@ def test_defaults_and_order() -> None:
             "sparsity = 'half': expected a number",
         ),
         ("[[pass]]\nname = 'prune-channels'\nsparsity = 1.5", "sparsity = 1.5: expected `float` < 1.0"),
-        ("[[pass]]\nname = 'prune-channels'\nimportance = 'l3'", "importance = 'l3': expected one of l1, l2, random"),
+        (
+            "[[pass]]\nname = 'prune-channels'\nimportance = 'l3'",
+            "importance = 'l3': expected a number, or one of l1, l2, random",
+        ),
         ("[[pass]]\nname = 'shrink'\n[[pass]]\nname = 3", "recipe: pass 2: name = 3: expected a pass's name"),
         ("[[pas]]\nname = 'shrink'", "recipe: unknown key 'pas'; did you mean 'pass'?"),
         ("pass = 3", "recipe: expected one [[pass]] table or more"),

@@ -9,7 +9,7 @@ of products (the labels of one position) of atoms (labels that always appear tog
     y = Flatten(x)        (N, 64·8·8)   position p carries c[p // 64]
     q = Reshape(MatMul(x, Wq), heads)   d becomes {head, e}: two labels at each position of d, everywhere at once
 
-The analysis: `walk` visits each node, `rules` has one small rule for each operator that computes, `movement` one for
-all that move data (run the operator on coordinates), and `engine` keeps what they say in `labels` (union-find and
-factoring). `groups` gathers the labels, `constants` and `dead` find what contributes nothing, `remove` takes it out.
+`analysis` visits each node, `rules` has one small rule for each operator that computes, `movement` one for all that
+move data (run the operator on coordinates), and `engine` keeps what they say in `labels` (union-find and factoring).
+`groups` gathers the labels; `propagate`, `bounds` and `dead` find what contributes nothing, and `remove` takes it out.
 """

@@ -97,6 +97,16 @@ def moved_inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in moved if value is not None]
 
 
+def padding(engine: Engine, node: ir.Node) -> float:
+    """Return what Pad fills with: zero where nothing is given, NaN where only a run knows, or the mode copies."""
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    given = node.inputs[2] if node.op_type == "Pad" and len(node.inputs) > 2 else None
+    if mode != "constant":
+        return np.nan
+    known = np.zeros(1) if given is None else engine.known.values.get(given)
+    return np.nan if known is None else float(known.ravel()[0])
+
+
 def trace(engine: Engine, node: ir.Node) -> list[Trace] | None:
     """Find where each output of a data-movement node comes from; None when a parameter is unknown."""
     op = edit.op_of(node)

@@ -74,12 +74,10 @@ def apply(
     from ..display import console
     from ..outputs import check_outputs
     from ..plans import read_plans
-    from ..recipe import parse_pass, read_recipe
+    from ..recipe import read_steps
 
     planned = None if replay is None else read_plans(replay)
-    passes = [each.step for each in planned or ()]
-    for kind, text in ctx.meta["steps"]:
-        passes += read_recipe(text) if kind == "recipe" else [parse_pass(text)]
+    passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
     read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric} | {f"-r {r}": r for r in recipe or ()}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}

@@ -35,7 +35,7 @@ class Settings:
     ----------
     epochs, batch_size : int
         Passes over the samples, and samples per step (an epoch is split into nearly equal batches of at most that).
-    optimizer : {"adamw", "sgd"}
+    optimiser : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate, schedule : float, {"constant", "linear", "cosine"}
         The rate of the first step, and how it falls to zero.
@@ -51,7 +51,7 @@ class Settings:
 
     epochs: int = 10
     batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01
@@ -121,14 +121,27 @@ def train(
     )
     data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
     initial = initial_weights(model, objective)
+    masked = masked_weights(model, objective.weights) if settings.keep_masks else []
+    return _run(objective, data, initial, masked, settings, checkpoint, progress or silent)
+
+
+def _run(
+    objective: Objective,
+    data: Arrays,
+    initial: Arrays,
+    masked: list[str],
+    settings: Settings,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Trained:
+    """Let the training interpreter train, from a checkpoint of the same training if there is one."""
     with temporary_folder() as folder, _checkpoint_folder(checkpoint) as kept:
         fingerprint = _fingerprint(objective, data, initial, settings)
         _check_checkpoint(kept, fingerprint)
-        masked = masked_weights(model, objective.weights) if settings.keep_masks else []
         job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "masked": masked}
         job["settings"] = dataclasses.asdict(settings)
         write_job(folder, objective, data, initial, job)
-        failed = run_worker(folder, kept / LOG, progress or silent)
+        failed = run_worker(folder, kept / LOG, progress)
         if failed:
             raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
         return _read_result(kept, objective, initial)

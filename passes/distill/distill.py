@@ -44,7 +44,7 @@ class Distill(Pass):
         Passes over the samples.
     batch_size : int
         Samples per step.
-    optimizer : {"adamw", "sgd"}
+    optimiser : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
         The rate of the first step.
@@ -70,7 +70,7 @@ class Distill(Pass):
 
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1)] = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01

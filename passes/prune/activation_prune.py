@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Member
-from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Refusal
 
 from .importance.activations import TensorAxis, by_channel, read_members, tensor_axis
-from .masks.masks import ChannelPlan, apply_channels, independent, lowest, refusals
+from .masks.groups import choose_groups
+from .masks.masks import ChannelPlan, apply_channels
+from .sparsity.amount import too_many
+from .sparsity.lowest import lowest, most
+from .sparsity.threshold import ThresholdPass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ActivationPrune(Pass):
+class ActivationPrune(ThresholdPass):
     """Zero the channels whose mean |activation| over the samples, normalised, is below a threshold.
 
     The classic recipe on activations: take each channel's mean |a| where a Conv, Gemm or MatMul reads it, divide by
@@ -30,37 +32,41 @@ class ActivationPrune(Pass):
     ----------
     threshold : float
         In [0, 1]: channels with ``mean|a| / max over channels < threshold`` go. Not used when `sparsity` is given.
-    sparsity : float, optional
-        In [0, 1): the share of each group's channels to zero instead.
+    sparsity : float or int, optional
+        The share of each group's channels to zero instead, rounded down; or, as a whole number, how many of them.
 
     Notes
     -----
     Hu et al., "Network Trimming", arXiv:1607.03250; Molchanov et al., arXiv:1611.06440, on mean activation.
     """
 
-    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
-    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
-
     needs = Needs(samples=True)
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Measure, normalise, choose."""
         groups = context.groups
-        chosen, refused = independent(groups)
-        read = {group.name: read_members(groups, group) for group in chosen}
+        chosen = choose_groups(self, model, groups)
+        refused = list(chosen.refused)
+        read = {group.name: read_members(groups, group) for group in chosen.groups}
         means = context.channel_means(sorted({tensor_axis(member) for members in read.values() for member in members}))
-        scores = {}
-        for group in chosen:
-            if read[group.name]:
-                scores[group.name] = _score(group, read[group.name], means)
-            else:
+        channels = {}
+        for group in chosen.groups:
+            sparsity = chosen.selected.settings(group.name).sparsity
+            if not read[group.name]:
                 refused.append(Refusal(group.name, "no operator reads it as an activation"))
-        if self.sparsity is not None:
-            channels = lowest(groups, scores, self.sparsity)
-        else:
-            channels = {name: _below(score, self.threshold) for name, score in scores.items()}
+            elif sparsity is not None and (reason := too_many(sparsity, most(group), "channels")):
+                refused.append(Refusal(group.name, reason))
+            else:
+                score = _score(group, read[group.name], means)
+                channels[group.name] = chosen.selected.settings(group.name).lowest(group, score)
         named = {name: numbers for name, numbers in channels.items() if numbers}
-        return ChannelPlan(channels=named, refused=(*refusals(groups), *refused))
+        return ChannelPlan(channels=named, refused=tuple(refused))
+
+    def lowest(self, group: Group, score: npt.NDArray[np.float64]) -> list[int]:
+        """Return the channels of a group that go, by the threshold or the sparsity."""
+        if self.sparsity is None:
+            return _below(score, self.threshold)
+        return lowest([group], {group.name: score}, {group.name: self.sparsity}).get(group.name, [])
 
     def apply(self, model: ir.Model, plan: ChannelPlan) -> Changes:
         """Zero the chosen channels."""

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import Weight
+from onnxcompress.selection import OverridablePass
 
 from .k_means.lloyd import STARTS, cluster
-from .masks.weights import array_of, usable, without
+from .masks.weights import array_of, choose_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ClusterPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cluster(Pass):
+class Cluster(OverridablePass):
     """Let each weight take only a few different values, so that the file zips well; it stays as large unzipped.
 
     Parameters
@@ -65,12 +66,10 @@ class Cluster(Pass):
     initialisation : str
         Where the centres start: linear (evenly from smallest to largest), random (drawn from the weights), density
         (as many weights between each two) or kmeans++ (drawn far from each other).
-    per_channel : bool
-        Give each output channel values of its own.
+    granularity : {"tensor", "channel"}
+        Who has values of its own: each weight, or each of its output channels.
     preserve_sparsity : bool
         Zeros stay zeros: one of the values is zero, and only what is not zero decides about the others.
-    exclude : tuple of str
-        Weights to leave alone, by patterns (``head*``) on their names.
 
     Notes
     -----
@@ -78,25 +77,41 @@ class Cluster(Pass):
     sorted values; weights with no more different values than clusters stay exactly as they are.
     """
 
+    overridable = ("clusters", "initialisation", "granularity", "preserve_sparsity")
+
     clusters: Annotated[int, msgspec.Meta(ge=2, le=256)] = 16
     initialisation: Literal["linear", "random", "density", "kmeans++"] = "linear"
-    per_channel: bool = False
+    granularity: Literal["tensor", "channel"] = "tensor"
     preserve_sparsity: bool = False
-    exclude: tuple[str, ...] = ()
 
     def plan(self, model: ir.Model, context: Context) -> ClusterPlan:
         """Find the values of each weight."""
-        weights, refused = usable(model)
-        weights, excluded = without(self.name, self.exclude, weights)
+        chosen = choose_weights(self, model)
+        refused = list(chosen.refused)
         random = np.random.default_rng(context.seed)
         books = {}
-        for weight in weights:
-            if self.per_channel and weight.axis < 0:
+        for weight in chosen.weights:
+            step = chosen.selected.settings(weight)
+            if step.granularity == "channel" and weight.axis < 0:
                 reason = "an operator moves it before it is used, so that its output channels are not known"
                 refused.append(Refusal(str(weight.value.name), reason))
             else:
-                books[str(weight.value.name)] = self._book(weight, random)
-        return ClusterPlan(books=books, refused=(*refused, *excluded))
+                books[str(weight.value.name)] = step.codebook(weight, random)
+        return ClusterPlan(books=books, refused=tuple(refused))
+
+    def codebook(self, weight: Weight, random: np.random.Generator) -> Codebook:
+        """Cluster one weight by these options."""
+        array = array_of(weight).astype(np.float64)
+        axis = weight.axis if self.granularity == "channel" else -1
+        rows = array.reshape(1, -1) if axis < 0 else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        start = STARTS[self.initialisation]
+        found = [cluster(row, self.clusters, start, random, keep_zero=self.preserve_sparsity) for row in rows]
+        codes = np.stack([codes for _, codes in found])
+        if axis >= 0:
+            moved = [array.shape[axis], *(n for d, n in enumerate(array.shape) if d != axis)]
+            codes = np.moveaxis(codes.reshape(moved), 0, axis)
+        values = np.stack([np.resize(values, self.clusters) for values, _ in found])
+        return Codebook(array.shape, axis, values, np.ascontiguousarray(codes).reshape(-1))
 
     def apply(self, model: ir.Model, plan: ClusterPlan) -> Changes:
         """Put the values in place."""
@@ -111,19 +126,6 @@ class Cluster(Pass):
                 done.append(Change(name, f"{len(np.unique(after))} different values; {_sizes(*pairs[-1])}"))
         notes = (f"all of these: {_sizes(*np.sum(pairs, axis=0))}",) if len(done) > 1 else ()
         return Changes(tuple(done), plan.refused, notes)
-
-    def _book(self, weight: Weight, random: np.random.Generator) -> Codebook:
-        array = array_of(weight).astype(np.float64)
-        axis = weight.axis if self.per_channel else -1
-        rows = array.reshape(1, -1) if axis < 0 else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-        start = STARTS[self.initialisation]
-        found = [cluster(row, self.clusters, start, random, keep_zero=self.preserve_sparsity) for row in rows]
-        codes = np.stack([codes for _, codes in found])
-        if axis >= 0:
-            moved = [array.shape[axis], *(n for d, n in enumerate(array.shape) if d != axis)]
-            codes = np.moveaxis(codes.reshape(moved), 0, axis)
-        values = np.stack([np.resize(values, self.clusters) for values, _ in found])
-        return Codebook(array.shape, axis, values, np.ascontiguousarray(codes).reshape(-1))
 
 
 def _zipped(array: npt.NDArray[Any]) -> int:

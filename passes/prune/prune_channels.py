@@ -9,22 +9,23 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.channels.groups import Groups
-from onnxcompress.contract import Changes, Context, Needs, Pass, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Refusal
 from onnxcompress.errors import OptionError
 from onnxcompress.evaluation.sensitivity import SHARES, Judge, measure
 from onnxcompress.samples.noise import noise_samples
 from onnxcompress.samples.samples import Samples
-from onnxcompress.selection import matching
+from onnxcompress.selection import OverridablePass
 
 from .compensate.least_squares import compensate
-from .importance.criteria import IMPORTANCE, score_groups
+from .importance.criteria import criterion_of, score_groups
 from .importance.reconstruction import reconstruction_scores
-from .masks.masks import ChannelPlan, apply_channels, independent, refusals
+from .masks.groups import choose_groups
+from .masks.masks import ChannelPlan, apply_channels
 from .sparsity.allocate import allocate, cheapest_first
+from .sparsity.amount import Sparsity
 from .sparsity.budget import Budget, Meter, reach
 from .sparsity.latency import Clock
-from .sparsity.overrides import group_names, read_override
+from .sparsity.lowest import Limits
 from .sparsity.ranking import Ranker, Ranking
 
 NOISE = 256
@@ -34,25 +35,33 @@ MADE_UP = "no samples were given, so weights were fitted to noise; a hundred rea
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PruneChannels(Pass):
+class PruneChannels(OverridablePass):
     """Zero the least important channels of each group; `Shrink` then removes them.
 
     Parameters
     ----------
-    sparsity : float or "auto"
-        In [0, 1): the share of each group's channels to zero, rounded down; one channel always stays. With another
-        `ranking` the share of all channels that compete, with another `budget` the share of that budget. auto: each
-        group loses as much as it can bear, see `max_drop`.
+    sparsity : float, int or "auto"
+        The share of each group's channels to zero, rounded down, or, as a whole number, how many of them; one channel
+        always stays. With another `ranking` it is of all channels that compete, with another `budget` of that budget.
+        auto: each group loses as much as it can bear, see `max_drop`.
     max_drop : float
         With sparsity = auto: how much of the metric may be lost on the samples. First each group is pruned alone to
         see what that costs; then the shares are sought that take most multiply-accumulates away within the drop.
         With `compensate`, one half of the samples is fitted to and the other judges.
-    importance : str
-        What ranks the channels. By weights: l1 and l2 (norms over all weights that make a channel or read it), lamp
-        (l2 against what is left), fpgm (distance to the other filters), bn_scale (|scale| of BatchNormalization). By
-        samples: activation (mean |a|), apoz (share of zeros after the activation function), wanda (|W| times the norm
-        of what it multiplies), reconstruction (the error left after the best fit to the channels that stay). random: a
-        seeded draw.
+    importance : str or float
+        What ranks the channels.
+
+        - l1, l2, or a number p: the p-norm over all weights that make a channel or read it;
+        - lamp: l2 against what is left of the group;
+        - fpgm: the distance to the other filters;
+        - bn_scale: |scale| of BatchNormalization;
+        - activation: mean |a| over samples;
+        - apoz: the share of samples where the activation function gives zero;
+        - wanda: |W| times the norm of what it multiplies, over samples;
+        - reconstruction: the error left on samples after the best fit to the channels that stay;
+        - taylor: how much the loss changes without the channel, by its slope on samples;
+        - fisher: the same by its curvature;
+        - random: a draw by the seed.
     round_to : int
         Keep a multiple of this many channels in each group: engines compute 8 or 16 at a time, and a layer of 57
         channels can be slower than one of 64.
@@ -60,14 +69,10 @@ class PruneChannels(Pass):
         How the scores of a group's weights or activations become one: mean, max or sum.
     ranking : str
         Which channels compete: local (those of one group), global (of all groups), isomorphic (of groups of the same
-        kind, such as all inner layers of residual blocks).
+        kind, such as all inner layers of residual blocks). Groups with a sparsity of their own compete with none.
     budget : str
-        What `sparsity` is a share of: channels, parameters, macs, bytes of the weights, or the measured latency. For
+        What `sparsity` is a part of: channels, parameters, macs, bytes of the weights, or the measured latency. For
         the last four the smallest share of channels is found that takes so much away.
-    exclude : tuple of str
-        Groups to leave alone, by patterns (``stem*``) on their names or their weights' names.
-    overrides : tuple of str
-        ``PATTERN=SPARSITY``: groups with a share of channels of their own; the last that matches counts.
     keep_at_least : int
         Of each group at least so many channels stay.
     compensate : bool
@@ -78,44 +83,49 @@ class PruneChannels(Pass):
 
     Notes
     -----
-    Channels of one group go together: a residual stream, a depthwise convolution and what feeds it, the two sides of
-    a Concat. By groups: Fang et al., DepGraph, arXiv:2301.12900; isomorphic ranking: arXiv:2407.04616. l1: Li et al.,
-    arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519; lamp: Lee et al., arXiv:2010.07611; fpgm: He et al.,
-    arXiv:1811.00250; activation: Molchanov et al., arXiv:1611.06440; apoz: Hu et al., arXiv:1607.03250; wanda: Sun et
-    al., arXiv:2306.11695; taylor: Molchanov et al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
+    A group goes by its own name, by its weights, and by the nodes that read these: an excluded layer keeps all channels
+    that it makes or reads. Channels of one group go together: a residual stream, a depthwise convolution and what
+    feeds it, the two sides of a Concat. By groups: Fang et al., DepGraph, arXiv:2301.12900; isomorphic ranking:
+    arXiv:2407.04616. l1: Li et al., arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519; lamp: Lee et al.,
+    arXiv:2010.07611; fpgm: He et al., arXiv:1811.00250; activation: Molchanov et al., arXiv:1611.06440; apoz: Hu et
+    al., arXiv:1607.03250; wanda: Sun et al., arXiv:2306.11695; taylor: Molchanov et al., arXiv:1611.06440; fisher:
+    Theis et al., arXiv:1801.05787.
     """
 
-    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] | Literal["auto"] = 0.5
+    overridable = ("sparsity", "round_to", "keep_at_least")
+
+    sparsity: Sparsity | Literal["auto"] = 0.5
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    importance: Literal[
-        "l1",
-        "l2",
-        "random",
-        "bn_scale",
-        "lamp",
-        "fpgm",
-        "activation",
-        "apoz",
-        "wanda",
-        "reconstruction",
-        "taylor",
-        "fisher",
-    ] = "l2"
+    importance: (
+        Literal[
+            "l1",
+            "l2",
+            "random",
+            "bn_scale",
+            "lamp",
+            "fpgm",
+            "activation",
+            "apoz",
+            "wanda",
+            "reconstruction",
+            "taylor",
+            "fisher",
+        ]
+        | Annotated[float, msgspec.Meta(gt=0)]
+    ) = "l2"
     round_to: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     reduction: Literal["mean", "max", "sum"] = "mean"
     ranking: Ranking = "local"
     budget: Budget = "channels"
-    exclude: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
     keep_at_least: Annotated[int, msgspec.Meta(ge=1)] = 1
     compensate: bool = False
     steps: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for text in self.overrides:
-            read_override(self.name, text)
         self._check_auto()
+        if self.budget == "latency" and isinstance(self.sparsity, int) and self.sparsity:
+            raise OptionError(f"{self.name}: sparsity = {self.sparsity}: of the latency only a share can go")
         # Only some criteria look at samples, so this instance's need hides the class's.
         object.__setattr__(self, "needs", self._needs())
 
@@ -137,28 +147,34 @@ class PruneChannels(Pass):
         """Score the channels of every group that can be pruned; says which cannot."""
         asked = (self.importance, self.reduction, self.ranking, self.round_to, self.keep_at_least)
         found: tuple[Ranker, list[Refusal]] = context.keep(
-            (*asked, self.exclude, self.overrides), lambda: self._ranked(context)
+            (*asked, self.include, self.exclude, repr(self.overrides)), lambda: self._ranked(context)
         )
         return found
 
     def _ranked(self, context: Context) -> tuple[Ranker, list[Refusal]]:
         groups = context.groups
-        excluded, fixed = self._selected(groups)
-        chosen, factors = independent(groups, skip=excluded)
-        out = [Refusal(name, f"excluded by '{pattern}'") for name, pattern in excluded.items()]
+        chosen = choose_groups(self, context.model, groups)
         if self.importance == "reconstruction":
-            scores, lacking = reconstruction_scores(groups, chosen, context.samples, progress=context.progress)
+            scores, lacking = reconstruction_scores(groups, chosen.groups, context.samples, progress=context.progress)
         else:
-            scores, lacking = score_groups(self.importance, self.reduction, chosen, context)
-        ranker = Ranker(groups, scores, self.ranking, self.round_to, self.keep_at_least, fixed)
-        return ranker, [*refusals(groups), *factors, *out, *lacking]
+            scores, lacking = score_groups(criterion_of(self.importance), self.reduction, chosen.groups, context)
+        limits, fixed = {}, {}
+        for group in groups.prunable:
+            own = chosen.selected.options(group.name)
+            limits[group.name] = Limits(
+                own.get("round_to", self.round_to), own.get("keep_at_least", self.keep_at_least)
+            )
+            if "sparsity" in own:
+                fixed[group.name] = own["sparsity"]
+        return Ranker(groups, scores, self.ranking, limits, fixed), [*chosen.refused, *lacking]
 
     def _step_by_step(
-        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: float, model: ir.Model, context: Context
+        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: int | float, model: ir.Model, context: Context
     ) -> Ranker:
         """Zero a little more in each step but the last and score again; what is gone stays first in the order."""
         for step in range(1, self.steps):
-            channels, _ = self._lowest(ranker, meter, sparsity * step / self.steps)
+            part = sparsity * step // self.steps if isinstance(sparsity, int) else sparsity * step / self.steps
+            channels, _ = self._lowest(ranker, meter, part)
             copy = model.clone()
             apply_channels(copy, self._completed(channels, model, context))
             scores = {name: score.copy() for name, score in self.ranker(context.on(copy))[0].scores.items()}
@@ -174,9 +190,12 @@ class PruneChannels(Pass):
         return None if self.budget == "channels" else Meter(ranker.groups, self.budget)
 
     def _lowest(
-        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: float
+        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: int | float
     ) -> tuple[dict[str, list[int]], list[Refusal]]:
-        return (ranker.choose(sparsity), []) if meter is None else reach(ranker, meter, self.budget, sparsity)
+        if meter is None:
+            return ranker.choose(sparsity), ranker.too_many(sparsity)
+        channels, short = reach(ranker, meter, self.budget, sparsity)
+        return channels, [*ranker.too_many(0.0), *short]
 
     def _completed(
         self, channels: dict[str, list[int]], model: ir.Model, context: Context, samples: Samples | None = None
@@ -194,10 +213,10 @@ class PruneChannels(Pass):
     def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
         """Let a measured drop of the metric decide each group's share."""
         assert self.max_drop is not None
-        fixed = {name: ranker.only(name, share) for name, share in ranker.fixed.items() if name in ranker.scores}
-        free = [name for name in ranker.scores if name not in fixed]
+        fixed = {name: gone for name, gone in ranker.choose(0.0).items() if name in ranker.fixed}
+        free = [name for name in ranker.scores if name not in ranker.fixed]
         if not free:
-            return self._completed(fixed, model, context), []
+            return self._completed(fixed, model, context), ranker.too_many(0.0)
         cuts = {share: {n: c for n in free if (c := ranker.only(n, share))} for share in SHARES}
         plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
         # What was fitted to must not judge.
@@ -217,6 +236,9 @@ class PruneChannels(Pass):
         return apply_channels(model, plan)
 
     def _check_auto(self) -> None:
+        for term, options in self.overrides.items():
+            if options.get("sparsity") == "auto":
+                raise OptionError(f"{self.name}: overrides.{term}.sparsity = 'auto': expected a number")
         if (self.sparsity == "auto") != (self.max_drop is not None):
             raise OptionError(f"{self.name}: sparsity = 'auto' and max_drop = NUMBER go together; give both or neither")
         if self.sparsity == "auto" and (self.ranking, self.budget, self.steps) != ("local", "channels", 1):
@@ -225,19 +247,9 @@ class PruneChannels(Pass):
             )
 
     def _needs(self) -> Needs:
-        criterion = IMPORTANCE.get(self.importance)
-        measured = criterion is None or criterion.measure is not None
+        criterion = None if self.importance == "reconstruction" else criterion_of(self.importance)
         return Needs(
-            samples=self.sparsity == "auto" or measured,
+            samples=self.sparsity == "auto" or criterion is None or criterion.measure is not None,
             training=criterion is not None and criterion.training,
             welcome=self.compensate,
         )
-
-    def _selected(self, groups: Groups) -> tuple[dict[str, str], dict[str, float]]:
-        """Return the excluded groups with the pattern that did it, and the shares of those that have their own."""
-        names, prunable = group_names(groups), {group.name for group in groups.prunable}
-        out = matching(f"{self.name}: exclude", self.exclude, names)
-        shares = dict(read_override(self.name, text) for text in self.overrides)
-        own = matching(f"{self.name}: overrides", shares, names)
-        excluded = {name: pattern for pattern, found in out.items() for name in found if name in prunable}
-        return excluded, {name: shares[pattern] for pattern, found in own.items() for name in found}

@@ -12,11 +12,12 @@ from onnxcompress.errors import OptionError
 from onnxcompress.graph.weights import Weight
 
 from .masks.masks import Keep
-from .masks.weights import MaskEachWeight, array_of, reduction_axis, why_no_matrix
+from .masks.weights import array_of, reduction_axis, why_no_matrix
+from .policies.weight_pass import EachWeightPass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PruneNOfM(MaskEachWeight):
+class PruneNOfM(EachWeightPass):
     """Keep the n largest of every m weights in a row along the input channels, as sparse tensor cores need it.
 
     Parameters
@@ -25,14 +26,14 @@ class PruneNOfM(MaskEachWeight):
         How many of them stay.
     m : int
         How many weights are looked at together; at an end that is shorter, the n largest of what is there stay.
-    exclude : tuple of str
-        Weights to leave alone, by patterns (``head*``) on their names.
 
     Notes
     -----
     Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378 (2:4, as NVIDIA's hardware has it);
     TensorFlow's toolkit calls it ``sparsity_m_by_n`` and counts what goes: its (m, n) is ours (n - m, n).
     """
+
+    overridable = ("n", "m")
 
     n: Annotated[int, msgspec.Meta(ge=1, le=255)] = 2
     m: Annotated[int, msgspec.Meta(ge=2, le=256)] = 4
@@ -41,6 +42,8 @@ class PruneNOfM(MaskEachWeight):
         super().__post_init__()
         if self.n >= self.m:
             raise OptionError(f"{self.name}: n = {self.n}: expected less than m = {self.m}")
+        for term in self.overrides:
+            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
         """Say why a weight has no rows of m."""

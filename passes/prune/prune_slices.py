@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+import math
+from typing import Literal
 
-import msgspec
 import numpy as np
 
+from onnxcompress.errors import OptionError
 from onnxcompress.graph.weights import Weight
 
+from .importance.norms import ORDERS, norms
 from .masks.masks import Keep
-from .masks.weights import Floats, MaskEachWeight, array_of, lowest_share, reduction_axis, why_no_matrix
-
-NORMS = {"l1": 1, "l2": 2, "inf": np.inf}
+from .masks.weights import Floats, array_of, keep_highest, reduction_axis, why_no_matrix
+from .policies.weight_pass import EachWeightPass
+from .sparsity.amount import Sparsity, how_many, too_many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PruneSlices(MaskEachWeight):
-    """Zero the output or input slices of each weight with the smallest norms, weight by weight.
+class PruneSlices(EachWeightPass):
+    """Zero the slices of each weight with the smallest norms, weight by weight.
 
     Unlike `PruneChannels` it does not care what hangs together: of two weights that are added, each may lose other
     channels, and then none can be removed. It is here for what PyTorch's structured pruning does.
 
     Parameters
     ----------
-    sparsity : float
-        In [0, 1): the share of each weight's slices to zero, rounded down.
-    axis : {"out", "in"}
-        Slices along output channels (filters) or input channels.
-    norm : {"l1", "l2", "inf", "random"}
-        What ranks the slices; random: a seeded draw.
-    exclude : tuple of str
-        Weights to leave alone, by patterns (``head*``) on their names.
+    sparsity : float or int
+        The share of each weight's slices to zero, rounded down; or, as a whole number, how many of them.
+    axis : {"out", "in"} or int
+        Slices along output channels (filters), input channels, or an axis of the tensor as it is stored; negative
+        numbers count from its last axis.
+    norm : {"l1", "l2", "inf", "random"} or float
+        What ranks the slices: a norm, by name or by its order (3, 0.5, inf, -inf), or random: a seeded draw. Order 0
+        counts what is not zero, as PyTorch has it.
 
     Notes
     -----
@@ -40,23 +42,42 @@ class PruneSlices(MaskEachWeight):
     `Shrink` folds it away.
     """
 
-    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5
-    axis: Literal["out", "in"] = "out"
-    norm: Literal["l1", "l2", "inf", "random"] = "l2"
+    overridable = ("sparsity", "axis", "norm")
+
+    sparsity: Sparsity = 0.5
+    axis: Literal["out", "in"] | int = "out"
+    norm: Literal["l1", "l2", "inf", "random"] | float = "l2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.norm, str) and math.isnan(self.norm):
+            raise OptionError(f"{self.name}: norm = nan: expected the order of a norm")
+        for term in self.overrides:
+            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
-        """Say why a weight has no slices."""
-        return why_no_matrix(weight)
+        """Say why a weight has no slices, or too few."""
+        shape = array_of(weight).shape
+        if isinstance(self.axis, str):
+            reason = why_no_matrix(weight)
+        else:
+            reason = "" if -len(shape) <= self.axis < len(shape) else f"it has {len(shape)} axes, and no {self.axis}"
+        return reason or too_many(self.sparsity, shape[self._axis_of(weight)], "slices")
 
     def keep(self, weight: Weight, random: np.random.Generator) -> Keep:
         """Rank the slices and keep all elements of those that stay."""
-        array = array_of(weight)
-        axis = weight.axis if self.axis == "out" else reduction_axis(weight)
-        kept = lowest_share(self._scores(np.moveaxis(array, axis, 0), random), self.sparsity)
+        array, axis = array_of(weight), self._axis_of(weight)
+        slices = np.moveaxis(array, axis, 0)
+        kept = keep_highest(self._scores(slices, random), how_many(self.sparsity, len(slices)))
         return np.broadcast_to(kept.reshape([-1 if d == axis else 1 for d in range(array.ndim)]), array.shape)
+
+    def _axis_of(self, weight: Weight) -> int:
+        if isinstance(self.axis, int):
+            return self.axis % array_of(weight).ndim
+        return weight.axis if self.axis == "out" else reduction_axis(weight)
 
     def _scores(self, slices: Floats, random: np.random.Generator) -> Floats:
         if self.norm == "random":
             return random.random(len(slices))
-        rows = slices.reshape(len(slices), -1).astype(np.float64)
-        return np.asarray(np.linalg.norm(rows, NORMS[self.norm], axis=1))
+        order = self.norm if isinstance(self.norm, float) else ORDERS[self.norm]
+        return norms(slices.reshape(len(slices), -1).astype(np.float64), order)

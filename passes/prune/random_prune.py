@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
-import msgspec
 import numpy as np
 
 from onnxcompress.graph.weights import Weight
 
 from .masks.masks import Keep
-from .masks.weights import MaskEachWeight, array_of, lowest_share
+from .masks.weights import array_of, keep_highest
+from .policies.weight_pass import EachWeightPass
+from .sparsity.amount import Sparsity, how_many, too_many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomPrune(MaskEachWeight):
+class RandomPrune(EachWeightPass):
     """Zero a random share of each weight, by the seed: the baseline that any criterion must beat.
 
     Parameters
     ----------
-    sparsity : float
-        In [0, 1): the share of each weight tensor's elements to zero, rounded down.
-    exclude : tuple of str
-        Weights to leave alone, by patterns (``head*``) on their names.
+    sparsity : float or int
+        The share of each weight tensor's elements to zero, rounded down; or, as a whole number, how many of them.
 
     Notes
     -----
     PyTorch's ``random_unstructured``. Random channels of whole groups: `PruneChannels` with ``importance="random"``.
     """
 
-    sparsity: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.5
+    overridable = ("sparsity",)
+
+    sparsity: Sparsity = 0.5
+
+    def unfit(self, weight: Weight) -> str:
+        """Say where there are too few weights."""
+        return too_many(self.sparsity, array_of(weight).size, "weights")
 
     def keep(self, weight: Weight, random: np.random.Generator) -> Keep:
         """Draw the elements that stay."""
-        return lowest_share(random.random(array_of(weight).shape), self.sparsity)
+        score = random.random(array_of(weight).shape)
+        return keep_highest(score, how_many(self.sparsity, score.size))

@@ -55,7 +55,7 @@ class Shrink(Pass):
 
     Parameters
     ----------
-    lossless : bool
+    merge_equal : bool
         Also merge channels that are equal for every input (the same weights on the same inputs): the weights that
         read them are added up. Says so where nothing was found.
 
@@ -67,22 +67,22 @@ class Shrink(Pass):
     residual addition, a whole group of a depthwise convolution. One channel of each axis is always kept.
     """
 
-    lossless: bool = False
+    merge_equal: bool = False
 
     promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, and what is equal."""
         groups = context.groups
-        first, reasons = _find(groups, merging=self.lossless)
+        first, reasons = _find(groups, merging=self.merge_equal)
         refused = [Refusal(group, reason) for group, reason in reasons.items()]
         refused += _frozen_but_dead(groups)
         if first is None:
-            if self.lossless:
+            if self.merge_equal:
                 refused.append(Refusal("model", "every channel counts, and no two are equal"))
             return ShrinkPlan(refused=tuple(refused))
         rounds, copy = [first], model.clone()
-        while self.lossless:
+        while self.merge_equal:
             context.progress(self.name, len(rounds), len(rounds) + 1)
             _play(copy, find_groups(copy), rounds[-1])
             more, _ = _find(find_groups(copy), merging=True)

@@ -163,7 +163,7 @@ def test_auto_says_when_nothing_can_go(model, data):
 
 
 def test_auto_keeps_to_overrides(model, data):
-    pruned, _ = apply_auto(model, data, max_drop=100.0, overrides=("w1=0.25",))
+    pruned, _ = apply_auto(model, data, max_drop=100.0, overrides={"w1": {"sparsity": 0.25}})
     assert pruned.graph.initializers["w1"].shape[1] == 12
 
 

@@ -17,6 +17,7 @@ from onnxcompress.statistics.summaries import Moment
 from onnxcompress.training import logits_of, measure_saliency
 
 from .activations import TensorAxis, activated_members, by_channel, places_of, read_members, tensor_axis
+from .norms import norms
 
 Scores = npt.NDArray[np.float64]
 
@@ -74,10 +75,9 @@ REDUCTIONS: dict[str, Callable[..., Scores]] = {"mean": np.mean, "max": np.max, 
 
 
 def score_groups(
-    name: str, reduction: str, chosen: list[Group], context: Context
+    criterion: Criterion, reduction: str, chosen: list[Group], context: Context
 ) -> tuple[dict[str, Scores], list[Refusal]]:
     """Score the channels of each group; all that must be measured is measured in one go."""
-    criterion = IMPORTANCE[name]
     measured = {} if criterion.measure is None else criterion.measure(chosen, context)
     evidence = Evidence(context.groups, np.random.default_rng(context.seed), measured)
     scores, refused = {}, []
@@ -100,8 +100,21 @@ def _norms(order: int) -> Callable[[Group, Evidence], list[Scores]]:
     def parts(group: Group, evidence: Evidence) -> list[Scores]:
         found = []
         for member in _weights(group, ("in", "out")):
-            norms = _per_channel_sum(member, evidence.summed(member, order), group.size) ** (1 / order)
-            found.append(_relative(norms))
+            sums = _per_channel_sum(member, evidence.summed(member, order), group.size)
+            found.append(_relative(sums ** (1 / order)))
+        return found
+
+    return parts
+
+
+def _high_norms(order: float) -> Callable[[Group, Evidence], list[Scores]]:
+    """The same for any order, from the norms at each position, so that high powers neither overflow nor vanish."""
+
+    def parts(group: Group, evidence: Evidence) -> list[Scores]:
+        found = []
+        for member in _weights(group, ("in", "out")):
+            rows = _filters(member, _array(member), group.size)
+            found.append(_relative(norms(rows, order)))
         return found
 
     return parts
@@ -254,3 +267,8 @@ IMPORTANCE: dict[str, Criterion] = {
     "taylor": Criterion(_saliency, UNREACHED, _loss_change("first"), training=True),
     "fisher": Criterion(_saliency, UNREACHED, _loss_change("second"), training=True),
 }
+
+
+def criterion_of(importance: str | float) -> Criterion:
+    """Return what an option `importance` means; a number is the order of a norm."""
+    return IMPORTANCE[importance] if isinstance(importance, str) else Criterion(_high_norms(importance))

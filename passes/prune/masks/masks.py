@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.channels.groups import Group, Groups, find_groups
+from onnxcompress.channels.groups import find_groups
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.zeroing import makes_divisor_zero, may_be_zero
-from onnxcompress.contract import Change, Changes, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Plan
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 
@@ -125,79 +124,3 @@ def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
         edit.set_constant(by_name[name], array.astype(edit.array(by_name[name]).dtype))
     edit.add_to_outputs(model.graph, plan.biases)
     return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]
-
-
-def lowest(
-    groups: Groups,
-    scores: Mapping[str, npt.NDArray[np.float64]],
-    sparsity: float | Mapping[str, float],
-    round_to: int = 1,
-    keep_at_least: int = 1,
-) -> dict[str, list[int]]:
-    """Choose the ``floor(sparsity · size)`` channels of each stratum of each group that score lowest; one stays.
-
-    `sparsity` is one for all groups or one for each. With `round_to`, as many stay as make the rest of each group a
-    multiple of it, the best of the chosen first; with `keep_at_least`, at least so many of each group.
-    """
-    chosen = {}
-    for group in groups.prunable:
-        if group.name in scores:
-            score = scores[group.name]
-            share = sparsity if isinstance(sparsity, float | int) else sparsity[group.name]
-            gone = [i for stratum in np.unique(group.strata) for i in _share(group, score, share, int(stratum))]
-            gone.sort(key=lambda i: score[i])
-            if settled := settle(group.size, gone, round_to, keep_at_least):
-                chosen[group.name] = settled
-    return chosen
-
-
-def settle(size: int, gone: list[int], round_to: int, keep_at_least: int) -> list[int]:
-    """Shorten a list of channels to go, lowest first, until what stays is enough and a multiple of `round_to`."""
-    count = min(len(gone), max(size - keep_at_least, 0))
-    count -= min(-(size - count) % round_to, count)
-    return sorted(gone[:count])
-
-
-def _share(group: Group, score: npt.NDArray[np.float64], sparsity: float, stratum: int) -> list[int]:
-    channels = np.flatnonzero(group.strata == stratum)
-    count = min(int(sparsity * len(channels)), len(channels) - 1)
-    lowest_first: list[int] = channels[np.argsort(score[channels], kind="stable")[:count]].tolist()
-    return lowest_first
-
-
-def refusals(groups: Groups) -> list[Refusal]:
-    """Say which groups cannot be pruned, and why."""
-    refused = [Refusal(group.name, group.frozen) for group in groups.frozen]
-    if not groups.prunable:
-        reason = "no channels here are both made and summed over by operators that can be pruned"
-        refused.append(Refusal("model", reason))
-    return refused
-
-
-def independent(groups: Groups, skip: Container[str] = ()) -> tuple[list[Group], list[Refusal]]:
-    """Leave out groups that are factors of channels another group already thins out (a head against its dimensions).
-
-    Pruning half of both would take three quarters of their common channels. Groups in `skip` are not pruned at all.
-    """
-    owner = np.full(groups.engine.labels.count, -1, np.int64)
-    for number, group in enumerate(groups.prunable):
-        owner[group.labels] = number
-    partners: dict[int, set[int]] = {}
-    for axes in groups.axes.values():
-        for rows in axes:
-            if rows is not None and len(rows) > 1:
-                for pair in np.unique(owner[rows], axis=1).T.tolist():
-                    for number in pair:
-                        partners.setdefault(number, set()).update(p for p in pair if p not in (number, -1))
-    taken: set[int] = set()
-    refused = []
-    for number, group in enumerate(groups.prunable):
-        if group.name in skip:
-            continue
-        clash = sorted(partners.get(number, set()) & taken)
-        if clash:
-            other = groups.prunable[clash[0]].name
-            refused.append(Refusal(group.name, f"its channels are products with those of '{other}', pruned instead"))
-        else:
-            taken.add(number)
-    return [groups.prunable[number] for number in sorted(taken)], refused

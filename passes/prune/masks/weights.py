@@ -1,23 +1,23 @@
-"""The weights that unstructured pruning works on, seen as arrays and matrices, and a base for its passes."""
+"""The weights that passes work on one by one: which there are, which are meant, and how they look as matrices."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.contract import Changes, Context, Pass, Refusal
+from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import Weight, find_weights
-from onnxcompress.selection import matching
+from onnxcompress.selection import PassT, Selected, Subject, value_subjects
 
 from .arrays import read_arrays
-from .masks import Keep, Mask, MaskPlan, apply_masks
+from .masks import Keep
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -28,33 +28,62 @@ def array_of(weight: Weight) -> Floats:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
-def usable(model: ir.Model) -> tuple[list[Weight], list[Refusal]]:
-    """Sort out weights that hold NaN or Inf, and say what else is out of reach."""
-    weights, refused = [], []
+@dataclasses.dataclass(frozen=True)
+class ChosenWeights(Generic[PassT]):
+    """The weights that a pass works on.
+
+    Attributes
+    ----------
+    weights : list of Weight
+    selected : Selected
+        What the options say of each.
+    refused : tuple of Refusal
+        The others, and why.
+    """
+
+    weights: list[Weight]
+    selected: Selected[Weight, PassT]
+    refused: tuple[Refusal, ...]
+
+
+def choose_weights(step: PassT, model: ir.Model) -> ChosenWeights[PassT]:
+    """Return what can be worked on and is meant; a weight goes by its name and by the nodes that use it."""
+    every = list(find_weights(model.graph))
+    selected = step.select(model, _subjects(every))
+    kept, refused = [], []
     names = Counter(value.name for value in edit.values(model.graph))
-    for weight in find_weights(model.graph):
-        if names[weight.value.name] > 1:
-            refused.append(Refusal(str(weight.value.name), "several inner graphs have a tensor of this name"))
-        elif np.isfinite(array_of(weight)).all():
-            weights.append(weight)
+    for weight in every:
+        reason = selected.why_not.get(weight) or _why_not(weight, names)
+        if reason:
+            refused.append(Refusal(str(weight.value.name), reason))
         else:
-            refused.append(Refusal(str(weight.value.name), "it holds NaN or Inf"))
+            kept.append(weight)
+    refused += _quantized(model)
+    if not every and not refused:
+        refused.append(Refusal("model", "no operator multiplies by a constant float weight"))
+    return ChosenWeights(kept, selected, (*refused, *selected.idle))
+
+
+def _subjects(weights: Sequence[Weight]) -> dict[Weight, Subject]:
+    known = value_subjects(weight.value for weight in weights)
+    for weight in weights:  # one that is moved first is read by another node than the one that multiplies by it
+        known[weight.value].add_node(weight.node)
+    return {weight: known[weight.value] for weight in weights}
+
+
+def _why_not(weight: Weight, names: Counter[str | None]) -> str:
+    if names[weight.value.name] > 1:
+        return "several inner graphs have a tensor of this name"
+    return "" if np.isfinite(array_of(weight)).all() else "it holds NaN or Inf"
+
+
+def _quantized(model: ir.Model) -> list[Refusal]:
+    found = []
     for node in model.graph.all_nodes():
         stored = node.inputs[0] if edit.op_of(node) == "DequantizeLinear" else None
         if stored is not None and edit.constant(stored) is not None:
-            refused.append(Refusal(str(stored.name), "it is quantized already; prune before quantizing"))
-    if not weights and not refused:
-        refused.append(Refusal("model", "no operator multiplies by a constant float weight"))
-    return weights, refused
-
-
-def without(owner: str, patterns: Iterable[str], weights: list[Weight]) -> tuple[list[Weight], list[Refusal]]:
-    """Leave out the weights whose name matches a pattern, and say so."""
-    names = {str(w.value.name): [str(w.value.name)] for w in weights}
-    found = matching(f"{owner}: exclude", patterns, names)
-    excluded = {name: pattern for pattern, hit in found.items() for name in hit}
-    refused = [Refusal(name, f"excluded by '{pattern}'") for name, pattern in excluded.items()]
-    return [w for w in weights if str(w.value.name) not in excluded], refused
+            found.append(Refusal(str(stored.name), "it is quantized already; prune before quantizing"))
+    return found
 
 
 def with_scores(owner: str, path: str, weights: list[Weight]) -> tuple[dict[str, Floats], list[Refusal]]:
@@ -89,17 +118,16 @@ def matrix_of(weight: Weight, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.moveaxis(array, weight.axis, 0).reshape(array.shape[weight.axis], -1)
 
 
-def like(weight: Weight, matrix: Keep) -> Keep:
+def from_matrix(weight: Weight, matrix: Keep) -> Keep:
     """Undo `matrix_of` for a mask."""
     shape = list(array_of(weight).shape)
     moved = [shape.pop(weight.axis), *shape]
     return np.moveaxis(matrix.reshape(moved), 0, weight.axis)
 
 
-def lowest_share(score: Floats, sparsity: float) -> Keep:
-    """Keep all but the ``floor(sparsity · size)`` lowest; of equal ones the first in memory goes first."""
+def keep_highest(score: Floats, count: int) -> Keep:
+    """Keep all but the `count` lowest; of equal ones the first in memory goes first."""
     flat = score.ravel()
-    count = int(sparsity * flat.size)
     if not count:
         return np.ones(score.shape, bool)
     cut = np.partition(flat, count - 1)[count - 1]  # linear, where sorting millions of weights takes seconds
@@ -107,38 +135,3 @@ def lowest_share(score: Floats, sparsity: float) -> Keep:
     equal = np.flatnonzero(flat == cut)
     keep[equal[count - int((flat < cut).sum()) :]] = True
     return np.asarray(keep.reshape(score.shape))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskEachWeight(Pass):
-    """What passes have in common that mask each weight by itself: give `keep`, and `unfit` where some do not fit."""
-
-    exclude: tuple[str, ...] = ()
-
-    def keep(self, weight: Weight, random: np.random.Generator) -> Keep:
-        """Return which elements of a weight stay."""
-        raise NotImplementedError
-
-    def unfit(self, weight: Weight) -> str:
-        """Say why a weight cannot be masked; empty when it can."""
-        return ""
-
-    def plan(self, model: ir.Model, context: Context) -> MaskPlan:
-        """Choose what becomes zero, weight by weight."""
-        weights, refused = usable(model)
-        weights, excluded = without(self.name, self.exclude, weights)
-        refused += excluded
-        random = np.random.default_rng(context.seed)
-        masks = {}
-        for weight in weights:
-            reason = self.unfit(weight)
-            keep = None if reason else self.keep(weight, random)
-            if keep is None:
-                refused.append(Refusal(str(weight.value.name), reason))
-            elif not keep.all():
-                masks[str(weight.value.name)] = Mask.of(keep)
-        return MaskPlan(masks=masks, refused=tuple(refused))
-
-    def apply(self, model: ir.Model, plan: MaskPlan) -> Changes:
-        """Zero what the plan does not keep."""
-        return apply_masks(model, plan)

@@ -89,19 +89,19 @@ class Meter:
 
 
 def reach(
-    ranker: Ranker, meter: Meter | Clock, budget: Budget, share: float
+    ranker: Ranker, meter: Meter | Clock, budget: Budget, sparsity: int | float
 ) -> tuple[dict[str, list[int]], list[Refusal]]:
-    """Find the smallest share of channels that takes `share` of the budget away; says so where none does.
+    """Find the smallest share of channels that takes so much of the budget away; says so where none does.
 
     What is measured counts as reached when it is as near as measurements can tell.
     """
-    wanted = meter.total * (1 - share)
+    wanted = meter.total - sparsity if isinstance(sparsity, int) else meter.total * (1 - sparsity)
     low, high = 0.0, 1.0
     best = ranker.choose(high)
     left = meter.left(best)
     if left > wanted:
         most = 1 - left / max(meter.total, 1)
-        reason = f"at most {most:.1%} of its {budget} can go, and {share:.1%} were asked for"
+        reason = f"at most {most:.1%} of its {budget} can go, and {1 - wanted / max(meter.total, 1):.1%} were asked for"
         return best, [Refusal("model", reason)]
     for _ in range(meter.steps):
         middle = (low + high) / 2

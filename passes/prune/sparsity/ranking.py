@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcompress.channels.groups import Group, Groups, Member
+from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
 
-from ..masks.masks import lowest, settle
+from .amount import how_many, too_many
+from .lowest import ANY, Limits, lowest, most
 
 Ranking: TypeAlias = Literal["local", "global", "isomorphic"]
 
@@ -28,57 +30,76 @@ class Ranker:
     scores : mapping
         Group name → one score for each channel.
     ranking : {"local", "global", "isomorphic"}
-    round_to, keep_at_least : int
-        Of each group a multiple stays, and at least so many.
+    limits : mapping
+        Group name → what must stay of it; of a group without, one channel of each stratum.
     fixed : mapping
-        Group name → its own share, whatever is asked of the others.
+        Group name → its own sparsity, whatever is asked of the others.
     """
 
     groups: Groups
     scores: Mapping[str, npt.NDArray[np.float64]]
     ranking: Ranking = "local"
-    round_to: int = 1
-    keep_at_least: int = 1
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    fixed: Mapping[str, int | float] = field(default_factory=dict)
 
-    def choose(self, share: float) -> dict[str, list[int]]:
-        """Return the channels that go when `share` of all that compete shall go."""
-        alone = {n: s for n, s in self.scores.items() if self.ranking == "local" or n in self.fixed}
-        shares = {name: self.fixed.get(name, share) for name in alone}
-        chosen = lowest(self.groups, alone, shares, self.round_to, self.keep_at_least)
+    def choose(self, sparsity: int | float) -> dict[str, list[int]]:
+        """Return the channels that go when that much of all that compete shall go; where it cannot, none."""
+        alone = self._alone()
+        sparsities = {group.name: self.fixed.get(group.name, sparsity) for group in alone}
+        able = [group for group in alone if not too_many(sparsities[group.name], most(group), "")]
+        chosen = lowest(able, self.scores, sparsities, self.limits)
+        for pool in self._pools():
+            chosen |= self._pooled(pool, sparsity)
+        return chosen
+
+    def too_many(self, sparsity: int | float) -> list[Refusal]:
+        """Say which groups have fewer channels than so many; nothing where `sparsity` is a share."""
+        what = "channels"
+        asked = [(g.name, self.fixed.get(g.name, sparsity), most(g)) for g in self._alone()]
+        asked += [(pool[0].name, sparsity, sum(map(most, pool))) for pool in self._pools()]
+        return [Refusal(name, reason) for name, amount, size in asked if (reason := too_many(amount, size, what))]
+
+    def only(self, name: str, sparsity: int | float) -> list[int]:
+        """Return the channels that go when this group alone is pruned."""
+        one = [group for group in self.groups.prunable if group.name == name]
+        return lowest(one, self.scores, {name: sparsity}, self.limits).get(name, [])
+
+    def _alone(self) -> list[Group]:
+        """Return the groups whose channels compete with no others."""
+        scored = [group for group in self.groups.prunable if group.name in self.scores]
+        return [group for group in scored if self.ranking == "local" or group.name in self.fixed]
+
+    def _pools(self) -> list[list[Group]]:
+        """Return the groups whose channels compete."""
+        alone = {group.name for group in self._alone()}
         pools: dict[Hashable, list[Group]] = {}
         for group in self.groups.prunable:
             if group.name in self.scores and group.name not in alone:
                 pools.setdefault(kind_of(group) if self.ranking == "isomorphic" else None, []).append(group)
-        for pool in pools.values():
-            chosen |= self._pooled(pool, share)
-        return chosen
+        return list(pools.values())
 
-    def only(self, name: str, share: float) -> list[int]:
-        """Return the channels that go when this group alone loses `share` of its channels."""
-        one = {name: self.scores[name]}
-        return lowest(self.groups, one, share, self.round_to, self.keep_at_least).get(name, [])
-
-    def _pooled(self, pool: list[Group], share: float) -> dict[str, list[int]]:
+    def _pooled(self, pool: list[Group], sparsity: int | float) -> dict[str, list[int]]:
         """Take the lowest of all channels of several groups; what each group must keep does not compete."""
         free = [self._free(group) for group in pool]
         owner = np.repeat(np.arange(len(pool)), [len(channels) for channels in free])
         channel = np.concatenate(free)
         score = np.concatenate([self.scores[g.name][channels] for g, channels in zip(pool, free, strict=True)])
-        count = int(share * sum(group.size for group in pool))
+        count = how_many(sparsity, sum(group.size for group in pool))
+        if isinstance(sparsity, int) and count > len(score):
+            return {}
         order = np.argsort(score, kind="stable")[:count]
         chosen = {}
         for number, group in enumerate(pool):
             gone = channel[order[owner[order] == number]].tolist()
-            if settled := settle(group.size, gone, self.round_to, self.keep_at_least):
-                chosen[group.name] = settled
+            if shortened := self.limits.get(group.name, ANY).shorten(gone, group.size):
+                chosen[group.name] = shortened
         return chosen
 
     def _free(self, group: Group) -> npt.NDArray[np.int64]:
         """Return the channels that may go: all but the best ones that must stay, and one of each stratum."""
         order = np.argsort(self.scores[group.name], kind="stable")
         keep = np.zeros(group.size, bool)
-        keep[order[max(group.size - self.keep_at_least, 0) :]] = True
+        keep[order[max(group.size - self.limits.get(group.name, ANY).keep_at_least, 0) :]] = True
         for stratum in np.unique(group.strata):
             keep[order[group.strata[order] == stratum][-1]] = True
         return np.flatnonzero(~keep)

@@ -11,6 +11,7 @@ rounded so, only rounded so, or rounded to the nearest.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ from ..static.scheme import Scheme
 from .float_outputs import FloatOutputs
 from .regression import Collector, Means, Regression
 
-Rounding = Literal["nearest", "compensating"]
+Rounding = Literal["nearest", "gptq"]
 Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
@@ -59,8 +60,7 @@ def correct(
     plan: QuantizePlan,
     samples: Samples,
     *,
-    rounding: Rounding = "compensating",
-    biases: bool = True,
+    how: Callable[[str], tuple[Rounding, bool]] = lambda _: ("gptq", True),
     progress: Progress = silent,
 ) -> QuantizePlan:
     """Return the plan with integers and biases of its own for each weight.
@@ -72,10 +72,9 @@ def correct(
     plan : QuantizePlan
     samples : Samples
         The first 128 are used.
-    rounding : {"nearest", "compensating"}
-        Whether the rounding of one weight makes up for that of another.
-    biases : bool
-        Set the biases so that each output is right on average.
+    how : callable
+        Node → whether the rounding of one weight makes up for that of another ("nearest" or "gptq"), and whether the
+        biases are set so that each output is right on average.
     progress : callable
         Called as ``progress(what, done, total)``.
 
@@ -93,8 +92,9 @@ def correct(
     samples = samples.head(SAMPLES).gathered()
     nodes = {edit.output_name(node): node for node in model.graph}
     # Where a run cannot stop, inside an If or a Loop, weights are rounded to the nearest.
-    outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in nodes]
-    plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in nodes)))
+    wanted = {w.node for w in plan.weights if w.node in nodes and how(w.node) != ("nearest", False)}
+    outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in wanted]
+    plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in wanted)))
     quantized = model.clone()
     application = Application(quantized, plan)
     application.run()
@@ -109,6 +109,7 @@ def correct(
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
+            rounding, biases = how(weight.node)
             job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
             node = application.node(weight.node)
             segmented.advance(edit.output_name(node))
@@ -159,7 +160,7 @@ class _Job:
         self.array = layer.single_weight
         self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
         even = self.grid is not scales.FLOAT8
-        self.compensating = even and rounding == "compensating" and not is_clustered(self.array)
+        self.compensating = even and rounding == "gptq" and not is_clustered(self.array)
 
     def run(self, float_outputs: FloatOutputs, segmented: SegmentedRun, name: str) -> WeightScale:
         """Choose them, by what the layer reads where the run stands (the tensor `name`), and what it gave in float."""

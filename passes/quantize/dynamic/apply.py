@@ -14,7 +14,6 @@ from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
 
 from ..shared import scales
-from ..shared.insert import Inserter
 from ..shared.units import bias_of, weight_of
 
 CONTRIB = "com.microsoft"
@@ -41,24 +40,35 @@ class DynamicApplication:
     ----------
     model : onnx_ir.Model
         Opset 13 or later.
-    dtype : {"int8", "uint8"}
-        Of the weights.
-    largest : int
-        The largest magnitude of a weight's integer, without its zero point.
     """
 
-    def __init__(self, model: ir.Model, dtype: str, largest: int) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.names = edit.Names(model.graph)
-        self._middle = MIDDLE[dtype]
-        self._grid = scales.Grid(self._middle - largest, self._middle + largest, dtype)
-        self._constants = Inserter(model.graph, self.names)
+        self._grid = scales.SYMMETRIC  # of the node that is being replaced
+        self._constants = edit.Inserter(model.graph, self.names)
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         self._integers: dict[tuple[object, ...], ir.Value] = {}
 
-    def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]]) -> Change:
-        """Replace the node that `edit.output_name` calls so; `scale` has its weights' scales."""
+    @property
+    def _middle(self) -> int:
+        return MIDDLE[self._grid.dtype]
+
+    def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]], dtype: str, largest: int) -> Change:
+        """Replace the node that `edit.output_name` calls so.
+
+        Parameters
+        ----------
+        name : str
+        scale : sequence of ndarray
+            Its weights' scales.
+        dtype : {"int8", "uint8"}
+            Of the weights.
+        largest : int
+            The largest magnitude of a weight's integer, without its zero point.
+        """
+        self._grid = scales.Grid(MIDDLE[dtype] - largest, MIDDLE[dtype] + largest, dtype)
         if name not in self._nodes:
             raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
         node = self._nodes[name]
@@ -146,14 +156,14 @@ class DynamicApplication:
         axis: int | None,
     ) -> ir.Value:
         """Return the integers of a weight; nodes that share a weight share them."""
-        key = (constants.root(source), array.shape, array.strides, scale.tobytes())
+        key = (constants.root(source), array.shape, array.strides, scale.tobytes(), self._grid)
         if key not in self._integers:
             integers = scales.encode(array, scale, self._grid, zero_point=self._middle, axis=axis)
             self._integers[key] = self._constants.constant(f"{source.name}_quantized", integers)
         return self._integers[key]
 
     def _zero_point(self, shape: tuple[int, ...]) -> ir.Value:
-        key = ("zero_point", shape)
+        key = ("zero_point", shape, self._grid.dtype)
         if key not in self._integers:
             array = np.full(shape, self._middle, self._grid.dtype)
             self._integers[key] = self._constants.constant("weight_zero_point", array)
@@ -181,15 +191,7 @@ class DynamicApplication:
 
     def _take_over(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Give a node's outputs, with their names and types, to what computes them now; the node goes."""
-        graph = edit.graph_of(node)
         for old, new in zip(node.outputs, outputs, strict=True):
-            name, new.type, new.shape = old.name, old.type, old.shape
-            for user, index in list(old.uses()):
-                user.replace_input_with(index, new)
-            for position, value in enumerate(graph.outputs):
-                if value is old:
-                    graph.outputs[position] = new
             if old in self._quantized:
                 self._quantized[new] = self._quantized.pop(old)
-            old.name, new.name = None, name
-        graph.remove(node, safe=True)
+        edit.take_over(node, outputs)

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, operators
-from onnxcompress.graph.save import MAPPED, is_mapped
+from onnxcompress.graph.constants import MAPPED, is_mapped
 
-from .roles import FLOAT, is_float, roles, set_output_type
+from .roles import FLOAT, Roles, is_float, roles, set_output_type
 
 EAGER = 1 << 20
 """Bytes up to which a constant is converted at once; larger ones each time they are read, so that one is in memory."""
@@ -87,24 +87,22 @@ class Conversion:
         found = roles(node, opset, self.narrow) if edit.output_name(node) in self._chosen else None
         if edit.op_of(node) in operators.MOVE_ELEMENTS and not floats:
             return {}, False  # nothing says of what type it is that it moves
-        if found is None or edit.inner_graphs(node):
-            return dict.fromkeys(floats, FLOAT), False
-        if edit.op_of(node) == "Cast":
-            given = node.inputs[0]
-            moves = given in self._floats and given not in self._constants
-            if not found.outputs or (moves and given is not None and self._home(given) == FLOAT):
-                return {}, False
-            self._homes[node.outputs[0]] = self.narrow
-            return {}, True
-        if not found.outputs or edit.op_of(node) in operators.MOVE_ELEMENTS:
-            moved = {self._home(v) for v in node.inputs if v in self._floats and v not in self._constants}
-            if moved == {FLOAT} or (len(moved) > 1 and not found.outputs):
-                return dict.fromkeys(floats, FLOAT), False
-            if not moved and not found.outputs:
-                return dict.fromkeys(floats, FLOAT), False
+        if found is None or edit.inner_graphs(node) or not self._may_be_narrow(node, found):
+            return {} if found is not None and edit.op_of(node) == "Cast" else dict.fromkeys(floats, FLOAT), False
         for index in found.outputs:
             self._homes[node.outputs[index]] = self.narrow
+        if edit.op_of(node) == "Cast":
+            return {}, True  # it reads any type
         return {i: self.narrow if i in found.inputs else FLOAT for i in floats}, bool(found.outputs)
+
+    def _may_be_narrow(self, node: ir.Node, found: Roles) -> bool:
+        """Tell whether it is of use that a node computes in the narrow type, by what it reads has already."""
+        read = {self._home(v) for v in node.inputs if v in self._floats and v not in self._constants}
+        if edit.op_of(node) == "Cast":
+            return bool(found.outputs) and FLOAT not in read
+        if not found.outputs:
+            return read == {self.narrow}
+        return read != {FLOAT} or edit.op_of(node) not in operators.MOVE_ELEMENTS
 
     def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return a value in a type; whoever wants it so shares one cast or one constant."""
@@ -127,28 +125,26 @@ class Conversion:
 
     def _constant(self, value: ir.Value) -> ir.Value:
         tensor, graph = edit.tensor(value), edit.graph_of(value)
-        name = self._names.value(f"{value.name}_{self.narrow.name.lower()}")
         dtype = self.narrow.name.lower()
 
         def convert() -> ir.TensorProtocol:
-            return ir.tensor(narrowed(tensor.numpy(), dtype), name=name)
+            return ir.tensor(narrowed(tensor.numpy(), dtype))
 
-        lazy = ir.LazyTensor(convert, dtype=self.narrow, shape=ir.Shape(tensor.shape.numpy()), name=name)
+        lazy = ir.LazyTensor(convert, dtype=self.narrow, shape=ir.Shape(tensor.shape.numpy()))
         lazy.meta[MAPPED] = is_mapped(tensor)
-        made = ir.val(name, const_value=convert() if tensor.nbytes <= EAGER else lazy)
-        graph.register_initializer(made)
         self._weights += 1
-        return made
+        insert = edit.Inserter(graph, self._names)
+        return insert.tensor(f"{value.name}_{dtype}", convert() if tensor.nbytes <= EAGER else lazy)
 
     def _outputs(self, graph: ir.Graph) -> None:
         """Give the outputs of a graph the type that whoever reads them expects."""
         narrow = graph is self.model.graph and not self.keep_io
         dtype = self.narrow if narrow else FLOAT
-        for position, value in enumerate(list(graph.outputs)):
+        for value in list(dict.fromkeys(graph.outputs)):
             if value not in self._floats or self._home(value) == dtype or value.is_graph_input():
                 continue
             name, new = value.name, self._as(value, dtype)
-            graph.outputs[position] = new
+            edit.return_instead(graph, value, new)
             if value.producer() is None and value.is_initializer() and value not in graph.outputs:
                 value.name = self._names.value(f"{name}_float")
                 new.name = name

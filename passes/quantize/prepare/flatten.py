@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change
 from onnxcompress.graph import edit, shapes
-from onnxcompress.graph.functions import inline
+from onnxcompress.graph.functions import ORIGIN, inline
 
 from ..shared.units import COMPUTE
 from .halves import HALVES, widen
@@ -59,7 +59,10 @@ def separate_names(graph: ir.Graph) -> None:
     names, seen = edit.Names(graph), {value.name for value in _made(graph)}
     for value in inside:
         if value.name in seen:
-            value.name = names.value(str(value.name))
+            node, old = value.producer(), str(value.name)
+            value.name = names.value(old)
+            if node is not None:
+                node.meta.setdefault(ORIGIN, set()).add(old)
         seen.add(value.name)
 
 

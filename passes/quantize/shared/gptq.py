@@ -28,7 +28,9 @@ class Factor:
     damping : float
         What is added to the diagonal, relative to the mean of what is not 0; it grows until there is a factor.
     by_diagonal : bool
-        Factor the columns with the largest diagonal last.
+        Factor the columns with the largest diagonal last: they are rounded first, while there are many to make up for
+        them. On correlated data this leaves a sixth of the error of the order that they stand in, if their sizes
+        differ much.
 
     Attributes
     ----------
@@ -107,44 +109,35 @@ def gptq(
     weight: Floats,
     scale: Floats,
     grid: Grid,
-    gram: Floats | Factor,
+    factor: Factor,
     *,
     zero_point: npt.ArrayLike = 0,
-    damping: float = 0.01,
     block: int = 64,
-    by_diagonal: bool = True,
     keep_zeros: bool = True,
 ) -> npt.NDArray[np.int64]:
-    """Round a matrix so that its products with the data, not its entries, are near to what they were.
+    """Round matrices so that their products with the data, not their entries, are near to what they were.
 
     The columns are rounded one after the other. What rounding one of them does to ``W X`` is made up for, as far as
     that can be, by the columns that are still to come (Frantar et al. 2022, arXiv:2210.17323, algorithm 1).
 
     Parameters
     ----------
-    weight : (rows, columns) or (groups, rows, columns) float array
-        A row for each output channel. Several groups, with a matrix and a Gram matrix each, are rounded at once;
-        all other arrays then have that axis in front too.
-    scale : (rows,), (rows, groups) or (rows, columns) float array
-        One for each row, each group of neighbouring columns, or each weight.
+    weight : (groups, rows, columns) float array
+        A row for each output channel, and a matrix for each group.
+    scale : (groups, rows), (groups, rows, parts) or (groups, rows, columns) float array
+        One for each row, each part of neighbouring columns, or each weight.
     grid : Grid
-    gram : (columns, columns) float array, or Factor
-        ``Σ x xᵀ`` over the samples. A column whose diagonal is 0 has never seen anything: it is rounded to nearest.
-        Its precision is the one that is computed in. With its factor, `damping` and `by_diagonal` are not looked at.
+    factor : Factor
+        Of ``Σ x xᵀ`` over the samples, for each group. A column whose diagonal is 0 is rounded to nearest.
     zero_point : int, or array of a shape that `scale` may have
-    damping : float
-        What is added to the diagonal, relative to its mean.
     block : int
         Columns that are finished before the next ones hear of those before; changes the speed only.
-    by_diagonal : bool
-        Round the columns with the largest diagonal first, while there are many to make up for them. On correlated
-        data this leaves a sixth of the error of the order that they stand in, if their sizes differ much.
     keep_zeros : bool
         A weight of 0 is stored as 0, whatever it could make up for.
 
     Returns
     -------
-    (rows, columns) or (groups, rows, columns) int64 array
+    (groups, rows, columns) int64 array
         ``W ≈ scale · (result − zero_point)``.
 
     Raises
@@ -158,23 +151,14 @@ def gptq(
     after the columns before, where ``q_i = round(w_i + Σ_{j<i} (w_j − q_j) R_ji / R_ii)``: the same integers as with
     the factor of the inverse, which need not be computed (LDLQ; Chee et al. 2023, arXiv:2307.13304).
     """
-    if weight.ndim == 2:
-        steps, offsets = np.asarray(scale)[None], np.asarray(zero_point)
-        offsets = offsets if offsets.ndim == 0 else offsets[None]
-        grams = gram if isinstance(gram, Factor) else gram[None]
-        options = {"damping": damping, "block": block, "by_diagonal": by_diagonal, "keep_zeros": keep_zeros}
-        one = gptq(weight[None], steps, grid, grams, zero_point=offsets, **options)  # type: ignore[arg-type]
-        return np.asarray(one[0], np.int64)
     groups, rows, columns = weight.shape
-    if not isinstance(gram, Factor):
-        if gram.shape != (groups, columns, columns):
-            raise ValueError(f"the Gram matrix has shape {gram.shape[1:]}; expected ({columns}, {columns})")
-        gram = Factor(gram, damping, by_diagonal=by_diagonal)
+    if factor.upper.shape != (groups, columns, columns):
+        raise ValueError(f"the Gram matrix has shape {factor.upper.shape[1:]}; expected ({columns}, {columns})")
     # From here on everything stands with its columns as rows: a column is touched as a whole.
-    exact = gram.ordered(weight)
-    step, offset = (_spread(values, gram, rows, columns) for values in (scale, zero_point))
-    found = _round_columns(exact, step, offset, gram.upper, grid, block, keep_zeros=keep_zeros)
-    return np.ascontiguousarray(gram.restored(found), np.int64)
+    exact = factor.ordered(weight)
+    step, offset = (_spread(values, factor, rows, columns) for values in (scale, zero_point))
+    found = _round_columns(exact, step, offset, factor.upper, grid, block, keep_zeros=keep_zeros)
+    return np.ascontiguousarray(factor.restored(found), np.int64)
 
 
 def _round_columns(

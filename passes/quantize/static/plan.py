@@ -20,7 +20,7 @@ from ..shared import scales
 from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
 from .int16 import Int16Layers
 from .placement import Placement
-from .scheme import Scheme
+from .scheme import Granularity, Scheme
 
 if TYPE_CHECKING:
     from onnxcompress.statistics.summaries import Range
@@ -166,6 +166,7 @@ def calibrate(
     int16_ranges: Mapping[str, Range],
     scheme: Scheme,
     int16: Int16Layers,
+    granularity: Mapping[ir.Node, Granularity],
 ) -> dict[str, Any]:
     """Return the fields of a `QuantizePlan`.
 
@@ -178,6 +179,8 @@ def calibrate(
         The same, for as many integers as 16 bits have; empty where nothing has 16 bits.
     scheme : Scheme
     int16 : Int16Layers
+    granularity : mapping of onnx_ir.Node to str
+        Of the weights of single nodes, where it is not the scheme's.
     """
     points = _Points(placement, int16, scheme, ranges, int16_ranges)
     return {
@@ -186,7 +189,7 @@ def calibrate(
         "int16": tuple(edit.output_name(unit.node) for unit in placement.units if unit in int16.units),
         "activations": tuple(_activations(placement, points)),
         "operands": tuple(op for unit in placement.units for op in _operands(unit, scheme, int16=unit in int16.units)),
-        "weights": _weights(placement.units, points, scheme),
+        "weights": _weights(placement.units, points, scheme, granularity),
         "bias_nodes": {
             edit.output_name(unit.node): edit.output_name(unit.bias_node)
             for unit in placement.units
@@ -294,7 +297,9 @@ def _operands(unit: Unit, scheme: Scheme, *, int16: bool) -> list[Operand]:
     return found
 
 
-def _weights(units: list[Unit], points: _Points, scheme: Scheme) -> tuple[WeightScale, ...]:
+def _weights(
+    units: list[Unit], points: _Points, scheme: Scheme, granularity: Mapping[ir.Node, Granularity]
+) -> tuple[WeightScale, ...]:
     """Give each weight its scales; nodes that share a weight and its axis get the same ones."""
     chosen: dict[tuple[ir.Value | None, int | None, float], Scales] = {}
     waiting: list[tuple[Unit, tuple[ir.Value | None, int | None, float], bool]] = []
@@ -304,7 +309,7 @@ def _weights(units: list[Unit], points: _Points, scheme: Scheme) -> tuple[Weight
             continue
         array = weight_of(node)
         channels = channel_axis(node, array.ndim)
-        axis = channels if scheme.per_channel else None
+        axis = channels if granularity.get(node, scheme.granularity) == "channel" else None
         key = (node.inputs[1], axis, alpha(node))
         scale = chosen[key] if key in chosen else scales.spanning(scales.rows(array, axis), scheme.weight_grid)[0]
         bias = None if channels is None else bias_of(node, unit.bias_node, array.shape[channels])

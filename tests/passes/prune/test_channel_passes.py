@@ -118,7 +118,7 @@ def test_activation_prune_needs_samples() -> None:
         apply(conv_chain(), [ActivationPrune()])
 
 
-@pytest.mark.parametrize("sparsity", [1.0, -0.5, 7])
+@pytest.mark.parametrize("sparsity", [1.0, -0.5, 7.0, -1])
 def test_sparsity_out_of_range(sparsity: float) -> None:
     with pytest.raises(OptionError, match="prune-channels: sparsity = "):
         PruneChannels(sparsity=sparsity)

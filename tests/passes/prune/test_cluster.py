@@ -84,7 +84,7 @@ def test_a_model_keeps_few_values(initialisation: str) -> None:
 
 def test_each_channel_has_values_of_its_own() -> None:
     subject = conv_chain()
-    after = weights(apply(subject, [Cluster(clusters=2, per_channel=True)])[0])["w2"]
+    after = weights(apply(subject, [Cluster(clusters=2, granularity="channel")])[0])["w2"]
     assert {len(np.unique(row)) for row in after} == {2}
     assert len(np.unique(after)) == 24
     one, _ = cluster(
@@ -94,7 +94,7 @@ def test_each_channel_has_values_of_its_own() -> None:
 
 
 def test_channels_of_moved_weights_are_refused() -> None:
-    plan = Cluster(per_channel=True).plan(behind(), Context(behind()))
+    plan = Cluster(granularity="channel").plan(behind(), Context(behind()))
     reasons = {r.subject: r.reason for r in plan.refused}
     assert reasons["w0"] == "an operator moves it before it is used, so that its output channels are not known"
 

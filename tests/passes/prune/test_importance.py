@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -187,26 +188,39 @@ def test_what_is_excluded_does_not_stand_in_the_way_of_its_factors() -> None:
 
 @pytest.mark.parametrize("ranking", ["local", "global"])
 def test_groups_with_a_share_of_their_own(ranking: str) -> None:
-    found = removed(conv_chain(), ranking=ranking, sparsity=0.5, overrides=("w*=0.5", "w1=0.125"))
+    found = removed(
+        conv_chain(),
+        ranking=ranking,
+        sparsity=0.5,
+        overrides={"type:Conv": {"sparsity": 0.5}, "w1": {"sparsity": 0.125}},
+    )
     assert {name: len(channels) for name, channels in found.items()} == {"w1": 2, "w2": 6}
 
 
-@pytest.mark.parametrize("field", ["exclude", "overrides"])
-def test_a_pattern_that_matches_nothing(field: str) -> None:
-    pattern = "w22" if field == "exclude" else "w22=0.5"
+@pytest.mark.parametrize("field", ["include", "exclude", "overrides"])
+def test_a_term_that_matches_nothing(field: str) -> None:
+    def given(term: str) -> dict[str, Any]:
+        return {field: {term: {"sparsity": 0.5}} if field == "overrides" else (term,)}
+
     with pytest.raises(PassError, match=rf"prune-channels: {field}: 'w22' matches nothing in the model; did you mean"):
-        removed(conv_chain(), **{field: (pattern,)})
-    pattern = "layer9*" if field == "exclude" else "layer9*=0.5"
-    with pytest.raises(PassError, match=r"'layer9\*' matches nothing in the model; there are b1, b3, w1"):
-        removed(conv_chain(), **{field: (pattern,)})
+        removed(conv_chain(), **given("w22"))
+    with pytest.raises(PassError, match=r"'layer9\*' matches nothing in the model; there are a, b1, b3, c"):
+        removed(conv_chain(), **given("layer9*"))
 
 
-@pytest.mark.parametrize("text", ["w1", "w1=1.0", "w1=-0.5", "w1=half", "=0.5", "w1=nan"])
-def test_overrides_are_read_when_the_pass_is_made(text: str) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"w1": {"sparsity": 1.0}}, "overrides.w1.sparsity = 1.0: expected `float` < 1.0"),
+        ({"w1": {"sparsity": "half"}}, "overrides.w1.sparsity = 'half': expected a number"),
+        ({"w1": {"sparsity": "auto"}}, "overrides.w1.sparsity = 'auto': expected a number"),
+        ({"w1": {"ranking": "global"}}, "overrides.w1.ranking: it cannot be overridden; expected one of sparsity"),
+    ],
+)
+def test_overrides_are_read_when_the_pass_is_made(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as error:
-        PruneChannels(overrides=(text,))
-    expected = f"prune-channels: overrides = {text!r}: expected PATTERN=SPARSITY, with 0 <= SPARSITY < 1"
-    assert str(error.value) == expected
+        PruneChannels(overrides=overrides)
+    assert str(error.value).startswith(f"prune-channels: {message}")
 
 
 @pytest.mark.parametrize("importance", ["activation", "apoz", "wanda"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from onnxcompress.passes.quantize.shared import gptq as algorithm
 from onnxcompress.passes.quantize.shared import scales
-from onnxcompress.passes.quantize.shared.gptq import gptq
 
 GRIDS = [scales.SYMMETRIC, scales.INT4, scales.UINT4, scales.UINT8]
 
@@ -17,6 +19,16 @@ def correlated(seed: int, rows: int, columns: int, count: int) -> tuple[np.ndarr
     mix = random.normal(size=(columns // 2, columns)) * random.exponential(1, columns)
     data = random.normal(size=(count, columns // 2)) @ mix + 0.1 * random.normal(size=(count, columns))
     return random.normal(size=(rows, columns)), data
+
+
+def gptq(
+    weight: np.ndarray, scale: np.ndarray, grid: scales.Grid, gram: np.ndarray, *, zero_point: Any = 0, **options: Any
+) -> np.ndarray:
+    """Round one matrix."""
+    made = {key: options.pop(key) for key in ("damping", "by_diagonal") if key in options}
+    zeros = zero_point if np.ndim(zero_point) == 0 else zero_point[None]
+    factor = algorithm.Factor(gram[None], **made)
+    return algorithm.gptq(weight[None], np.asarray(scale)[None], grid, factor, zero_point=zeros, **options)[0]
 
 
 def nearest(weight: np.ndarray, scale: np.ndarray, grid: scales.Grid, zero: np.ndarray) -> np.ndarray:

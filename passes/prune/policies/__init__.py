@@ -1,0 +1,1 @@
+"""Which weights an engine's sparse kernels make use of."""
