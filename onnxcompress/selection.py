@@ -255,4 +255,3 @@ def _hint(term: str, every: Subject) -> str:
     else:
         known = sorted(every.names)
     return did_you_mean(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
-

@@ -66,6 +66,11 @@ class Layer:
             return None
         return cls(node, operators.facts(edit.op_of(node)).weights[0], read)
 
+    @classmethod
+    def each_of(cls, node: ir.Node, read: Read = held) -> list[Layer]:
+        """Return a layer for each weight of an operator: a recurrent one has two."""
+        return [cls(node, index, read) for index in operators.facts(edit.op_of(node)).weights]
+
     @property
     def op(self) -> str:
         """The operator."""
@@ -323,3 +328,13 @@ class Layer:
             self.node.resize_inputs(port + 1)
         self.node.attributes.pop("beta", None)
         self.node.replace_input_with(port, value)
+
+    def drop_factors(self) -> None:
+        """Forget alpha and beta, once they are in the constants."""
+        for name in ("alpha", "beta") if self.known.family == "product" else ():
+            self.node.attributes.pop(name, None)
+
+    def replace_bias(self, value: ir.Value | None) -> None:
+        """Let the operator read another bias, beta as it is; None: no bias."""
+        if self.bias_value is not None and self.known.bias is not None:
+            self.node.replace_input_with(self.known.bias, value)

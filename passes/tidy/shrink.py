@@ -16,6 +16,7 @@ from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.bias import add_to_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _said(group: Group, step: Round) -> Change:
 def _play(model: ir.Model, groups: Groups, step: Round) -> None:
     merge(groups, step.merges)
     remove(model, groups, step.gone())
-    edit.add_to_outputs(model.graph, _kept(groups, step))
+    add_to_outputs(model.graph, _kept(groups, step))
 
 
 def _kept(groups: Groups, step: Round) -> dict[str, npt.NDArray[np.float64]]:
