@@ -17,6 +17,7 @@ from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.bias import add_to_outputs
+from onnxcompress.graph.layer import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,8 @@ def _kept(groups: Groups, step: Round) -> dict[str, npt.NDArray[np.float64]]:
     found = {}
     for name, addition in step.folds.items():
         node = outputs[name]
-        rows = groups.axes[node.outputs[0]][-1 if node.op_type == "MatMul" else 1]
+        axes = groups.axes[node.outputs[0]]
+        rows = axes[Layer(node).channel_axis(len(axes))]
         found[name] = addition if rows is None else addition[~gone[rows].any(0)]
     return found
 

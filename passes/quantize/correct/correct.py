@@ -124,13 +124,13 @@ def correct(
 
 def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> WeightScale:
     """Give a Conv or Gemm without a bias one, so that it can be corrected."""
-    if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
+    layer = layer_of(node)
+    if weight.bias_scale is not None or not layer.takes_bias:
         return weight
     if plan.scheme.bias == "float":
-        layer = layer_of(node)
         known = layer.bias_value is not None
         return weight if known else dataclasses.replace(weight, bias=np.zeros(layer.outputs, np.float32))
-    scale = plan.read(str(node.inputs[0].name), weight.node, 0).scale
+    scale = plan.read(str(layer.data.name), weight.node, 0).scale
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
@@ -155,7 +155,7 @@ class _Job:
     ) -> None:
         self.weight, self.layer, self.behind, self.grid = weight, layer, behind, scheme.weight_grid
         self.array = layer.single_weight
-        self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
+        self.biased = biases and (layer.takes_bias or behind is not None)
         even = self.grid is not scales.FLOAT8
         self.compensating = even and rounding == "gptq" and not is_clustered(self.array)
 

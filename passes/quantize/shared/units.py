@@ -27,7 +27,7 @@ LARGEST = 2.0**62
 COMPUTE = frozenset(operators.on_integers("layer"))
 """Worth quantizing for their own sake."""
 
-OPEN = {"Gemm", "MatMul"}
+OPEN = frozenset(op for op in COMPUTE if operators.facts(op).family == "product")
 """Their integer kernels can give float as well, so that what follows stays float (and GELU stays one kernel) unless it
 is another of them."""
 
@@ -182,9 +182,7 @@ def _matmul_obstacle(node: ir.Node) -> str:
 
 
 OBSTACLES: dict[str, Callable[[ir.Node], str]] = {
-    "Conv": _biased_obstacle,
-    "Gemm": _biased_obstacle,
-    "MatMul": _matmul_obstacle,
+    op: _biased_obstacle if op in operators.BIASED else _matmul_obstacle for op in COMPUTE
 }
 
 
