@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.remove import remove
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.selection import SelectivePass, group_subjects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ShrinkPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shrink(Pass):
+class Shrink(SelectivePass):
     """Remove every channel that provably contributes nothing; the outputs stay the same.
 
     Parameters
@@ -73,9 +75,10 @@ class Shrink(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, and what is equal."""
-        groups = context.groups
+        selected = self.select(model, group_subjects(context.groups))
+        groups = _without(context.groups, selected.why_not)
         first, reasons = _find(groups, merging=self.merge_equal)
-        refused = [Refusal(group, reason) for group, reason in reasons.items()]
+        refused = [*selected.idle, *(Refusal(group, reason) for group, reason in reasons.items())]
         refused += _frozen_but_dead(groups)
         if first is None:
             if self.merge_equal:
@@ -85,7 +88,7 @@ class Shrink(Pass):
         while self.merge_equal:
             context.progress(self.name, len(rounds), len(rounds) + 1)
             _play(copy, find_groups(copy), rounds[-1])
-            more, _ = _find(find_groups(copy), merging=True)
+            more, _ = _find(_without(find_groups(copy), selected.why_not), merging=True)
             if more is None:
                 break
             rounds.append(more)
@@ -100,6 +103,15 @@ class Shrink(Pass):
             gone = step.gone()
             done += [_said(group, step) for group in groups.prunable if group.name in gone]
         return Changes(tuple(done), plan.refused)
+
+
+def _without(groups: Groups, why_not: Mapping[str, str]) -> Groups:
+    """Freeze groups, with the reasons."""
+    if not why_not:
+        return groups
+    frozen = [dataclasses.replace(g, frozen=why_not[g.name]) for g in groups.prunable if g.name in why_not]
+    prunable = [group for group in groups.prunable if group.name not in why_not]
+    return dataclasses.replace(groups, prunable=prunable, frozen=[*groups.frozen, *frozen])
 
 
 def _find(groups: Groups, *, merging: bool) -> tuple[Round | None, dict[str, str]]:
