@@ -23,23 +23,23 @@ Values: TypeAlias = npt.NDArray[Any]
 NO_CONSTANT = "is not a constant; fold-constants may make it one"
 
 
-class Axes(NamedTuple):
+class WeightAxes(NamedTuple):
     """The axis of a weight that makes output channels (of a ConvTranspose: of each group), and the one summed over."""
 
     output: int
     summed: int
 
 
-def axes_of(node: ir.Node, index: int, rank: int) -> Axes:
+def axes_of(node: ir.Node, index: int, rank: int) -> WeightAxes:
     """Return the axes of input `index`, of that rank, of an operator that multiplies by it."""
     known = operators.facts(edit.op_of(node))
     if known.family != "product":
-        return Axes(*known.axes)
+        return WeightAxes(*known.axes)
     if rank < 2:
-        return Axes(0, 0)
+        return WeightAxes(0, 0)
     last = index == 1  # of (…, M, K) times (…, K, N) the second one makes its outputs of the last axis
     turned = bool(edit.int_attribute(node, "transB" if last else "transA", 0))
-    return Axes(rank - 1, rank - 2) if last != turned else Axes(rank - 2, rank - 1)
+    return WeightAxes(rank - 1, rank - 2) if last != turned else WeightAxes(rank - 2, rank - 1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Layer:
         return tuple(tensor.shape.numpy()) if tensor is not None else self.stored.shape
 
     @property
-    def axes(self) -> Axes:
+    def axes(self) -> WeightAxes:
         """The weight's axes."""
         return axes_of(self.node, self.index, len(self.shape))
 
@@ -167,7 +167,7 @@ class Layer:
         """The factor of the bias."""
         return self.node.attributes.get_float("beta", 1.0) if self.known.family == "product" else 1.0
 
-    @property
+    @cached_property
     def stored(self) -> Values:
         """The weight as it is read, alpha not included; never write to it.
 
@@ -299,6 +299,10 @@ class Layer:
         output = self.axes.output
         largest = np.abs(np.moveaxis(weight, output, 0)).reshape(weight.shape[output], -1).max(axis=1, initial=0)
         return bool(((largest == 0) | ((largest > float(info.tiny)) & (largest <= float(info.max)))).all())
+
+    def set_groups(self, groups: int) -> None:
+        """Say into how many parts a convolution cuts its channels."""
+        edit.set_attribute(self.node, "group", groups)
 
     def store(self, insert: edit.Inserter, weight: Array | None, bias: Array) -> None:
         """Give it constants of its own; without a `weight` it keeps the one it has."""

@@ -107,7 +107,7 @@ def build_objective(
     _keep_statistics(graph)
     loss = _add_loss(graph, logits, temperature, hard_weight)
     inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
-    graph.outputs[:] = [loss, *states.values()]
+    edit.set_outputs(graph, [loss, *states.values()])
     names = {state: str(value.name) for state, value in states.items()}
     _initializers_to_inputs(graph, [*weights, *names])
     shapes.forget(copy)
@@ -128,7 +128,7 @@ def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arr
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
-            graph.inputs.remove(value)
+            edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
     write_out_padding(copy)
@@ -161,7 +161,7 @@ def up_to_logits(model: ir.Model) -> ir.Model:
         source.shape = source.shape if source.shape is not None else logits.shape
         source.type = source.type or logits.type
         logits = source
-    graph.outputs[:] = [logits]
+    edit.set_outputs(graph, [logits])
     common.RemoveUnusedNodesPass()(copy)
     return copy
 
@@ -235,7 +235,7 @@ def _keep_statistics(graph: ir.Graph) -> None:
 
 def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
     for name in names:
-        value = graph.initializers.pop(name)
+        value = graph.initializers[name]
         # A node that reads one weight twice would get two gradients of the same name.
         for node, count in Counter(node for node, _ in value.uses()).items():
             for position in [i for i, read in enumerate(node.inputs) if read is value][1:count]:
@@ -243,15 +243,13 @@ def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
                 alias.outputs[0].name = f"{name}/again_{node.outputs[0].name}_{position}"
                 graph.insert_before(node, alias)
                 node.replace_input_with(position, alias.outputs[0])
-        value.const_value = None
-        graph.inputs.append(value)
+        edit.make_input(value)
 
 
 def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight: float) -> ir.Value:
     terms = []
     if hard_weight > 0:
-        labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
-        graph.inputs.append(labels)
+        labels = edit.add_input(graph, LABELS, ir.DataType.INT64, ir.Shape(["batch"]))
         hard = _append(graph, "SoftmaxCrossEntropyLoss", [logits, labels], reduction="mean")
         # The gradient reads the second output, the logarithms of the probabilities.
         node = graph[-1]
@@ -259,8 +257,7 @@ def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight
         node.outputs[1].name = "onnxcompress.log_probabilities"
         terms.append(_scaled(graph, hard, hard_weight, "hard"))
     if hard_weight < 1:
-        teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
-        graph.inputs.append(teacher)
+        teacher = edit.add_input(graph, TEACHER, ir.DataType.FLOAT, logits.shape)
         soft = _soft_loss(graph, logits, teacher, temperature)
         terms.append(_scaled(graph, soft, (1 - hard_weight) * temperature**2, "soft"))
     loss = terms[0] if len(terms) == 1 else _append(graph, "Add", terms)
@@ -297,8 +294,4 @@ def _append(graph: ir.Graph, op_type: str, inputs: list[ir.Value], **attributes:
 
 
 def _constant(graph: ir.Graph, name: str, array: npt.ArrayLike) -> ir.Value:
-    array = np.asarray(array)
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return edit.Inserter(graph).constant(name, np.asarray(array))

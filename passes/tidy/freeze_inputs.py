@@ -39,5 +39,5 @@ class FreezeInputs(SelectivePass):
         """Take the inputs of the plan off the list."""
         names = set(plan.inputs)
         for value in [v for v in edit.defaults(model.graph) if v.name in names]:
-            model.graph.inputs.remove(value)
+            edit.make_constant(value)
         return Changes(tuple(Change(name, "is a constant now") for name in plan.inputs), plan.refused)

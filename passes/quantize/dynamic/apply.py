@@ -14,7 +14,6 @@ from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
 
 from ..shared import scales
-from ..shared.insert import Inserter
 from ..shared.units import bias_of, weight_of
 
 CONTRIB = "com.microsoft"
@@ -47,7 +46,7 @@ class DynamicApplication:
         self.model = model
         self.names = edit.Names(model.graph)
         self._grid = scales.SYMMETRIC  # of the node that is being replaced
-        self._constants = Inserter(model.graph, self.names)
+        self._constants = edit.Inserter(model.graph, self.names)
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         self._integers: dict[tuple[object, ...], ir.Value] = {}
@@ -192,15 +191,7 @@ class DynamicApplication:
 
     def _take_over(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Give a node's outputs, with their names and types, to what computes them now; the node goes."""
-        graph = edit.graph_of(node)
         for old, new in zip(node.outputs, outputs, strict=True):
-            name, new.type, new.shape = old.name, old.type, old.shape
-            for user, index in list(old.uses()):
-                user.replace_input_with(index, new)
-            for position, value in enumerate(graph.outputs):
-                if value is old:
-                    graph.outputs[position] = new
             if old in self._quantized:
                 self._quantized[new] = self._quantized.pop(old)
-            old.name, new.name = None, name
-        graph.remove(node, safe=True)
+        edit.take_over(node, outputs)

@@ -63,15 +63,12 @@ def isolate(copy: ir.Model) -> None:
 
 def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:
     """Put a MatMul, or a Conv where the channels are not last, in the place of a node."""
-    array, out, source = edit.array(node.inputs[scale]), node.outputs[0], edit.required(node, data)
+    array, source = edit.array(node.inputs[scale]), edit.required(node, data)
     width, rank = array.shape[-1], len(source.shape or ())
     last = CHANNEL_AXES.get(edit.op_of(node), -1) % rank == rank - 1
     zeros = _zeros(insert, (width, width) if last else (width, width, *(1,) * (rank - 2)))
     new = insert.node("MatMul" if last else "Conv", [source, zeros], before=node)
-    new.shape, new.type, name = out.shape, out.type, out.name
-    edit.replace_uses(out, new)
-    insert.graph.remove(node, safe=False)
-    new.name = name
+    edit.take_over(node, [new])
 
 
 def _zeros(insert: edit.Inserter, shape: tuple[int, ...]) -> ir.Value:
