@@ -79,7 +79,7 @@ class Shrink(SelectivePass):
         groups = _without(context.groups, selected.why_not)
         first, reasons = _find(groups, merging=self.merge_equal)
         refused = [*selected.idle, *(Refusal(group, reason) for group, reason in reasons.items())]
-        refused += _frozen_but_dead(groups)
+        refused += [*_frozen_but_dead(context.groups), *self._left(context.groups, selected.why_not)]
         if first is None:
             if self.merge_equal:
                 refused.append(Refusal("model", "every channel counts, and no two are equal"))
@@ -93,6 +93,13 @@ class Shrink(SelectivePass):
                 break
             rounds.append(more)
         return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
+
+    def _left(self, groups: Groups, why_not: Mapping[str, str]) -> list[Refusal]:
+        """Say what would go, and is not selected."""
+        found = _find(groups, merging=self.merge_equal)[0] if why_not else None
+        gone = {} if found is None else found.gone()
+        left = {name: reason for name, reason in why_not.items() if name in gone}
+        return [Refusal(name, f"{len(gone[name])} channels that could go stay: {why}") for name, why in left.items()]
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
         """Remove it."""
