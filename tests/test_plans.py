@@ -244,8 +244,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 def written(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The text of a plan file of `Quantize`."""
     _, report = apply(net(), [registry.make("quantize", {})], data=data())
-    write_plans(tmp_path_factory.getbasetemp() / "quantized", report.plans)
-    return (tmp_path_factory.getbasetemp() / "quantized/01-quantize.json").read_text()
+    folder = tmp_path_factory.mktemp("quantized")
+    write_plans(folder, report.plans)
+    return (folder / "01-quantize.json").read_text()
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
