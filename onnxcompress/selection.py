@@ -45,10 +45,18 @@ PassT = TypeVar("PassT", bound="SelectivePass")
 
 @dataclass
 class Subject:
-    """What a term can mean a thing by: its names, and the types of its operators."""
+    """What a term can mean a thing by: its names, and the types of its operators.
+
+    Attributes
+    ----------
+    names, operators : set of str
+    beside : Subject, optional
+        What changes with it: to leave that alone (`exclude`) is to leave this alone.
+    """
 
     names: set[str] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
+    beside: Subject | None = None
 
     def add_node(self, node: ir.Node) -> None:
         """Let the thing go by a node, too, and by what that was, or was called by, before it was inlined."""
@@ -64,6 +72,10 @@ class Subject:
         if term.startswith(OPERATOR):
             known, pattern = self.operators, term[len(OPERATOR) :]
         return pattern in known or any(fnmatch.fnmatchcase(name, pattern) for name in known)
+
+    def touches(self, term: str) -> bool:
+        """Tell whether a term means this, or what changes with it."""
+        return self.matches(term) or (self.beside is not None and self.beside.matches(term))
 
 
 def node_subjects(graph: ir.Graph) -> dict[ir.Node, Subject]:
@@ -176,7 +188,7 @@ class SelectivePass(Pass):
             if self.include and not any(map(subject.matches, self.include)):
                 why_not[key] = NOT_INCLUDED
             for term in self.exclude:
-                if subject.matches(term):
+                if subject.touches(term):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own

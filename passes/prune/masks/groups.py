@@ -42,10 +42,19 @@ def choose_groups(step: PassT, model: ir.Model, groups: Groups) -> ChosenGroups[
 
 
 def _subject(groups: Groups, group: Group) -> Subject:
-    """A group goes by its name, by its weights and other constants, and by the nodes that read these."""
-    found = Subject({group.name})
-    constants = {member.value: None for member in group.constants()}
-    for value, subject in value_subjects(constants).items():
+    """A group goes by its own name and by the layers that make its channels; those that read them change with it."""
+    reading = [member.value for member in group.constants() if member.role == "in"]
+    making = [member.value for member in group.constants() if member.role != "in"]
+    found = _named(groups, making or reading)
+    found.names.add(group.name)
+    found.beside = _named(groups, reading)
+    return found
+
+
+def _named(groups: Groups, constants: list[ir.Value]) -> Subject:
+    """Return constants by their names and by the nodes that use them."""
+    found = Subject()
+    for value, subject in value_subjects(dict.fromkeys(constants)).items():
         found.names |= subject.names
         found.operators |= subject.operators
         for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
