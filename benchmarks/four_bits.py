@@ -39,10 +39,10 @@ def build(layers: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def ours(proto: onnx.ModelProto, scales: str) -> None:
+def ours(proto: onnx.ModelProto, calibration: str) -> None:
     """Plan and apply our pass."""
     model = ir.from_proto(proto)
-    step = QuantizeWeights(dtype="uint4", block_size=BLOCK, format="matmulnbits", scales=scales)  # type: ignore[arg-type]
+    step = QuantizeWeights(dtype="uint4", block_size=BLOCK, format="matmulnbits", calibration=calibration)  # type: ignore[arg-type]
     step.apply(model, step.plan(model, Context(model)))
 
 
@@ -54,7 +54,7 @@ def onnxruntimes(proto: onnx.ModelProto) -> None:
 
 SUBJECTS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "onnxruntime": onnxruntimes,
-    "ours, max": lambda proto: ours(proto, "max"),
+    "ours, minmax": lambda proto: ours(proto, "minmax"),
     "ours, mse": lambda proto: ours(proto, "mse"),
 }
 

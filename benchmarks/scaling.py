@@ -42,7 +42,7 @@ GROWTH = 4
 RECIPES: dict[str, Callable[[], list[Pass]]] = {
     "shrink": lambda: [Shrink()],
     "prune+shrink": lambda: [PruneChannels(sparsity=0.25), Shrink()],
-    "merge": lambda: [Shrink(lossless=True)],
+    "merge": lambda: [Shrink(merge_equal=True)],
     "magnitude-prune": lambda: [MagnitudePrune(sparsity=0.5)],
     "quantize-weights": lambda: [QuantizeWeights(minimum_size=64)],
     "quantize-dynamic": lambda: [QuantizeDynamic()],

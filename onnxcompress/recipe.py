@@ -11,18 +11,23 @@
 
     [[pass]]
     surgeon = "my_edits.py:function"
+
+Passes in a row with the same ``rounds`` are repeated together, with numbers that grow; see `onnxcompress.schedule`.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from . import registry
 from .contract import Pass
 from .errors import OptionError, did_you_mean
+from .schedule import GROWTH, Written, expand
 from .surgery import SurgeonStep
 from .toml import parse_toml, read_toml
 
@@ -49,7 +54,8 @@ def parse_recipe(text: str, where: str = "recipe") -> list[Pass]:
     steps = content.get("pass", [])
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise OptionError(f"{where}: expected one [[pass]] table or more")
-    return [_make(step, f"{where}: pass {number}") for number, step in enumerate(steps, 1)]
+    written = [Written(step, f"{where}: pass {number}") for number, step in enumerate(steps, 1)]
+    return [_make(step.table, step.where) for step in expand(written)]
 
 
 def _make(step: dict[str, Any], where: str) -> Pass:
@@ -80,26 +86,68 @@ def write_recipe(passes: Sequence[Pass]) -> str:
     return tomli_w.dumps({"pass": steps})
 
 
+def read_steps(steps: Iterable[tuple[str, str]]) -> list[Pass]:
+    """Read what the command line gives in order: ``("recipe", path)`` and ``("step", "NAME key=value ...")``."""
+    passes: list[Pass] = []
+    for kind, block in groupby(steps, key=itemgetter(0)):
+        texts = [text for _, text in block]
+        if kind == "recipe":
+            passes += [step for path in texts for step in read_recipe(path)]
+        else:
+            written = expand([Written(_parse(text), f"-p {text!r}", strict=False) for text in texts])
+            passes += [_make_from_text(step.table) for step in written]
+    return passes
+
+
 def parse_pass(text: str) -> Pass:
     """Make a pass out of ``"NAME key=value ..."``, as the command line's ``-p`` takes it."""
+    return _make_from_text(_parse(text))
+
+
+def _make_from_text(table: dict[str, Any]) -> Pass:
+    options = dict(table)
+    return registry.make(options.pop("name"), options, strict=False)
+
+
+def _parse(text: str) -> dict[str, Any]:
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise OptionError(f"-p {text!r}: {error}") from None
     if not words:
         raise OptionError(f"-p {text!r}: expected NAME key=value ...")
-    name, *rest = words
     options: dict[str, Any] = {}
-    for item in rest:
+    for item in words[1:]:
         key, equals, value = item.partition("=")
         if not equals:
             raise OptionError(f"-p {text!r}: expected key=value, got '{item}'")
-        table, _, inner = key.partition(".")
-        if inner:  # as TOML's dotted keys; a term may have dots of its own
-            term, _, option = inner.rpartition(".")
-            if not term:
-                raise OptionError(f"-p {text!r}: expected {table}.TERM.OPTION=VALUE, got '{item}'")
-            options.setdefault(table, {}).setdefault(term, {})[option] = value
-        else:
-            options[key] = value
-    return registry.make(name, options, strict=False)
+        *path, last = _path(key)
+        if not all(path):
+            raise OptionError(f"-p {text!r}: expected {path[0]}.TERM.OPTION=VALUE, got '{item}'")
+        inner = options
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise OptionError(f"-p {text!r}: '{part}' is given twice, as one value and as a table")
+        inner[last] = value
+    if "name" in options:
+        raise OptionError(f"-p {text!r}: the name of the pass is its first word, and 'name' no option")
+    return {"name": words[0], **options}
+
+
+def _path(key: str) -> list[str]:
+    """Take a dotted key apart: option, option.growth, option.term.option or option.term.option.growth.
+
+    >>> _path("sparsity.final"), _path("overrides.stem.weight.sparsity")
+    (['sparsity', 'final'], ['overrides', 'stem.weight', 'sparsity'])
+    """
+    table, _, inner = key.partition(".")
+    if not inner:
+        return [table]
+    rest, _, last = inner.rpartition(".")
+    if last in GROWTH and not rest:
+        return [table, last]
+    if last in GROWTH:
+        term, _, option = rest.rpartition(".")
+        return [table, term, option, last]
+    return [table, rest, last]

@@ -20,13 +20,17 @@ import fnmatch
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
 from .contract import Pass, Refusal, check_option
 from .errors import OptionError, PassError, did_you_mean
 from .graph import edit
+from .graph.functions import ORIGIN
+
+if TYPE_CHECKING:
+    from .channels.groups import Groups
 
 Terms: TypeAlias = tuple[str, ...]
 Overrides: TypeAlias = dict[str, dict[str, Any]]
@@ -35,6 +39,8 @@ Overrides: TypeAlias = dict[str, dict[str, Any]]
 OPERATOR = "type:"
 SHOWN = 8
 """How many names an error lists."""
+
+NOT_INCLUDED = "not named by include"
 
 K = TypeVar("K", bound=Hashable)
 PassT = TypeVar("PassT", bound="SelectivePass")
@@ -48,16 +54,24 @@ class Subject:
     operators: set[str] = field(default_factory=set)
 
     def add_node(self, node: ir.Node) -> None:
-        """Let the thing go by a node, too."""
+        """Let the thing go by a node, too, and by what that was, or was called by, before it was inlined."""
         self.names |= {str(name) for name in (node.name, *(value.name for value in node.outputs)) if name}
         self.operators |= {node.op_type, edit.op_of(node)}
+        for origin in node.meta.get(ORIGIN, ()):
+            known = self.operators if origin.startswith(OPERATOR) else self.names
+            known.add(origin.removeprefix(OPERATOR))
+
+    def joined(self, *others: Subject) -> Subject:
+        """Return what goes by all names of this and of others."""
+        every = (self, *others)
+        return Subject(set().union(*(one.names for one in every)), set().union(*(one.operators for one in every)))
 
     def matches(self, term: str) -> bool:
         """Tell whether a term means this."""
         known, pattern = (self.names, term)
         if term.startswith(OPERATOR):
             known, pattern = self.operators, term[len(OPERATOR) :]
-        return any(fnmatch.fnmatchcase(name, pattern) for name in known)
+        return pattern in known or any(fnmatch.fnmatchcase(name, pattern) for name in known)
 
 
 def node_subjects(graph: ir.Graph) -> dict[ir.Node, Subject]:
@@ -79,6 +93,18 @@ def value_subjects(values: Iterable[ir.Value]) -> dict[ir.Value, Subject]:
     return found
 
 
+def group_subjects(groups: Groups) -> dict[str, Subject]:
+    """Return groups of channels by name: by that, by their weights and other constants, and by who reads these."""
+    found = {}
+    for group in (*groups.prunable, *groups.frozen):
+        constants = value_subjects({member.value: None for member in group.constants()})
+        found[group.name] = Subject({group.name}).joined(*constants.values())
+        for value in constants:
+            for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
+                found[group.name].add_node(sink.node)
+    return found
+
+
 @dataclass(frozen=True)
 class Selected(Generic[K, PassT]):
     """What `SelectivePass.select` found.
@@ -89,18 +115,40 @@ class Selected(Generic[K, PassT]):
         What is left alone → why.
     by : dict
         What has options of its own → the terms of `overrides` that mean it, in order.
-    idle : tuple of Refusal
-        Terms of `include` and `overrides` that mean something in the model, but nothing that the pass could touch.
+    subjects : mapping
+        What the pass could touch.
     """
 
     step: PassT
     why_not: dict[K, str]
     by: dict[K, Terms]
-    idle: tuple[Refusal, ...] = ()
+    subjects: Mapping[K, Subject] = field(default_factory=dict)
 
     def settings(self, subject: K) -> PassT:
         """Return the pass with the options that hold for one thing."""
         return self.step.overridden(self.by.get(subject, ()))
+
+    def why_not_together(self, subjects: Iterable[K]) -> str:
+        """Return why things that change together stay as they are: one is excluded, or none is included."""
+        reasons = [self.why_not.get(subject, "") for subject in subjects]
+        excluded = next((reason for reason in reasons if reason not in ("", NOT_INCLUDED)), "")
+        return excluded or (NOT_INCLUDED if reasons and all(reasons) else "")
+
+    @property
+    def idle(self) -> tuple[Refusal, ...]:
+        """What `include` and `overrides` name in the model, and the pass could not touch."""
+        return self.idle_but(self.subjects)
+
+    def idle_but(self, touched: Iterable[K]) -> tuple[Refusal, ...]:
+        """Return those that mean nothing of what was touched, or refused for a reason of its own."""
+        known = [self.subjects[key] for key in touched if key in self.subjects]
+        named = {"include": self.step.include, "overrides": tuple(getattr(self.step, "overrides", {}))}
+        return tuple(
+            Refusal(term, f"{option} names it, and there is nothing that {self.step.name} could do to it")
+            for option, terms in named.items()
+            for term in terms
+            if not any(subject.matches(term) for subject in known)
+        )
 
     def options(self, subject: K) -> dict[str, Any]:
         """Return the options that one thing has of its own."""
@@ -115,7 +163,8 @@ class SelectivePass(Pass):
     Attributes
     ----------
     include : tuple of str
-        Only what these terms mean is touched; all that the pass can, if there are none.
+        Only what these terms mean is touched; everything that the pass can, if there are none. A term is a name or a
+        pattern of names (`head*`) of nodes, of their outputs or of weights, or `type:` and an operator (`type:Gemm`).
     exclude : tuple of str
         What these terms mean is left alone, included or not.
     """
@@ -145,25 +194,23 @@ class SelectivePass(Pass):
         by: dict[K, Terms] = {}
         for key, subject in subjects.items():
             if self.include and not any(map(subject.matches, self.include)):
-                why_not[key] = "not named by include"
+                why_not[key] = NOT_INCLUDED
             for term in self.exclude:
                 if subject.matches(term):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own
-        idle = [
-            Refusal(term, f"{option} names it, and there is nothing that {self.name} could do to it")
-            for option in ("include", "overrides")
-            for term in named[option]
-            if not any(subject.matches(term) for subject in subjects.values())
-        ]
-        return Selected(self, why_not, by, tuple(idle))
+        return Selected(self, why_not, by, subjects)
 
     def overridden(self: PassT, terms: Terms) -> PassT:
         """Return the pass with the options that `overrides` gives to what these terms mean."""
         overrides: Overrides = getattr(self, "overrides", {})
         options = {name: value for term in terms for name, value in overrides[term].items()}
-        return dataclasses.replace(self, **options, overrides={}) if options else self  # type: ignore[call-arg]
+        return self.replaced(options) if options else self
+
+    def replaced(self: PassT, options: dict[str, Any]) -> PassT:
+        """Return the pass with other options, and without overrides."""
+        return dataclasses.replace(self, **options, overrides={})  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +220,8 @@ class OverridablePass(SelectivePass):
     Attributes
     ----------
     overrides : dict
-        Term → option → its value there.
+        Other values of options for what a term means: `overrides.TERM.OPTION=VALUE` with -p, a table in TOML, a dict of
+        dicts in Python; the later holds.
     overridable : tuple of str
         The options that may be overridden.
     """
@@ -185,7 +233,9 @@ class OverridablePass(SelectivePass):
     def __post_init__(self) -> None:
         super().__post_init__()
         hints = typing.get_type_hints(type(self), include_extras=True)
+        checked: Overrides = {}
         for term, options in self.overrides.items():
+            checked[term] = {}
             for name, value in options.items():
                 where = f"overrides.{term}.{name}"
                 if name not in self.overridable:
@@ -193,16 +243,20 @@ class OverridablePass(SelectivePass):
                         did_you_mean(name, list(self.overridable)) or f"; expected one of {', '.join(self.overridable)}"
                     )
                     raise OptionError(f"{self.name}: {where}: it cannot be overridden{hint}")
-                options[name] = check_option(self.name, where, value, hints[name])
+                checked[term][name] = check_option(self.name, where, value, hints[name])
+            self.replaced(checked[term])  # options that do not go together are an error right away
+        object.__setattr__(self, "overrides", checked)
 
 
 def _check_terms(owner: str, named: Mapping[str, Terms], model: ir.Model, subjects: Iterable[Subject]) -> None:
     if not any(named.values()):
         return
     every = Subject()
-    for node in model.graph.all_nodes():
-        every.add_node(node)
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            every.add_node(node)
     every.names |= {str(value.name) for value in edit.values(model.graph) if edit.constant(value) is not None}
+    every.names |= {str(value.name) for value in edit.defaults(model.graph)}
     for subject in subjects:
         every.names |= subject.names
         every.operators |= subject.operators
@@ -221,56 +275,3 @@ def _hint(term: str, every: Subject) -> str:
     else:
         known = sorted(every.names)
     return did_you_mean(term, known) or (f"; there are {', '.join(known[:SHOWN])}" if known else "")
-
-
-def matching(field: str, patterns: Iterable[str], names: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Return, for each pattern, the subjects that it matches by one of their names.
-
-    Parameters
-    ----------
-    field : str
-        The pass and the option that the patterns come from, for the message.
-    patterns : iterable of str
-        Names, with ``*``, ``?`` and ``[...]`` as in file names.
-    names : mapping
-        Subject → its names.
-
-    Raises
-    ------
-    PassError
-        A pattern matches nothing.
-    """
-    found = {}
-    for pattern in patterns:
-        found[pattern] = [s for s, known in names.items() if any(fnmatch.fnmatchcase(n, pattern) for n in known)]
-        if not found[pattern]:
-            every = sorted({name for known in names.values() for name in known})
-            hint = did_you_mean(pattern, every) or (f"; there are {', '.join(every[:8])}" if every else "")
-            raise PassError(f"{field}: '{pattern}' matches nothing in the model{hint}")
-    return found
-
-
-def matching_nodes(field: str, patterns: Iterable[str], graph: ir.Graph) -> dict[ir.Node, str]:
-    """Return the nodes that patterns mean, by their name or that of an output, each with the last pattern that does.
-
-    Parameters
-    ----------
-    field, patterns
-        As for `matching`.
-    graph : onnx_ir.Graph
-        Nodes of its inner graphs count too.
-
-    Raises
-    ------
-    PassError
-        A pattern matches nothing.
-    """
-    patterns = list(patterns)
-    if not patterns:
-        return {}
-    nodes: dict[str, list[ir.Node]] = {}
-    for node in graph.all_nodes():
-        for name in {node.name, *(value.name for value in node.outputs)} - {None, ""}:
-            nodes.setdefault(str(name), []).append(node)
-    found = matching(field, patterns, {name: [name] for name in nodes})
-    return {node: pattern for pattern, names in found.items() for name in names for node in nodes[name]}

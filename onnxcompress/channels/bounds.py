@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit
+from ..graph import edit, operators
+from ..graph.layer import Layer
 from ..graph.norms import batch_norm
+from ..graph.windows import differs_at_borders
 from .constant_channels import Channel
 from .engine import Engine
 from .movement import MOVES, moved_inputs, padding, trace, traced_axes
-from .weight_matrix import WEIGHTED, layout_of, padded
+from .weight_matrix import weight_matrix
 
 Interval: TypeAlias = npt.NDArray[np.float64]
 """Shape (2, n): the lowest and the highest value at each position."""
@@ -187,26 +189,25 @@ ELEMENTWISE: dict[str, Callable[[ir.Node, list[Interval]], Interval]] = {
 
 def _weighted(bounds: Bounds, node: ir.Node) -> None:
     """Bound a sum of products; what padding leaves out may count or not."""
-    engine, weight = bounds.engine, node.inputs[1]
-    if weight is None or node.inputs[0] is None or not engine.axes(node.inputs[0]):
+    engine, layer = bounds.engine, Layer(node)
+    data, out = layer.data, node.outputs[0]
+    if not engine.axes(data) or not engine.shape(out):
         return
-    outputs, inputs = engine.shape(node.outputs[0]), engine.shape(node.inputs[0])
-    axis = -1 if node.op_type == "MatMul" else 1
-    if not outputs or outputs[axis] * inputs[axis] > LARGEST:
+    outputs, inputs = engine.shape(out), engine.shape(data)
+    axis = layer.data_axis(len(inputs))
+    if outputs[layer.channel_axis(len(outputs))] * inputs[axis] > LARGEST:
         return
-    if not np.isfinite(bounds.along(node.inputs[0], axis)).any():
+    low, high = bounds.along(data, axis)
+    if not (np.isfinite(low).any() or np.isfinite(high).any()):
         return
-    parts = [layout_of(engine, node, part) for part in (_positive, _negative)]
-    if parts[0] is None or parts[1] is None:
+    positive, negative = (weight_matrix(engine, node, part) for part in (_positive, _negative))
+    if positive is None or negative is None:
         return
-    _, _, positive, bias, out_axis = parts[0]
-    above, below = positive.sum, parts[1][2].sum
-    low, high = bounds.along(node.inputs[0], axis)
-    edges = padded(node)
-    start = np.zeros(len(above)) if bias is None else bias
+    above, below, edges = positive.sum, negative.sum, differs_at_borders(node)
+    start = np.zeros(len(above)) if positive.bias is None else positive.bias
     top = _highest(above, below, low, high, start, edges=edges)
     bottom = -_highest(-below, -above, low, high, -start, edges=edges)
-    bounds._set(node.outputs[0], out_axis, np.stack([bottom, top]))
+    bounds._set(out, positive.out_axis, np.stack([bottom, top]))
 
 
 def _positive(array: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -268,6 +269,6 @@ RULES: dict[str, Callable[[Bounds, ir.Node], None]] = {
     "GlobalAveragePool": _pool,
     "GlobalMaxPool": _pool,
     "MaxPool": _pool,
-    **dict.fromkeys(WEIGHTED, _weighted),
+    **dict.fromkeys(operators.PRODUCTS, _weighted),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
 }

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph import edit
+from ..graph.operators import RECURRENT
+from ..graph.windows import differs_at_borders
 from .bounds import Bounds
 from .constant_channels import ConstantChannels
 from .engine import Sink
 from .groups import Groups
 from .labels import Rows
 from .propagate import propagate
-from .rules import GATES
-from .weight_matrix import layout_of, padded
+from .weight_matrix import weight_matrix
 
 
 @dataclass(frozen=True)
@@ -162,22 +163,23 @@ class Reading:
 
 def _use(groups: Groups, constants: ConstantChannels, sink: Sink) -> Use:
     channel = constants.along(sink.data, sink.axis)
-    layout = layout_of(groups.engine, sink.node) if sink.weight is not None else None
+    matrix = weight_matrix(groups.engine, sink.node) if sink.weight is not None else None
     rows, nothing = groups.engine.labels.resolve(sink.rows), np.full(len(channel), np.nan)
-    if layout is None:
+    if matrix is None:
         other = np.zeros(0) if sink.weight is None else constants.along(sink.weight, sink.in_axis)
         dead = (channel == 0) | ((other == 0) if other.shape == channel.shape else False)
         return Use(sink, rows, dead, np.zeros(len(channel), bool), nothing, *_gates(groups, sink))
-    read, known = layout[2].any.any(0), ~np.isnan(channel)
-    bordered = read & known & (channel != 0) & padded(sink.node)
+    read, known = matrix.any.any(0), ~np.isnan(channel)
+    bordered = read & known & (channel != 0) & differs_at_borders(sink.node)
     folded = np.where(read & (channel != 0), channel, np.nan)
-    readers = np.packbits(layout[2].any, axis=1)  # in all as many as weights
-    return Use(sink, rows, known & ~bordered, bordered, folded, readers, groups.axes[sink.node.outputs[0]][layout[4]])
+    readers = np.packbits(matrix.any, axis=1)  # in all as many as weights
+    outputs = groups.axes[sink.node.outputs[0]][matrix.out_axis]
+    return Use(sink, rows, known & ~bordered, bordered, folded, readers, outputs)
 
 
 def _gates(groups: Groups, sink: Sink) -> tuple[npt.NDArray[np.uint8], Rows | None] | tuple[()]:
     """Return who reads the inputs of a recurrent operator."""
-    tensor = edit.constant(sink.weight) if sink.node.op_type in GATES else None
+    tensor = edit.constant(sink.weight) if sink.node.op_type in RECURRENT else None
     if tensor is None or sink.weight is None:
         return ()
     return np.packbits((tensor.numpy() != 0).any(0), axis=1), groups.axes[sink.weight][sink.out_axis]
@@ -196,6 +198,6 @@ def _add_folds(groups: Groups, uses: list[Use], gone: npt.NDArray[np.bool_], dea
     for use in uses:
         axes = groups.axes[use.sink.data][use.sink.axis]
         where = None if axes is None else gone[axes].any(0) & ~np.isnan(use.constant)
-        layout = layout_of(groups.engine, use.sink.node) if where is not None and where.any() else None
-        if layout is not None:
-            dead.folds[edit.output_name(use.sink.node)] = layout[2].sum[:, where] @ use.constant[where]
+        matrix = weight_matrix(groups.engine, use.sink.node) if where is not None and where.any() else None
+        if matrix is not None:
+            dead.folds[edit.output_name(use.sink.node)] = matrix.sum[:, where] @ use.constant[where]

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit
+from ..graph import edit, operators
+from ..graph.layer import Layer
 from .engine import Engine
 from .groups import Groups
 from .means import reduced_axes
 from .movement import MOVES, looks_up, moved_inputs, trace
 from .removal import labels_of
 from .rules import RULES, elementwise, pooling, resize
-from .weight_matrix import WEIGHTED
 
 Kinds: TypeAlias = npt.NDArray[np.int64]
 """One number for each position of an axis: where it is the same, the slices there are equal for every input."""
@@ -107,27 +107,23 @@ def _elementwise(equal: Equal, node: ir.Node) -> None:
 
 def _weighted(equal: Equal, node: ir.Node) -> None:
     """Equal weights, equal biases, and, in groups, equal inputs."""
-    data, out = node.inputs[0], node.outputs[0]
-    weight, groups = equal.engine.array(node.inputs[1]), edit.int_attribute(node, "group", 1)
-    if data is None or weight is None or (node.op_type == "MatMul" and weight.ndim != 2):
+    engine, layer, out = equal.engine, Layer(node, read=equal.engine.array), node.outputs[0]
+    if engine.array(layer.value) is None or layer.is_stack:
         return
-    bias = equal.engine.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    if len(node.inputs) > 2 and node.inputs[2] is not None and (bias is None or bias.ndim > 1):
+    given = layer.bias_value
+    bias = None if given is None else engine.array(given)
+    if given is not None and (bias is None or bias.ndim > 1):
         return
-    if node.op_type == "ConvTranspose":
-        blocks = weight.reshape(groups, -1, *weight.shape[1:])
-        weight = np.moveaxis(blocks, 2, 1).reshape(groups * weight.shape[1], -1)
-    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not edit.int_attribute(node, "transB", 0)):
-        weight = weight.T
-    axis = len(equal.engine.shape(out)) - 1 if node.op_type == "MatMul" else 1
+    weight = layer.blocks(layer.stored).reshape(layer.outputs, -1)
+    axis = layer.channel_axis(len(engine.shape(out)))
     parts = [_rows(weight)] if bias is None or bias.size == 1 else [_rows(weight), _rows(bias.reshape(-1))]
-    if groups > 1:
-        inputs = equal.along(data, 1).reshape(groups, -1)
-        parts.append(np.repeat(_rows(inputs), len(weight) // groups))
+    if layer.groups > 1:
+        inputs = equal.along(layer.data, 1).reshape(layer.groups, -1)
+        parts.append(np.repeat(_rows(inputs), len(weight) // layer.groups))
     equal.set(out, axis, *parts)
-    if node.op_type == "MatMul":
+    if not layer.is_convolution and not layer.takes_bias:
         for other in equal.axes(out)[:-1] if axis in equal.axes(out) else equal.axes(out):
-            equal.set(out, other, equal.along(data, other))
+            equal.set(out, other, equal.along(layer.data, other))
 
 
 def _per_channel(equal: Equal, node: ir.Node) -> None:
@@ -173,7 +169,7 @@ FOLLOW: dict[str, Callable[[Equal, ir.Node], None]] = {
     "ReduceMean": _reduction,
     "ReduceMin": _reduction,
     "ReduceSum": _reduction,
-    **dict.fromkeys(WEIGHTED, _weighted),
+    **dict.fromkeys(operators.PRODUCTS, _weighted),
 }
 
 
@@ -255,7 +251,7 @@ def _addable(groups: Groups) -> set[ir.Value]:
     found: dict[ir.Value, set[tuple[ir.Node, int]]] = {}
     for sink in groups.sinks:
         tensor = edit.constant(sink.weight)
-        if sink.weight is None or tensor is None or sink.groups > 1 or sink.node.op_type not in WEIGHTED:
+        if sink.weight is None or tensor is None or sink.groups > 1 or sink.node.op_type not in operators.PRODUCTS:
             continue
         if tensor.dtype.is_floating_point() and edit.constant(sink.data) is None:
             found.setdefault(sink.weight, set()).add((sink.node, 1))

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import constants, edit
-from ..graph.weights import output_axis
+from ..graph import constants, edit, operators
+from ..graph.layer import Layer, axes_of
 from .analysis import analyse
 from .engine import Axes, Engine, Sink
 from .labels import Rows
@@ -303,15 +303,17 @@ def _output_axes(groups: Groups) -> list[ValueAxis]:
     """The output axes of weights, in the order of the graph."""
     found = []
     for node in groups.engine.model.graph:
-        value = node.inputs[1] if edit.op_of(node) in PRODUCERS else None
-        if value is not None and value in groups.axes:
-            place = _root(groups, value, output_axis(node, 1, len(groups.axes[value])))
+        layer = Layer.of(node, among=MAKERS)
+        if layer is not None and layer.value in groups.axes:
+            rank = len(groups.axes[layer.value])
+            place = _root(groups, layer.value, axes_of(node, layer.index, rank).output)
             if place is not None:
                 found.append(place)
     return found
 
 
-PRODUCERS = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
+MAKERS = (*operators.PRODUCTS, *operators.RECURRENT)
+"""Operators whose weights make channels."""
 
 
 def _members(

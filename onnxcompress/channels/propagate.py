@@ -8,15 +8,16 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import edit
+from ..graph import edit, operators
 from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
+from ..graph.windows import differs_at_borders
 from .constant_channels import Channel, ConstantChannels
 from .engine import Engine
 from .means import reduced_axes
 from .movement import MOVES, moved_inputs, padding, trace, traced_axes
 from .rules import RULES, elementwise
-from .weight_matrix import layout_of, padded
+from .weight_matrix import weight_matrix
 
 Fixed: TypeAlias = Callable[[ir.Value], Iterable[tuple[int, Channel]]]
 
@@ -100,19 +101,18 @@ def _operand(constants: ConstantChannels, value: ir.Value | None, axis: int, ext
 
 
 def _weighted(constants: ConstantChannels, node: ir.Node) -> None:
-    """Conv, ConvTranspose, Gemm, MatMul: an output is constant when all that it really reads is."""
-    layout = layout_of(constants.engine, node)
-    if layout is None:
+    """An output of a layer is constant when all that it really reads is."""
+    matrix = weight_matrix(constants.engine, node)
+    if matrix is None:
         return
-    data, axis, matrix, bias, out_axis = layout
-    channel = constants.along(data, axis)
-    if padded(node):
+    channel = constants.along(matrix.data, matrix.axis)
+    if differs_at_borders(node):
         channel = np.where(channel == 0, channel, np.nan)
     uses = matrix.any
     known = (~np.isnan(channel)) | ~uses
     total = np.where(np.isnan(channel) | ~uses, 0, channel * matrix.sum).sum(1)
     result = np.where(known.all(1), total, np.nan)
-    constants.set(node.outputs[0], out_axis, result if bias is None else result + bias)
+    constants.set(node.outputs[0], matrix.out_axis, result if matrix.bias is None else result + matrix.bias)
 
 
 def _batch_norm(constants: ConstantChannels, node: ir.Node) -> None:
@@ -190,20 +190,17 @@ def _reduction(constants: ConstantChannels, node: ir.Node) -> None:
 
 
 PROPAGATE: dict[str, Callable[[ConstantChannels, ir.Node], None]] = {
+    **dict.fromkeys(operators.PRODUCTS, _weighted),
     "AveragePool": _spatial,
     "BatchNormalization": _batch_norm,
     "ConstantOfShape": _filled,
-    "Conv": _weighted,
-    "ConvTranspose": _weighted,
     "DequantizeLinear": _quantized,
-    "Gemm": _weighted,
     "GlobalAveragePool": _spatial,
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _layer_norm,
     "GlobalMaxPool": _spatial,
     "GroupNormalization": _normalised,
     "InstanceNormalization": _normalised,
-    "MatMul": _weighted,
     "MaxPool": _spatial,
     "QuantizeLinear": _quantized,
     "ReduceL1": _reduction,

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit, shapes
+from ..graph import edit, operators, shapes
+from ..graph.layer import Layer, axes_of
 from .groups import Groups
 from .means import add_lost_squares, centred, reduced_axes
 from .movement import WIDTH
 from .removal import Removal, labels_of
-from .rules import STATES, is_zero
+from .rules import is_zero
 
 
 def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -> int:
@@ -68,15 +69,11 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
 
 def _conv(removal: Removal, node: ir.Node) -> None:
     """Set `group` to what is left of it."""
-    data, weight = edit.required(node, 0), edit.required(node, 1)
-    before = edit.int_attribute(node, "group", 1)
-    if before == 1:
-        return
-    if node.op_type == "Conv":
-        groups = removal.extent(data, 1) // removal.extent(weight, 1)
-    else:
-        groups = removal.extent(node.outputs[0], 1) // removal.extent(weight, 1)
-    edit.set_attribute(node, "group", groups)
+    layer = Layer(node)
+    if layer.groups > 1:
+        inside = axes_of(node, layer.index, len(removal.groups.engine.shape(layer.value))).summed
+        cut = layer.data if inside else node.outputs[0]  # the weight's second axis runs over one group alone
+        layer.set_groups(removal.extent(cut, 1) // removal.extent(layer.value, 1))
 
 
 def _group_normalization(removal: Removal, node: ir.Node) -> None:
@@ -157,11 +154,12 @@ def _cut(rank: int, width: int) -> dict[str, int]:
 
 def _recurrent(removal: Removal, node: ir.Node) -> None:
     """Set `hidden_size`; a state of zeros is dropped, since its width no longer fits."""
-    recurrence = node.inputs[2]
-    if recurrence is None or removal.kept(recurrence, 2) is None:
+    port = operators.facts(edit.op_of(node)).weights[-1]
+    recurrence, inside = edit.required(node, port), axes_of(node, port, 3).summed
+    if removal.kept(recurrence, inside) is None:
         return
-    edit.set_attribute(node, "hidden_size", removal.extent(recurrence, 2))
-    for index in STATES:
+    edit.set_attribute(node, "hidden_size", removal.extent(recurrence, inside))
+    for index in operators.STATES:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and is_zero(removal.groups.engine, value):
             node.replace_input_with(index, None)
@@ -294,19 +292,16 @@ def _resize(removal: Removal, node: ir.Node) -> None:
 
 
 REWRITERS: dict[str, Callable[[Removal, ir.Node], None]] = {
+    **dict.fromkeys(operators.CONVOLUTIONS, _conv),
+    **dict.fromkeys(operators.RECURRENT, _recurrent),
     "ConstantOfShape": _target,
-    "Conv": _conv,
-    "ConvTranspose": _conv,
     "Expand": _target,
     "Gather": _gather,
-    "GRU": _recurrent,
     "GroupNormalization": _group_normalization,
-    "LSTM": _recurrent,
     "LayerNormalization": _layer_normalization,
     "Pad": _pad,
     "RMSNormalization": _layer_normalization,
     "ReduceMean": _reduce_mean,
-    "RNN": _recurrent,
     "Reshape": _target,
     "Resize": _resize,
     "Slice": _slice,

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import constants, edit
+from ..graph import constants, edit, operators
+from ..graph.layer import Layer, WeightAxes, axes_of
+from ..graph.windows import window
 from .engine import Axes, Engine, Sink
 from .labels import Rows
 from .means import centred, reduced_axes
@@ -51,35 +53,34 @@ def elementwise(engine: Engine, node: ir.Node) -> None:
     engine.set(out, result)
 
 
-CHANNEL_AXES = {"Conv": (1, 0), "ConvTranspose": (0, 1)}
-"""The axes of the weight that are summed over and that become output channels."""
-
-
 def conv(engine: Engine, node: ir.Node) -> None:
     """Sum over input channels; a group is a factor of both channel axes and can go as a whole."""
-    data, weight = edit.required(node, 0), edit.required(node, 1)
-    groups, axes = edit.int_attribute(node, "group", 1), CHANNEL_AXES[node.op_type]
-    out, consumed, into = _channels(engine, node, data, weight, groups, axes)
-    _convolution(engine, node, data, weight, axes, groups, out, consumed, into)
+    layer = Layer(node)
+    axes = axes_of(node, layer.index, len(engine.shape(layer.value)))
+    out, consumed, into = _channels(engine, layer, axes)
+    if into is not None and consumed is not None:
+        sink = Sink(node, layer.data, 1, layer.value, axes.summed, axes.output, layer.groups, consumed)
+        engine.sinks.append(sink)
+    if layer.bias_value is not None:
+        engine.join(node, out, engine.axes(layer.bias_value)[0])
+    _spatial(engine, layer, out)
 
 
-def _channels(
-    engine: Engine, node: ir.Node, data: ir.Value, weight: ir.Value, groups: int, axes: tuple[int, int]
-) -> tuple[Rows | None, Rows | None, Rows | None]:
+def _channels(engine: Engine, layer: Layer, axes: WeightAxes) -> tuple[Rows | None, Rows | None, Rows | None]:
     """Return the labels of the output channels, those used up, and those of the data's channels."""
-    in_axis, out_axis = axes
-    into = engine.axes(data)[1]
-    inside, outside = engine.axes(weight)[in_axis], engine.axes(weight)[out_axis]
+    node, groups = layer.node, layer.groups
+    into = engine.axes(layer.data)[1]
+    inside, outside = engine.axes(layer.value)[axes.summed], engine.axes(layer.value)[axes.output]
     if groups == 1:
         engine.join(node, into, inside)
         return outside, inside, into
     group = engine.labels.fresh(groups)
-    size = engine.shape(data)[1] // groups
-    each_in, each_out = (engine.shape(weight)[axis] for axis in axes)
-    each_in, each_out = (size, each_out // groups) if out_axis == 0 else (each_in // groups, each_out)
-    consumed, grouped = _grouped(engine, node, inside, group, each_in, whole=in_axis == 0)
+    each_out = engine.shape(layer.value)[axes.output] * layer.repeats(axes.output) // groups
+    consumed, grouped = _grouped(
+        engine, node, inside, group, engine.shape(layer.data)[1] // groups, whole=axes.summed == 0
+    )
     engine.join(node, into, grouped)
-    _, produced = _grouped(engine, node, outside, group, each_out, whole=out_axis == 0)
+    _, produced = _grouped(engine, node, outside, group, each_out, whole=axes.output == 0)
     return produced, consumed, into
 
 
@@ -102,52 +103,41 @@ def _grouped(
     return member, product
 
 
-def _convolution(
-    engine: Engine,
-    node: ir.Node,
-    data: ir.Value,
-    weight: ir.Value,
-    axes: tuple[int, int],
-    groups: int,
-    out: Rows | None,
-    consumed: Rows | None,
-    into: Rows | None,
-) -> None:
-    if into is not None and consumed is not None:
-        engine.sinks.append(Sink(node, data, 1, weight, *axes, groups, consumed))
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None:
-        engine.join(node, out, engine.axes(bias)[0])
+def _spatial(engine: Engine, layer: Layer, out: Rows | None) -> None:
+    """Freeze the spatial axes along which a convolution mixes positions, and label what it gives."""
+    node, data = layer.node, layer.data
     rank = len(engine.shape(node.outputs[0])) or len(engine.shape(data))
-    alone = _pointwise_axes(engine, node, data, weight)
+    alone = _pointwise_axes(engine, layer)
     spatial = [axis for axis in range(2, len(engine.shape(data))) if axis not in alone]
-    for value in (data, weight):
+    for value in (data, layer.value):
         engine.freeze_axes(value, spatial, f"{edit.label(node)}: a spatial axis")
-    shifted = [axis for axis in alone if bias is not None or (data, axis - rank) in engine.shifted]
+    biased = layer.bias_value is not None
+    shifted = [axis for axis in alone if biased or (data, axis - rank) in engine.shifted]
     engine.shifted.update((node.outputs[0], axis - rank) for axis in shifted if engine.axes(data)[axis] is not None)
     kept = [engine.axes(data)[axis] if axis in alone else None for axis in range(2, rank)]
     engine.set(node.outputs[0], [engine.axes(data)[0], out, *kept])
 
 
-def _pointwise_axes(engine: Engine, node: ir.Node, data: ir.Value, weight: ir.Value) -> set[int]:
+def _pointwise_axes(engine: Engine, layer: Layer) -> set[int]:
     """Return the spatial axes that a convolution leaves as they are: kernel 1, every position, no padding."""
-    count = len(engine.shape(data)) - 2
-    strides, pads = edit.ints_attribute(node, "strides"), edit.ints_attribute(node, "pads")
-    strides, pads = strides or (1,) * count, pads or (0,) * 2 * count
-    more = edit.ints_attribute(node, "output_padding") or (0,) * count
-    steady = zip(engine.shape(weight)[2:], strides, pads[:count], pads[count:], more, strict=False)
-    return {2 + axis for axis, sizes in enumerate(steady) if sizes == (1, 1, 0, 0, 0)}
+    sizes, kernel = engine.shape(layer.data)[2:], engine.shape(layer.value)[2:]
+    more = edit.ints_attribute(layer.node, "output_padding") or (0,) * len(kernel)
+    found = set()
+    for axis, (size, extent, extra) in enumerate(zip(sizes, kernel, more, strict=False)):
+        stride, _, before, after = window(layer.node, axis, len(kernel), size, extent)
+        if (extent, stride, before, after, extra) == (1, 1, 0, 0, 0):
+            found.add(2 + axis)
+    return found
 
 
 def gemm(engine: Engine, node: ir.Node) -> None:
     """Sum over K of A (M, K) and B (K, N), either of them transposed; C broadcasts."""
-    a, b = edit.required(node, 0), edit.required(node, 1)
-    a_in = 0 if edit.int_attribute(node, "transA", 0) else 1
-    b_in = 1 if edit.int_attribute(node, "transB", 0) else 0
-    engine.join(node, engine.axes(a)[a_in], engine.axes(b)[b_in])
-    _contract(engine, node, a, a_in, b, b_in, 1 - b_in)
-    out: Axes = [engine.axes(a)[1 - a_in], engine.axes(b)[1 - b_in]]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    layer = Layer(node)
+    (a, b), (first, second) = (layer.data, layer.value), (axes_of(node, index, 2) for index in (0, 1))
+    engine.join(node, engine.axes(a)[first.summed], engine.axes(b)[second.summed])
+    _contract(engine, layer, first, second)
+    out: Axes = [engine.axes(a)[first.output], engine.axes(b)[second.output]]
+    bias = layer.bias_value
     if bias is not None:
         for axis in range(-len(engine.shape(bias)), 0):
             if engine.shape(bias)[axis] > 1:
@@ -157,15 +147,17 @@ def gemm(engine: Engine, node: ir.Node) -> None:
 
 def matmul(engine: Engine, node: ir.Node) -> None:
     """Sum over the last axis of A and the last but one of B; leading axes broadcast."""
-    a, b = edit.required(node, 0), edit.required(node, 1)
+    layer = Layer(node)
+    a, b = layer.data, layer.value
     shape_a, shape_b, shape_out = engine.shape(a), engine.shape(b), engine.shape(node.outputs[0])
     if len(shape_a) < 2 or len(shape_b) < 2:
         no_rule(engine, node)
         return
-    engine.join(node, engine.axes(a)[-1], engine.axes(b)[-2])
-    _contract(engine, node, a, len(shape_a) - 1, b, len(shape_b) - 2, len(shape_b) - 1)
+    first, second = axes_of(node, 0, len(shape_a)), axes_of(node, 1, len(shape_b))
+    engine.join(node, engine.axes(a)[first.summed], engine.axes(b)[second.summed])
+    _contract(engine, layer, first, second)
     out: Axes = [None] * len(shape_out)
-    out[-2], out[-1] = engine.axes(a)[-2], engine.axes(b)[-1]
+    out[-2], out[-1] = engine.axes(a)[first.output], engine.axes(b)[second.output]
     for axis in range(-len(shape_out), -2):
         wide = [v for v, s in ((a, shape_a), (b, shape_b)) if -axis <= len(s) and s[axis] == shape_out[axis] > 1]
         rows = [engine.axes(v)[axis] for v in wide]
@@ -174,10 +166,11 @@ def matmul(engine: Engine, node: ir.Node) -> None:
     engine.set(node.outputs[0], out)
 
 
-def _contract(engine: Engine, node: ir.Node, a: ir.Value, axis: int, b: ir.Value, in_axis: int, out_axis: int) -> None:
-    rows = engine.axes(a)[axis]
-    if rows is not None and engine.axes(b)[in_axis] is not None:
-        engine.sinks.append(Sink(node, a, axis, b, in_axis, out_axis, 1, rows))
+def _contract(engine: Engine, layer: Layer, first: WeightAxes, second: WeightAxes) -> None:
+    rows = engine.axes(layer.data)[first.summed]
+    if rows is not None and engine.axes(layer.value)[second.summed] is not None:
+        sink = Sink(layer.node, layer.data, first.summed, layer.value, second.summed, second.output, 1, rows)
+        engine.sinks.append(sink)
 
 
 def per_channel(engine: Engine, node: ir.Node) -> None:
@@ -224,31 +217,39 @@ def layer_normalization(engine: Engine, node: ir.Node) -> None:
         engine.sinks.append(Sink(node, data, rank - 1, None, 0, 0, 1, rows))
 
 
-GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
-STATES = (5, 6)
-"""The inputs that hold initial states."""
-
-
 def recurrent(engine: Engine, node: ir.Node) -> None:
     """A hidden unit goes with all its gates, in both directions: they share the output's last axis."""
-    data, weight, recurrence = node.inputs[:3]
-    if data is None or weight is None or recurrence is None or edit.int_attribute(node, "layout", 0):
+    known = operators.facts(edit.op_of(node))
+    data, (weight, recurrence) = node.inputs[0], (edit.required(node, index) for index in known.weights)
+    if data is None or edit.int_attribute(node, "layout", 0):
         no_rule(engine, node)
         return
     hidden = engine.labels.fresh(engine.shape(recurrence)[2])
-    gates = GATES[node.op_type]
-    tiles = {1: (1, gates), 2: (1, gates), 3: (1, 2 * gates), 5: (2, 1), 6: (2, 1), 7: (1, 3)}
-    for index, (axis, times) in tiles.items():
+    for index, (axis, times) in _hidden_axes(known).items():
         value = node.inputs[index] if index < len(node.inputs) else None
-        if value is not None and not (index in STATES and is_zero(engine, value)):
+        if value is not None and not (index in operators.STATES and is_zero(engine, value)):
             engine.join(node, engine.axes(value)[axis], np.tile(hidden, times))
-    engine.join(node, engine.axes(recurrence)[2], hidden)
-    engine.sinks.append(Sink(node, recurrence, 2, None, 0, 0, 1, hidden))
-    rows = engine.join(node, engine.axes(data)[2], engine.axes(weight)[2])
+    axes = axes_of(node, known.weights[0], 3)
+    engine.join(node, engine.axes(recurrence)[axes.summed], hidden)
+    engine.sinks.append(Sink(node, recurrence, axes.summed, None, 0, 0, 1, hidden))
+    rows = engine.join(node, engine.axes(data)[2], engine.axes(weight)[axes.summed])
     if rows is not None and engine.axes(data)[2] is not None:
-        engine.sinks.append(Sink(node, data, 2, weight, 2, 1, 1, rows))
+        engine.sinks.append(Sink(node, data, 2, weight, axes.summed, axes.output, 1, rows))
     for value in node.outputs:
         engine.set(value, [*[None] * (len(engine.shape(value)) - 1), hidden])
+
+
+def _hidden_axes(known: operators.Operator) -> dict[int, tuple[int, int]]:
+    """Return, for each input with hidden units, their axis and how often they stand along it."""
+    found = dict.fromkeys(known.weights, (1, known.gates))
+    if known.bias is not None:
+        found[known.bias] = (1, 2 * known.gates)  # of the input and of the state
+    states = dict.fromkeys(operators.STATES, (2, 1))
+    return found | states | dict.fromkeys(known.more, (1, PEEPHOLES))
+
+
+PEEPHOLES = 3
+"""Gates of an LSTM that look at the cell."""
 
 
 def is_zero(engine: Engine, value: ir.Value) -> bool:
@@ -356,21 +357,18 @@ _REDUCTIONS = (
 _MIXING = "Hardmax LogSoftmax LpNormalization LRN MeanVarianceNormalization Softmax"
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(operators.CONVOLUTIONS, conv),
+    **dict.fromkeys(operators.RECURRENT, recurrent),
     "BatchNormalization": per_channel,
     "ConstantOfShape": filled,
-    "Conv": conv,
-    "ConvTranspose": conv,
     "DequantizeLinear": quantize_or_dequantize,
     "Gemm": gemm,
     "GroupNormalization": group_normalization,
     "InstanceNormalization": per_channel,
-    "GRU": recurrent,
-    "LSTM": recurrent,
     "LayerNormalization": layer_normalization,
     "MatMul": matmul,
     "QuantizeLinear": quantize_or_dequantize,
     "RMSNormalization": layer_normalization,
-    "RNN": recurrent,
     "Resize": resize,
     "Upsample": resize,
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise),

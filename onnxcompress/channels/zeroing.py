@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..graph import constants, edit
+from ..graph import constants, edit, operators
 from .groups import Groups
 from .movement import MOVES
 
 ZEROED: dict[str, tuple[int, ...]] = {
+    **{op: operators.facts(op).parameters for op in (*operators.PRODUCTS, *operators.RECURRENT)},
+    **{op: operators.facts(op).parameters for op in operators.NORMALISATIONS},
     "Add": (0, 1),
-    "BatchNormalization": (1, 2),
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "GRU": (1, 2, 3),
-    "Gemm": (0, 1, 2),
-    "GroupNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LSTM": (1, 2, 3, 7),
-    "LayerNormalization": (1, 2),
-    "MatMul": (0, 1),
     "Mul": (0, 1),
-    "RMSNormalization": (1,),
-    "RNN": (1, 2, 3),
     "Sub": (0, 1),
     "Sum": tuple(range(16)),
 }

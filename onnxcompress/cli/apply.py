@@ -57,11 +57,9 @@ def apply(
     from .. import files, pipeline
     from ..display import console, tables
     from ..outputs import check_outputs
-    from ..recipe import parse_pass, read_recipe
+    from ..recipe import read_steps
 
-    passes = []
-    for kind, text in ctx.meta["steps"]:
-        passes += read_recipe(text) if kind == "recipe" else [parse_pass(text)]
+    passes = read_steps(ctx.meta["steps"])
     target = None if dry_run else out
     read = {"--data": data, "--metric": metric} | {f"-r {text}": text for text in recipe or ()}
     check_outputs(model, output=target, report=report, read=read, passes=passes, overwrite=overwrite)

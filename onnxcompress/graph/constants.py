@@ -14,6 +14,15 @@ from .nodes import int_attribute, ints_attribute, op_of, required
 
 Array = npt.NDArray[Any]
 
+MAPPED = "onnxcompress.mapped"
+"""Marks, in `meta`, a tensor that is computed from a mapped one, or took its place: written into a data file, one after
+the other, such tensors take the memory of the largest; in a protobuf, of all of them, three times."""
+
+
+def is_mapped(tensor: ir.TensorProtocol) -> bool:
+    """Tell whether a tensor's values are in a data file, or are computed from such when they are read."""
+    return isinstance(tensor, ir.ExternalTensor) or bool(tensor.meta.get(MAPPED))
+
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of an initializer or of a Constant node's output, else None.

@@ -39,7 +39,7 @@ def model_bytes(model: ir.Model) -> int:
         tensor = value.const_value
         if isinstance(tensor, (ir.Tensor, ir.LazyTensor)) and tensor.nbytes > COPIED:
             large[name] = tensor
-            value.const_value = ir.Tensor(np.zeros(0, np.uint8), name=tensor.name)
+            edit.store_elsewhere(value, ir.Tensor(np.zeros(0, np.uint8), name=tensor.name))
     proto = ir.to_proto(copy)
     more = sum(_add_bytes(made, large[made.name]) for made in proto.graph.initializer if made.name in large)
     size, graph = int(proto.ByteSize()), int(proto.graph.ByteSize())

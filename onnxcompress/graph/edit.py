@@ -1,6 +1,7 @@
-"""The one place that changes a graph: resize a constant, insert, replace, remove.
+"""The one place that changes a graph: resize a constant, insert, replace, take an output over, remove.
 
-A constant whose `Value.shape` went stale passes the plain checker, so nobody else writes `const_value`.
+A constant whose `Value.shape` went stale passes the plain checker, so nobody else writes `const_value`, registers
+initializers or changes the lists of inputs and outputs of a graph.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from .constants import MAPPED, is_mapped
 from .constants import array as array
 from .constants import constant as constant
 from .constants import tensor as tensor
@@ -30,7 +32,6 @@ from .nodes import producer as producer
 from .nodes import required as required
 from .nodes import required_attribute as required_attribute
 from .nodes import values as values
-from .save import MAPPED, is_mapped
 
 
 def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
@@ -55,6 +56,32 @@ def set_constant(value: ir.Value, array: npt.NDArray[Any]) -> None:
         value.const_value = tensor
     value.shape = ir.Shape(tensor.shape.numpy())
     value.type = ir.TensorType(tensor.dtype)
+
+
+def store_elsewhere(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
+    """Let a tensor that holds the same take the place of an initializer's: in memory, in a file, or nowhere for now."""
+    value.const_value = tensor
+
+
+def make_input(value: ir.Value) -> None:
+    """Make an initializer an input of its graph, which has to be given."""
+    graph, tensor = graph_of(value), value.const_value
+    if tensor is not None:
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    value.const_value = None
+    graph.initializers.pop(str(value.name))
+    if not value.is_graph_input():
+        graph.inputs.append(value)
+
+
+def make_constant(value: ir.Value, tensor: ir.TensorProtocol | None = None, *, optional: bool = False) -> None:
+    """Make an input an initializer that holds `tensor`, or its default; `optional` leaves it on the list of inputs."""
+    graph = graph_of(value)
+    if tensor is not None:
+        value.const_value = tensor
+        graph.register_initializer(value)
+    if not optional and value.is_graph_input():
+        graph.inputs.remove(value)
 
 
 def release_pages(tensor: ir.TensorProtocol | None) -> None:
@@ -96,40 +123,57 @@ class Inserter:
     graph : onnx_ir.Graph
     names : Names, optional
         Those of the outermost graph, where `graph` is an inner one.
+    home : onnx_ir.Graph, optional
+        Where constants go: `graph` itself, or one around it, where several inner graphs may share them.
+
+    Attributes
+    ----------
+    first : onnx_ir.Node or None
+        The first node: what reads constants only, or an input of the graph, may stand before it.
     """
 
-    def __init__(self, graph: ir.Graph, names: Names | None = None) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, names: Names | None = None, home: ir.Graph | None = None) -> None:
+        self.graph, self.home = graph, graph if home is None else home
         self.names = Names(graph) if names is None else names
+        self.first = next(iter(graph), None)
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """Add an initializer."""
-        name = self.names.value(name)
-        value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
-        self.graph.register_initializer(value)
+        return self.tensor(name, ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+
+    def tensor(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Add an initializer that holds this tensor, which gets its name."""
+        tensor.name = self.names.value(name)
+        value = ir.val(tensor.name, const_value=tensor)
+        self.home.register_initializer(value)
         return value
 
     def node(
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
+        name: str = "",
         *,
-        attributes: dict[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
         before: ir.Node | None = None,
         after: ir.Node | None = None,
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Add a node with one output; it stands `before` or `after` a node, or at the end. Returns its output."""
-        node = ir.node(op_type, list(inputs), attributes or {}, name=self.names.node(op_type))
+        """Add a node with one output, and return that; it stands `after` or `before` a node, or at the end.
+
+        Node and output are called `name`, if one is given. Without a `dtype` the type is left for inference: written
+        down for every node, types take a tenth of a small model.
+        """
+        node = ir.node(op_type, list(inputs), dict(attributes or {}), name=self.names.node(name or op_type))
         output = node.outputs[0]
-        output.name = self.names.value(f"{node.name}_output")
+        output.name = self.names.value(name or f"{node.name}_output")
         output.type = ir.TensorType(dtype) if dtype is not None else None
         output.shape = shape
-        if before is not None:
-            self.graph.insert_before(before, node)
-        elif after is not None:
+        if after is not None:
             self.graph.insert_after(after, node)
+        elif before is not None:
+            self.graph.insert_before(before, node)
         else:
             self.graph.append(node)
         return output
@@ -163,76 +207,52 @@ def replace_uses(old: ir.Value, new: ir.Value, *, except_for: Iterable[ir.Node] 
         if node not in spared:
             node.replace_input_with(index, new)
     if old.is_graph_output():
-        graph = old.graph
-        assert graph is not None
-        name = old.name
+        graph, name = graph_of(old), old.name
         if new.producer() is not None and not new.is_graph_output():
             new_name, old.name = new.name, f"{name}_inner"
             new.name = name
             old.name = Names(graph).value(new_name or f"{name}_inner")
         new.shape, new.type = old.shape, old.type
-        for position, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[position] = new
+        return_instead(graph, old, new)
 
 
-def add_to_outputs(graph: ir.Graph, additions: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Add a constant to each output channel of the Conv, ConvTranspose, Gemm or MatMul nodes with these output names.
+def return_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let a graph return `new` wherever it returns `old`; names and types stay as they are."""
+    for position, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[position] = new
 
-    It goes into the bias where there is one (for MatMul, a constant that is added next), else into a new one.
-    """
-    if not additions:
+
+def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    """Add an input behind the others, and return it."""
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
+    graph.inputs.append(value)
+    return value
+
+
+def set_outputs(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
+    """Let a graph return these values, and nothing else."""
+    graph.outputs[:] = list(outputs)
+
+
+def take_over(node: ir.Node, outputs: Sequence[ir.Value]) -> None:
+    """Give a node's outputs, with their names, types and readers, to what computes them now; the node goes."""
+    graph = graph_of(node)
+    for old, new in zip(node.outputs, outputs, strict=False):
+        name, new.type, new.shape = old.name, old.type or new.type, new.shape if old.shape is None else old.shape
+        for user, index in list(old.uses()):
+            user.replace_input_with(index, new)
+        return_instead(graph, old, new)
+        old.name, new.name = None, name
+    graph.remove(node, safe=True)
+
+
+def remove_unread(value: ir.Value | None) -> None:
+    """Remove an initializer that nothing reads."""
+    if value is None or value.uses() or value.is_graph_input() or value.is_graph_output():
         return
-    nodes, insert = {output_name(node): node for node in graph}, Inserter(graph)
-    for name, addition in additions.items():
-        node = nodes[name]
-        add = _add_behind if node.op_type == "MatMul" else _add_to_bias
-        add(insert, node, addition, _float_type(node).numpy())
-
-
-def _float_type(node: ir.Node) -> ir.DataType:
-    """Return the type of a node's output, which that of its inputs is too."""
-    types = (value.dtype for value in (*node.outputs, *node.inputs) if value is not None)
-    return next((dtype for dtype in types if dtype is not None), ir.DataType.FLOAT)
-
-
-def _add_to_bias(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
-    beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
-    given = node.inputs[2] if len(node.inputs) > 2 and beta else None
-    bias = constant(given)
-    if given is not None and bias is None:  # computed, if only by an Identity
-        added = insert.constant(f"{output_name(node)}_added", (addition / beta).astype(dtype))
-        node.replace_input_with(2, insert.node("Add", [given, added], before=node, dtype=_float_type(node)))
-        return
-    old = 0.0 if bias is None else beta * bias.numpy().astype(np.float64)
-    if "beta" in node.attributes:
-        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    _replace_constant(insert, node, 2, f"{output_name(node)}_bias", (old + addition).astype(dtype))
-
-
-def _add_behind(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
-    """Add a constant to the output of a node that takes no bias."""
-    out = node.outputs[0]
-    uses = list(out.uses())
-    if len(uses) == 1 and not out.is_graph_output() and op_of(uses[0][0]) == "Add":
-        added, index = uses[0]
-        bias = constant(added.inputs[1 - index])
-        if bias is not None and bias.shape.numpy() == addition.shape:
-            total = (bias.numpy().astype(np.float64) + addition).astype(dtype)
-            _replace_constant(insert, added, 1 - index, f"{out.name}_bias", total)
-            return
-    insert.behind(out, "Add", insert.constant(f"{out.name}_constant", addition.astype(dtype)), shape=out.shape)
-
-
-def _replace_constant(insert: Inserter, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
-    """Give a node a constant of its own; the one before goes if nothing else reads it."""
-    old = node.inputs[index]
-    node.replace_input_with(index, insert.constant(name, array))
-    if old is not None and old.is_initializer() and not (old.uses() or old.is_graph_input() or old.is_graph_output()):
-        assert old.graph is not None
-        old.graph.initializers.pop(str(old.name))
+    if value.is_initializer():
+        graph_of(value).initializers.pop(str(value.name))
 
 
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:
@@ -268,5 +288,5 @@ def raise_ir_version(model: ir.Model) -> None:
     """Raise the IR version to the first in which constants and inputs with a default differ, in place."""
     if (model.ir_version or 0) < EXPLICIT_INITIALIZERS:
         for value in defaults(model.graph):
-            model.graph.inputs.remove(value)
+            make_constant(value)
         model.ir_version = EXPLICIT_INITIALIZERS

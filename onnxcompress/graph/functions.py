@@ -10,9 +10,16 @@ from onnx_ir.passes import common
 
 from ..errors import PassError
 
+ORIGIN = "onnxcompress.origin"
+"""Where `ir.Node.meta` of what was inlined holds the names and the operators that it went by before, as keys."""
+
+TAG = f"{ORIGIN}:"
+
 
 def inline(model: ir.Model) -> list[str]:
     """Put local functions in where they are called, in place; returns their names.
+
+    What is put in remembers what it was called, and what the calls of it were: see `ORIGIN`.
 
     Raises
     ------
@@ -26,12 +33,28 @@ def inline(model: ir.Model) -> list[str]:
         for domain, version in function.opset_imports.items():
             model.opset_imports.setdefault(domain, version)
     _align(model)
+    _tag(model)
     try:
         common.InlinePass()(model)
     except (ValueError, ir.passes.PassError, ir.passes.PreconditionError) as error:
         cause = error.__cause__ or error
         raise PassError(f"a local function cannot be inlined: {cause}; inline it when exporting") from None
+    for node in model.graph.all_nodes():
+        tags = [key for key in node.metadata_props if key.startswith(TAG)]
+        if tags:
+            node.meta[ORIGIN] = {key.removeprefix(TAG) for key in tags}
+            for key in tags:
+                del node.metadata_props[key]
     return names
+
+
+def _tag(model: ir.Model) -> None:
+    """Write names into the metadata of calls and of what functions hold: what is inlined gets that of its call, too."""
+    inside = {node for function in model.functions.values() for node in function.all_nodes()}
+    for node in (*model.graph.all_nodes(), *inside):
+        if node in inside or node.op_identifier() in model.functions:
+            names = (node.name, *(value.name for value in node.outputs), f"type:{node.op_type}")
+            node.metadata_props.update({f"{TAG}{name}": "" for name in names if name})
 
 
 def _align(model: ir.Model) -> None:

@@ -13,15 +13,13 @@ import onnx_ir as ir
 
 from ..errors import OutputError
 from ..files import check_target, is_same_file, move, staging_beside
+from . import edit
+from .constants import is_mapped
 from .data_file import RECORD, DataFile, Replaced
 from .tensors import tensors_in
 
 PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
-
-MAPPED = "onnxcompress.mapped"
-"""Marks, in `meta`, a tensor that is computed from a mapped one, or took its place: written into a data file, one after
-the other, such tensors take the memory of the largest; in a protobuf, of all of them, three times."""
 
 
 def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> list[str]:
@@ -133,7 +131,8 @@ def without_small_files(model: ir.Model) -> ir.Model:
         for value in graph.initializers.values():
             small = value.const_value
             if isinstance(small, ir.ExternalTensor) and small.nbytes <= SMALL_BYTES:
-                value.const_value = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
+                kept = ir.Tensor(small.numpy().copy(), dtype=small.dtype, name=small.name)
+                edit.store_elsewhere(value, kept)
     return copy
 
 
@@ -145,11 +144,6 @@ def needs_external_data(model: ir.Model) -> bool:
     """Tell whether the weights are mapped from a data file or too large for one protobuf."""
     tensors = list(weights(model))
     return any(map(is_mapped, tensors)) or sum(t.nbytes for t in tensors) > PROTOBUF_LIMIT
-
-
-def is_mapped(tensor: ir.TensorProtocol) -> bool:
-    """Tell whether a tensor's values are in a data file, or are computed from such when they are read."""
-    return isinstance(tensor, ir.ExternalTensor) or bool(tensor.meta.get(MAPPED))
 
 
 def weights(model: ir.Model) -> Iterable[ir.TensorProtocol]:

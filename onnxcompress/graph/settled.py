@@ -54,14 +54,14 @@ def settled(model: ir.Model) -> ir.Model:
 
 def _fill(node: ir.Node) -> None:
     """Let a node that draws numbers of a shape fill the shape."""
-    shape = node.attributes["shape"].as_ints()
-    _replace(node, [_filled(_before(node, "Constant", [], value_ints=list(shape)), node, ir.DataType.FLOAT)])
+    shape = edit.required_attribute(node, "shape").as_ints()
+    edit.take_over(node, [_filled(_before(node, "Constant", [], value_ints=list(shape)), node, ir.DataType.FLOAT)])
 
 
 def _fill_like(node: ir.Node) -> None:
     given = node.inputs[0]
     like = given.dtype if given is not None and given.dtype is not None else ir.DataType.FLOAT
-    _replace(node, [_filled(_before(node, "Shape", [given]), node, like)])
+    edit.take_over(node, [_filled(_before(node, "Shape", [given]), node, like)])
 
 
 def _filled(shape: ir.Value, node: ir.Node, dtype: ir.DataType) -> ir.Value:
@@ -75,7 +75,7 @@ def _decide(node: ir.Node) -> None:
     given = node.inputs[0]
     like = given.dtype if given is not None and given.dtype is not None else ir.DataType.FLOAT
     rounded = _before(node, "Round", [given])
-    _replace(node, [_before(node, "Cast", [rounded], to=edit.int_attribute(node, "dtype", like))])
+    edit.take_over(node, [_before(node, "Cast", [rounded], to=edit.int_attribute(node, "dtype", like))])
 
 
 def _keep(node: ir.Node) -> None:
@@ -88,7 +88,7 @@ def _choose(node: ir.Node) -> None:
     likeliest = _before(node, "ArgMax", [node.inputs[0]], axis=1, keepdims=1)
     count = _before(node, "Constant", [], value_ints=[1, edit.int_attribute(node, "sample_size", 1)])
     many = _before(node, "Expand", [likeliest, count])
-    _replace(node, [_before(node, "Cast", [many], to=edit.int_attribute(node, "dtype", ir.DataType.INT32))])
+    edit.take_over(node, [_before(node, "Cast", [many], to=edit.int_attribute(node, "dtype", ir.DataType.INT32))])
 
 
 SETTLE: dict[str, Callable[[ir.Node], None]] = {
@@ -104,18 +104,8 @@ SETTLE: dict[str, Callable[[ir.Node], None]] = {
 
 def _before(node: ir.Node, op_type: str, inputs: list[ir.Value | None], **attributes: object) -> ir.Value:
     made = ir.node(op_type, inputs, attributes)  # type: ignore[arg-type]
-    assert node.graph is not None
-    node.graph.insert_before(node, made)
+    edit.graph_of(node).insert_before(node, made)
     return made.outputs[0]
-
-
-def _replace(node: ir.Node, values: list[ir.Value]) -> None:
-    assert node.graph is not None
-    for old, new in zip(node.outputs, values, strict=False):
-        new.name, old.name = old.name, None
-        new.type, new.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    node.graph.remove(node, safe=True)
 
 
 def varying(model: ir.Model) -> dict[str, int]:

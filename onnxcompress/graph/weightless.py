@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from . import edit
+
 KEPT = 1024
 """Elements up to which a constant stays: target shapes, axes and pads decide about what is checked and converted."""
 
@@ -17,11 +19,8 @@ def weightless(model: ir.Model) -> ir.Model:
             if tensor is None:
                 continue
             if graph is copy.graph and tensor.size > KEPT and not value.is_graph_output():
-                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-                value.const_value = None
-                graph.initializers.pop(str(value.name))
-                if not value.is_graph_input():
-                    graph.inputs.append(value)
+                edit.make_input(value)
             elif isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+                small = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+                edit.store_elsewhere(value, small)
     return copy

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError
+from ..graph import edit
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
@@ -312,7 +313,7 @@ def _mapped(values: list[ir.Value], files: Store | None) -> Iterator[str | None]
     try:
         root = _common_folder([path for _, _, path, _ in places])
         for value, tensor, path, offset in places if root is not None else ():
-            value.const_value = ir.ExternalTensor(
+            stored = ir.ExternalTensor(
                 path.relative_to(root or "").as_posix(),
                 offset,
                 tensor.nbytes,
@@ -320,10 +321,11 @@ def _mapped(values: list[ir.Value], files: Store | None) -> Iterator[str | None]
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=str(value.name),
             )
+            edit.store_elsewhere(value, stored)
         yield root
     finally:
         for value, tensor in before:
-            value.const_value = tensor
+            edit.store_elsewhere(value, tensor)
 
 
 def _common_folder(paths: list[Path]) -> str | None:

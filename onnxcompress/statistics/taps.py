@@ -169,9 +169,10 @@ def open_taps(model: ir.Model, taps: Sequence[Tap[Key]], threads: int = 0) -> tu
     by_name = {value.name: value for value in _outer_values(graph)}
     tapper = Tapper(graph)
     fetched: dict[Key, list[str]] = {}
-    graph.outputs.clear()
+    outputs: list[ir.Value] = []
     for tap in taps:
         values = tap.reduce(tapper, by_name[tap.tensor])
-        graph.outputs.extend(values)
+        outputs += values
         fetched[tap.key] = [value.name or "" for value in values]
+    edit.set_outputs(graph, outputs)
     return open_session(copy, threads=threads), fetched

@@ -16,7 +16,7 @@ class QuantizeOptions(TypedDict):
     activations: str
     weights: str
     symmetric: bool
-    per_channel: bool
+    granularity: Literal["tensor", "channel"]
     bias: Literal["int32", "float"]
     power_of_two: bool
     reduce_range: bool
@@ -39,8 +39,8 @@ def quantize_options(target: Target) -> QuantizeOptions:
             the activations.
         symmetric : bool
             Zero points of activations are the middle of their type's range.
-        per_channel : bool
-            Weights have one scale for each output channel.
+        granularity : {"tensor", "channel"}
+            Whether a weight has one scale, or one for each output channel.
         bias : {"int32", "float"}
             int32 with the scale of the input times that of the weight, or left as it is.
         power_of_two : bool
@@ -61,7 +61,7 @@ def quantize_options(target: Target) -> QuantizeOptions:
         "activations": activations,
         "weights": weights,
         "symmetric": activations in target.activations.symmetric,
-        "per_channel": target.weights.per_channel,
+        "granularity": "channel" if target.weights.per_channel else "tensor",
         "bias": target.bias.format,
         "power_of_two": target.scales.power_of_two,
         "reduce_range": limited and target.weights.range is not None and target.weights.range[1] < FULL_RANGE,

@@ -35,7 +35,7 @@ class Settings:
     ----------
     epochs, batch_size : int
         Passes over the samples, and samples per step (an epoch is split into nearly equal batches of at most that).
-    optimizer : {"adamw", "sgd"}
+    optimiser : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate, schedule : float, {"constant", "linear", "cosine"}
         The rate of the first step, and how it falls to zero.
@@ -51,7 +51,7 @@ class Settings:
 
     epochs: int = 10
     batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01

@@ -86,7 +86,7 @@ def build_objective(
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    copy = _prepared(model, evaluate=evaluate, samples=samples)
+    copy = _prepared(model, None if evaluate else frozen, samples)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -107,7 +107,7 @@ def build_objective(
     _keep_statistics(graph)
     loss = _add_loss(graph, logits, temperature, hard_weight)
     inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
-    graph.outputs[:] = [loss, *states.values()]
+    edit.set_outputs(graph, [loss, *states.values()])
     names = {state: str(value.name) for state, value in states.items()}
     _initializers_to_inputs(graph, [*weights, *names])
     shapes.forget(copy)
@@ -115,10 +115,11 @@ def build_objective(
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None = None) -> ir.Model:
+def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arrays | None = None) -> ir.Model:
     """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained.
 
-    Nodes stand in the form that has a gradient, and their shapes are inferred.
+    Nodes stand in the form that has a gradient, and their shapes are inferred. BatchNormalization with parameters in
+    `frozen` stays as it is when the model is used; all of it, if that is None.
     """
     copy = model.clone()
     if copy.functions:
@@ -127,12 +128,12 @@ def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
-            graph.inputs.remove(value)
+            edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
     write_out_padding(copy)
-    if evaluate:
-        write_out_batch_norms(copy)
+    if frozen is None or frozen:
+        write_out_batch_norms(copy, frozen)
     write_out_average_pools(copy)
     _free_batch(graph)
     write_out_forms(copy)
@@ -160,7 +161,7 @@ def up_to_logits(model: ir.Model) -> ir.Model:
         source.shape = source.shape if source.shape is not None else logits.shape
         source.type = source.type or logits.type
         logits = source
-    graph.outputs[:] = [logits]
+    edit.set_outputs(graph, [logits])
     common.RemoveUnusedNodesPass()(copy)
     return copy
 
@@ -234,7 +235,7 @@ def _keep_statistics(graph: ir.Graph) -> None:
 
 def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
     for name in names:
-        value = graph.initializers.pop(name)
+        value = graph.initializers[name]
         # A node that reads one weight twice would get two gradients of the same name.
         for node, count in Counter(node for node, _ in value.uses()).items():
             for position in [i for i, read in enumerate(node.inputs) if read is value][1:count]:
@@ -242,15 +243,13 @@ def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
                 alias.outputs[0].name = f"{name}/again_{node.outputs[0].name}_{position}"
                 graph.insert_before(node, alias)
                 node.replace_input_with(position, alias.outputs[0])
-        value.const_value = None
-        graph.inputs.append(value)
+        edit.make_input(value)
 
 
 def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight: float) -> ir.Value:
     terms = []
     if hard_weight > 0:
-        labels = ir.Value(name=LABELS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
-        graph.inputs.append(labels)
+        labels = edit.add_input(graph, LABELS, ir.DataType.INT64, ir.Shape(["batch"]))
         hard = _append(graph, "SoftmaxCrossEntropyLoss", [logits, labels], reduction="mean")
         # The gradient reads the second output, the logarithms of the probabilities.
         node = graph[-1]
@@ -258,8 +257,7 @@ def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight
         node.outputs[1].name = "onnxcompress.log_probabilities"
         terms.append(_scaled(graph, hard, hard_weight, "hard"))
     if hard_weight < 1:
-        teacher = ir.Value(name=TEACHER, type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
-        graph.inputs.append(teacher)
+        teacher = edit.add_input(graph, TEACHER, ir.DataType.FLOAT, logits.shape)
         soft = _soft_loss(graph, logits, teacher, temperature)
         terms.append(_scaled(graph, soft, (1 - hard_weight) * temperature**2, "soft"))
     loss = terms[0] if len(terms) == 1 else _append(graph, "Add", terms)
@@ -296,8 +294,4 @@ def _append(graph: ir.Graph, op_type: str, inputs: list[ir.Value], **attributes:
 
 
 def _constant(graph: ir.Graph, name: str, array: npt.ArrayLike) -> ir.Value:
-    array = np.asarray(array)
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return edit.Inserter(graph).constant(name, np.asarray(array))

@@ -13,7 +13,7 @@ from onnxcompress.graph.weights import Weight
 
 from .importance.norms import ORDERS, norms
 from .masks.masks import Keep
-from .masks.weights import Floats, array_of, keep_highest, reduction_axis, why_no_matrix
+from .masks.weights import Floats, array_of, keep_highest, why_no_matrix
 from .policies.weight_pass import EachWeightPass
 from .sparsity.amount import Sparsity, how_many, too_many
 
@@ -74,7 +74,7 @@ class PruneSlices(EachWeightPass):
     def _axis_of(self, weight: Weight) -> int:
         if isinstance(self.axis, int):
             return self.axis % array_of(weight).ndim
-        return weight.axis if self.axis == "out" else reduction_axis(weight)
+        return weight.axis if self.axis == "out" else weight.summed
 
     def _scores(self, slices: Floats, random: np.random.Generator) -> Floats:
         if self.norm == "random":

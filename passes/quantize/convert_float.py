@@ -11,11 +11,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Promise, Refusal
+from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Promise, Refusal
 from onnxcompress.errors import DataError, PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.functions import inline
-from onnxcompress.selection import matching_nodes
+from onnxcompress.selection import OverridablePass, node_subjects
 
 from .half.apply import LARGEST, Conversion, narrowed
 from .half.roles import FLOAT, is_float, roles
@@ -23,7 +23,7 @@ from .prepare.flatten import infer_types
 from .prepare.opset import CONVOLUTIONS, raise_opset
 from .prepare.prepare import guarded
 
-BLOCKED = (
+FRAGILE = (
     "CumSum",
     "DequantizeLinear",
     "DynamicQuantizeLinear",
@@ -71,23 +71,24 @@ class FloatPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertFloat(Pass):
+class ConvertFloat(OverridablePass):
     """Turn a float32 model into float16 or bfloat16: half the size, and faster where the hardware has the type.
 
     Each node computes in the new type if onnx's schema allows it at the model's opset and nothing below forbids it;
-    each tensor is cast at most once, where it is made. What stays in float32 is named, with the reason: operators in
-    `block_ops`, nodes that compute with shapes, that read a constant beyond the type's range (65504 in float16) or one
-    whose every value would become 0, and, where there are samples, nodes that read or give a tensor beyond that range.
+    each tensor is cast at most once, where it is made. What stays in float32 is named, with the reason: nodes that
+    compute with shapes, that read a constant beyond the type's range (65504 in float16) or one whose every value would
+    become 0, and, where there are samples, nodes that read or give a tensor beyond that range.
 
     Parameters
     ----------
     dtype : {"float16", "bfloat16"}
+        The new type.
     keep_io : bool
         Inputs and outputs of the model stay float32, with casts behind and before them.
-    block_ops : tuple of str
-        Operators that stay in float32.
-    exclude : tuple of str
-        Patterns of names of nodes that stay in float32; a node without a name goes by its first output.
+    keep_fragile : bool
+        CumSum, DequantizeLinear, DynamicQuantizeLinear, Exp, Pow, QuantizeLinear, Range, ReduceL1, ReduceL2,
+        ReduceLogSum, ReduceLogSumExp, ReduceMean, ReduceProd, ReduceSum, ReduceSumSquare and RoiAlign stay in float32:
+        long sums, powers and positions leave float16's range or precision first. More operators stay with `exclude`.
 
     Notes
     -----
@@ -100,8 +101,9 @@ class ConvertFloat(Pass):
 
     dtype: Literal["float16", "bfloat16"] = "float16"
     keep_io: bool = True
-    block_ops: tuple[str, ...] = BLOCKED
-    exclude: tuple[str, ...] = ()
+    keep_fragile: bool = True
+
+    overridable = ("keep_fragile",)
 
     needs = Needs(welcome=True)
 
@@ -120,13 +122,10 @@ class ConvertFloat(Pass):
         if self.dtype == "float16" and context.has_samples:
             unfit |= _measured(work, model, context, notes)
         narrow = ir.DataType[self.dtype.upper()]
-        excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
+        selected = self.select(model, {n: known for n, known in node_subjects(work.graph).items() if _computes(n)})
         opset, chosen, sizes = work.opset_imports.get("", 1), [], _shape_nodes(work)
-        for node in work.graph.all_nodes():
-            if not any(map(is_float, (*node.inputs, *node.outputs))) or edit.op_of(node) == "Constant":
-                continue
-            pattern = excluded.get(node)
-            reason = f"excluded by '{pattern}'" if pattern else self._obstacle(node, unfit, opset, narrow)
+        for node in selected.subjects:
+            reason = selected.why_not.get(node) or selected.settings(node)._obstacle(node, unfit, opset, narrow)
             if not reason and node in sizes and any(map(is_float, node.outputs)):
                 reason = "it computes with shapes"
             if reason:
@@ -134,6 +133,7 @@ class ConvertFloat(Pass):
                 refused.append(Refusal(edit.label(node), f"{reason}; it stays in float32"))
             else:
                 chosen.append(edit.output_name(node))
+        refused += selected.idle
         nodes = tuple(key for key in dict.fromkeys(chosen) if key not in kept)
         if nodes and self.dtype == "bfloat16":
             notes.append(EMULATED)
@@ -160,8 +160,8 @@ class ConvertFloat(Pass):
             return "what is in a sequence or an optional is not converted"
         if edit.inner_graphs(node):
             return "what goes in and out of inner graphs is not converted"
-        if op in self.block_ops:
-            return f"{op} is in block_ops"
+        if op in FRAGILE and self.keep_fragile:
+            return f"{op} leaves the range or the precision of {self.dtype} first (keep_fragile)"
         found = roles(node, opset, narrow)
         if found is None:
             return "onnx has no schema of it"
@@ -188,6 +188,11 @@ COLLECTIONS = {
 """Operators that put tensors into something that has one type, or take them out."""
 
 
+def _computes(node: ir.Node) -> bool:
+    """Tell whether a node has to do with floats."""
+    return any(map(is_float, (*node.inputs, *node.outputs))) and edit.op_of(node) != "Constant"
+
+
 def _is_collection(value: ir.Value | None) -> bool:
     return value is not None and isinstance(value.type, (ir.SequenceType, ir.OptionalType))
 
@@ -199,7 +204,7 @@ def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if dtype == "bfloat16":
-        if any(edit.op_of(node) in ("Conv", "ConvTranspose") for node in model.graph.all_nodes()):
+        if any(edit.op_of(node) in operators.CONVOLUTIONS for node in model.graph.all_nodes()):
             try:
                 done += [f"opset raised to {CONVOLUTIONS}"] if raise_opset(model, CONVOLUTIONS) else []
             except PassError as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import onnx_ir as ir
 
-from onnxcompress.contract import Changes, Context, Needs, Pass, Promise, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Promise, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
+from onnxcompress.selection import OverridablePass, node_subjects
 from onnxcompress.statistics.calibration import Method
 from onnxcompress.targets import load_target, local_target, quantize_options, takes
 
@@ -23,16 +24,17 @@ from .shared.clusters import clustered_weights
 from .shared.units import COMPUTE
 from .static.apply import Application
 from .static.fragile import beyond_8_bits, fragile, with_masks
-from .static.int16 import Int16Layers, find_int16
+from .static.int16 import find_int16
 from .static.observe import NEVER_RUN, Observer
 from .static.placement import Placement, check_not_quantized, place
 from .static.plan import QuantizePlan, calibrate
-from .static.scheme import INT16, Coverage, Scheme
+from .static.scheme import INT16, Coverage, Granularity, Scheme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onnxcompress.statistics.summaries import Range
+    from onnxcompress.targets.target import Target
 
 WIDEST = 2.0**64
 """A tensor that spans more has one value for -infinity (an attention mask), and nothing else is left in 8 bits."""
@@ -48,7 +50,7 @@ NOISE_SHARE = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantize(Pass):
+class Quantize(OverridablePass):
     """Let Conv, Gemm and MatMul, and what lies between them, compute on 8-bit integers.
 
     A tensor ``r`` is stored as ``q = clip(round(r / scale) + zero_point)``, so that ``r ≈ scale · (q − zero_point)``.
@@ -68,30 +70,24 @@ class Quantize(Pass):
         the weights) opset 19; onnxruntime has no integer kernels for either on a CPU, and computes in float.
     symmetric : bool, optional
         Zero points of activations are the middle of their type's range; None: as the target wants.
-    per_channel : bool, optional
-        One scale for each output channel of a weight, else one for each weight; None: as the target can.
-    ranges : {"minmax", "moving_average", "percentile", "entropy", "mse"}
-        How the range of an activation is found; see `onnxcompress.statistics.calibration`.
+    granularity : {"tensor", "channel"}, optional
+        One scale for a weight, or one for each of its output channels; None: as the target can.
+    calibration : {"minmax", "moving_average", "percentile", "entropy", "mse"}
+        How the range of an activation is found: by the smallest and largest value, their means over the samples,
+        99.999 % of the values, the least divergence of the distributions, or the least squared error.
     coverage : {"worth", "all"}, optional
         Which operators compute on integers. "worth": Conv, Gemm and MatMul, and the others that lie between two of
         them, where integers stay integers. "all": every operator that the target has an integer kernel for, wherever it
         stands (Add, Mul, Softmax, ...), as hardware without float units wants it; that costs accuracy. None: as the
         target wants.
-    exclude : tuple of str
-        Patterns of names of nodes to leave in float (``"/head/*"``); a node without a name goes by its first output.
-        A Relu, Clip or bias behind a node goes with that node.
-    wide : tuple of str
-        Patterns of names of nodes whose activations are stored in 16 bits, uint16 where others are uint8 and int16
-        where they are int8; weights stay as they are. It needs opset 21 and a target that takes such activations. A
-        node that `exclude` names too reads them as floats.
     equalise : bool
         Give the channels of a tensor, which share one scale, ranges that are alike, where that leaves the function as
-        it is; see `onnxcompress.passes.quantize.equalise`. It helps models whose channels differ much in size; of
-        well trained ones it makes as many worse as better, so that it is for `max_drop` to try, or for you.
+        it is. It helps models whose channels differ much in size; of well trained ones it makes as many worse as
+        better, so that it is for `max_drop` to try, or for you.
     correct : bool
         Set the biases so that each layer, on its quantized input, is right on average over the samples.
-    rounding : {"compensating", "nearest"}
-        "compensating" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
+    rounding : {"gptq", "nearest"}
+        "gptq" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
         How much of the metric may be lost (0.005 of top1 is half a point). Then `ranges`, if it is "minmax",
@@ -101,26 +97,30 @@ class Quantize(Pass):
 
     Notes
     -----
+    What is folded into a node, or fused with it (a Relu, Clip or bias behind it), goes with that node. With
+    `overrides`, layers may have activations of 16 bits among others of 8, "uint16" among uint8 and "int16" among int8:
+    that needs opset 21 and a target that takes them. A layer that is excluded reads them as floats.
+
     Jacob et al. 2018, arXiv:1712.05877 (integer arithmetic, biases, fused activations); Krishnamoorthi 2018,
-    arXiv:1806.08342 (scales per channel). Constants and BatchNormalization are folded
-    first, and a model with an opset below 13 is raised to 13. What `correct` and `rounding` do: see
-    `onnxcompress.passes.quantize.correct.correct`.
+    arXiv:1806.08342 (scales per channel); `correct`: Nagel et al. 2019,
+    arXiv:1906.04721, section 4.2; `equalise`: section 4.1, and Xiao et al. 2022, arXiv:2211.10438; `rounding`: Frantar
+    et al. 2022, arXiv:2210.17323. Constants and BatchNormalization are folded first, and a model with an opset below
+    13 is raised to 13.
     """
 
     target: str | None = None
     activations: Literal["uint8", "int8", "uint16", "int16", "float8e4m3fn"] | None = None
     symmetric: bool | None = None
-    per_channel: bool | None = None
-    ranges: Method = "minmax"
+    granularity: Granularity | None = None
+    calibration: Method = "minmax"
     coverage: Coverage | None = None
-    exclude: tuple[str, ...] = ()
-    wide: tuple[str, ...] = ()
     equalise: bool = False
     correct: bool = True
-    rounding: Rounding = "compensating"
+    rounding: Rounding = "gptq"
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
     needs = Needs(samples=True)
+    overridable = ("activations", "granularity", "rounding", "correct")
 
     @property
     def promise(self) -> Promise:
@@ -132,62 +132,62 @@ class Quantize(Pass):
         check_not_quantized(model)
         if self.max_drop is not None:
             step = dataclasses.replace(self, max_drop=None)
-            return within_max_drop(step, self.max_drop, model, context, takes_int16=self._takes_int16())
+            return within_max_drop(step, self.max_drop, model, context, int16=self._int16())
         scheme = self.scheme()
         work, within, folds, left_out = prepared(model, context, scheme.opset)
         equalisation = Equalisation()
         if self.equalise:
-            key = ("equalised", scheme.opset, scheme.per_channel)
+            key = ("equalised", scheme.opset, scheme.granularity)
             equalisation, work, within = context.keep(key, lambda: _equalised(work, within, scheme))
-        observer = Observer(work, within, self.ranges, scheme)
-        placement, ranges = _place_and_measure(work, self.exclude, observer, scheme)
-        int16 = find_int16(work, placement, self.wide) if self.wide else Int16Layers()
+        selected = self.select(model, node_subjects(work.graph))
+        own = {node: selected.settings(node) for node in selected.by}
+        observer = Observer(work, within, self.calibration, scheme)
+        placement, ranges = _place_and_measure(work, selected.why_not, observer, scheme)
+        int16 = find_int16(placement, [n for n, step in own.items() if step.activations == (scheme.int16 or "")])
         int16_ranges: Mapping[str, Range] = {}
         if int16.stored:
-            observer = Observer(work, within, self.ranges, scheme.all_int16())
+            observer = Observer(work, within, self.calibration, scheme.all_int16())
             int16_ranges, _ = observer.ranges({str(source.name) for source in int16.sources(placement)})
         refused = [*left_out, *placement.refused, *(equalisation.refused if not equalisation.factors else ())]
+        refused += selected.idle_but(placement.touched(work))
         if not placement.units:
             refused.append(Refusal("model", "no Conv, Gemm or MatMul that could be quantized"))
-        fields = calibrate(placement, ranges, int16_ranges, scheme, int16)
-        plan = QuantizePlan(
-            refused=tuple(refused),
-            folds=folds,
-            equalisation=equalisation,
-            notes=_on_this_machine(self.target, scheme),
-            **fields,
-        )
-        if plan.nodes and (self.correct or self.rounding != "nearest"):
-            plan = correct(
-                work, plan, context.samples, rounding=self.rounding, biases=self.correct, progress=context.progress
-            )
-        return plan
+        granularity = {node: step.granularity for node, step in own.items() if step.granularity is not None}
+        fields = calibrate(placement, ranges, int16_ranges, scheme, int16, granularity)
+        notes = _on_this_machine(self.target, scheme)
+        plan = QuantizePlan(refused=tuple(refused), folds=folds, equalisation=equalisation, notes=notes, **fields)
+        return self._corrected(work, plan, {edit.output_name(node): step for node, step in own.items()}, context)
+
+    def _corrected(
+        self, work: ir.Model, plan: QuantizePlan, own: Mapping[str, Quantize], context: Context
+    ) -> QuantizePlan:
+        """Round weights and set biases as the options say, which single nodes have `own`."""
+        if not plan.nodes or not any(step.correct or step.rounding != "nearest" for step in (self, *own.values())):
+            return plan
+
+        def how(node: str) -> tuple[Rounding, bool]:
+            step = own.get(node, self)
+            return step.rounding, step.correct
+
+        return correct(work, plan, context.samples, how=how, progress=context.progress)
 
     def scheme(self) -> Scheme:
         """Return how numbers are stored."""
         target = load_target(self.target or local_target())
         options = quantize_options(target)
-        scheme = Scheme.of(options, self.activations, self.symmetric, self.per_channel, self.coverage)
-        if not self.wide:
-            return scheme
-        int16 = INT16.get(scheme.activations)
-        if int16 is None:
-            raise OptionError(f"quantize: wide: activations are {scheme.activations}; it goes with uint8 and int8 only")
-        if not takes(target, int16, scheme.weights):
-            known = " and ".join(target.activations.dtypes)
-            raise OptionError(
-                f"quantize: wide: target '{target.name}' does not compute on {int16} activations with {scheme.weights} "
-                f"weights, only on activations of {known}; use exclude, which leaves layers in float"
-            )
-        return dataclasses.replace(scheme, int16=int16)
+        scheme = Scheme.of(options, self.activations, self.symmetric, self.granularity, self.coverage)
+        for term, own in self.overrides.items():
+            wanted = own.get("activations")
+            if wanted is not None and wanted != scheme.activations:
+                where = f"{self.name}: overrides.{term}.activations = '{wanted}'"
+                scheme = dataclasses.replace(scheme, int16=_int16(where, wanted, scheme, target))
+        return scheme
 
-    def _takes_int16(self) -> bool:
-        """Tell whether the target takes activations of 16 bits in single layers."""
-        try:
-            dataclasses.replace(self, wide=("*",)).scheme()
-        except OptionError:
-            return False
-        return True
+    def _int16(self) -> str | None:
+        """Return the type of 16 bits that the target takes for activations of single layers, if there is one."""
+        scheme = dataclasses.replace(self, overrides={}).scheme()
+        int16 = INT16.get(scheme.activations)
+        return int16 if int16 and takes(load_target(self.target or local_target()), int16, scheme.weights) else None
 
     def apply(self, model: ir.Model, plan: QuantizePlan) -> Changes:
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
@@ -197,6 +197,21 @@ class Quantize(Pass):
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
         return dataclasses.replace(changes, done=(*steps, *equalised, *changes.done), notes=plan.notes)
+
+
+def _int16(where: str, wanted: str, scheme: Scheme, target: Target) -> str:
+    """Return the type of activations of single layers, or raise `OptionError` where it does not go with the others."""
+    int16 = INT16.get(scheme.activations)
+    if wanted != int16:
+        expected = f"expected {int16}, or none" if int16 else "none of another type goes with them"
+        raise OptionError(f"{where}: activations are {scheme.activations}; {expected}")
+    if not takes(target, int16, scheme.weights):
+        known = " and ".join(target.activations.dtypes)
+        raise OptionError(
+            f"{where}: target '{target.name}' does not compute on {int16} activations with {scheme.weights} "
+            f"weights, only on activations of {known}; use exclude, which leaves layers in float"
+        )
+    return int16
 
 
 def _on_this_machine(target: str | None, scheme: Scheme) -> tuple[str, ...]:
@@ -213,7 +228,7 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
     if clustered:
         reason = "not equalised: it has few different values, which would become many, or a weight beside it has"
         return Equalisation(refused=tuple(Refusal(name, reason) for name in clustered)), model, context
-    found = equalise(model, context, per_channel=scheme.per_channel, noise_share=NOISE_SHARE)
+    found = equalise(model, context, per_channel=scheme.granularity == "channel", noise_share=NOISE_SHARE)
     try:
         work = guarded(model, context, lambda copy: apply_equalisation(copy, found))
     except PassError as error:
@@ -222,13 +237,13 @@ def _equalised(model: ir.Model, context: Context, scheme: Scheme) -> tuple[Equal
 
 
 def _place_and_measure(
-    work: ir.Model, exclude: tuple[str, ...], observer: Observer, scheme: Scheme
+    work: ir.Model, left_alone: Mapping[ir.Node, str], observer: Observer, scheme: Scheme
 ) -> tuple[Placement, dict[str, Range]]:
     """Place, and place again without the nodes whose tensors turn out to be of no use, until none is left."""
     all_operators = scheme.coverage == "all"
     blocked = _reading_defaults(work) | (_fragile(work) if all_operators else {})
     while True:
-        placement = place(work, exclude, blocked, scheme.operators, scheme.coverage)
+        placement = place(work, left_alone, blocked, scheme.operators, scheme.coverage)
         ranges, unfit = observer.ranges({str(source.name) for source in placement.sources.values()})
         beyond: dict[ir.Node, str] = {}
         if all_operators:

@@ -11,32 +11,38 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Refusal
-from onnxcompress.graph import constants, edit
+from onnxcompress.contract import Change, Changes, Context, Plan, Refusal
+from onnxcompress.graph import constants, edit, operators
 from onnxcompress.graph.functions import inline
+from onnxcompress.graph.layer import Layer
 from onnxcompress.runtime.saturation import products_saturate
-from onnxcompress.selection import matching_nodes
+from onnxcompress.selection import OverridablePass, node_subjects
 
 from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
 from .prepare.flatten import infer_types
 from .prepare.opset import raise_opset
 from .prepare.prepare import guarded
 from .shared import scales
-from .shared.units import OBSTACLES, channel_axis
+from .shared.units import OBSTACLES, layer_of
 
 ELSEWHERE = "; quantize-weights makes its file smaller"
+FUSED = "it is fused already; quantize the model before it is fused"
+
+
+def _lacking(op: str) -> str:
+    """Say why an operator with weights stays in float."""
+    if "::" in op:
+        return FUSED
+    return f"onnxruntime has no {'dynamic' if op in operators.RECURRENT else 'integer'} {op}{ELSEWHERE}"
+
+
 UNSUPPORTED = {
-    "ConvTranspose": "onnxruntime has no integer ConvTranspose" + ELSEWHERE,
     "Einsum": "onnxruntime has no integer Einsum",
-    "GRU": "onnxruntime has no dynamic GRU" + ELSEWHERE,
-    "RNN": "onnxruntime has no dynamic RNN" + ELSEWHERE,
-    "com.microsoft::FusedConv": "it is fused already; quantize the model before it is fused",
-    "com.microsoft::FusedGemm": "it is fused already; quantize the model before it is fused",
-    "com.microsoft::FusedMatMul": "it is fused already; quantize the model before it is fused",
+    **{op: _lacking(op) for op in operators.LAYERS if op not in operators.DYNAMIC},
 }
 """Operator with weights → why it stays in float."""
 
-TARGETS = {"Conv", "Gemm", "LSTM", "MatMul", ATTENTION}
+WEIGHTED = {*operators.DYNAMIC, *UNSUPPORTED}
 SLOW_CONV = (
     "onnxruntime computes ConvInteger several times slower than Conv in float; quantize (with samples) is for "
     "convolutions, conv=true computes it on integers all the same"
@@ -54,33 +60,28 @@ class DynamicWeight:
     input : int
     scale : ndarray of float32
         Shape () for the whole tensor or (channels,); of an LSTM (directions,) or (directions, 4 · hidden).
+    dtype : str
+        ``int8`` (zero point 0) or ``uint8`` (zero point 128).
+    largest : int
+        The largest magnitude of an integer, without its zero point.
     """
 
     node: str
     input: int
     scale: npt.NDArray[np.float32]
+    dtype: str = "int8"
+    largest: int = 127
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DynamicPlan(Plan):
-    """The weights that become integers, and the grid they are on.
+    """The weights that become integers."""
 
-    Attributes
-    ----------
-    dtype : str
-        ``int8`` (zero point 0) or ``uint8`` (zero point 128).
-    largest : int
-        The largest magnitude of an integer, without its zero point.
-    weights : tuple of DynamicWeight
-    """
-
-    dtype: str = "int8"
-    largest: int = 127
     weights: tuple[DynamicWeight, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeDynamic(Pass):
+class QuantizeDynamic(OverridablePass):
     """Let MatMul, Gemm, LSTM and Attention compute on integers, with scales of activations measured in each run.
 
     ``y = (q_x − zero_point) W_q · (scale_x · scale_W)``: DynamicQuantizeLinear makes ``q_x`` (uint8) of each tensor
@@ -92,16 +93,14 @@ class QuantizeDynamic(Pass):
     ----------
     weights : {"int8", "uint8"}
         int8 with zero point 0, or uint8 with zero point 128: the same steps.
-    per_channel : bool
-        One scale for each output channel of a weight, else one for each weight.
+    granularity : {"tensor", "channel"}
+        One scale for a weight, or one for each of its output channels.
     reduce_range : bool, optional
         Weights in [-64, 64]. On x86 without VNNI onnxruntime adds pairs of products uint8 · int8 in 16 bits, which
         saturate; 7 bits cannot. ``weights="uint8"`` does not saturate either, is as fine as int8, and slower there.
         None: where int8 would saturate on this machine.
     conv : bool
         Conv becomes ConvInteger too, which is smaller but several times slower in onnxruntime.
-    exclude : tuple of str
-        Patterns of names of nodes to leave in float; a node without a name goes by its first output.
 
     Notes
     -----
@@ -111,59 +110,56 @@ class QuantizeDynamic(Pass):
     """
 
     weights: Literal["int8", "uint8"] = "int8"
-    per_channel: bool = True
+    granularity: Literal["tensor", "channel"] = "channel"
     reduce_range: bool | None = None
     conv: bool = False
-    exclude: tuple[str, ...] = ()
+
+    overridable = ("weights", "granularity", "reduce_range", "conv")
 
     def plan(self, model: ir.Model, context: Context) -> DynamicPlan:
         """Choose the nodes, and the scales of their weights."""
         work = guarded(model, context, _prepare)
         infer_types(work)
-        reduced = self.reduce_range
-        if reduced is None:
-            reduced = self.weights == "int8" and products_saturate()
-        grid = scales.SEVEN_BITS if reduced else scales.SYMMETRIC
         found: list[DynamicWeight] = []
         refused: list[Refusal] = []
-        excluded = matching_nodes(f"{self.name}: exclude", self.exclude, work.graph)
-        nodes = list(work.graph.all_nodes())
-        count = Counter(map(edit.output_name, nodes))
-        for node in nodes:
-            reason = self._obstacle(node, excluded)
-            if reason == "" and count[edit.output_name(node)] > 1:
+        count = Counter(map(edit.output_name, work.graph.all_nodes()))
+        subjects = node_subjects(work.graph)
+        selected = self.select(model, {n: known for n, known in subjects.items() if edit.op_of(n) in WEIGHTED})
+        for node in selected.subjects:
+            own = selected.settings(node)
+            reason = own._obstacle(node, selected.why_not.get(node, ""))
+            if not reason and count[edit.output_name(node)] > 1:
                 reason = f"another inner graph has a tensor of the same name, '{edit.output_name(node)}'"
             if reason:
                 refused.append(Refusal(edit.label(node), reason))
-            elif reason is not None:
-                found += self._weights(node, grid.high)
+            else:
+                found += own._weights(node)
+        refused += selected.idle
         if not found:
             refused.append(Refusal("model", "no node has a constant float32 weight that could be quantized"))
-        return DynamicPlan(dtype=self.weights, largest=grid.high, weights=tuple(found), refused=tuple(refused))
+        return DynamicPlan(weights=tuple(found), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: DynamicPlan) -> Changes:
         """Put integer nodes in the place of those in the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
         done = [Change("model", what) for what in _prepare(model)]
-        application = DynamicApplication(model, plan.dtype, plan.largest)
+        application = DynamicApplication(model)
         by_node: dict[str, list[DynamicWeight]] = {}
         for weight in plan.weights:
             by_node.setdefault(weight.node, []).append(weight)
         for name, parts in by_node.items():
-            done.append(application.replace(name, [part.scale for part in parts]))
+            done.append(application.replace(name, [part.scale for part in parts], parts[0].dtype, parts[0].largest))
         application.finish()
         return Changes(tuple(done), plan.refused)
 
-    def _obstacle(self, node: ir.Node, excluded: dict[ir.Node, str]) -> str | None:
-        """Return why a node stays in float; empty if it does not, None if it has nothing to do with weights."""
+    def _obstacle(self, node: ir.Node, left_alone: str) -> str:
+        """Return why a node stays in float; empty if it does not."""
         op = edit.op_of(node)
         if op in UNSUPPORTED:
             return UNSUPPORTED[op]
-        if op not in TARGETS:
-            return None
-        if node in excluded:
-            return f"excluded by '{excluded[node]}'"
+        if left_alone:
+            return left_alone
         if op == "Conv" and not self.conv:
             return SLOW_CONV
         data = node.inputs[0]
@@ -174,22 +170,28 @@ class QuantizeDynamic(Pass):
         own = {"LSTM": _lstm_obstacle, ATTENTION: _attention_obstacle}.get(op)
         return own(node) if own else OBSTACLES[op](node) or _matrix_obstacle(node)
 
-    def _weights(self, node: ir.Node, largest: int) -> list[DynamicWeight]:
-        name = edit.output_name(node)
+    def _weights(self, node: ir.Node) -> list[DynamicWeight]:
+        name, per_channel, reduced = edit.output_name(node), self.granularity == "channel", self.reduce_range
+        if reduced is None:
+            reduced = self.weights == "int8" and products_saturate()
+        largest = (scales.SEVEN_BITS if reduced else scales.SYMMETRIC).high
         if node.op_type == "LSTM":
-            return [DynamicWeight(name, i, _lstm_scale(node.inputs[i], largest, self.per_channel)) for i in (1, 2)]
-        array = matrix_of(node)
-        axis = channel_axis(node, array.ndim) if node.op_type == "Conv" else (1 if array.ndim == 2 else None)
-        rows = scales.rows(array, axis if self.per_channel else None)
+            layers = Layer.each_of(node, constants.find)
+            known = {layer.index: _lstm_scale(layer.stored, largest, per_channel) for layer in layers}
+            return [DynamicWeight(name, i, scale, self.weights, largest) for i, scale in known.items()]
+        layer, array = layer_of(node), matrix_of(node)
+        axis = 0 if layer.is_convolution else None if layer.is_stack else 1
+        rows = scales.rows(array, axis if per_channel else None)
         scale = _scale(np.abs(rows).max(axis=1, initial=0), largest)
-        return [DynamicWeight(name, 1, scale if self.per_channel and axis is not None else scale.reshape(()))]
+        scale = scale if per_channel and axis is not None else scale.reshape(())
+        return [DynamicWeight(name, layer.index, scale, self.weights, largest)]
 
 
 def _prepare(model: ir.Model) -> list[str]:
     """Raise the opset, and inline local functions that hold weights; says what was done."""
     done = []
     held = (edit.op_of(node) for function in model.functions.values() for node in function.all_nodes())
-    if any(op in TARGETS or op in UNSUPPORTED for op in held):
+    if not WEIGHTED.isdisjoint(held):
         inline(model)
         common.NameFixPass()(model)
         done.append("local functions inlined")
@@ -199,12 +201,13 @@ def _prepare(model: ir.Model) -> list[str]:
 
 
 def _matrix_obstacle(node: ir.Node) -> str:
-    if node.op_type == "Gemm" and edit.int_attribute(node, "transA", 0):
+    layer = layer_of(node)
+    if layer.transposes_input:
         return "it transposes its input (transA), which MatMulInteger does not"
-    if not constants.is_constant(node.inputs[1]):
-        side = "the left" if constants.is_constant(node.inputs[0]) else "neither"
+    if not constants.is_constant(layer.value):
+        side = "the left" if constants.is_constant(layer.data) else "neither"
         return f"{side} of its operands is a constant; the right one must be"
-    if constants.is_constant(node.inputs[0]):
+    if constants.is_constant(layer.data):
         return "its input is a constant; put fold-constants before it"
     array = matrix_of(node)
     return "its weight is a vector" if array.ndim < 2 else ""
@@ -216,7 +219,7 @@ def _attention_obstacle(node: ir.Node) -> str:
     for name in ("qkv_hidden_sizes", "rotary_embedding_dim"):
         if name in node.attributes:
             return f"onnxruntime's QAttention has no attribute {name}"
-    return _weight_obstacle(node.inputs[1])
+    return _weight_obstacle(layer_of(node).value)
 
 
 LSTM_DEFAULTS: dict[str, Any] = {"layout": 0}
@@ -227,7 +230,7 @@ def _lstm_obstacle(node: ir.Node) -> str:
     for name, only in LSTM_DEFAULTS.items():
         if edit.int_attribute(node, name, only) != only:
             return f"onnxruntime's dynamic LSTM has no attribute {name}"
-    return next(filter(None, map(_weight_obstacle, node.inputs[1:3])), "")
+    return next(filter(None, (_weight_obstacle(layer.value) for layer in Layer.each_of(node))), "")
 
 
 def _weight_obstacle(value: ir.Value | None) -> str:
@@ -237,8 +240,7 @@ def _weight_obstacle(value: ir.Value | None) -> str:
     return "" if np.isfinite(array).all() else "its weight holds NaN or Inf"
 
 
-def _lstm_scale(value: ir.Value | None, largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
-    array = constants.found(value)
+def _lstm_scale(array: npt.NDArray[Any], largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
     return _scale(np.abs(array).max(axis=2 if per_channel else (1, 2)), largest)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
-from onnxcompress.selection import matching
+from onnxcompress.selection import OverridablePass, value_subjects
 
 from .prepare.flatten import flatten
 from .prepare.keep_moved import keep_moved
@@ -37,7 +36,7 @@ class WeightPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeWeights(Pass):
+class QuantizeWeights(OverridablePass):
     """Store the weights as int8, a quarter of their size, or in 4 bits, and go on computing in float.
 
     ``W ≈ scale · (q − zero_point)``: integers and a DequantizeLinear take the place of each weight of Conv,
@@ -51,25 +50,25 @@ class QuantizeWeights(Pass):
     symmetric : bool, optional
         ``zero_point`` in the middle of the integers (0 for signed ones; int8 then is in [-127, 127], as engines expect
         it). False covers [min, max]: finer where weights lie to one side of 0. By default what is signed is symmetric.
-    per_channel : bool
-        One scale for each output channel, else one for each tensor.
+    granularity : {"tensor", "channel", "block"}, optional
+        One scale for a weight, for each of its output channels, or for each block of `block_size`; None: "block" where
+        that is given, else "channel".
     block_size : int, optional
-        One scale for so many weights that are neighbours among those that an output sums over; the last block may be
+        How many weights that are neighbours among those that an output sums over share a scale; the last block may be
         shorter. Tensors with a shorter sum have a scale for each channel, and so have no blocks.
     format : {"qdq", "matmulnbits"}
         "matmulnbits": a MatMul with a constant matrix becomes onnxruntime's MatMulNBits, which reads the integers as
         they are, and a table's Gather becomes GatherBlockQuantized; needs blocks of 16, 32, 64, … . What neither can
         read is stored as with "qdq".
-    scales : {"max", "mse"}
-        By the largest weight, or where ``Σ (W − scale · (q − zero_point))²`` is least and few weights saturate.
+    calibration : {"minmax", "mse"}
+        How the scale is found: by the largest weight, or where ``Σ (W − scale · (q − zero_point))²`` is least and
+        few weights saturate.
     rounding : {"nearest", "gptq"}
         "gptq" rounds the weights of Conv, Gemm and MatMul so that each makes up for the errors of those before it, on
         the samples' inputs (Frantar et al. 2022, arXiv:2210.17323). Zeros stay zeros; equal weights no longer stay
         equal, as clusters would have to. Needs samples.
     minimum_size : int
         Tensors with fewer elements stay as they are.
-    exclude : tuple of str
-        Patterns of names of weights, or of nodes that read them, to leave as they are.
 
     Notes
     -----
@@ -81,74 +80,78 @@ class QuantizeWeights(Pass):
 
     dtype: Literal["int8", "uint8", "int4", "uint4"] = "int8"
     symmetric: bool | None = None
-    per_channel: bool = True
+    granularity: Literal["tensor", "channel", "block"] | None = None
     block_size: Annotated[int, msgspec.Meta(ge=2)] | None = None
     format: Literal["qdq", "matmulnbits"] = "qdq"
-    scales: Literal["max", "mse"] = "max"
+    calibration: Literal["minmax", "mse"] = "minmax"
     rounding: Literal["nearest", "gptq"] = "nearest"
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
-    exclude: tuple[str, ...] = ()
+
+    overridable = (
+        "dtype", "symmetric", "granularity", "block_size", "format", "calibration", "rounding", "minimum_size",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         block = self.block_size
-        if block is not None and not self.per_channel:
+        if block is not None and self.granularity in ("tensor", "channel"):
             raise OptionError(
-                f"{self.name}: block_size = {block}: each block has a scale of its own; leave per_channel = False out"
+                f"{self.name}: block_size = {block}: each block has a scale of its own, and granularity is "
+                f"'{self.granularity}'; leave one of the two out"
             )
+        if block is None and self.granularity == "block":
+            raise OptionError(f"{self.name}: granularity = 'block': block_size is missing, such as block_size = 32")
         power = block is not None and block >= formats.SHORTEST_BLOCK and not block & (block - 1)
         if self.format == "matmulnbits" and not power:
             raise OptionError(
                 f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
                 f"as format = 'matmulnbits' reads blocks of such sizes only"
             )
-        object.__setattr__(self, "needs", Needs(samples=self.rounding == "gptq"))
+        wanted = {self.rounding, *(own.get("rounding") for own in self.overrides.values())}
+        object.__setattr__(self, "needs", Needs(samples="gptq" in wanted))
+
+    def replaced(self, options: dict[str, Any]) -> QuantizeWeights:
+        """Return the pass with other options; of granularity and block_size, one that is given sets the other aside."""
+        if options.keys() & {"granularity", "block_size"} and options.get("granularity") != "block":
+            options = {"granularity": None, "block_size": None} | options
+        return super().replaced(options)
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
         """Choose the tensors, their scales and, with gptq, the integers."""
         given, model = model, guarded(model, context, flatten)
         found, refused = _candidates(model)
-        signed = self.symmetric is None and self.dtype.startswith("int")
-        storage = Storage(self.dtype, signed or bool(self.symmetric), self.scales, self.block_size or 0)
-        excluded = self._excluded(found)
-        weights = {}
+        selected = self.select(given, value_subjects(found))
+        weights, by_gptq = {}, set()
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
-            name, tensor = str(value.name), edit.constant(value)
-            if tensor is None or tensor.size < self.minimum_size:
+            name, tensor, own = str(value.name), edit.constant(value), selected.settings(value)
+            if tensor is None or tensor.size < own.minimum_size:
                 continue
-            pattern = excluded.get(name)
-            reason = f"excluded by '{pattern}'" if pattern else self._obstacle(tensor, axes)
+            reason = selected.why_not.get(value) or own._obstacle(tensor, axes)
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            stored = self._stored(value, tensor, axes, storage)
-            if stored.dtype != self.dtype:
+            stored = own._stored(value, tensor, axes)
+            if stored.dtype != own.dtype:
                 refused.append(Refusal(name, WIDENED))
             weights[name] = stored
-        refused += _unreached(model, found, self.minimum_size)
+            by_gptq |= {name} if own.rounding == "gptq" else set()
+        refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
         if not weights:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
-        elif self.rounding == "gptq":
-            weights, nearest = compensate(model, weights, context.samples, progress=context.progress)
+        elif by_gptq:
+            weights, nearest = compensate(model, weights, by_gptq, context.samples, progress=context.progress)
             refused += nearest
         if weights:
             opset = max(map(formats.needed_opset, weights.values()))
             guarded(given, context, lambda copy: [*flatten(copy), *([True] if raise_opset(copy, opset) else [])])
         return WeightPlan(weights=weights, refused=tuple(refused))
 
-    def _excluded(self, found: Iterable[ir.Value]) -> dict[str, str]:
-        """Return the weights that patterns mean, by their own name or that of a node that reads them."""
-        names = {}
-        for value in found:
-            readers = [(node.name, edit.output_name(node)) for node in value.consumers()]
-            names[str(value.name)] = [str(value.name), *(name for pair in readers for name in pair if name)]
-        hits = matching(f"{self.name}: exclude", self.exclude, names)
-        return {name: pattern for pattern, found in hits.items() for name in found}
-
-    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes, storage: Storage) -> StoredWeight:
+    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes) -> StoredWeight:
         """Choose how one tensor is stored."""
-        output = axes.output if self.per_channel else None
+        symmetric = self.dtype.startswith("int") if self.symmetric is None else self.symmetric
+        storage = Storage(self.dtype, symmetric, self.calibration, self.block_size or 0)
+        output = None if self.granularity == "tensor" else axes.output
         form = formats.fused_form(value) if self.format == "matmulnbits" else None
         found = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
         if found.form != "qdq" and found.block_size:
@@ -209,22 +212,11 @@ class Axes(NamedTuple):
     summed: int | None
 
 
-def _summed_axis(node: ir.Node, rank: int, output: int) -> int:
-    """Return the axis of a weight that an operator sums over."""
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return 1 - output
-    if node.op_type in ("Gemm", "MatMul"):
-        return next((axis for axis in (rank - 2, rank - 1) if axis >= 0 and axis != output), output)
-    return 2  # LSTM, GRU and RNN: (directions, gates, inputs)
-
-
 def _candidates(model: ir.Model) -> tuple[dict[ir.Value, Axes], list[Refusal]]:
     """Return each weight with its axes, and what is out of reach."""
     found = {}
     for weight in find_weights(model.graph):
-        moved = weight.axis < 0
-        summed = None if moved else _summed_axis(weight.node, edit.array(weight.value).ndim, weight.axis)
-        found[weight.value] = Axes(None if moved else weight.axis, summed)
+        found[weight.value] = Axes(None, None) if weight.axis < 0 else Axes(weight.axis, weight.summed)
     for node in model.graph.all_nodes():
         table = node.inputs[0] if formats.reads_rows(node, 0) else None
         tensor = edit.constant(table)

@@ -36,7 +36,7 @@ def shapes_of(subject: ir.Model) -> dict[str, tuple[int, ...]]:
 
 def merged(subject: ir.Model) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Shrink without loss, compare with ONNX Runtime on the original; returns shapes and what was said."""
-    small, report = apply(subject, [Shrink(lossless=True)])
+    small, report = apply(subject, [Shrink(merge_equal=True)])
     feeds = drawn_feeds(subject)
     assert_same(plain_run(subject, feeds), plain_run(small, feeds))
     step = report.steps[0]

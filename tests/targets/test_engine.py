@@ -99,7 +99,7 @@ NOW = [n for n in target_names() if not (quantize_options(load_target(n))["symme
 def test_quantized_models_are_taken(name: str, make: Any, tmp_path: Path) -> None:
     options = quantize_options(load_target(name))
     subject = make()
-    step = Quantize(activations=options["activations"], per_channel=options["per_channel"])  # type: ignore[arg-type]
+    step = Quantize(activations=options["activations"], granularity=options["granularity"])  # type: ignore[arg-type]
     small, _ = apply(subject, [FoldBatchNorm(), step], data=drawn_feeds(subject))
     report = lint(small, name)
     assert report.rejected == []

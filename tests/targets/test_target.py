@@ -77,4 +77,4 @@ def test_options_for_quantize():
     assert (chosen["onnxruntime-cpu"]["activations"], chosen["onnxruntime-cpu"]["weights"]) == ("uint8", "int8")
     assert [name for name, options in chosen.items() if options["reduce_range"]] == ["onnxruntime-cpu-avx2"]
     assert [name for name, options in chosen.items() if options["power_of_two"]] == ["npu-power-of-two"]
-    assert not chosen["npu-power-of-two"]["per_channel"]
+    assert chosen["npu-power-of-two"]["granularity"] == "tensor"

@@ -11,6 +11,7 @@ rounded so, only rounded so, or rounded to the nearest.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from onnxcompress.graph import constants, edit
+from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
@@ -30,13 +31,14 @@ from ..shared import scales
 from ..shared.clusters import is_clustered
 from ..shared.gptq import Factor, gptq
 from ..shared.rows import judging, rows_for_rounding
+from ..shared.units import layer_of
 from ..static.apply import Application
 from ..static.plan import QuantizePlan, WeightScale
 from ..static.scheme import Scheme
 from .float_outputs import FloatOutputs
 from .regression import Collector, Means, Regression
 
-Rounding = Literal["nearest", "compensating"]
+Rounding = Literal["nearest", "gptq"]
 Matrix = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
@@ -59,8 +61,7 @@ def correct(
     plan: QuantizePlan,
     samples: Samples,
     *,
-    rounding: Rounding = "compensating",
-    biases: bool = True,
+    how: Callable[[str], tuple[Rounding, bool]] = lambda _: ("gptq", True),
     progress: Progress = silent,
 ) -> QuantizePlan:
     """Return the plan with integers and biases of its own for each weight.
@@ -72,10 +73,9 @@ def correct(
     plan : QuantizePlan
     samples : Samples
         The first 128 are used.
-    rounding : {"nearest", "compensating"}
-        Whether the rounding of one weight makes up for that of another.
-    biases : bool
-        Set the biases so that each output is right on average.
+    how : callable
+        Node → whether the rounding of one weight makes up for that of another ("nearest" or "gptq"), and whether the
+        biases are set so that each output is right on average.
     progress : callable
         Called as ``progress(what, done, total)``.
 
@@ -93,8 +93,9 @@ def correct(
     samples = samples.head(SAMPLES).gathered()
     nodes = {edit.output_name(node): node for node in model.graph}
     # Where a run cannot stop, inside an If or a Loop, weights are rounded to the nearest.
-    outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in nodes]
-    plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in nodes)))
+    wanted = {w.node for w in plan.weights if w.node in nodes and how(w.node) != ("nearest", False)}
+    outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in wanted]
+    plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in wanted)))
     quantized = model.clone()
     application = Application(quantized, plan)
     application.run()
@@ -103,12 +104,13 @@ def correct(
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
-        layers = [_layer(nodes[weight.node]) for weight in chosen]
+        layers = [layer_of(nodes[weight.node]) for weight in chosen]
         float_outputs = FloatOutputs(model, samples, layers, folder / "float")
         segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.scheme.saturates())
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
             added = plan.bias_nodes.get(weight.node)
             behind = None if added is None else nodes[added]
+            rounding, biases = how(weight.node)
             job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
             node = application.node(weight.node)
             segmented.advance(edit.output_name(node))
@@ -122,24 +124,20 @@ def correct(
 
 def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> WeightScale:
     """Give a Conv or Gemm without a bias one, so that it can be corrected."""
-    if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
+    layer = layer_of(node)
+    if weight.bias_scale is not None or not layer.takes_bias:
         return weight
     if plan.scheme.bias == "float":
-        layer = _layer(node)
         known = layer.bias_value is not None
         return weight if known else dataclasses.replace(weight, bias=np.zeros(layer.outputs, np.float32))
-    scale = plan.read(str(node.inputs[0].name), weight.node, 0).scale
+    scale = plan.read(str(layer.data.name), weight.node, 0).scale
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
 def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
     """A weight that other nodes read too cannot suit all of them; one of more than two axes is many."""
-    layer, value = _layer(node), node.inputs[weight.input]
+    layer, value = layer_of(node), node.inputs[weight.input]
     return not layer.is_stack and value is not None and len(value.uses()) == 1 and not layer.transposes_input
-
-
-def _layer(node: ir.Node) -> Layer:
-    return Layer(node, read=constants.find)
 
 
 class _Job:
@@ -157,9 +155,9 @@ class _Job:
     ) -> None:
         self.weight, self.layer, self.behind, self.grid = weight, layer, behind, scheme.weight_grid
         self.array = layer.single_weight
-        self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
+        self.biased = biases and (layer.takes_bias or behind is not None)
         even = self.grid is not scales.FLOAT8
-        self.compensating = even and rounding == "compensating" and not is_clustered(self.array)
+        self.compensating = even and rounding == "gptq" and not is_clustered(self.array)
 
     def run(self, float_outputs: FloatOutputs, segmented: SegmentedRun, name: str) -> WeightScale:
         """Choose them, by what the layer reads where the run stands (the tensor `name`), and what it gave in float."""

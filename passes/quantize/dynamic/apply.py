@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnxcompress.contract import Change
 from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
 
 from ..shared import scales
-from ..shared.insert import Inserter
-from ..shared.units import bias_of, weight_of
+from ..shared.units import bias_of, layer_of
 
 CONTRIB = "com.microsoft"
 LSTM_INPUTS = 8
@@ -28,8 +28,9 @@ MIDDLE = {"int8": 0, "uint8": 128}
 
 def matrix_of(node: ir.Node) -> npt.NDArray[Any]:
     """Return the weight of a Conv, or of a MatMul or Gemm as the right operand of a MatMul, with Gemm's alpha."""
-    array = weight_of(node)
-    return array.T if node.op_type == "Gemm" and edit.int_attribute(node, "transB", 0) else array
+    layer = layer_of(node)
+    array = layer.single_weight
+    return array if layer.is_convolution or layer.axes.output == array.ndim - 1 else array.T
 
 
 class DynamicApplication:
@@ -41,24 +42,35 @@ class DynamicApplication:
     ----------
     model : onnx_ir.Model
         Opset 13 or later.
-    dtype : {"int8", "uint8"}
-        Of the weights.
-    largest : int
-        The largest magnitude of a weight's integer, without its zero point.
     """
 
-    def __init__(self, model: ir.Model, dtype: str, largest: int) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.names = edit.Names(model.graph)
-        self._middle = MIDDLE[dtype]
-        self._grid = scales.Grid(self._middle - largest, self._middle + largest, dtype)
-        self._constants = Inserter(model.graph, self.names)
+        self._grid = scales.SYMMETRIC  # of the node that is being replaced
+        self._constants = edit.Inserter(model.graph, self.names)
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         self._integers: dict[tuple[object, ...], ir.Value] = {}
 
-    def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]]) -> Change:
-        """Replace the node that `edit.output_name` calls so; `scale` has its weights' scales."""
+    @property
+    def _middle(self) -> int:
+        return MIDDLE[self._grid.dtype]
+
+    def replace(self, name: str, scale: Sequence[npt.NDArray[np.float32]], dtype: str, largest: int) -> Change:
+        """Replace the node that `edit.output_name` calls so.
+
+        Parameters
+        ----------
+        name : str
+        scale : sequence of ndarray
+            Its weights' scales.
+        dtype : {"int8", "uint8"}
+            Of the weights.
+        largest : int
+            The largest magnitude of a weight's integer, without its zero point.
+        """
+        self._grid = scales.Grid(MIDDLE[dtype] - largest, MIDDLE[dtype] + largest, dtype)
         if name not in self._nodes:
             raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
         node = self._nodes[name]
@@ -80,10 +92,9 @@ class DynamicApplication:
         edit.remove_dead(self.model)
 
     def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
-        source = edit.required(node, 1)
-        array, conv = matrix_of(node), node.op_type == "Conv"
-        channels = array.shape[0] if conv else array.shape[-1]
-        quantized, step, zero = self._quantize(edit.required(node, 0))
+        layer, array = layer_of(node), matrix_of(node)
+        source, conv = layer.value, layer.is_convolution
+        quantized, step, zero = self._quantize(layer.data)
         axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
         inputs = [quantized, self._weight(source, array, scale, axis), zero]
         if self._middle:
@@ -94,7 +105,7 @@ class DynamicApplication:
         wide = self._add(node, "Cast", [result], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
         factor = self._constants.constant(f"{source.name}_scale", scale.reshape(-1, *tail) if scale.ndim else scale)
         last = self._add(node, "Mul", [wide, self._add(node, "Mul", [step, factor])])
-        bias = bias_of(node, None, channels)
+        bias = bias_of(layer, None)
         if bias is not None:
             added = bias.astype(np.float32).reshape(-1, *tail)
             last = self._add(node, "Add", [last, self._constants.constant(f"{source.name}_bias", added)])
@@ -102,12 +113,12 @@ class DynamicApplication:
 
     def _attention(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         """Quantize what makes queries, keys and values; the products of these stay in float."""
-        source = edit.required(node, 1)
-        array = matrix_of(node)
-        quantized, step, zero = self._quantize(edit.required(node, 0))
+        layer, array = layer_of(node), matrix_of(node)
+        source = layer.value
+        quantized, step, zero = self._quantize(layer.data)
         integers = self._weight(source, array, scale[0], 1 if scale[0].ndim else None)
         factor = self._constants.constant(f"{source.name}_scale", scale[0])
-        _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
+        bias, (mask, past) = layer.bias_value, [*node.inputs, *[None] * ATTENTION_INPUTS][3:ATTENTION_INPUTS]
         if bias is None:
             bias = self._constants.constant(f"{source.name}_bias", np.zeros(array.shape[1], np.float32))
         inputs = [quantized, integers, bias, step, factor, mask, zero, self._zero_point(()), past]
@@ -115,9 +126,8 @@ class DynamicApplication:
 
     def _lstm(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         weights, points = [], []
-        for index, step in enumerate(scale, 1):
-            value = edit.required(node, index)
-            array = constants.found(value)
+        for layer, step in zip(Layer.each_of(node, constants.find), scale, strict=True):
+            value, array = layer.value, layer.stored
             flat = array.reshape(step.size, -1)
             integers = scales.encode(flat, step.ravel(), self._grid, zero_point=self._middle, axis=0)
             turned = integers.reshape(array.shape).transpose(0, 2, 1)
@@ -146,14 +156,14 @@ class DynamicApplication:
         axis: int | None,
     ) -> ir.Value:
         """Return the integers of a weight; nodes that share a weight share them."""
-        key = (constants.root(source), array.shape, array.strides, scale.tobytes())
+        key = (constants.root(source), array.shape, array.strides, scale.tobytes(), self._grid)
         if key not in self._integers:
             integers = scales.encode(array, scale, self._grid, zero_point=self._middle, axis=axis)
             self._integers[key] = self._constants.constant(f"{source.name}_quantized", integers)
         return self._integers[key]
 
     def _zero_point(self, shape: tuple[int, ...]) -> ir.Value:
-        key = ("zero_point", shape)
+        key = ("zero_point", shape, self._grid.dtype)
         if key not in self._integers:
             array = np.full(shape, self._middle, self._grid.dtype)
             self._integers[key] = self._constants.constant("weight_zero_point", array)
@@ -181,15 +191,7 @@ class DynamicApplication:
 
     def _take_over(self, node: ir.Node, outputs: Sequence[ir.Value]) -> None:
         """Give a node's outputs, with their names and types, to what computes them now; the node goes."""
-        graph = edit.graph_of(node)
         for old, new in zip(node.outputs, outputs, strict=True):
-            name, new.type, new.shape = old.name, old.type, old.shape
-            for user, index in list(old.uses()):
-                user.replace_input_with(index, new)
-            for position, value in enumerate(graph.outputs):
-                if value is old:
-                    graph.outputs[position] = new
             if old in self._quantized:
                 self._quantized[new] = self._quantized.pop(old)
-            old.name, new.name = None, name
-        graph.remove(node, safe=True)
+        edit.take_over(node, outputs)

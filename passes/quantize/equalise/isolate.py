@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import facts
 
 
 def direct(value: ir.Value | None) -> bool:
@@ -27,7 +29,7 @@ def gamma(node: ir.Node) -> int | None:
     return None
 
 
-CHANNEL_AXES = {"BatchNormalization": 1, "LayerNormalization": -1, "RMSNormalization": -1}
+CHANNEL_AXES = {op: facts(op).channels for op in ("BatchNormalization", "LayerNormalization", "RMSNormalization")}
 """Normalisations that end with a factor for each position of an axis: a weight that mixes nothing."""
 
 
@@ -49,12 +51,11 @@ def isolate(copy: ir.Model) -> None:
     """
     insert = edit.Inserter(copy.graph)
     for node in list(copy.graph):
-        tensor = edit.constant(node.inputs[1]) if edit.op_of(node) == "Conv" else None
-        groups = edit.int_attribute(node, "group", 1)
-        if tensor is not None and groups > 1:
-            outputs, inputs, *kernel = tensor.numpy().shape
-            node.replace_input_with(1, _zeros(insert, (outputs, inputs * groups, *kernel)))
-            edit.set_attribute(node, "group", 1)
+        layer = Layer.of(node, among=["Conv"])
+        if layer is not None and layer.groups > 1 and edit.constant(layer.value) is not None:
+            whole = _zeros(insert, (layer.outputs, layer.inputs, *layer.kernel))
+            node.replace_input_with(layer.index, whole)
+            layer.set_groups(1)
         elif is_normalisation(node):
             _mix(insert, node, 0, 1)
         elif (index := gamma(node)) is not None:
@@ -63,15 +64,12 @@ def isolate(copy: ir.Model) -> None:
 
 def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:
     """Put a MatMul, or a Conv where the channels are not last, in the place of a node."""
-    array, out, source = edit.array(node.inputs[scale]), node.outputs[0], edit.required(node, data)
+    array, source = edit.array(node.inputs[scale]), edit.required(node, data)
     width, rank = array.shape[-1], len(source.shape or ())
     last = CHANNEL_AXES.get(edit.op_of(node), -1) % rank == rank - 1
     zeros = _zeros(insert, (width, width) if last else (width, width, *(1,) * (rank - 2)))
     new = insert.node("MatMul" if last else "Conv", [source, zeros], before=node)
-    new.shape, new.type, name = out.shape, out.type, out.name
-    edit.replace_uses(out, new)
-    insert.graph.remove(node, safe=False)
-    new.name = name
+    edit.take_over(node, [new])
 
 
 def _zeros(insert: edit.Inserter, shape: tuple[int, ...]) -> ir.Value:

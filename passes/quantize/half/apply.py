@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, operators
-from onnxcompress.graph.save import MAPPED, is_mapped
+from onnxcompress.graph.constants import MAPPED, is_mapped
 
 from .roles import FLOAT, Roles, is_float, roles, set_output_type
 
@@ -125,28 +125,26 @@ class Conversion:
 
     def _constant(self, value: ir.Value) -> ir.Value:
         tensor, graph = edit.tensor(value), edit.graph_of(value)
-        name = self._names.value(f"{value.name}_{self.narrow.name.lower()}")
         dtype = self.narrow.name.lower()
 
         def convert() -> ir.TensorProtocol:
-            return ir.tensor(narrowed(tensor.numpy(), dtype), name=name)
+            return ir.tensor(narrowed(tensor.numpy(), dtype))
 
-        lazy = ir.LazyTensor(convert, dtype=self.narrow, shape=ir.Shape(tensor.shape.numpy()), name=name)
+        lazy = ir.LazyTensor(convert, dtype=self.narrow, shape=ir.Shape(tensor.shape.numpy()))
         lazy.meta[MAPPED] = is_mapped(tensor)
-        made = ir.val(name, const_value=convert() if tensor.nbytes <= EAGER else lazy)
-        graph.register_initializer(made)
         self._weights += 1
-        return made
+        insert = edit.Inserter(graph, self._names)
+        return insert.tensor(f"{value.name}_{dtype}", convert() if tensor.nbytes <= EAGER else lazy)
 
     def _outputs(self, graph: ir.Graph) -> None:
         """Give the outputs of a graph the type that whoever reads them expects."""
         narrow = graph is self.model.graph and not self.keep_io
         dtype = self.narrow if narrow else FLOAT
-        for position, value in enumerate(list(graph.outputs)):
+        for value in list(dict.fromkeys(graph.outputs)):
             if value not in self._floats or self._home(value) == dtype or value.is_graph_input():
                 continue
             name, new = value.name, self._as(value, dtype)
-            graph.outputs[position] = new
+            edit.return_instead(graph, value, new)
             if value.producer() is None and value.is_initializer() and value not in graph.outputs:
                 value.name = self._names.value(f"{name}_float")
                 new.name = name

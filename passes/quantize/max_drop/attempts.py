@@ -35,8 +35,8 @@ class Attempts:
     context : Context
         With the samples to fit to.
     max_drop : float
-    takes_int16 : bool
-        Whether single layers may have activations of 16 bits.
+    int16 : str, optional
+        The type of 16 bits that activations of single layers may have.
     best : Attempt or None
     notes : list of str
         A line for each attempt.
@@ -46,7 +46,7 @@ class Attempts:
     model: ir.Model
     context: Context
     max_drop: float
-    takes_int16: bool
+    int16: str | None
     best: Attempt | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import onnx_ir as ir
 
@@ -16,6 +18,9 @@ from onnxcompress.graph import edit
 from ..prepare.prepare import prepared
 from ..static.plan import QuantizePlan
 from .attempts import Attempt, Attempts
+
+Treatment = Callable[[Pass, list[str]], dict[str, Any]]
+"""A step and terms → options that treat what these name so."""
 
 Noise = dict[str, float]
 """Layer → the noise power at the output, of the signal's, when that layer alone is quantized."""
@@ -32,26 +37,28 @@ def exclude_layers(attempts: Attempts) -> None:
     best = attempts.best
     assert best is not None
     noise = _noise(attempts, best)
-    if attempts.takes_int16:
+    if attempts.int16 is not None:
+        own = {"activations": attempts.int16}
         worst_first = sorted(noise, key=lambda name: noise[name], reverse=True)
         try:
-            if _least_number(attempts, best.step, "wide", "with activations of 16 bits", worst_first, len(noise)):
+            if _least_number(
+                attempts, best.step, partial(_overridden, own), "with activations of 16 bits", worst_first, len(noise)
+            ):
                 return
         except PassError as error:
             attempts.notes.append(f"layers with activations of 16 bits: not possible, {error}")
     work, *_ = prepared(attempts.model, attempts.context, best.plan.scheme.opset)
     order = float_first(work, best.plan, noise)
-    _least_number(attempts, (attempts.best or best).step, "exclude", "in float", order, len(noise) - 1)
+    _least_number(attempts, (attempts.best or best).step, _excluded, "in float", order, len(noise) - 1)
 
 
-def _least_number(attempts: Attempts, base: Pass, option: str, what: str, order: list[str], most: int) -> bool:
+def _least_number(attempts: Attempts, base: Pass, treat: Treatment, what: str, order: list[str], most: int) -> bool:
     """Treat one, two, four, … layers so, `most` at last; tell whether a number of them holds."""
-    named = base.options()[option]
 
     def holds(count: int) -> bool:
         names = order[:count]
         label = f"{count} of {len(order)} layers {what} ({', '.join(names[:3])}{', …' if count > 3 else ''})"
-        return attempts.try_with(label, base, {option: (*named, *map(glob.escape, names))}, costly=True)
+        return attempts.try_with(label, base, treat(base, [glob.escape(name) for name in names]), costly=True)
 
     low = 0
     for high in _doubling(most):
@@ -64,6 +71,17 @@ def _least_number(attempts: Attempts, base: Pass, option: str, what: str, order:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return True
+
+
+def _excluded(base: Pass, terms: list[str]) -> dict[str, Any]:
+    """Return the options that leave layers in float, too."""
+    return {"exclude": (*base.options()["exclude"], *terms)}
+
+
+def _overridden(own: dict[str, Any], base: Pass, terms: list[str]) -> dict[str, Any]:
+    """Return the options that give layers options of their own, too."""
+    known = base.options()["overrides"]
+    return {"overrides": {**known, **{term: {**known.get(term, {}), **own} for term in terms}}}
 
 
 def _doubling(most: int) -> Iterator[int]:

@@ -17,24 +17,24 @@ from .exclude import exclude_layers
 PLAIN: dict[str, Any] = {"equalise": False, "correct": False, "rounding": "nearest"}
 MEASURES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rounded to nearest", {}),
-    ("ranges by percentile", {"ranges": "percentile"}),
-    ("ranges by mse", {"ranges": "mse"}),
+    ("ranges by percentile", {"calibration": "percentile"}),
+    ("ranges by mse", {"calibration": "mse"}),
     ("equalised", {"equalise": True}),
     ("biases corrected", {"correct": True}),
-    ("rounding compensated", {"rounding": "compensating"}),
+    ("rounded by gptq", {"rounding": "gptq"}),
 )
 """What is tried, each on top of those before it that helped, as options of `Quantize`."""
 
 
 def within_max_drop(
-    step: Pass, max_drop: float, model: ir.Model, context: Context, *, takes_int16: bool
+    step: Pass, max_drop: float, model: ir.Model, context: Context, *, int16: str | None
 ) -> QuantizePlan:
     """Return the plan of the first attempt that loses at most `max_drop` of the metric.
 
     Half of the samples are fitted to, the other half judges; a loss that is counted in decisions must be small enough
     with its standard error. The attempt that is found is planned again with all samples. Where none holds, ever more of
     the layers that hurt most get activations of 16 bits, if the target takes them, and then ever more stay in float.
-    Ranges are only varied where the step leaves them as they come.
+    How ranges are found is only varied where the step leaves that as it comes.
 
     Parameters
     ----------
@@ -44,15 +44,15 @@ def within_max_drop(
     model : onnx_ir.Model
         Not changed.
     context : Context
-    takes_int16 : bool
-        Whether single layers may have activations of 16 bits.
+    int16 : str, optional
+        The type of 16 bits that activations of single layers may have.
     """
     fitted, judges = context.samples.halves()
     judge = Judge(model, judges, context.metric)
-    attempts = Attempts(judge, model, context.given(fitted), max_drop, takes_int16)
+    attempts = Attempts(judge, model, context.given(fitted), max_drop, int16)
     base, options = step, PLAIN
     for what, measure in MEASURES:
-        if "ranges" in measure and step.options()["ranges"] != "minmax":
+        if "calibration" in measure and step.options()["calibration"] != "minmax":
             continue
         if attempts.try_with(what, base, options | measure):
             break

@@ -33,10 +33,10 @@ def _widen_graph(graph: ir.Graph, names: edit.Names, *, outermost: bool) -> None
             _cast_behind(insert, value, first)
     for node in list(graph):
         _widen_node(node, insert)
-    for index, value in enumerate(graph.outputs):
+    for value in list(graph.outputs):
         half = value.metadata_props.pop(DECLARED, None)
         if outermost and half is not None:
-            graph.outputs[index] = _narrowed(insert, value, ir.DataType[half])
+            edit.return_instead(graph, value, _narrowed(insert, value, ir.DataType[half]))
 
 
 DECLARED = "onnxcompress.declared"

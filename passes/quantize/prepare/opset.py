@@ -72,11 +72,8 @@ def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
         new = graph.initializers.get(name)
         if new is None:
             new = next(v for v in graph.inputs if v.name == name)
-            new.const_value = value.const_value
-            graph.register_initializer(new)
-            if name not in was_input:
-                graph.inputs.remove(new)
-        new.const_value = value.const_value
+            edit.make_constant(new, value.const_value, optional=name in was_input)
+        edit.store_elsewhere(new, value.const_value)
     if opset < 11:
         # Before opset 11 Resize and Upsample had no modes, and meant these; the converter writes Resize's new defaults.
         for node in graph.all_nodes():

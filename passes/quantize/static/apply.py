@@ -11,12 +11,13 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
 
 from ..prepare.keep_float import keep_float
 from ..prepare.keep_moved import keep_moved
 from ..shared import scales
-from ..shared.insert import Inserter, bypass
-from ..shared.units import alpha, bias_of, channel_axis, weight_of
+from ..shared.dequantize import dequantize, dequantized, stored
+from ..shared.units import bias_of, channel_axis, layer_of
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 
 
@@ -35,8 +36,8 @@ class Application:
         self.plan = plan
         names = edit.Names(model.graph)
         graphs = (model.graph, *model.graph.subgraphs())
-        self._inserters = {graph: Inserter(graph, names, home=model.graph) for graph in graphs}
-        self._inside = {graph: Inserter(graph, names) for graph in graphs}
+        self._inserters = {graph: edit.Inserter(graph, names, home=model.graph) for graph in graphs}
+        self._inside = {graph: edit.Inserter(graph, names) for graph in graphs}
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
         self._stored: dict[tuple[object, ...], list[ir.Value]] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
@@ -55,7 +56,7 @@ class Application:
             self._add_operand(operand)
         for conv, add in self.plan.bias_nodes.items():
             if self.node(conv).op_type == "Conv":
-                bypass(self.node(add), self.node(conv).outputs[0])
+                edit.take_over(self.node(add), self.node(conv).outputs[:1])
         values = {value.name: value for value in edit.values(self.model.graph)}
         for activation in self.plan.activations:
             if activation.tensor not in values:
@@ -88,17 +89,17 @@ class Application:
     def _add_weight(self, plan: WeightScale) -> str:
         """Replace a weight, and the bias, by integers; says how."""
         node = self.node(plan.node)
-        array = weight_of(node)
+        layer = layer_of(node)
+        array = layer.single_weight
         source = node.inputs[plan.input]
         insert = self._inserter(node)
         # onnxruntime (1.32) fails on a MatMul in an inner graph whose integers lie in another.
         keeper = self._inside[insert.graph] if node.op_type == "MatMul" else insert
-        key = (keeper.home, source, plan.axis, alpha(node), plan.scale.tobytes())
+        key = (keeper.home, source, plan.axis, layer.alpha, plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:
             self._replaced[root] = None
-        channels = channel_axis(node, array.ndim)
-        bias = None if channels is None else self._bias(plan, node, array.shape[channels])
+        bias = None if channel_axis(layer) is None else self._bias(plan, layer)
         grid = self.plan.scheme.weight_grid
         name = str(source.name) if source is not None else plan.node
         if key not in self._stored:
@@ -106,46 +107,44 @@ class Application:
             if integers is None:
                 integers = scales.encode(array, plan.scale, grid, zero_point=grid.middle, axis=plan.axis)
             zeros = np.full(plan.scale.shape, grid.middle).astype(grid.dtype)
-            self._stored[key] = keeper.stored(name, integers, plan.scale, zeros, plan.axis)
+            self._stored[key] = stored(keeper, name, integers, plan.scale, zeros, plan.axis)
         if (insert, key) not in self._weights:  # once in each graph: engines fuse within one
-            given = insert.add("DequantizeLinear", self._stored[key], f"{name}_dequantized", axis=plan.axis)
+            given = dequantize(insert, self._stored[key], f"{name}_dequantized", plan.axis)
             self._weights[insert, key] = given
         node.replace_input_with(plan.input, self._weights[insert, key])
         if bias is not None:
-            self._add_bias(plan, node, bias)
-        for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
-            node.attributes.pop(factor, None)
+            self._add_bias(plan, layer, bias)
+        layer.drop_factors()
         how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
         return f"weight of shape {list(array.shape)} as {self.plan.scheme.weights} ({how})"
 
-    def _bias(self, plan: WeightScale, node: ir.Node, channels: int) -> npt.NDArray[Any] | None:
+    def _bias(self, plan: WeightScale, layer: Layer) -> npt.NDArray[Any] | None:
         """Return the bias as it is stored; None where there is none, or where it stays as it is."""
         if plan.bias is not None:
             return plan.bias
         add = self.plan.bias_nodes.get(plan.node)
-        bias = bias_of(node, None if add is None else self.node(add), channels)
+        bias = bias_of(layer, None if add is None else self.node(add))
         if plan.bias_scale is not None:
-            return scales.encode_bias(np.zeros(channels) if bias is None else bias, plan.bias_scale)
-        nowhere = node.op_type == "MatMul" and add is None
+            return scales.encode_bias(np.zeros(layer.outputs) if bias is None else bias, plan.bias_scale)
+        nowhere = not layer.takes_bias and add is None
         return None if bias is None or nowhere else bias.astype(np.float32)
 
-    def _add_bias(self, plan: WeightScale, node: ir.Node, bias: npt.NDArray[Any]) -> None:
+    def _add_bias(self, plan: WeightScale, layer: Layer, bias: npt.NDArray[Any]) -> None:
         """Give a Conv or Gemm its bias, or the Add behind a MatMul its constant."""
-        target, index = node, 2
-        if node.op_type == "MatMul":
-            target = self.node(self.plan.bias_nodes[plan.node])
-            index = 1 if target.inputs[0] is node.outputs[0] else 0
-        elif len(node.inputs) < 3:
-            node.resize_inputs(3)
-        old = target.inputs[index]
+        add = None if layer.takes_bias else self.node(self.plan.bias_nodes[plan.node])
+        index = 1 if add is not None and add.inputs[0] is layer.node.outputs[0] else 0
+        old = layer.bias_value if add is None else add.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
-        axis, insert = 0 if plan.axis is not None else None, self._inserter(node)
+        axis, insert = 0 if plan.axis is not None else None, self._inserter(layer.node)
         if plan.bias_scale is None:
             self._biases[plan.node] = given = insert.constant(f"{name}_corrected", bias)
         else:
-            given = insert.dequantized(name, bias, plan.bias_scale, axis=axis)
+            given = dequantized(insert, name, bias, plan.bias_scale, axis=axis)
             self._biases[plan.node] = _integers(given)
-        target.replace_input_with(index, given)
+        if add is None:
+            layer.set_bias(given)
+        else:
+            add.replace_input_with(index, given)
 
     def set_weight(self, plan: WeightScale) -> None:
         """Change a weight and a bias that have been added."""
@@ -163,7 +162,7 @@ class Application:
         scale, zero_point = np.float32(plan.scale), np.array(plan.zero_point, grid.dtype)
         integers = scales.encode(array, np.array(scale), grid, zero_point=plan.zero_point)
         name = str(node.inputs[plan.input].name)  # type: ignore[union-attr]
-        given = self._inserter(node).dequantized(name, integers, np.array(scale), zero_point)
+        given = dequantized(self._inserter(node), name, integers, np.array(scale), zero_point)
         node.replace_input_with(plan.input, given)
 
     def _add_activation(self, plan: Activation, value: ir.Value) -> None:
@@ -176,29 +175,27 @@ class Application:
         producer = given.producer() if given.graph is graph else None
         if plan.gain != 1 and producer is not None:
             given = next(v for v in producer.inputs if v is not None and not constants.is_constant(v))
-            bypass(producer, given)
+            edit.take_over(producer, [given])
             producer = given.producer()
         name, dtype = plan.tensor, self.plan.scheme.grid_of(int16=plan.int16).dtype
         before = self._point(insert, name, float(np.float32(plan.scale / plan.gain)), plan.zero_point, dtype)
-        quantized = insert.add("QuantizeLinear", [given, *before], f"{name}_quantized", after=producer)
-        after = self._point(insert, name, plan.scale, plan.zero_point, dtype)
-        result = insert.add(
-            "DequantizeLinear",
-            [quantized, *after],
-            f"{name}_dequantized",
-            after=quantized.producer() if producer is not None else None,
+        quantized = insert.node(
+            "QuantizeLinear", [given, *before], f"{name}_quantized", after=producer, before=insert.first
         )
+        after = self._point(insert, name, plan.scale, plan.zero_point, dtype)
+        behind = None if producer is None else edit.producer(quantized)
+        result = dequantize(insert, [quantized, *after], f"{name}_dequantized", after=behind)
         if readers is None:
             edit.replace_uses(given, result, except_for=[edit.producer(quantized)])
         else:
             for reader, index in readers:
                 reader.replace_input_with(index, result)
 
-    def _inserter(self, node: ir.Node) -> Inserter:
+    def _inserter(self, node: ir.Node) -> edit.Inserter:
         """Return what adds to the graph that a node is in."""
         return self._inserters[edit.graph_of(node)]
 
-    def _point(self, insert: Inserter, name: str, scale: float, zero_point: int, dtype: str) -> list[ir.Value]:
+    def _point(self, insert: edit.Inserter, name: str, scale: float, zero_point: int, dtype: str) -> list[ir.Value]:
         """Return constants for a scale and a zero point; tensors with the same ones share them."""
         key = (scale, zero_point, dtype)
         if key not in self._points:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-
-from onnxcompress.contract import Refusal
-from onnxcompress.graph import edit
-from onnxcompress.selection import matching_nodes
 
 from ..shared.units import Unit
 from .placement import Placement
@@ -40,16 +36,14 @@ class Int16Layers:
         return self.stored | {placement.sources[value] for unit in self.units for value in unit.inputs}
 
 
-def find_int16(model: ir.Model, placement: Placement, patterns: Sequence[str]) -> Int16Layers:
-    """Choose what is in 16 bits, and list in ``placement.refused`` what was asked for in vain.
+def find_int16(placement: Placement, nodes: Iterable[ir.Node]) -> Int16Layers:
+    """Choose what is in 16 bits.
 
     Parameters
     ----------
-    model : onnx_ir.Model
-        What was placed.
     placement : Placement
-    patterns : sequence of str
-        Patterns (`fnmatch`) of names of nodes; data movement that one names goes with the tensor that it moves.
+    nodes : iterable of onnx_ir.Node
+        What is to read 16 bits; data movement among them goes with the tensor that it moves.
 
     Notes
     -----
@@ -57,22 +51,13 @@ def find_int16(model: ir.Model, placement: Placement, patterns: Sequence[str]) -
     writes 16 bits; that operator's own inputs stay in 8. A named node that computes in float may read what is stored as
     integers for the sake of its maker: that then has 16 bits as well.
     """
-    hits = matching_nodes("quantize: wide", patterns, model.graph)
     placed, sources = {unit.node: unit for unit in placement.units}, placement.sources
     result = Int16Layers()
-    found = set()
-    for node, pattern in hits.items():
+    for node in nodes:
         unit = placed.get(node)
         read = [sources[value] for value in node.inputs if value in sources]
         if not read or (unit is not None and unit.kind == "move"):
             continue
         result.stored.update(read)
         result.units.update([unit] if unit is not None else [])
-        found.add(pattern)
-    refused = {refusal.subject for refusal in placement.refused}
-    for pattern in dict.fromkeys(hits.values()):
-        labels = [edit.label(node) for node, by in hits.items() if by == pattern]
-        if pattern not in found and not refused.intersection(labels):
-            reason = f"named by wide = '{pattern}', and neither it nor anything else that this names reads integers"
-            placement.refused.append(Refusal(labels[0], reason))
     return result

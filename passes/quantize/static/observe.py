@@ -103,10 +103,11 @@ def _through(node: ir.Node, graph: ir.Graph, value: ir.Value, names: edit.Names)
     if edit.op_of(node) == "If":
         given, shape = insert.node("Identity", [value], dtype=value.dtype), None
         for other in edit.inner_graphs(node):
-            other.outputs.append(given if other is graph else _empty(edit.Inserter(other, names), value))
+            made = given if other is graph else _empty(edit.Inserter(other, names), value)
+            edit.set_outputs(other, [*other.outputs, made])
     else:
         given, size = _of_one_iteration(insert, value)
-        graph.outputs.append(given)
+        edit.set_outputs(graph, [*graph.outputs, given])
         shape = ir.Shape([None, *size])
         if edit.op_of(node) == "Scan":
             for name in ("scan_output_axes", "scan_output_directions"):

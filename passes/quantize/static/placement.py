@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -10,7 +10,6 @@ import onnx_ir as ir
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
-from onnxcompress.selection import matching_nodes
 
 from ..shared.units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 from .scheme import Coverage
@@ -62,6 +61,14 @@ class Placement:
     captured: dict[tuple[ir.Graph, ir.Value], None] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
 
+    def touched(self, model: ir.Model) -> Iterator[ir.Node]:
+        """Yield what computes on integers, what is part of it, what reads integers, and what was refused."""
+        placed = {node for unit in self.units for node in (unit.node, *unit.fused)}
+        refused = {refusal.subject for refusal in self.refused}
+        for node in model.graph.all_nodes():
+            if node in placed or edit.label(node) in refused or self.sources.keys() & set(node.inputs):
+                yield node
+
 
 def check_not_quantized(model: ir.Model) -> None:
     """Raise `PassError` when the model holds quantized operators already."""
@@ -75,8 +82,8 @@ def check_not_quantized(model: ir.Model) -> None:
 
 def place(
     model: ir.Model,
-    exclude: Sequence[str],
-    blocked: dict[ir.Node, str],
+    left_alone: Mapping[ir.Node, str],
+    blocked: Mapping[ir.Node, str],
     operators: Collection[str],
     coverage: Coverage = "worth",
 ) -> Placement:
@@ -86,10 +93,10 @@ def place(
     ----------
     model : onnx_ir.Model
         Opset 13 or later, types inferred. Not changed.
-    exclude : sequence of str
-        Patterns (`fnmatch`) of names of nodes to leave alone.
-    blocked : dict of onnx_ir.Node to str
-        More nodes to leave alone, with the reason.
+    left_alone : mapping of onnx_ir.Node to str
+        Nodes that are not selected, with the reason. What is fused into the node before it goes with that.
+    blocked : mapping of onnx_ir.Node to str
+        More nodes to leave alone, whatever was asked for.
     operators : collection of str
         What the target computes on integers or passes on.
     coverage : {"worth", "all"}
@@ -102,9 +109,7 @@ def place(
     With "all", each cheap node takes part, and data movement between any two.
     """
     result = Placement()
-    hits = matching_nodes("quantize: exclude", exclude, model.graph)
-    excluded = {node: f"excluded by '{pattern}'" for node, pattern in hits.items()}
-    rules = _Rules(excluded=excluded, blocked=blocked, operators=operators, coverage=coverage)
+    rules = _Rules(left_alone={**left_alone, **blocked}, operators=operators, coverage=coverage)
     _place_in(model.graph, rules, result)
     hidden = _hidden(model.graph)
     for graph in model.graph.subgraphs():
@@ -130,17 +135,16 @@ def _hidden(graph: ir.Graph) -> dict[ir.Graph, str]:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What `place` is told, with the nodes that patterns name."""
+    """What `place` is told."""
 
-    excluded: dict[ir.Node, str]
-    blocked: dict[ir.Node, str]
+    left_alone: dict[ir.Node, str]
     operators: Collection[str]
     coverage: Coverage
 
 
 def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
     """Add the units of one graph to the placement: what lies between two of them lies in their graph."""
-    left_alone = rules.excluded | rules.blocked
+    left_alone = rules.left_alone
     all_operators = rules.coverage == "all"
     found: list[Unit] = []
     fused: set[ir.Node] = set()
@@ -151,7 +155,8 @@ def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
         if isinstance(unit, str):
             result.refused.append(Refusal(edit.label(node), left_alone.get(node, unit)))
         elif node in left_alone and unit is not None:
-            result.refused.append(Refusal(edit.label(node), left_alone[node]))
+            if node not in fused:
+                result.refused.append(Refusal(edit.label(node), left_alone[node]))
         elif unit is not None and node.op_type in rules.operators:
             found.append(unit)
             fused |= unit.fused

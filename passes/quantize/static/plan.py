@@ -17,10 +17,10 @@ from onnxcompress.graph import constants, edit
 from ..equalise.equalisation import Equalisation
 from ..prepare.prepare import FOLDS
 from ..shared import scales
-from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
+from ..shared.units import Unit, bias_of, channel_axis, layer_of
 from .int16 import Int16Layers
 from .placement import Placement
-from .scheme import Scheme
+from .scheme import Granularity, Scheme
 
 if TYPE_CHECKING:
     from onnxcompress.statistics.summaries import Range
@@ -166,6 +166,7 @@ def calibrate(
     int16_ranges: Mapping[str, Range],
     scheme: Scheme,
     int16: Int16Layers,
+    granularity: Mapping[ir.Node, Granularity],
 ) -> dict[str, Any]:
     """Return the fields of a `QuantizePlan`.
 
@@ -178,6 +179,8 @@ def calibrate(
         The same, for as many integers as 16 bits have; empty where nothing has 16 bits.
     scheme : Scheme
     int16 : Int16Layers
+    granularity : mapping of onnx_ir.Node to str
+        Of the weights of single nodes, where it is not the scheme's.
     """
     points = _Points(placement, int16, scheme, ranges, int16_ranges)
     return {
@@ -186,7 +189,7 @@ def calibrate(
         "int16": tuple(edit.output_name(unit.node) for unit in placement.units if unit in int16.units),
         "activations": tuple(_activations(placement, points)),
         "operands": tuple(op for unit in placement.units for op in _operands(unit, scheme, int16=unit in int16.units)),
-        "weights": _weights(placement.units, points, scheme),
+        "weights": _weights(placement.units, points, scheme, granularity),
         "bias_nodes": {
             edit.output_name(unit.node): edit.output_name(unit.bias_node)
             for unit in placement.units
@@ -294,20 +297,22 @@ def _operands(unit: Unit, scheme: Scheme, *, int16: bool) -> list[Operand]:
     return found
 
 
-def _weights(units: list[Unit], points: _Points, scheme: Scheme) -> tuple[WeightScale, ...]:
+def _weights(
+    units: list[Unit], points: _Points, scheme: Scheme, granularity: Mapping[ir.Node, Granularity]
+) -> tuple[WeightScale, ...]:
     """Give each weight its scales; nodes that share a weight and its axis get the same ones."""
-    chosen: dict[tuple[ir.Value | None, int | None, float], Scales] = {}
-    waiting: list[tuple[Unit, tuple[ir.Value | None, int | None, float], bool]] = []
+    chosen: dict[tuple[ir.Value, int | None, float], Scales] = {}
+    waiting: list[tuple[Unit, tuple[ir.Value, int | None, float], bool]] = []
     for unit in units:
         node = unit.node
         if unit.kind != "compute" or len(unit.data) + len(unit.operands) > 1:
             continue
-        array = weight_of(node)
-        channels = channel_axis(node, array.ndim)
-        axis = channels if scheme.per_channel else None
-        key = (node.inputs[1], axis, alpha(node))
+        layer = layer_of(node)
+        array, channels = layer.single_weight, channel_axis(layer)
+        axis = channels if granularity.get(node, scheme.granularity) == "channel" else None
+        key = (layer.value, axis, layer.alpha)
         scale = chosen[key] if key in chosen else scales.spanning(scales.rows(array, axis), scheme.weight_grid)[0]
-        bias = None if channels is None else bias_of(node, unit.bias_node, array.shape[channels])
+        bias = None if channels is None else bias_of(layer, unit.bias_node)
         if bias is not None and scheme.bias == "int32":
             dead = ~scales.rows(array, axis).any(axis=1)
             scale = scales.raise_for_bias(scale, dead & (scale == 1), bias, float(points.input_scale(unit)))

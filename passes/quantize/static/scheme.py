@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxcompress.targets.options import QuantizeOptions
 
 Coverage = Literal["worth", "all"]
+Granularity = Literal["tensor", "channel"]
 
 OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
 """Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
@@ -32,8 +33,8 @@ class Scheme:
         Types as in ONNX, in lower case.
     symmetric : bool
         Zero points of activations are the middle of their type's range.
-    per_channel : bool
-        Weights have one scale for each output channel.
+    granularity : {"tensor", "channel"}
+        Whether a weight has one scale, or one for each output channel.
     bias : {"int32", "float"}
         int32 with the scale of the input times that of the weight, or float.
     power_of_two : bool
@@ -51,7 +52,7 @@ class Scheme:
     activations: str = "uint8"
     weights: str = "int8"
     symmetric: bool = False
-    per_channel: bool = True
+    granularity: Granularity = "channel"
     bias: Literal["int32", "float"] = "int32"
     power_of_two: bool = False
     reduce_range: bool = False
@@ -65,7 +66,7 @@ class Scheme:
         options: QuantizeOptions,
         activations: str | None,
         symmetric: bool | None,
-        per_channel: bool | None,
+        granularity: Granularity | None,
         coverage: Coverage | None,
     ) -> Scheme:
         """Return what a target wants, but for what is given."""
@@ -74,7 +75,7 @@ class Scheme:
             activations=options["activations"] if activations is None else activations,
             weights="float8e4m3fn" if eight_bit_float else options["weights"],
             symmetric=eight_bit_float or (options["symmetric"] if symmetric is None else symmetric),
-            per_channel=options["per_channel"] if per_channel is None else per_channel,
+            granularity=options["granularity"] if granularity is None else granularity,
             bias="float" if eight_bit_float else options["bias"],
             power_of_two=options["power_of_two"],
             reduce_range=options["reduce_range"],

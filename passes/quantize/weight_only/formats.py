@@ -13,7 +13,7 @@ from onnxcompress.graph import edit
 
 from ..prepare import opset
 from ..shared import scales
-from ..shared.insert import Inserter
+from ..shared.dequantize import dequantize
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
@@ -61,7 +61,7 @@ def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int
 
 
 def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
-    writer = _Dequantizer(value, stored, Inserter(edit.graph_of(value), names), version)
+    writer = _Dequantizer(value, stored, edit.Inserter(edit.graph_of(value), names), version)
     for user, index in list(value.uses()):
         if reads_rows(user, index) and writer.rows_can_wait:
             writer.behind(user)
@@ -74,7 +74,7 @@ def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, v
 class _Dequantizer:
     """Adds the integers of one weight, and DequantizeLinear before or behind what reads them."""
 
-    def __init__(self, value: ir.Value, stored: StoredWeight, inserter: Inserter, version: int) -> None:
+    def __init__(self, value: ir.Value, stored: StoredWeight, inserter: edit.Inserter, version: int) -> None:
         array, name = edit.array(value), str(value.name)
         self._name, self._stored, self._inserter = name, stored, inserter
         self._dtype = ir.DataType.from_numpy(array.dtype)
@@ -102,35 +102,35 @@ class _Dequantizer:
     def behind(self, gather: ir.Node) -> None:
         """Let Gather look up integers, and with blocks their scales, and convert what it found."""
         rows, indices = gather.outputs[0], edit.required(gather, 1)
-        name, inserter = str(rows.name), Inserter(edit.graph_of(gather), self._inserter.names)
+        name, inserter = str(rows.name), edit.Inserter(edit.graph_of(gather), self._inserter.names)
         gather.replace_input_with(0, self._inputs[0])
         inputs = [rows, *self._inputs[1:]]
         if self._stored.block_size:
-            inputs[1:] = [inserter.add("Gather", [v, indices], f"{v.name}_rows", after=gather) for v in inputs[1:]]
+            inputs[1:] = [inserter.node("Gather", [v, indices], f"{v.name}_rows", after=gather) for v in inputs[1:]]
         last = inputs[1].producer() if self._stored.block_size else gather  # the first one added is the last by now
         result = self._dequantized(inserter, inputs, f"{name}_dequantized", last)
         spared = {rows_reader for rows_reader, _ in rows.uses() if rows_reader.op_type == "DequantizeLinear"}
         edit.replace_uses(rows, result, except_for=spared)
         rows.type = ir.TensorType(ir.DataType[self._stored.dtype.upper()])  # last: an output hands its type on
 
-    def _dequantized(self, inserter: Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None) -> ir.Value:
+    def _dequantized(
+        self, inserter: edit.Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None
+    ) -> ir.Value:
         axis = None if self._stored.axis is None else self._stored.axis if after is None else -1
-        result = inserter.add("DequantizeLinear", inputs, name, axis=axis, after=after)
+        result = dequantize(inserter, inputs, name, axis, after)
         node = edit.producer(result)
         if self._stored.block_size:
             edit.set_attribute(node, "block_size", self._stored.block_size)
         if not self._casts:
             return result
-        cast = inserter.add("Cast", [result], f"{name}_cast", after=node)
-        edit.set_attribute(edit.producer(cast), "to", int(self._dtype))
-        return cast
+        return inserter.node("Cast", [result], f"{name}_cast", attributes={"to": int(self._dtype)}, after=node)
 
 
 def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
     """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), each a weight less `-low`, packed."""
     graph, array = edit.graph_of(value), edit.array(value)
     bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
-    low, inserter = scales.GRIDS[stored.dtype].low, Inserter(graph, names)
+    low, inserter = scales.GRIDS[stored.dtype].low, edit.Inserter(graph, names)
     integers = (stored.encode(array) - low).astype(np.uint8)
     blocks = -(-k // stored.block_size)
     missing = blocks * stored.block_size - k
@@ -153,7 +153,7 @@ def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> No
 def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
     """Make GatherBlockQuantized of each Gather; of 8 bits it knows the unsigned ones only."""
     graph, array = edit.graph_of(value), edit.array(value)
-    bits, name, inserter = BITS[stored.dtype], str(value.name), Inserter(graph, names)
+    bits, name, inserter = BITS[stored.dtype], str(value.name), edit.Inserter(graph, names)
     low, dtype = (scales.GRIDS[stored.dtype].low, "uint8") if bits == 8 else (0, stored.dtype)
     integers, scale, zero_point = (
         inserter.constant(f"{name}_quantized", (stored.encode(array) - low).astype(dtype)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,12 @@ MOST_COLUMNS = 8192
 
 
 def compensate(
-    model: ir.Model, weights: Mapping[str, StoredWeight], samples: Samples, *, progress: Progress = silent
+    model: ir.Model,
+    weights: Mapping[str, StoredWeight],
+    wanted: Collection[str],
+    samples: Samples,
+    *,
+    progress: Progress = silent,
 ) -> tuple[dict[str, StoredWeight], list[Refusal]]:
     """Round the weights of Conv, Gemm and MatMul so that each error is made up for (`rounding.gptq`).
 
@@ -44,6 +49,8 @@ def compensate(
         Not changed.
     weights : mapping
         Constant's name → how it is stored, rounded to nearest.
+    wanted : collection of str
+        Those of them to round anew.
     samples : Samples
         The first 512 are used.
     progress : callable
@@ -62,6 +69,7 @@ def compensate(
         A tensor holds NaN or infinity.
     """
     copy, found = model.clone(), dict(weights)
+    weights = {name: stored for name, stored in weights.items() if name in wanted}
     refused = []
     jobs = _jobs(copy, weights)
     samples = samples.head(SAMPLES)

@@ -15,10 +15,10 @@ from ..shared.scales import Grid
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 
-Method = Literal["max", "mse"]
+Calibration = Literal["minmax", "mse"]
 
-METHODS: dict[Method, Callable[[Array, Grid, bool], tuple[npt.NDArray[np.float32], Integers]]] = {
-    "max": lambda matrix, grid, symmetric: scales.spanning(matrix, grid, symmetric=symmetric),
+METHODS: dict[Calibration, Callable[[Array, Grid, bool], tuple[npt.NDArray[np.float32], Integers]]] = {
+    "minmax": lambda matrix, grid, symmetric: scales.spanning(matrix, grid, symmetric=symmetric),
     "mse": lambda matrix, grid, symmetric: scales.clipped(matrix, 0, grid, symmetric=symmetric),
 }
 
@@ -117,7 +117,7 @@ class Storage:
     ----------
     dtype : str
     symmetric : bool
-    method : str
+    calibration : str
         A key of `METHODS`.
     block_size : int
         0: no blocks.
@@ -125,7 +125,7 @@ class Storage:
 
     dtype: str
     symmetric: bool
-    method: Method
+    calibration: Calibration
     block_size: int
 
     def store(self, array: Array, form: str, output: int | None, along: int | None) -> StoredWeight:
@@ -143,15 +143,15 @@ class Storage:
         blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
         axis, block = (along, self.block_size) if blocked else (output, 0)
         grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
-        if axis is not None and block and self.method == "max":
+        if axis is not None and block and self.calibration == "minmax":
             scale, zero_point = scales.over(*_extremes(array, axis, block), grid, symmetric=self.symmetric)
         elif axis is not None and block:
             matrix, shape = _in_blocks(array, axis, block)
-            scale, zero_point = METHODS[self.method](matrix, grid, self.symmetric)
+            scale, zero_point = METHODS[self.calibration](matrix, grid, self.symmetric)
             scale = np.moveaxis(scale.reshape(shape), -1, axis)
             zero_point = np.moveaxis(zero_point.reshape(shape), -1, axis)
         else:
-            scale, zero_point = METHODS[self.method](_in_rows(array, axis), grid, self.symmetric)
+            scale, zero_point = METHODS[self.calibration](_in_rows(array, axis), grid, self.symmetric)
         if array.dtype != np.float32:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
             scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)

@@ -17,7 +17,7 @@ MASKS = (
 QUANTIZERS = ("Quantize", "QuantizeDynamic", "QuantizeWeights", "ConvertFloat")
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "FoldConstants": {"keep_shared": (False, True)},
-    "Shrink": {"lossless": (False, False, True)},
+    "Shrink": {"merge_equal": (False, False, True)},
     "MagnitudePrune": {"sparsity": (0.3, 0.5, 0.9), "normalise": ("tensor", "channel", "model")},
     "RandomPrune": {"sparsity": (0.3, 0.8)},
     "PruneChannels": {
@@ -31,15 +31,16 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "ActivationPrune": {"sparsity": (0.3,)},
     "Cluster": {"clusters": (4, 16), "granularity": ("tensor", "channel")},
     "Quantize": {
-        "activations": (None, None, None, "uint8", "int8", "uint16"), "per_channel": (None, None, True, False),
-        "symmetric": (None, None, True), "ranges": ("minmax", "minmax", "mse", "percentile"),
+        "activations": (None, None, None, "uint8", "int8", "uint16"), "granularity": (None, None, "channel", "tensor"),
+        "symmetric": (None, None, True), "calibration": ("minmax", "minmax", "mse", "percentile"),
         "equalise": (False, False, True), "correct": (True, True, False), "coverage": (None, None, "all"),
-        "rounding": ("compensating", "compensating", "nearest"),
+        "rounding": ("gptq", "gptq", "nearest"),
     },
-    "QuantizeDynamic": {"weights": ("int8", "uint8"), "per_channel": (True, False), "conv": (False, True)},
+    "QuantizeDynamic": {"weights": ("int8", "uint8"), "granularity": ("channel", "tensor"), "conv": (False, True)},
     "QuantizeWeights": {
-        "dtype": ("int8", "int8", "uint8", "int4", "uint4"), "symmetric": (None, True), "scales": ("max", "mse"),
-        "per_channel": (True, True, False), "minimum_size": (1,), "block_size": (None, None, None, 16),
+        "dtype": ("int8", "int8", "uint8", "int4", "uint4"), "symmetric": (None, True),
+        "calibration": ("minmax", "mse"), "granularity": (None, None, "tensor"), "minimum_size": (1,),
+        "block_size": (None, None, None, 16),
         "rounding": ("nearest", "nearest", "gptq"),
     },
     "ConvertFloat": {"dtype": ("float16",), "keep_io": (True, True, False)},
@@ -50,15 +51,15 @@ SPECIAL: dict[str, tuple[dict[str, Any], ...]] = {
         {"importance": "reconstruction", "compensate": True}, {"sparsity": "auto", "max_drop": 0.2}, {"steps": 3},
     ),
     "Quantize": (
-        {"max_drop": 0.05}, {"wide": ("*",), "target": "qnn"}, {"target": "qnn"}, {"target": "tensorrt"},
-        {"target": "onnxruntime-cpu"},
+        {"max_drop": 0.05}, {"overrides": {"*": {"activations": "uint16"}}, "target": "qnn"},
+        {"target": "qnn"}, {"target": "tensorrt"}, {"target": "onnxruntime-cpu"},
         {"target": "npu-power-of-two"},
     ),
     "QuantizeWeights": (
         {"dtype": "int4", "block_size": 16, "format": "matmulnbits", "minimum_size": 1},
         {"dtype": "uint8", "block_size": 32, "format": "matmulnbits", "minimum_size": 1},
     ),
-    "ConvertFloat": ({"dtype": "float16", "block_ops": ()},),
+    "ConvertFloat": ({"dtype": "float16", "keep_fragile": False},),
 }  # fmt: skip
 """Options that go together, or that nothing else goes with."""
 CHAINS: tuple[tuple[str, ...], ...] = (
@@ -101,7 +102,7 @@ def make(name: str, random: np.random.Generator) -> Pass:
         return kind(**fixed)
     drawn = {key: values[int(random.integers(len(values)))] for key, values in options.items()}
     if drawn.get("block_size"):
-        drawn["per_channel"] = True
+        drawn["granularity"] = "block"
     return kind(**drawn)
 
 

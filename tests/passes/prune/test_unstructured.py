@@ -29,7 +29,6 @@ from onnxcompress.passes import (
 )
 from onnxcompress.passes.prune.masks.masks import Mask, MaskPlan
 from onnxcompress.passes.prune.masks.weights import keep_highest
-from onnxcompress.passes.prune.sparsity.schedule import of_what_is_left, polynomial
 
 Array = np.ndarray
 
@@ -268,27 +267,9 @@ def test_a_mask_plan_for_another_model_is_refused() -> None:
         (lambda: PruneBlocks(block=(4,)), "prune-blocks: block = (4,): expected `array` of length 2, got 1"),  # type: ignore[arg-type]
         (lambda: PruneNOfM(n=4, m=4), "prune-n-of-m: n = 4: expected less than m = 4"),
         (lambda: PruneNOfM(n=0), "prune-n-of-m: n = 0: expected `int` >= 1"),
-        (lambda: polynomial(0, 1.0, 3), "polynomial: final = 1.0: expected a sparsity in [0, 1)"),
-        (lambda: polynomial(-0.1, 0.5, 3), "polynomial: initial = -0.1: expected a sparsity in [0, 1)"),
-        (lambda: polynomial(0, 0.5, 0), "polynomial: steps = 0: expected at least 1"),
-        (lambda: polynomial(0, 0.5, 3, power=0), "polynomial: power = 0: expected more than 0"),
     ],
 )
 def test_options_are_checked(make: object, message: str) -> None:
     with pytest.raises(OptionError) as error:
         make()  # type: ignore[operator]
     assert str(error.value).startswith(message)
-
-
-@given(st.floats(0, 0.5), st.floats(0.5, 0.99), st.integers(2, 12), st.floats(0.5, 4))
-def test_sparsity_grows_by_the_polynomial(initial: float, final: float, steps: int, power: float) -> None:
-    t = np.linspace(0, 1, steps)
-    expected = final + (initial - final) * (1 - t) ** power
-    found = polynomial(initial, final, steps, power)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    left = np.cumprod([1 - share for share in of_what_is_left(found)])
-    np.testing.assert_allclose(left, 1 - expected, atol=1e-9)
-
-
-def test_one_round_goes_all_the_way() -> None:
-    assert polynomial(0.1, 0.7, 1) == [0.7]

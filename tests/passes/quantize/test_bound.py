@@ -57,10 +57,10 @@ def excess(prepared: ir.Model, result: ir.Model, plan: QuantizePlan, feeds: Feed
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["uint8", "int8"]), st.booleans())
-def test_quantized_stays_within_the_bound_on_random_graphs(seed: int, dtype: str, per_channel: bool) -> None:
+@given(st.integers(0, 10**6), st.sampled_from(["uint8", "int8"]), st.sampled_from(["tensor", "channel"]))
+def test_quantized_stays_within_the_bound_on_random_graphs(seed: int, dtype: str, granularity: str) -> None:
     subject, feeds = random_graph(seed), drawn(seed)
-    prepared, result, plan = planned(subject, feeds, activations=dtype, per_channel=per_channel)
+    prepared, result, plan = planned(subject, feeds, activations=dtype, granularity=granularity)
     assert plan.nodes
     assert excess(prepared, result, plan, feeds) <= 1
 

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("options", [{"dtype": "int4"}, {"dtype": "uint4", "scales": "mse"}], ids=str)
+@pytest.mark.parametrize("options", [{"dtype": "int4"}, {"dtype": "uint4", "calibration": "mse"}], ids=str)
 def test_outputs_are_nearer_than_with_nearest_rounding(case: str, options: dict[str, Any]) -> None:
     body, shape, weights = CASES[case]
     sizes = ",".join(["N", *map(str, shape[1:])])

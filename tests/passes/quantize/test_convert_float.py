@@ -263,9 +263,9 @@ def test_constant_nodes_and_filled_tensors() -> None:
 def test_options_say_what_stays() -> None:
     text = "g (float[N,4] x) => (float[N,4] y) { a = MatMul(x, w) b = Tanh(a) y = MatMul(b, w) }"
     subject = model(text, {"w": (4, 4)})
-    result, changes = converted(subject, block_ops=("Tanh",), exclude=("y",))
+    result, changes = converted(subject, exclude=("type:Tanh", "y"))
     assert {r.subject: r.reason for r in changes.refused} == {
-        "b (Tanh)": "Tanh is in block_ops; it stays in float32",
+        "b (Tanh)": "excluded by 'type:Tanh'; it stays in float32",
         "y (MatMul)": "excluded by 'y'; it stays in float32",
     }
     assert set(result.graph.initializers) == {"w", "w_float16"}

@@ -36,10 +36,10 @@ def test_rounding_makes_up_for_its_errors_without_a_bias_to_correct(
     new = {"x": correlated(1, 300, *shape)}
     expected = plain_run(subject, new)["y"]
     errors = {}
-    for rounding in ("nearest", "compensating"):
+    for rounding in ("nearest", "gptq"):
         step, copy = Quantize(rounding=rounding, **options), subject.clone()
         step.apply(copy, step.plan(copy, Context(copy, samples=load_samples({"x": x}, copy))))
         kept = [v for v in copy.graph.initializers.values() if v.name and v.name.startswith("b")]
         assert options or not [v for v in kept if v.const_value is not None and v.const_value.numpy().any()]
         errors[rounding] = float(np.square(plain_run(copy, new)["y"] - expected).mean())
-    assert errors["compensating"] < 0.85 * errors["nearest"]
+    assert errors["gptq"] < 0.85 * errors["nearest"]

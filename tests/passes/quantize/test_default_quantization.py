@@ -69,7 +69,7 @@ def test_biases_make_each_output_right_on_average() -> None:
 
 def test_compensated_rounding_is_nearer_to_the_original() -> None:
     subject = network()
-    nearest, compensated = (noise(subject, quantize(subject, rounding=r))[0] for r in ("nearest", "compensating"))
+    nearest, compensated = (noise(subject, quantize(subject, rounding=r))[0] for r in ("nearest", "gptq"))
     assert compensated < nearest
 
 
@@ -140,10 +140,10 @@ def test_an_unknown_target_is_named() -> None:
         Quantize(target="onnxruntime-cpy").plan(subject, Context(subject, samples=load_samples(images(0), subject)))
 
 
-@pytest.mark.parametrize("ranges", ["minmax", "moving_average", "percentile", "entropy", "mse"])
-def test_every_way_to_find_ranges(ranges: str, quantized: Quantizer) -> None:
+@pytest.mark.parametrize("calibration", ["minmax", "moving_average", "percentile", "entropy", "mse"])
+def test_every_way_to_find_ranges(calibration: str, quantized: Quantizer) -> None:
     subject = network()
-    result, _ = quantized(subject, images(0), ranges=ranges)
+    result, _ = quantized(subject, images(0), calibration=calibration)
     a, b = (plain_run(m, images(1))["y"].astype(np.float64) for m in (subject, result))
     assert 10 * np.log10(np.square(a).mean() / np.square(a - b).mean()) > 15
 

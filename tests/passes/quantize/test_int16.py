@@ -1,4 +1,4 @@
-"""`Quantize(wide=...)`: single layers that read activations of 16 bits among others of 8."""
+"""`Quantize(overrides=...)`: single layers that read activations of 16 bits among others of 8."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ Feeds = dict[str, np.ndarray]
 Quantizer = Callable[..., tuple[ir.Model, Changes]]
 Literally = Callable[[ir.Model, Feeds], Feeds]
 Floats = npt.NDArray[np.float64]
+
+
+def int16(*terms: str) -> dict[str, dict[str, str]]:
+    return {term: {"activations": "uint16"} for term in terms}
+
 
 CHAIN = """g (float[N,8,1,1] x) => (float[N,4,1,1] y) {
     a = Conv(x, w1) r = Relu(a) b = Conv(r, w2) s = Relu(b) y = Conv(s, w3) }"""
@@ -56,8 +61,8 @@ def types(subject: ir.Model) -> dict[str, str]:
     return found
 
 
-def test_only_what_a_wide_layer_reads_is_stored_in_16_bits(quantized: Quantizer) -> None:
-    result, changes = quantized(chain(), rows(0), target="qnn", wide=("b",))
+def test_only_what_an_int16_layer_reads_is_stored_in_16_bits(quantized: Quantizer) -> None:
+    result, changes = quantized(chain(), rows(0), target="qnn", overrides=int16("b"))
     assert [name for name, dtype in types(result).items() if dtype == "UINT16"] == ["r_quantized"]
     assert result.opset_imports[""] == 21
     assert lint(result, "qnn").findings == lint(quantized(chain(), rows(0), target="qnn")[0], "qnn").findings
@@ -67,7 +72,8 @@ def test_only_what_a_wide_layer_reads_is_stored_in_16_bits(quantized: Quantizer)
 def test_a_layer_with_a_bad_range_gains_from_16_bits_and_others_do_not(quantized: Quantizer) -> None:
     subject = chain()
     narrow, bad, good = (
-        decibels(subject, quantized(subject, rows(0), target="qnn", wide=wide)[0]) for wide in ((), ("b",), ("y",))
+        decibels(subject, quantized(subject, rows(0), target="qnn", overrides=int16(*names))[0])
+        for names in ((), ("b",), ("y",))
     )
     assert bad > narrow + 10
     assert abs(good - narrow) < 1
@@ -84,7 +90,7 @@ def rounded(values: Floats, seen: Floats, top: int) -> Floats:
 
 def test_a_tensor_read_in_16_bits_and_in_8_is_right_for_both(quantized: Quantizer, literally: Literally) -> None:
     subject, feeds = model(FORK, WEIGHTS), rows(0)
-    result, _ = quantized(subject, feeds, target="qnn", wide=("u",))
+    result, _ = quantized(subject, feeds, target="qnn", overrides=int16("u"))
     assert sorted(types(result).values()) == ["UINT16", *["UINT8"] * 4], "r twice; x, u and v in 8"
     x = feeds["x"][..., 0, 0].astype(np.float64)
     w1, w2, w3 = (subject.graph.initializers[n].const_value.numpy()[..., 0, 0].T.astype(float) for n in WEIGHTS)  # type: ignore[union-attr]
@@ -102,14 +108,14 @@ def test_a_tensor_read_in_16_bits_and_in_8_is_right_for_both(quantized: Quantize
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_one(quantized: Quantizer) -> None:
-    with pytest.raises(PassError, match=r"wide: 'bb' matches nothing in the model.*'b'"):
-        quantized(chain(), rows(0), target="qnn", wide=("b", "bb"))
+    with pytest.raises(PassError, match=r"overrides: 'bb' matches nothing in the model.*'b'"):
+        quantized(chain(), rows(0), target="qnn", overrides=int16("b", "bb"))
 
 
 def test_what_a_layer_in_float_reads_may_be_stored_in_16_bits(quantized: Quantizer) -> None:
     subject = chain()
     narrow, _ = quantized(subject, rows(0), target="qnn", exclude=("b",))
-    result, changes = quantized(subject, rows(0), target="qnn", exclude=("b",), wide=("b",))
+    result, changes = quantized(subject, rows(0), target="qnn", exclude=("b",), overrides=int16("b"))
     assert {refusal.subject for refusal in changes.refused} == {"b (Conv)"}
     assert types(result) == types(narrow) | {"r_quantized": "UINT16"}
     assert decibels(subject, result) > decibels(subject, narrow) + 10
@@ -117,15 +123,18 @@ def test_what_a_layer_in_float_reads_may_be_stored_in_16_bits(quantized: Quantiz
 
 def test_a_name_that_reads_no_integers_is_listed(quantized: Quantizer) -> None:
     subject = model("g (float[N,8] x) => (float[N,4] y) { t = Tanh(x) a = Gemm(t, w) y = Exp(a) }", {"w": (8, 4)})
-    _, changes = quantized(subject, {"x": rows(0)["x"][..., 0, 0]}, target="qnn", wide=("t",))
-    assert [refusal.subject for refusal in changes.refused if "wide = 't'" in refusal.reason] == ["t (Tanh)"]
+    _, changes = quantized(subject, {"x": rows(0)["x"][..., 0, 0]}, target="qnn", overrides=int16("t"))
+    assert [refusal.subject for refusal in changes.refused if "overrides names it" in refusal.reason] == ["t"]
 
 
-def test_a_target_without_16_bits_refuses_wide_layers(quantized: Quantizer) -> None:
-    with pytest.raises(OptionError, match="wide: target 'onnxruntime-cpu-?[a-z0-9]*' does not compute on uint16"):
-        quantized(chain(), rows(0), wide=("b",))
+def test_a_target_without_16_bits_refuses_int16_layers(quantized: Quantizer) -> None:
+    with pytest.raises(
+        OptionError,
+        match="overrides.b.activations = 'uint16': target 'onnxruntime-cpu-?[a-z0-9]*' does not compute on uint16",
+    ):
+        quantized(chain(), rows(0), overrides=int16("b"))
 
 
 def test_activations_that_have_16_bits_have_none_wider(quantized: Quantizer) -> None:
-    with pytest.raises(OptionError, match="wide: activations are uint16"):
-        quantized(chain(), rows(0), target="qnn", activations="uint16", wide=("b",))
+    with pytest.raises(OptionError, match=r"overrides.b.activations = 'int16': activations are uint16; none"):
+        quantized(chain(), rows(0), target="qnn", activations="uint16", overrides={"b": {"activations": "int16"}})

@@ -32,7 +32,7 @@ MEASURES = [
     "ranges by mse",
     "equalised",
     "biases corrected",
-    "rounding compensated",
+    "rounded by gptq",
 ]
 
 
@@ -93,7 +93,8 @@ def test_the_layer_with_the_bad_range_is_the_one_in_16_bits() -> None:
     subject = net(spread=300)
     loss = {}
     for wide in ((), ("b",)):
-        step = Quantize(target="qnn", correct=False, rounding="nearest", wide=wide)
+        overrides = {name: {"activations": "uint16"} for name in wide}
+        step = Quantize(target="qnn", correct=False, rounding="nearest", overrides=overrides)
         copy = subject.clone()
         step.apply(copy, step.plan(copy, Context(copy, samples=load_samples(rows(), copy))))
         y, z = (plain_run(m, rows(7))["y"].astype(np.float64) for m in (subject, copy))
@@ -105,7 +106,7 @@ def test_the_layer_with_the_bad_range_is_the_one_in_16_bits() -> None:
 
 
 def test_ranges_that_the_user_chose_are_kept() -> None:
-    plan = held(net(), max_drop=0.0, ranges="entropy")
+    plan = held(net(), max_drop=0.0, calibration="entropy")
     assert names(plan)[:4] == ["rounded to nearest", *MEASURES[3:]]
 
 
@@ -133,7 +134,7 @@ def test_where_a_model_cannot_be_raised_16_bits_are_not_possible(monkeypatch: py
     assert attempts(plan)[6] == "layers with activations of 16 bits: not possible, onnx's version converter fails"
     assert "1 of 4 layers in float" in attempts(plan)[7]
     with pytest.raises(PassError, match="version converter"):
-        held(net(), max_drop=0.0, target="qnn", wide=("b",))
+        held(net(), max_drop=0.0, target="qnn", overrides={"b": {"activations": "uint16"}})
 
 
 def test_the_text_report_lists_the_attempts() -> None:

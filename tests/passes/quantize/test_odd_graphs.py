@@ -122,7 +122,7 @@ def test_integers_may_be_moved_to_what_is_left_in_float(what: str, opset: int, d
     axes = "m,n,o" if "axis" in what else "m,n"
     text = f"g (float[4,16] x) => (float[{axes}] y) {{ a = MatMul(x, w) b = Relu(a) {MOVED[what]} }}"
     subject = model(text, {n: v for n, v in weights.items() if n in text.split("{", 1)[1]}, opset=opset)
-    stored = QuantizeWeights(dtype=dtype, per_channel=False, minimum_size=1)
+    stored = QuantizeWeights(dtype=dtype, granularity="tensor", minimum_size=1)
     for step in (Quantize(activations=dtype, coverage="all"), stored):
         result, report = apply(subject, [step], data={"x": ROWS.reshape(-1, 16)})
         assert report.steps[0].done

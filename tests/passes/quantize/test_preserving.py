@@ -15,20 +15,20 @@ from onnxcompress.graph.weights import find_weights
 from onnxcompress.passes import Cluster, MagnitudePrune, PruneNOfM, Quantize, QuantizeWeights
 
 QUANTIZERS: list[Pass] = [
-    Quantize(per_channel=True),
-    Quantize(per_channel=False),
-    Quantize(activations="int8", per_channel=True),
+    Quantize(granularity="channel"),
+    Quantize(granularity="tensor"),
+    Quantize(activations="int8", granularity="channel"),
     QuantizeWeights(minimum_size=1),
-    QuantizeWeights(minimum_size=1, per_channel=False),
+    QuantizeWeights(minimum_size=1, granularity="tensor"),
     QuantizeWeights(minimum_size=1, symmetric=False),
-    QuantizeWeights(minimum_size=1, dtype="uint4", per_channel=False, scales="mse"),
+    QuantizeWeights(minimum_size=1, dtype="uint4", granularity="tensor", calibration="mse"),
     QuantizeWeights(minimum_size=1, dtype="int4", block_size=2),
-    QuantizeWeights(minimum_size=1, dtype="uint8", block_size=3, scales="mse"),
+    QuantizeWeights(minimum_size=1, dtype="uint8", block_size=3, calibration="mse"),
 ]
 
 COMPENSATED: list[Pass] = [
     QuantizeWeights(minimum_size=1, rounding="gptq"),
-    QuantizeWeights(minimum_size=1, rounding="gptq", dtype="uint4", block_size=2, scales="mse"),
+    QuantizeWeights(minimum_size=1, rounding="gptq", dtype="uint4", block_size=2, calibration="mse"),
 ]
 """These keep zeros, but not clusters: equal weights make up for different errors."""
 
@@ -91,7 +91,7 @@ def test_clusters_stay_clusters(quantizer: Pass) -> None:
     for before, integers, meant in weights:
         assert len(np.unique(before)) <= 9
         assert not meant[before == 0].any()
-        if quantizer.options()["per_channel"]:
+        if quantizer.options()["granularity"] != "tensor":
             continue
         assert len(np.unique(integers)) <= len(np.unique(before))
         pairs = np.unique(np.stack([before.ravel(), meant.ravel()]), axis=1)

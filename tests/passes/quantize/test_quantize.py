@@ -288,7 +288,7 @@ def test_int8_activations(quantized: Quantizer) -> None:
 
 def test_one_scale_for_each_weight(quantized: Quantizer, kernels: Kernels) -> None:
     subject, feeds = net(PATTERNS["relu"][0]), image()
-    result, _ = quantized(subject, feeds, per_channel=False)
+    result, _ = quantized(subject, feeds, granularity="tensor")
     assert kernels(result)["QLinearConv"] == 2
     assert all("axis" not in node.attributes for node in result.graph)
     assert close(plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]) > 25

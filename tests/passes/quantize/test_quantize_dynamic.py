@@ -59,12 +59,12 @@ def rounded_weight(w: np.ndarray, axis: int | None, largest: int = LARGEST) -> n
 
 CHOICES: list[Any] = [
     ({}, True, LARGEST),
-    ({"per_channel": False}, False, LARGEST),
+    ({"granularity": "tensor"}, False, LARGEST),
     pytest.param(
         ({"reduce_range": False}, True, 127), marks=pytest.mark.skipif(SATURATES, reason="sums saturate here")
     ),
     ({"weights": "uint8"}, True, 127),
-    ({"weights": "uint8", "per_channel": False, "reduce_range": True}, False, 64),
+    ({"weights": "uint8", "granularity": "tensor", "reduce_range": True}, False, 64),
     ({"reduce_range": True}, True, 64),
 ]
 

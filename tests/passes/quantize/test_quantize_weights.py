@@ -62,7 +62,8 @@ def restored(result: ir.Model, name: str) -> tuple[np.ndarray, np.ndarray]:
 def test_weights_are_half_a_step_off_at_most(weight: np.ndarray, per_channel: bool, symmetric: bool) -> None:
     rows, columns = weight.shape
     subject = model(f"g (float[N,{rows}] x) => (float[N,{columns}] y) {{ y = MatMul(x, w) }}", {"w": weight})
-    result, _ = stored(subject, per_channel=per_channel, symmetric=symmetric, minimum_size=1)
+    granularity = "channel" if per_channel else "tensor"
+    result, _ = stored(subject, granularity=granularity, symmetric=symmetric, minimum_size=1)
     found, scale = restored(result, "w")
     assert (np.abs(weight - found) <= scale * 0.50001).all()
     assert scale.size == (columns if per_channel else 1)

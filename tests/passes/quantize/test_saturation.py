@@ -86,7 +86,7 @@ def test_dynamic_quantization_uses_7_bits_where_it_must(
     found: dict[str, Any] = {}
     for weights in ("int8", "uint8"):
         step = QuantizeDynamic(weights=weights)  # type: ignore[arg-type]
-        found[weights] = step.plan(net(), Context(net())).largest
+        found[weights] = step.plan(net(), Context(net())).weights[0].largest
     assert found == {"int8": largest, "uint8": 127}
 
 

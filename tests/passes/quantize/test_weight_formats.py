@@ -47,11 +47,11 @@ def operators(result: ir.Model) -> list[str]:
 
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("length", [64, 70])
-@pytest.mark.parametrize("scales", ["max", "mse"])
-def test_blocks_of_a_matrix(dtype: str, length: int, scales: str) -> None:
+@pytest.mark.parametrize("calibration", ["minmax", "mse"])
+def test_blocks_of_a_matrix(dtype: str, length: int, calibration: str) -> None:
     weight = np.random.default_rng(0).normal(size=(length, 6)).astype(np.float32)
     subject = model(f"g (float[N,{length}] x) => (float[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
-    result, changes = stored(subject, dtype=dtype, block_size=32, scales=scales)
+    result, changes = stored(subject, dtype=dtype, block_size=32, calibration=calibration)
     assert result.opset_imports[""] == 21
     assert changes.done[0].what == "opset raised to 21"
     found = tensors(result)
@@ -61,7 +61,7 @@ def test_blocks_of_a_matrix(dtype: str, length: int, scales: str) -> None:
     assert (zero.astype(int) == 0).all() == (not dtype.startswith("u"))
     step = in_blocks(scale, 32, 0, length)
     meant = step * (integers.astype(np.float64) - in_blocks(zero, 32, 0, length))
-    if scales == "max":
+    if calibration == "minmax":
         assert (np.abs(weight - meant) <= step * 0.5001).all()
     x = np.eye(length, dtype=np.float32)
     np.testing.assert_allclose(plain_run(result, {"x": x})["y"], meant, atol=1e-5)
@@ -211,11 +211,14 @@ def test_a_float16_matrix_is_read_in_float16() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "int3"}, "dtype"),
     ({"block_size": 1}, "block_size"),
-    ({"block_size": 32, "per_channel": False}, "block_size = 32: each block"),
+    ({"block_size": 32, "granularity": "tensor"}, "block_size = 32: each block.*'tensor'"),
+    ({"block_size": 32, "granularity": "channel"}, "block_size = 32: each block.*'channel'"),
+    ({"granularity": "block"}, "granularity = 'block': block_size is missing"),
     ({"format": "matmulnbits"}, "block_size = None: expected 16, 32"),
     ({"format": "matmulnbits", "block_size": 24}, "block_size = 24: expected 16, 32"),
     ({"format": "matmulnbits", "block_size": 8}, "block_size = 8: expected 16, 32"),
-    ({"scales": "best"}, "scales"),
+    ({"calibration": "best"}, "calibration"),
+    ({"calibration": "percentile"}, "calibration"),
     ({"rounding": "up"}, "rounding"),
 ]
 
