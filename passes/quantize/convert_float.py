@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Promise, Refusal
 from onnxcompress.errors import DataError, PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.functions import inline
 from onnxcompress.selection import OverridablePass, node_subjects
 
@@ -204,7 +204,7 @@ def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
         common.NameFixPass()(model)
         done.append("local functions inlined")
     if dtype == "bfloat16":
-        if any(edit.op_of(node) in ("Conv", "ConvTranspose") for node in model.graph.all_nodes()):
+        if any(edit.op_of(node) in operators.CONVOLUTIONS for node in model.graph.all_nodes()):
             try:
                 done += [f"opset raised to {CONVOLUTIONS}"] if raise_opset(model, CONVOLUTIONS) else []
             except PassError as error:

@@ -12,13 +12,11 @@ import onnx_ir as ir
 from onnxcompress.contract import Change
 from onnxcompress.graph import edit, shapes
 from onnxcompress.graph.functions import ORIGIN, inline
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import LAYERS
 
 from ..shared.units import COMPUTE
 from .halves import HALVES, widen
-
-TYPED_BY_WEIGHT = {*COMPUTE, "LSTM", "com.microsoft::Attention"}
-"""Their first and second input have one type."""
-
 
 TYPED_BY_DATA = {"Compress", "Identity", "ReverseSequence", "Unique"}
 """Their first output has the type of their first input, which onnx does not infer in old opsets."""
@@ -102,8 +100,6 @@ def infer_types(model: ir.Model) -> None:
             given = node.inputs[0] if edit.op_of(node) in TYPED_BY_DATA else None
             if given is not None and given.type is not None and node.outputs[0].type is None:
                 node.outputs[0].type, found = given.type, True
-            if edit.op_of(node) not in TYPED_BY_WEIGHT or len(node.inputs) < 2:
-                continue
-            value, weight = node.inputs[0], node.inputs[1]
-            if value is not None and value.type is None and weight is not None and weight.type is not None:
-                value.type, found = weight.type, True
+            layer = Layer.of(node, among=LAYERS)
+            if layer is not None and layer.data.type is None and layer.value.type is not None:
+                layer.data.type, found = layer.value.type, True

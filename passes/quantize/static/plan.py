@@ -17,7 +17,7 @@ from onnxcompress.graph import constants, edit
 from ..equalise.equalisation import Equalisation
 from ..prepare.prepare import FOLDS
 from ..shared import scales
-from ..shared.units import Unit, alpha, bias_of, channel_axis, weight_of
+from ..shared.units import Unit, bias_of, channel_axis, layer_of
 from .int16 import Int16Layers
 from .placement import Placement
 from .scheme import Granularity, Scheme
@@ -301,18 +301,18 @@ def _weights(
     units: list[Unit], points: _Points, scheme: Scheme, granularity: Mapping[ir.Node, Granularity]
 ) -> tuple[WeightScale, ...]:
     """Give each weight its scales; nodes that share a weight and its axis get the same ones."""
-    chosen: dict[tuple[ir.Value | None, int | None, float], Scales] = {}
-    waiting: list[tuple[Unit, tuple[ir.Value | None, int | None, float], bool]] = []
+    chosen: dict[tuple[ir.Value, int | None, float], Scales] = {}
+    waiting: list[tuple[Unit, tuple[ir.Value, int | None, float], bool]] = []
     for unit in units:
         node = unit.node
         if unit.kind != "compute" or len(unit.data) + len(unit.operands) > 1:
             continue
-        array = weight_of(node)
-        channels = channel_axis(node, array.ndim)
+        layer = layer_of(node)
+        array, channels = layer.single_weight, channel_axis(layer)
         axis = channels if granularity.get(node, scheme.granularity) == "channel" else None
-        key = (node.inputs[1], axis, alpha(node))
+        key = (layer.value, axis, layer.alpha)
         scale = chosen[key] if key in chosen else scales.spanning(scales.rows(array, axis), scheme.weight_grid)[0]
-        bias = None if channels is None else bias_of(node, unit.bias_node, array.shape[channels])
+        bias = None if channels is None else bias_of(layer, unit.bias_node)
         if bias is not None and scheme.bias == "int32":
             dead = ~scales.rows(array, axis).any(axis=1)
             scale = scales.raise_for_bias(scale, dead & (scale == 1), bias, float(points.input_scale(unit)))
