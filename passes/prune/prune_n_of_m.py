@@ -42,8 +42,6 @@ class PruneNOfM(EachWeightPass):
         super().__post_init__()
         if self.n >= self.m:
             raise OptionError(f"{self.name}: n = {self.n}: expected less than m = {self.m}")
-        for term in self.overrides:
-            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
         """Say why a weight has no rows of m."""

@@ -52,8 +52,6 @@ class PruneSlices(EachWeightPass):
         super().__post_init__()
         if not isinstance(self.norm, str) and math.isnan(self.norm):
             raise OptionError(f"{self.name}: norm = nan: expected the order of a norm")
-        for term in self.overrides:
-            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
         """Say why a weight has no slices, or too few."""

@@ -72,7 +72,7 @@ def _starts(graph: ir.Graph) -> tuple[list[ir.Node], list[Refusal]]:
 def _ends(graph: ir.Graph) -> tuple[list[ir.Node], list[Refusal]]:
     """Follow each output back to the pooling where sparse inference ends."""
     producers = [node for value in graph.outputs if (node := value.producer()) is not None]
-    found, wrong = _follow(producers, _is_end, _previous)
+    found, wrong = _follow(producers, lambda node: _is_end(node) or edit.op_of(node) == "Shape", _previous)
     return found, [_dense(edit.label(n), "no global average pooling comes behind it, and it ends there") for n in wrong]
 
 
