@@ -91,7 +91,7 @@ class Quantize(OverridablePass):
         "gptq" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `ranges`, if it is "minmax",
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `calibration`, if it is "minmax",
         `equalise`, `correct`, `rounding` and, in the end, layers with activations of 16 bits, where the target takes
         them, and layers that stay in float are only what that takes: the cheapest of them that holds on half of the
         samples, after fitting to the other half; the report tells which.
