@@ -46,7 +46,7 @@ class Distill(SelectivePass):
         Passes over the samples.
     batch_size : int
         Samples per step.
-    optimiser : {"adamw", "sgd"}
+    optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
         The rate of the first step.
@@ -72,7 +72,7 @@ class Distill(SelectivePass):
 
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1)] = 32
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
@@ -109,8 +109,8 @@ class Distill(SelectivePass):
         return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=(*refused, *selected.idle))
 
     def _settings(self, seed: int) -> Settings:
-        names = {field.name for field in fields(Settings)}
-        return Settings(**{name: value for name, value in self.options().items() if name in names}, seed=seed)
+        names = {field.name for field in fields(Settings)} - {"seed"}
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
 
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
