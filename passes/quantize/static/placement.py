@@ -72,7 +72,7 @@ def place(
     left_alone: Mapping[ir.Node, str],
     blocked: Mapping[ir.Node, str],
     operators: Collection[str],
-    coverage: Coverage = "worth",
+    coverage: Coverage = "layers",
 ) -> Placement:
     """Choose the nodes that compute on integers.
 
@@ -86,14 +86,15 @@ def place(
         More nodes to leave alone, whatever was asked for.
     operators : collection of str
         What the target computes on integers or passes on.
-    coverage : {"worth", "all"}
-        Which cheap nodes take part.
+    coverage : {"layers", "all"}
+        Which nodes that compute on values take part.
 
     Notes
     -----
-    With "worth", a cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap
-    nodes and data movement, and reaching another compute node. Anywhere else integers would be converted just for it.
-    With "all", each cheap node takes part, and data movement between any two.
+    With "layers", a node that computes on values takes part when it lies between two layers: reached from a Conv
+    through others of its kind and data movement, and reaching another layer. Anywhere else integers would be converted
+    just for it.
+    With "all", each of them takes part, and data movement between any two.
     """
     result = Placement()
     rules = _Rules(left_alone={**left_alone, **blocked}, operators=operators, coverage=coverage)
@@ -102,8 +103,8 @@ def place(
     for graph in model.graph.subgraphs():
         if graph in hidden:
             reason = f"it is inside an inner graph of {hidden[graph]}, where no range can be measured"
-            worth = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
-            result.refused += [Refusal(edit.label(node), reason) for node in worth]
+            layers = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
+            result.refused += [Refusal(edit.label(node), reason) for node in layers]
         else:
             _place_in(graph, rules, result)
     _find_sources(result)
@@ -155,8 +156,8 @@ def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
 
 
 def _connected(units: list[Unit], all_operators: bool) -> list[Unit]:
-    """Keep the compute units, the cheap ones too if they take part everywhere, and what lies between two of them."""
-    seeds = {unit for unit in units if unit.kind == "compute" or (all_operators and unit.kind == "cheap")}
+    """Keep the compute units, those on values too if they take part everywhere, and what lies between two of them."""
+    seeds = {unit for unit in units if unit.kind == "compute" or (all_operators and unit.kind == "values")}
     after: set[ir.Value] = set()
     reached: set[Unit] = set()
     for unit in units:
