@@ -6,8 +6,6 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +29,17 @@ def python_blocks(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
-def test_commands_run(page: Path, tmp_path: Path) -> None:
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds what a clone holds, one after another."""
     for name in ("models", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
     for command in commands(page):
         program, *arguments = shlex.split(command)
         assert program == "onnxcompress"
-        done = subprocess.run(
-            [sys.executable, "-m", "onnxcompress", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stderr)
-        assert done.stdout or done.stderr, command
+        done = call(*arguments)
+        assert done.exit_code == 0, (command, done.output)
+        assert done.output, command
 
 
 def mapped() -> list[str]:

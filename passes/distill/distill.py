@@ -89,7 +89,9 @@ class Distill(SelectivePass):
         arrays = samples.arrays()
         found = trainable_weights(model, arrays)
         selected = self.select(model, _subjects(model, found.free))
-        stopped = found.stopped | {str(value.name): reason for value, reason in selected.why_not.items()}
+        defaults = {str(value.name) for value in edit.defaults(model.graph)}
+        stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
+        stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
         options = {name: value for name, value in self.options().items() if name not in ("include", "exclude")}
         checkpoint = options.pop("checkpoint")
         labels = samples.labels
