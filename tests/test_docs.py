@@ -80,6 +80,13 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), (page.name, target)
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_are_there(page: str) -> None:
+    named = re.findall(r"`((?:\w+/)+[\w.]*|\w+\.(?:py|md|toml))`", (ROOT / page).read_text())
+    assert len(named) > 30
+    assert [name for name in named if name != "__init__.py" and not (ROOT / name).exists()] == []
+
+
 def test_the_guide_shows_the_recipe_that_is_there() -> None:
     shown = re.search(r"```toml\n(.*?)\n\n#", (ROOT / "docs" / "guide.md").read_text(), re.S)
     assert shown is not None

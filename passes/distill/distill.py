@@ -45,7 +45,7 @@ class Distill(SelectivePass):
         Passes over the samples.
     batch_size : int
         Samples per step.
-    optimiser : {"adamw", "sgd"}
+    optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
         The rate of the first step.
@@ -71,7 +71,7 @@ class Distill(SelectivePass):
 
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1)] = 32
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01

@@ -19,7 +19,7 @@ from onnxcompress.graph.layer import Layer
 
 from . import scales
 
-Kind = Literal["compute", "cheap", "move"]
+Kind = Literal["compute", "values", "move"]
 
 LARGEST = 2.0**62
 """Of a weight or bias: the scale of a bias, the product of the weight's and the input's, must not overflow."""
@@ -31,7 +31,7 @@ OPEN = frozenset(op for op in COMPUTE if operators.facts(op).family == "product"
 """Their integer kernels can give float as well, so that what follows stays float (and GELU stays one kernel) unless it
 is another of them."""
 
-CHEAP = frozenset(operators.on_integers("values"))
+ON_VALUES = frozenset(operators.on_integers("values"))
 
 OFTEN_FLOAT = frozenset(operators.on_integers("at a cost"))
 """More of them, which compute on integers only where every operator shall, and where the target has a kernel.
@@ -62,7 +62,7 @@ class Unit:
     Attributes
     ----------
     node : onnx_ir.Node
-    kind : {"compute", "cheap", "move"}
+    kind : {"compute", "values", "move"}
     data : tuple of int
         Inputs that hold activations.
     operands : tuple of int
@@ -118,9 +118,9 @@ def find_unit(node: ir.Node, apart: Collection[str] = ()) -> Unit | str | None:
     if op in COMPUTE:
         reason = _wrong_type(node) or OBSTACLES[op](node)
         return reason or _compute_unit(node, apart)
-    if op in CHEAP or (op in OFTEN_FLOAT and op in apart):
+    if op in ON_VALUES or (op in OFTEN_FLOAT and op in apart):
         wanted = operators.facts(op).data
-        return _cheap_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted, apart)
+        return _values_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted, apart)
     if op in MOVES and _is_float(node.inputs[0]) and not constants.is_constant(node.inputs[0]) and _passes_on(node):
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         return Unit(node, "move", (0,), outputs=outputs) if len(outputs) == _named_outputs(node) else None
@@ -198,7 +198,7 @@ def _compute_unit(node: ir.Node, apart: Collection[str]) -> Unit:
     return _fuse(unit, apart)
 
 
-def _cheap_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) -> Unit | None:
+def _values_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) -> Unit | None:
     present = [i for i in wanted if i < len(node.inputs) and node.inputs[i] is not None]
     fixed = tuple(i for i in present if constants.is_constant(node.inputs[i]))
     if len(fixed) == len(present) or not all(_is_float(v) for v in (*(node.inputs[i] for i in present), *node.outputs)):
@@ -206,7 +206,7 @@ def _cheap_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) 
     if any(_weight_obstacle(node.inputs[i]) for i in fixed) or "dilations" in node.attributes:
         return None
     data = tuple(i for i in present if i not in fixed)
-    return _fuse(Unit(node, "cheap", data, fixed, [node.outputs[0]]), apart)
+    return _fuse(Unit(node, "values", data, fixed, [node.outputs[0]]), apart)
 
 
 def _passes_on(node: ir.Node) -> bool:

@@ -129,7 +129,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimiser": "adam"}, {"batch_size": 0}]
+    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimizer": "adam"}, {"batch_size": 0}]
 )
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
