@@ -40,8 +40,9 @@ class QuantizeWeights(OverridablePass):
     """Store the weights as int8, a quarter of their size, or in 4 bits, and go on computing in float.
 
     ``W ≈ scale · (q − zero_point)``: integers and a DequantizeLinear take the place of each weight of Conv,
-    ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN, and of each table that Gather looks up by rows (there, with 8 bits,
-    DequantizeLinear stands behind Gather, so that only the rows looked up are converted).
+    ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN (and of what onnxruntime fuses: Attention, FusedConv, FusedGemm,
+    FusedMatMul), and of each table that Gather looks up by rows (there, with 8 bits, DequantizeLinear stands behind
+    Gather, so that only the rows looked up are converted).
 
     Parameters
     ----------

@@ -11,12 +11,14 @@ import pytest
 from corpus import text
 from corpus.oracle import plain_run
 
+from onnxcompress.contract import Context
 from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit, operators
 from onnxcompress.graph.bias import add_to_outputs
 from onnxcompress.graph.cost import macs
 from onnxcompress.graph.layer import Layer, axes_of
 from onnxcompress.graph.weights import find_weights
+from onnxcompress.passes import QuantizeWeights
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>\n'
 
@@ -184,6 +186,28 @@ def test_a_weight_is_seen_through_what_moves_it() -> None:
     seen = Layer(node, read=lambda value: constants.find(value, dequantized=True))
     np.testing.assert_array_equal(seen.weight, np.arange(30).reshape(6, 5).T * 0.5)
     assert (seen.outputs, seen.inputs) == (6, 5)
+
+
+FUSED = {
+    "Attention": ("com.microsoft.Attention<num_heads = 2>(x, w, b)", {"w": (16, 48), "b": (48,)}, (2, 5, 16), 3, 48),
+    "FusedConv": ('com.microsoft.FusedConv<activation = "Relu">(x, w)', {"w": (24, 16, 3, 3)}, (2, 16, 6, 6), 4, 24),
+    "FusedMatMul": ("com.microsoft.FusedMatMul<transB = 1, alpha = 0.25>(x, w)", {"w": (48, 32)}, (3, 32), 2, 48),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_weights_of_fused_operators_are_stored_with_one_scale_for_each_output(name: str) -> None:
+    call, weights, shape, rank, outputs = FUSED[name]
+    model = parse(call, weights, len(shape), rank)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    before = plain_run(model, {"x": x})["y"]
+    step = QuantizeWeights(minimum_size=64)
+    plan = step.plan(model, Context(model))
+    step.apply(model, plan)
+    assert plan.weights["w"].scale.size == outputs
+    assert model.graph.initializers["w_quantized"].dtype == ir.DataType.INT8
+    after = plain_run(model, {"x": x})["y"]
+    assert np.linalg.norm(after - before) < 0.01 * np.linalg.norm(before)
 
 
 def test_an_integer_convolution_multiplies_as_often_as_the_float_one() -> None:

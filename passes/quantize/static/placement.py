@@ -10,26 +10,13 @@ import onnx_ir as ir
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.operators import INTEGER_OPERATORS
 
 from ..shared.units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 from .scheme import Coverage
 
-INTEGER_OPS = (
-    "ConvInteger",
-    "DequantizeLinear",
-    "DynamicQuantize",
-    "GatherBlockQuantized",
-    "MatMulBnb4",
-    "MatMulInteger",
-    "MatMulNBits",
-    "QAttention",
-    "QEmbedLayerNormalization",
-    "QGemm",
-    "QLinear",
-    "QMoE",
-    "QOrdered",
-    "QuantizeLinear",
-)
+INTEGER = {op.rpartition("::")[2] for op in INTEGER_OPERATORS}
+BEGINNINGS = ("DequantizeLinear", "DynamicQuantize", "GatherBlockQuantized", "QLinear", "QOrdered", "QuantizeLinear")
 """Any operator that begins so means that somebody quantized the model before."""
 
 
@@ -74,7 +61,7 @@ def check_not_quantized(model: ir.Model) -> None:
     """Raise `PassError` when the model holds quantized operators already."""
     inside = (node for function in model.functions.values() for node in function.all_nodes())
     for node in (*model.graph.all_nodes(), *inside):
-        if node.op_type.startswith(INTEGER_OPS):
+        if node.op_type in INTEGER or node.op_type.startswith(BEGINNINGS):
             raise PassError(
                 f"the model is already quantized: {edit.label(node)}; give the float model that it was made from"
             )
