@@ -17,8 +17,8 @@ class Labels:
     `join` declares that two axes must lose the same positions. Two positions with one label each become one label;
     a position with one label against a position with several makes that label a *product* of them, everywhere.
     Every step only ever coarsens, so the result is sound whatever the order. A frozen label never goes, so it is
-    dropped from products, which keeps them short however deep the graph. `addition` is added to every reason for freezing
-    while it is set.
+    dropped from products, which keeps them short however deep the graph. `addition` is added to every reason for
+    freezing while it is set.
     """
 
     def __init__(self) -> None:
