@@ -201,7 +201,8 @@ def test_toml_python_and_the_command_line_say_the_same(name: str) -> None:
 
 def test_distill_leaves_alone_what_is_excluded(frozen: list[str]) -> None:
     _, step = run(make("distill", exclude=("norm2", "w3")))
-    assert sorted(frozen) == ["m2", "s2", "t2", "v2_var", "w3"]
+    defaults = {"d1", "d2"}  # a caller may replace these
+    assert set(frozen) - defaults == {"m2", "s2", "t2", "v2_var", "w3"}
     assert {r.subject: r.reason for r in step.refused}["w3"] == "excluded by 'w3'"
     frozen.clear()
     run(make("distill", include="conv1"))
