@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -211,8 +212,20 @@ class Samples:
         for piece in self._checked():
             seen += piece.count
             if seen >= enough:
-                return tuple(Samples(self._source, self._layout, part=part) for part in (FIT, JUDGE))  # type: ignore[return-value]
+                source = self._as_source()
+                return Samples(source, self._layout, part=FIT), Samples(source, self._layout, part=JUDGE)
         return None
+
+    def _as_source(self) -> Source:
+        """Return what gives these samples and no others."""
+        if self._limit is None and not self._skip and self._only is None:
+            return self._source
+
+        def pieces() -> Iterator[Piece]:
+            for batch in self._checked():
+                yield self.description, batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels})
+
+        return dataclasses.replace(self._source, pieces=pieces, description=self.description)
 
     def _like(self, limit: int | None, skip: int, *, gathers: bool = False) -> Samples:
         return Samples(self._source, self._layout, limit, skip, gathers=gathers, part=self._only)

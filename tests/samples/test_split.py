@@ -49,6 +49,15 @@ def test_labels_that_go_round_are_all_kept() -> None:
     assert np.bincount(judge.labels, minlength=5).min() > 20  # type: ignore[arg-type]
 
 
+def test_a_part_of_the_samples_is_split_by_itself() -> None:
+    x = np.arange(400, dtype=np.float32).reshape(100, 4)
+    samples = load_samples({"x": x, "labels": np.arange(100)}, INPUTS).tail(10).head(60)
+    fit, judge = samples.split()  # type: ignore[misc]
+    assert (fit.count, judge.count) == (48, 12)
+    assert sorted([*fit.labels, *judge.labels]) == list(range(10, 70))  # type: ignore[misc]
+    assert samples.head(49).split() is None
+
+
 def test_too_few_samples_are_not_split() -> None:
     assert load_samples({"x": np.zeros((49, 4), np.float32)}, INPUTS).split() is None
 
