@@ -216,7 +216,7 @@ def test_local_functions_are_inlined() -> None:
         f (a) => (b) { w = Constant<value = float[2,2] {1.0, 2.0, -3.0, 4.0}>() b = MatMul(a, w) }""")
     subject = ir.from_proto(proto)
     result, changes = converted(subject)
-    assert changes.done[0].what == "local functions inlined"
+    assert changes.done[0].what == "local functions inlined: f"
     assert types(result)["MatMul"] == "FLOAT16"
     close(subject, result, {"x": np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)})
 
