@@ -62,13 +62,16 @@ class Verifier:
     Raises
     ------
     ModelError
-        ONNX Runtime cannot load or run the model.
+        The ONNX checker rejects the model, or ONNX Runtime cannot load or run it.
     """
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds] | None = None) -> None:
         from .samples.inputs import runnable_feeds
 
         self._strict = _checker_message(model, full=True) is None
+        message = None if self._strict else _checker_message(model, full=False)
+        if message is not None:
+            raise ModelError(f"the ONNX checker rejects the model: {message}")
         self.random = [edit.label(node) for node in settled.random_nodes(model)]
         session = _open(settled.settled(model))
         self.feeds: list[Feeds] = list(runnable_feeds(model, session) if feeds is None else feeds)
