@@ -20,7 +20,7 @@ import fnmatch
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
@@ -28,6 +28,9 @@ from .contract import Pass, Refusal, check_option
 from .errors import OptionError, PassError, did_you_mean
 from .graph import edit
 from .graph.functions import ORIGIN
+
+if TYPE_CHECKING:
+    from .channels.groups import Groups
 
 Terms: TypeAlias = tuple[str, ...]
 Overrides: TypeAlias = dict[str, dict[str, Any]]
@@ -58,6 +61,11 @@ class Subject:
             known = self.operators if origin.startswith(OPERATOR) else self.names
             known.add(origin.removeprefix(OPERATOR))
 
+    def joined(self, *others: Subject) -> Subject:
+        """Return what goes by all names of this and of others."""
+        every = (self, *others)
+        return Subject(set().union(*(one.names for one in every)), set().union(*(one.operators for one in every)))
+
     def matches(self, term: str) -> bool:
         """Tell whether a term means this."""
         known, pattern = (self.names, term)
@@ -82,6 +90,18 @@ def value_subjects(values: Iterable[ir.Value]) -> dict[ir.Value, Subject]:
         found[value] = Subject({str(value.name)})
         for node in value.consumers():
             found[value].add_node(node)
+    return found
+
+
+def group_subjects(groups: Groups) -> dict[str, Subject]:
+    """Return groups of channels by name: by that, by their weights and other constants, and by who reads these."""
+    found = {}
+    for group in (*groups.prunable, *groups.frozen):
+        constants = value_subjects({member.value: None for member in group.constants()})
+        found[group.name] = Subject({group.name}).joined(*constants.values())
+        for value in constants:
+            for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
+                found[group.name].add_node(sink.node)
     return found
 
 
@@ -121,7 +141,7 @@ class Selected(Generic[K, PassT]):
 
     def idle_but(self, touched: Iterable[K]) -> tuple[Refusal, ...]:
         """Return those that mean nothing of what was touched, or refused for a reason of its own."""
-        known = [self.subjects[key] for key in touched]
+        known = [self.subjects[key] for key in touched if key in self.subjects]
         named = {"include": self.step.include, "overrides": tuple(getattr(self.step, "overrides", {}))}
         return tuple(
             Refusal(term, f"{option} names it, and there is nothing that {self.step.name} could do to it")

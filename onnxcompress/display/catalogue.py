@@ -15,9 +15,13 @@ import msgspec
 from .. import registry
 from ..contract import Pass
 from ..errors import OptionError
+from ..selection import OverridablePass
 
 BOUNDS = {"ge": "≥{:g}", "gt": ">{:g}", "le": "≤{:g}", "lt": "<{:g}"}
 """Bounds of `msgspec.Meta`, and how they read."""
+
+SHARED = tuple(field.name for field in dataclasses.fields(OverridablePass))
+"""Options that many passes have; they come last."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,15 @@ def entry(name: str) -> Entry:
 
 
 def _options(kind: type[Pass], text: str) -> tuple[Option, ...]:
+    """Return a pass's own options, then those that passes share."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    meanings = _meanings(text)
+    inherited = [cleandoc(base.__doc__ or "") for base in reversed(kind.__mro__) if issubclass(base, Pass)]
+    meanings = {name: meaning for doc in (*inherited, text) for name, meaning in _meanings(doc).items()}
     options = []
-    for field in dataclasses.fields(kind):
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in SHARED):
         shown, allowed = _shown(hints[field.name])
+        if field.name == "overrides" and issubclass(kind, OverridablePass):
+            allowed = f"of {', '.join(kind.overridable)}"
         options.append(Option(field.name, shown, allowed, _default(field), meanings.get(field.name, "")))
     return tuple(options)
 
@@ -104,10 +112,16 @@ def _shown(hint: Any) -> tuple[str, str]:
         return type(args[0]).__name__, ", ".join(str(arg) for arg in args)
     if origin in (typing.Union, types.UnionType):
         parts = [_shown(arg) for arg in args if arg is not type(None)]
-        return " or ".join(dict.fromkeys(p[0] for p in parts)), ", ".join(p[1] for p in parts if p[1])
+        several = len({shown for shown, _ in parts}) > 1
+        limits = [
+            f"{shown} {allowed}" if several and shown != "str" else allowed for shown, allowed in parts if allowed
+        ]
+        return " or ".join(dict.fromkeys(shown for shown, _ in parts)), ", or ".join(limits)
     if origin in (tuple, list):
         shown, allowed = _shown(args[0])
         return f"list of {shown}", allowed
+    if origin is dict:
+        return "table", ""
     return getattr(hint, "__name__", str(hint)), "true, false" if hint is bool else ""
 
 
@@ -122,7 +136,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list, dict)):
         return ",".join(_as_typed(item) for item in value) or "none"
     if isinstance(value, bool):
         return str(value).lower()
@@ -138,9 +152,10 @@ def _without_sections(text: str) -> str:
 
 
 def _meanings(text: str) -> dict[str, str]:
-    """Read ``name : type`` and the indented lines below it out of a numpy-style docstring."""
+    """Read ``name : type`` and what is indented below it out of a numpy-style docstring; items keep their lines."""
     found: dict[str, str] = {}
-    for names, meaning in re.findall(r"^(\w[\w, ]*?) ?:[^\n]*\n((?:[ ]{4}[^\n]*\n?)+)", text, flags=re.M):
+    for names, meaning in re.findall(r"^(\w[\w, ]*?) ?:[^\n]*\n((?:[ ]{4}[^\n]*\n?|\n(?=[ ]{4}))+)", text, flags=re.M):
         for name in names.split(","):
-            found[name.strip()] = " ".join(meaning.split()).replace("``", "`")
+            lines = [" ".join(line.split()) for line in re.split(r"\n +(?=- )", meaning)]
+            found[name.strip()] = "\n".join(lines).replace("``", "`")
     return found

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LONGEST = 25
 """Rows of a table that a model's size decides; the JSON has all of them."""
 
+UNSET: tuple[object, ...] = (None, (), {})
+"""Options at these say nothing."""
+
 MOST_REASONS = 6
 """Reasons shown for each pass; the report has all of them."""
 
@@ -96,7 +99,7 @@ def plans(found: Sequence[Step]) -> list[RenderableType]:
     """Return, for each pass, every single thing that it would do or leave alone."""
     parts: list[RenderableType] = []
     for step in found:
-        options = " ".join(f"{key}={value}" for key, value in step.options.items() if value is not None)
+        options = " ".join(f"{key}={value}" for key, value in step.options.items() if value not in UNSET)
         table = new_table(("what", "tensor or node", "how, or why not"))
         for change in step.done:
             table.add_row("do", Text(change.subject), Text(change.what))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
@@ -30,11 +32,16 @@ def train_batch_norms(graph: ir.Graph) -> dict[str, ir.Value]:
     return states
 
 
-def write_out_batch_norms(model: ir.Model) -> None:
-    """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode."""
+def write_out_batch_norms(model: ir.Model, only: Collection[str] | None = None) -> None:
+    """Write each BatchNormalization as Mul and Add of constants: its own gradient is that of training mode.
+
+    With `only`, those that have a parameter of such a name.
+    """
     shapes.infer(model)
     for node in list(model.graph):
         if node.op_type != "BatchNormalization" or node.inputs[0] is None:
+            continue
+        if only is not None and not any(value is not None and value.name in only for value in node.inputs[3:5]):
             continue
         data, found = node.inputs[0], batch_norm(node)
         if data.shape is None or found is None or node.attributes.get_int("training_mode"):

@@ -87,7 +87,7 @@ def build_objective(
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    copy = _prepared(model, evaluate=evaluate, samples=samples)
+    copy = _prepared(model, None if evaluate else frozen, samples)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -116,10 +116,11 @@ def build_objective(
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None = None) -> ir.Model:
+def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arrays | None = None) -> ir.Model:
     """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained.
 
-    Nodes stand in the form that has a gradient, and their shapes are inferred.
+    Nodes stand in the form that has a gradient, and their shapes are inferred. BatchNormalization with parameters in
+    `frozen` stays as it is when the model is used; all of it, if that is None.
     """
     copy = model.clone()
     flatten(copy)
@@ -132,8 +133,8 @@ def _prepared(model: ir.Model, *, evaluate: bool = False, samples: Arrays | None
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
     write_out_padding(copy)
-    if evaluate:
-        write_out_batch_norms(copy)
+    if frozen is None or frozen:
+        write_out_batch_norms(copy, frozen)
     write_out_average_pools(copy)
     _free_batch(graph)
     write_out_forms(copy)

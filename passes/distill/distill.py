@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +12,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Pass, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
-from onnxcompress.graph.edit import set_constant
+from onnxcompress.graph import edit
+from onnxcompress.selection import SelectivePass, Subject, value_subjects
 from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
 from ..quantize.shared.clusters import clustered_weights
@@ -30,7 +32,7 @@ class WeightsPlan(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Pass):
+class Distill(SelectivePass):
     """Train the model to give the answers of the original model, and the right ones where there are labels.
 
     The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
@@ -85,8 +87,10 @@ class Distill(Pass):
         _check_unquantized(model)
         samples = context.samples
         arrays = samples.arrays()
-        stopped = trainable_weights(model, arrays).stopped
-        options: dict[str, Any] = self.options()
+        found = trainable_weights(model, arrays)
+        selected = self.select(model, _subjects(model, found.free))
+        stopped = found.stopped | {str(value.name): reason for value, reason in selected.why_not.items()}
+        options = {name: value for name, value in self.options().items() if name not in ("include", "exclude")}
         checkpoint = options.pop("checkpoint")
         labels = samples.labels
         needs_teacher = labels is None or self.hard_weight < 1
@@ -101,7 +105,7 @@ class Distill(Pass):
             frozen=tuple(stopped),
         )
         refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
-        return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=refused)
+        return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=(*refused, *selected.idle))
 
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
@@ -117,13 +121,24 @@ class Distill(Pass):
             done.append(Change(name, f"trained, {_how_far(old, array)}{_zeros(old, array)}"))
             if lost := _lost_clusters(old, array) if name in clustered else "":
                 refused.append(Refusal(name, lost))
-            set_constant(value, array)
+            edit.set_constant(value, array)
         return Changes(tuple(done), tuple(refused), _loss(plan.losses) if done and plan.losses else ())
 
 
 def _loss(losses: list[float]) -> tuple[str, ...]:
     grew = "; it grew: try a lower learning rate" if losses[-1] > losses[0] else ""
     return (f"loss {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last of {len(losses)}{grew}",)
+
+
+def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]:
+    """Return what is trained: weights, and parameters of BatchNormalization, which are trained together or not."""
+    found = value_subjects(value for value in edit.values(model.graph) if value.name in free)
+    for node in model.graph.all_nodes():
+        if node.op_type == "BatchNormalization":
+            parameters = value_subjects(value for value in node.inputs[1:5] if value is not None)
+            together = Subject().joined(*parameters.values())
+            found |= dict.fromkeys(parameters, together)
+    return found
 
 
 def _unfit(old: npt.NDArray[Any] | None, new: npt.NDArray[np.float32]) -> str:

@@ -54,7 +54,7 @@ class ActivationPrune(ThresholdPass):
             sparsity = chosen.selected.settings(group.name).sparsity
             if not read[group.name]:
                 refused.append(Refusal(group.name, "no operator reads it as an activation"))
-            elif sparsity is not None and (reason := too_many(sparsity, most(group), "channels that may go")):
+            elif sparsity is not None and (reason := too_many(sparsity, most(group), "channels")):
                 refused.append(Refusal(group.name, reason))
             else:
                 score = _score(group, read[group.name], means)

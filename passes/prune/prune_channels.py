@@ -50,17 +50,18 @@ class PruneChannels(OverridablePass):
         With `compensate`, one half of the samples is fitted to and the other judges.
     importance : str or float
         What ranks the channels.
-        By weights: l1, l2, or a number p (the p-norm over all weights that make a channel or read it);
-        lamp (l2 against what is left of the group);
-        fpgm (distance to the other filters);
-        bn_scale (|scale| of BatchNormalization).
-        By samples: activation (mean |a|);
-        apoz (share of zeros after the activation function);
-        wanda (|W| times the norm of what it multiplies);
-        reconstruction (the error left after the best fit to the channels that stay).
-        By gradients, on samples: taylor (how the loss changes without the channel, by its slope);
-        fisher (the same by its curvature).
-        random (a seeded draw).
+
+        - l1, l2, or a number p: the p-norm over all weights that make a channel or read it;
+        - lamp: l2 against what is left of the group;
+        - fpgm: the distance to the other filters;
+        - bn_scale: |scale| of BatchNormalization;
+        - activation: mean |a| over samples;
+        - apoz: the share of samples where the activation function gives zero;
+        - wanda: |W| times the norm of what it multiplies, over samples;
+        - reconstruction: the error left on samples after the best fit to the channels that stay;
+        - taylor: how much the loss changes without the channel, by its slope on samples;
+        - fisher: the same by its curvature;
+        - random: a draw by the seed.
     round_to : int
         Keep a multiple of this many channels in each group: engines compute 8 or 16 at a time, and a layer of 57
         channels can be slower than one of 64.

@@ -82,6 +82,7 @@ class ConvertFloat(OverridablePass):
     Parameters
     ----------
     dtype : {"float16", "bfloat16"}
+        The new type.
     keep_io : bool
         Inputs and outputs of the model stay float32, with casts behind and before them.
     keep_fragile : bool

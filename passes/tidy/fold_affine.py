@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise
+from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.windows import differs_at_borders
+from onnxcompress.selection import Selected, SelectivePass, node_subjects
 
 AFFINE = ("Add", "Div", "Mul", "Sub")
 
@@ -23,7 +24,7 @@ class AffinePlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FoldAffine(Pass):
+class FoldAffine(SelectivePass):
     """Fold Mul, Div, Add and Sub with a constant into the Conv, Gemm or MatMul before or behind them.
 
     The constant is one number, or one for each channel. Behind: ``(W x + b) · f + c = (W f) x + (b f + c)``. Before:
@@ -36,30 +37,114 @@ class FoldAffine(Pass):
     def plan(self, model: ir.Model, context: Context) -> AffinePlan:
         """Fold on a copy, until nothing more can be, and note what was."""
         copy = model.clone()
-        insert, found = edit.Inserter(copy.graph), list[str]()
+        folding, found = _Folding(edit.Inserter(copy.graph), self.select(model, node_subjects(copy.graph))), list[str]()
         while True:
-            new = [name for node in list(copy.graph) for name in [edit.output_name(node)] if _fold(insert, node)]
+            new = [name for node in list(copy.graph) for name in [edit.output_name(node)] if folding.fold(node)]
             found += new
             if not new:
-                return AffinePlan(nodes=tuple(found))
+                return AffinePlan(nodes=tuple(found), refused=folding.refused())
 
     def apply(self, model: ir.Model, plan: AffinePlan) -> Changes:
         """Fold the nodes of the plan."""
         nodes = {edit.output_name(node): node for node in model.graph}
-        insert = edit.Inserter(model.graph)
-        done = [Change(edit.label(nodes[n]), "folded") for n in plan.nodes if n in nodes and _fold(insert, nodes[n])]
+        folding = _Folding(edit.Inserter(model.graph))
+        done = [Change(edit.label(nodes[n]), "folded") for n in plan.nodes if n in nodes and folding.fold(nodes[n])]
         if done:
             edit.remove_dead(model)
-        return Changes(tuple(done))
+        return Changes(tuple(done), plan.refused)
 
 
-def _fold(insert: edit.Inserter, node: ir.Node) -> bool:
-    """Fold one node into its neighbours if it can be; it goes."""
-    op, operand = edit.op_of(node), _operand(node)
-    if op not in AFFINE or operand is None:
-        return False
-    data, constant = operand
-    return _fold_behind(insert, node, data, constant) or _fold_before(insert, node, data, constant)
+class _Folding:
+    """Folds nodes of one graph into their neighbours, as far as all that would change is selected.
+
+    A fold changes the node that goes and the layers that take it over: it is left undone where one of them is excluded,
+    or none is included.
+    """
+
+    def __init__(self, insert: edit.Inserter, selected: Selected[ir.Node, FoldAffine] | None = None) -> None:
+        self._insert, self._selected = insert, selected
+        self._why_not: dict[ir.Node, str] = {}
+        self._touched: set[ir.Node] = set()
+
+    def refused(self) -> tuple[Refusal, ...]:
+        """Say which nodes could be folded and are not selected, and what was named in vain."""
+        left = [Refusal(edit.label(node), reason) for node, reason in self._why_not.items() if node.graph is not None]
+        return (*left, *(self._selected.idle_but(self._touched) if self._selected is not None else ()))
+
+    def fold(self, node: ir.Node) -> bool:
+        """Fold one node if it can be; it goes."""
+        op, operand = edit.op_of(node), _operand(node)
+        if op not in AFFINE or operand is None:
+            return False
+        data, constant = operand
+        return self._fold_behind(node, data, constant) or self._fold_before(node, data, constant)
+
+    def _may_change(self, node: ir.Node, *others: ir.Node) -> bool:
+        if self._selected is None:
+            return True
+        self._touched.update((node, *others))
+        reason = self._selected.why_not_together((node, *others))
+        self._why_not |= {node: reason} if reason else {}
+        return not reason
+
+    def _fold_behind(self, node: ir.Node, data: ir.Value, constant: Array) -> bool:
+        """Fold into the operator whose output the node reads."""
+        layer = Layer.of(data.producer())
+        if layer is None or len(data.uses()) > 1 or data.is_graph_output() or layer.why_not():
+            return False
+        scaling, rank = node.op_type in ("Mul", "Div"), _rank(data)
+        each = _along(constant, rank, layer.channel_axis(rank), layer.outputs)
+        if each is None or not (scaling or layer.takes_bias):
+            return False
+        weight = layer.scaled_outputs(each) if scaling else None
+        bias = layer.bias * each if scaling else layer.bias + each
+        if not layer.can_store(weight, bias) or not self._may_change(node, layer.node):
+            return False
+        layer.store(self._insert, weight, bias)
+        edit.replace_uses(node.outputs[0], data)
+        self._insert.graph.remove(node, safe=True)
+        return True
+
+    def _fold_before(self, node: ir.Node, data: ir.Value, constant: Array) -> bool:
+        """Fold into all the operators that read the node's output."""
+        uses = list(node.outputs[0].uses())
+        scaling = node.op_type in ("Mul", "Div")
+        if not uses or node.outputs[0].is_graph_output():
+            return False
+        if scaling and constant.size == 1 and all(edit.op_of(n) in ("Mul", "Div") for n, _ in uses):
+            return self._merge(node, data, constant)
+        if not all(index == 0 and reader.graph is self._insert.graph for reader, index in uses):
+            return False
+        found = [_absorbed(reader, _rank(data), constant, scaling=scaling) for reader, _ in uses]
+        if any(part is None for part in found) or not self._may_change(node, *(reader for reader, _ in uses)):
+            return False
+        for part in found:
+            assert part is not None
+            layer, weight, bias = part
+            layer.store(self._insert, weight, bias)
+            layer.node.replace_input_with(0, data)
+        self._insert.graph.remove(node, safe=True)
+        return True
+
+    def _merge(self, node: ir.Node, data: ir.Value, constant: Array) -> bool:
+        """Multiply a number into the numbers that multiply next."""
+        uses = list(node.outputs[0].uses())
+        readers = [(n, _operand(n)) for n, _ in uses]
+        if any(operand is None or operand[1].size > 1 for _, operand in readers):
+            return False
+        if not self._may_change(node, *(reader for reader, _ in readers)):
+            return False
+        dtype = data.dtype
+        assert dtype is not None
+        for (reader, operand), (_, index) in zip(readers, uses, strict=True):
+            assert operand is not None
+            product = operand[1] * constant.ravel()[0]
+            product = 1 / product if reader.op_type == "Div" else product
+            reader.replace_input_with(index, data)
+            name = f"{edit.output_name(reader)}_factor"
+            reader.replace_input_with(1 - index, self._insert.constant(name, product.astype(dtype.numpy())))
+        self._insert.graph.remove(node, safe=True)
+        return True
 
 
 def _operand(node: ir.Node) -> tuple[ir.Value, Array] | None:
@@ -90,47 +175,6 @@ def _along(array: Array, rank: int, axis: int, size: int) -> Array | None:
     return None
 
 
-def _fold_behind(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array) -> bool:
-    """Fold into the operator whose output the node reads."""
-    layer = Layer.of(data.producer())
-    if layer is None or len(data.uses()) > 1 or data.is_graph_output() or layer.why_not():
-        return False
-    scaling, rank = node.op_type in ("Mul", "Div"), _rank(data)
-    each = _along(constant, rank, layer.channel_axis(rank), layer.outputs)
-    if each is None or not (scaling or layer.takes_bias):
-        return False
-    weight = layer.scaled_outputs(each) if scaling else None
-    bias = layer.bias * each if scaling else layer.bias + each
-    if not layer.can_store(weight, bias):
-        return False
-    layer.store(insert, weight, bias)
-    edit.replace_uses(node.outputs[0], data)
-    insert.graph.remove(node, safe=True)
-    return True
-
-
-def _fold_before(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array) -> bool:
-    """Fold into all the operators that read the node's output."""
-    uses = list(node.outputs[0].uses())
-    scaling = node.op_type in ("Mul", "Div")
-    if not uses or node.outputs[0].is_graph_output():
-        return False
-    if scaling and constant.size == 1 and all(edit.op_of(n) in ("Mul", "Div") for n, _ in uses):
-        return _merge(insert, node, data, constant)
-    if not all(index == 0 and reader.graph is insert.graph for reader, index in uses):
-        return False
-    found = [_absorbed(reader, _rank(data), constant, scaling=scaling) for reader, _ in uses]
-    if any(part is None for part in found):
-        return False
-    for part in found:
-        assert part is not None
-        layer, weight, bias = part
-        layer.store(insert, weight, bias)
-        layer.node.replace_input_with(0, data)
-    insert.graph.remove(node, safe=True)
-    return True
-
-
 def _absorbed(node: ir.Node, rank: int, constant: Array, *, scaling: bool) -> tuple[Layer, Array | None, Array] | None:
     """Return the weight and the bias of a layer that multiplies, or adds, a constant to its input by itself."""
     layer = Layer.of(node)
@@ -145,25 +189,6 @@ def _absorbed(node: ir.Node, rank: int, constant: Array, *, scaling: bool) -> tu
     sums = layer.blocks(products).sum(2).ravel() if not scaling else 0.0
     weight, bias = (products, layer.bias) if scaling else (None, layer.bias + sums)
     return (layer, weight, bias) if layer.can_store(weight, bias) else None
-
-
-def _merge(insert: edit.Inserter, node: ir.Node, data: ir.Value, constant: Array) -> bool:
-    """Multiply a number into the numbers that multiply next."""
-    uses = list(node.outputs[0].uses())
-    readers = [(n, _operand(n)) for n, _ in uses]
-    if any(operand is None or operand[1].size > 1 for _, operand in readers):
-        return False
-    dtype = data.dtype
-    assert dtype is not None
-    for (reader, operand), (_, index) in zip(readers, uses, strict=True):
-        assert operand is not None
-        product = operand[1] * constant.ravel()[0]
-        product = 1 / product if reader.op_type == "Div" else product
-        reader.replace_input_with(index, data)
-        name = f"{edit.output_name(reader)}_factor"
-        reader.replace_input_with(1 - index, insert.constant(name, product.astype(dtype.numpy())))
-    insert.graph.remove(node, safe=True)
-    return True
 
 
 def _rank(value: ir.Value) -> int:

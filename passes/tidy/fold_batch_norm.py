@@ -6,10 +6,11 @@ import dataclasses
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.norms import batch_norm
+from onnxcompress.selection import SelectivePass, Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class FoldPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(SelectivePass):
     """Fold BatchNormalization into the Conv, ConvTranspose or Gemm before it.
 
     With ``f = scale / sqrt(var + epsilon)`` per channel: ``W ← W · f``, ``b ← (b − mean) · f + B``, computed in
@@ -31,16 +32,16 @@ class FoldBatchNorm(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Find what can be folded, and say why the rest cannot."""
-        names, refused = [], []
-        for node in model.graph.all_nodes():
-            if edit.op_of(node) == "BatchNormalization":
-                reason = _obstacle(node)
-                if node.graph is not model.graph:
-                    reason = "it is inside an inner graph"
-                if reason:
-                    refused.append(Refusal(edit.label(node), reason))
-                else:
-                    names.append(edit.output_name(node))
+        norms = [node for node in model.graph.all_nodes() if edit.op_of(node) == "BatchNormalization"]
+        selected = self.select(model, {node: _subject(node) for node in norms})
+        names, refused = [], [*selected.idle]
+        for node in norms:
+            reason = _obstacle(node) if node.graph is model.graph else "it is inside an inner graph"
+            reason = selected.why_not.get(node) or reason
+            if reason:
+                refused.append(Refusal(edit.label(node), reason))
+            else:
+                names.append(edit.output_name(node))
         return FoldPlan(nodes=tuple(names), refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
@@ -54,6 +55,15 @@ class FoldBatchNorm(Pass):
         if done:
             edit.remove_dead(model)
         return Changes(tuple(done), plan.refused)
+
+
+def _subject(norm: ir.Node) -> Subject:
+    """A BatchNormalization goes by the layer that it would be folded into, too: who excludes one keeps both."""
+    found, data = Subject(), norm.inputs[0]
+    for node in (norm, data.producer() if data is not None else None):
+        if node is not None:
+            found.add_node(node)
+    return found
 
 
 def _obstacle(node: ir.Node) -> str:

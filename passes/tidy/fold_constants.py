@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import onnx_ir as ir
 from onnx_ir import serde
 
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit, operators
 from onnxcompress.runtime.computed import compute_node
+from onnxcompress.selection import SelectivePass, node_subjects
 
 KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 """Constant is one already; quantized weights stay small."""
@@ -36,7 +37,7 @@ class FoldPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FoldConstants(Pass):
+class FoldConstants(SelectivePass):
     """Replace nodes whose inputs are all constant by what ONNX Runtime computes of them, inner graphs included.
 
     Nodes that draw random numbers, run inner graphs or dequantize weights stay, and so do those whose results would
@@ -57,16 +58,18 @@ class FoldConstants(Pass):
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
         copy, refused, names = model.clone(), [], []
-        folding = _Folding(copy)
+        folding, selected, touched = _Folding(copy), self.select(model, node_subjects(copy.graph)), list[ir.Node]()
         for node in folding.nodes():
             if not _is_constant(node):
                 continue
-            reason = SHARED if self.keep_shared and _moves_shared(node) else folding.fold(node, room=True)
+            touched.append(node)
+            reason = selected.why_not.get(node) or (SHARED if self.keep_shared and _moves_shared(node) else "")
+            reason = reason or folding.fold(node, room=True)
             if reason:
                 refused.append(Refusal(edit.label(node), reason))
             else:
                 names.append(edit.output_name(node))
-        return FoldPlan(nodes=tuple(names), refused=tuple(refused))
+        return FoldPlan(nodes=tuple(names), refused=(*refused, *selected.idle_but(touched)))
 
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan and remove what is then dead."""

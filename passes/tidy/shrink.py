@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ from onnxcompress.channels.groups import Group, Groups, find_groups
 from onnxcompress.channels.masked import masked_but_alive
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.remove import remove
-from onnxcompress.contract import Change, Changes, Context, Pass, Plan, Promise, Refusal
+from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.selection import SelectivePass, group_subjects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ShrinkPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shrink(Pass):
+class Shrink(SelectivePass):
     """Remove every channel that provably contributes nothing; the outputs stay the same.
 
     Parameters
@@ -73,10 +75,11 @@ class Shrink(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, and what is equal."""
-        groups = context.groups
+        selected = self.select(model, group_subjects(context.groups))
+        groups = _without(context.groups, selected.why_not)
         first, reasons = _find(groups, merging=self.merge_equal)
-        refused = [Refusal(group, reason) for group, reason in reasons.items()]
-        refused += _frozen_but_dead(groups)
+        refused = [*selected.idle, *(Refusal(group, reason) for group, reason in reasons.items())]
+        refused += [*_frozen_but_dead(context.groups), *self._left(context.groups, selected.why_not)]
         if first is None:
             if self.merge_equal:
                 refused.append(Refusal("model", "every channel counts, and no two are equal"))
@@ -85,11 +88,18 @@ class Shrink(Pass):
         while self.merge_equal:
             context.progress(self.name, len(rounds), len(rounds) + 1)
             _play(copy, find_groups(copy), rounds[-1])
-            more, _ = _find(find_groups(copy), merging=True)
+            more, _ = _find(_without(find_groups(copy), selected.why_not), merging=True)
             if more is None:
                 break
             rounds.append(more)
         return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
+
+    def _left(self, groups: Groups, why_not: Mapping[str, str]) -> list[Refusal]:
+        """Say what would go, and is not selected."""
+        found = _find(groups, merging=self.merge_equal)[0] if why_not else None
+        gone = {} if found is None else found.gone()
+        left = {name: reason for name, reason in why_not.items() if name in gone}
+        return [Refusal(name, f"{len(gone[name])} channels that could go stay: {why}") for name, why in left.items()]
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
         """Remove it."""
@@ -100,6 +110,15 @@ class Shrink(Pass):
             gone = step.gone()
             done += [_said(group, step) for group in groups.prunable if group.name in gone]
         return Changes(tuple(done), plan.refused)
+
+
+def _without(groups: Groups, why_not: Mapping[str, str]) -> Groups:
+    """Freeze groups, with the reasons."""
+    if not why_not:
+        return groups
+    frozen = [dataclasses.replace(g, frozen=why_not[g.name]) for g in groups.prunable if g.name in why_not]
+    prunable = [group for group in groups.prunable if group.name not in why_not]
+    return dataclasses.replace(groups, prunable=prunable, frozen=[*groups.frozen, *frozen])
 
 
 def _find(groups: Groups, *, merging: bool) -> tuple[Round | None, dict[str, str]]:

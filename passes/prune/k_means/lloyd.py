@@ -62,10 +62,10 @@ def _density(ordered: Values, clusters: int, random: np.random.Generator) -> Val
 def _plus_plus(ordered: Values, clusters: int, random: np.random.Generator) -> Values:
     """Draw each centre with the square of the distance to the nearest one before (Arthur and Vassilvitskii, 2007)."""
     centres = [float(random.choice(ordered))]
-    nearest = (ordered - centres[0]) ** 2
+    squares = (ordered - centres[0]) ** 2
     while len(centres) < clusters:
-        centres.append(float(random.choice(ordered, p=nearest / nearest.sum())))
-        nearest = np.minimum(nearest, (ordered - centres[-1]) ** 2)
+        centres.append(float(random.choice(ordered, p=squares / squares.sum())))
+        squares = np.minimum(squares, (ordered - centres[-1]) ** 2)
     return np.array(centres)
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups
 from onnxcompress.contract import Refusal
-from onnxcompress.selection import PassT, Selected, Subject, value_subjects
+from onnxcompress.selection import PassT, Selected, group_subjects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +34,10 @@ class ChosenGroups(Generic[PassT]):
 
 def choose_groups(step: PassT, model: ir.Model, groups: Groups) -> ChosenGroups[PassT]:
     """Return what can be pruned and is meant, no two of which share channels."""
-    every = [*groups.prunable, *groups.frozen]
-    selected = step.select(model, {group.name: _subject(groups, group) for group in every})
+    selected = step.select(model, group_subjects(groups))
     left = [Refusal(g.name, selected.why_not[g.name]) for g in groups.prunable if g.name in selected.why_not]
     kept, factors = _independent(groups, skip=selected.why_not)
     return ChosenGroups(kept, selected, (*_frozen(groups), *factors, *left, *selected.idle))
-
-
-def _subject(groups: Groups, group: Group) -> Subject:
-    """A group goes by its name, by its weights and other constants, and by the nodes that read these."""
-    found = Subject({group.name})
-    constants = {member.value: None for member in group.constants()}
-    for value, subject in value_subjects(constants).items():
-        found.names |= subject.names
-        found.operators |= subject.operators
-        for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
-            found.add_node(sink.node)
-    return found
 
 
 def _frozen(groups: Groups) -> list[Refusal]:

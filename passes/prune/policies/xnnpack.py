@@ -33,9 +33,19 @@ FOLDED = ("BatchNormalization", "Dropout", "Identity", "Pad")
 
 def why_weight_not(weight: Weight) -> str:
     """Say why XNNPACK has no sparse kernel for a weight; empty when it has."""
-    if weight.axis >= 0 and edit.op_of(weight.node) == "Conv" and _is_pointwise(weight.node):
+    node = weight.node
+    if edit.op_of(node) != "Conv" or weight.axis < 0:
+        what = f"a weight of {edit.op_of(node)}"
+    elif _is_pointwise(node):
         return ""
-    return f"XNNPACK's sparse kernels compute convolutions that are {POINTWISE}; this is none"
+    else:
+        what = _described(node)
+    return f"XNNPACK's sparse kernels compute convolutions that are {POINTWISE}; this is {what}"
+
+
+def _described(node: ir.Node) -> str:
+    kernel, stride = ("x".join(map(str, sizes)) for sizes in (_kernel(node)[2:] or "?", _strides(node)))
+    return f"{kernel}, of stride {stride}, in {edit.int_attribute(node, 'group', 1)} groups, padded by {_padding(node)}"
 
 
 def why_model_not(model: ir.Model, keeps: Mapping[str, Keep]) -> list[Refusal]:
@@ -50,7 +60,9 @@ def why_model_not(model: ir.Model, keeps: Mapping[str, Keep]) -> list[Refusal]:
 def _starts(graph: ir.Graph) -> tuple[list[ir.Node], list[Refusal]]:
     """Follow each input to the first convolution of every branch, where sparse inference has to begin."""
     found, wrong = _follow(_consumers(list(graph.inputs)), lambda node: edit.op_of(node) == "Conv", _next)
-    reasons = [_dense(edit.label(n), f"it begins at {START}; this is none") for n in found if not _is_start(n)]
+    reasons = [
+        _dense(edit.label(n), f"it begins at {START}; this is {_described(n)}") for n in found if not _is_start(n)
+    ]
     reasons += [_dense(edit.label(n), f"no convolution comes before it, and it begins at {START}") for n in wrong]
     return found, reasons or ([] if found else [_dense("model", f"it begins at {START}; there is no convolution")])
 

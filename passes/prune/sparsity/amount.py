@@ -21,4 +21,4 @@ def how_many(sparsity: int | float, size: int) -> int:
 
 def too_many(sparsity: int | float, most: int, what: str) -> str:
     """Say why so many cannot go; empty where they can, and for shares."""
-    return f"{sparsity} were to go, and it has {most} {what}" if how_many(sparsity, most) > most else ""
+    return f"{sparsity} {what} were to go, and it has {most}" if how_many(sparsity, most) > most else ""

@@ -54,7 +54,7 @@ class Ranker:
 
     def too_many(self, sparsity: int | float) -> list[Refusal]:
         """Say which groups have fewer channels than so many; nothing where `sparsity` is a share."""
-        what = "channels that may go"
+        what = "channels"
         asked = [(g.name, self.fixed.get(g.name, sparsity), most(g)) for g in self._alone()]
         asked += [(pool[0].name, sparsity, sum(map(most, pool))) for pool in self._pools()]
         return [Refusal(name, reason) for name, amount, size in asked if (reason := too_many(amount, size, what))]
