@@ -23,7 +23,7 @@ from onnxcompress.training import Settings, train
 HERE = Path(__file__).parent
 SEED = 0
 WIDTH, WIDE = 64, 96
-SETTINGS = Settings(epochs=30, batch_size=32, optimiser="adamw", learning_rate=2e-3, weight_decay=0.05, seed=SEED)
+SETTINGS = Settings(epochs=30, batch_size=32, optimizer="adamw", learning_rate=2e-3, weight_decay=0.05, seed=SEED)
 
 
 class Builder:

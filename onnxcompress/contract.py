@@ -11,7 +11,6 @@ for, before it runs; then for `plan` and `apply`. The class of its plans is the 
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 import types
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 import numpy as np
 
+from . import plan_json
 from .errors import DataError, OptionError, did_you_mean
 from .progress import Progress, silent
 
@@ -140,31 +140,12 @@ class Plan:
 
     def to_json(self) -> str:
         """Encode as one JSON object; arrays become ``{"dtype", "shape", "base64"}``."""
-        return msgspec.json.encode(self, enc_hook=_encode_array).decode()
+        return plan_json.to_text(self)
 
     @classmethod
     def from_json(cls: type[PlanT], text: str) -> PlanT:
         """Decode what `to_json` wrote; the same plan on the same model gives the same model."""
-        try:
-            return msgspec.json.decode(text, type=cls, dec_hook=_decode_array)
-        except msgspec.MsgspecError as error:
-            raise OptionError(f"plan: {error}; expected what `{cls.__name__}.to_json` writes") from None
-
-
-def _encode_array(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.tobytes()).decode()
-        return {"dtype": value.dtype.str, "shape": value.shape, "base64": data}
-    if isinstance(value, np.generic):
-        return value.item()
-    raise NotImplementedError(type(value))
-
-
-def _decode_array(kind: type, value: Any) -> Any:
-    if typing.get_origin(kind) is np.ndarray or kind is np.ndarray:
-        data = base64.b64decode(value["base64"])
-        return np.frombuffer(data, np.dtype(value["dtype"])).reshape(value["shape"]).copy()
-    raise NotImplementedError(kind)
+        return plan_json.read(text, cls, "plan")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -286,11 +267,12 @@ class Context:
         self._ranges: dict[tuple[Method, bool, int], dict[str, Range]] = {}
         self._channel_ranges: dict[tuple[Method, bool, int], dict[tuple[str, int], ChannelRange]] = {}
         self._kept: dict[Hashable, Any] = {}
+        self._fitted_to: set[str] = set()
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
 
     def on(self, model: ir.Model) -> Context:
         """Return the same for another model."""
-        return Context(
+        other = Context(
             model,
             original=self.original,
             samples=self._samples,
@@ -298,6 +280,8 @@ class Context:
             progress=self.progress,
             metric=self.metric,
         )
+        other._fitted_to = self._fitted_to
+        return other
 
     def given(self, samples: Samples) -> Context:
         """Return the same with other samples."""
@@ -323,7 +307,13 @@ class Context:
         """The samples; raises `DataError` when there are none."""
         if self._samples is None:
             raise DataError("this needs samples, and there are none; give them with --data (or data=...)")
+        self._fitted_to.add(self._samples.description)
         return self._samples
+
+    @property
+    def fitted_to(self) -> str:
+        """What the samples are called that have been asked for; empty where none were."""
+        return ", ".join(sorted(self._fitted_to))
 
     @property
     def feed(self) -> dict[str, Any] | None:

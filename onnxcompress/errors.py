@@ -21,6 +21,10 @@ class OptionError(OnnxCompressError):
     """A recipe or an option of a pass is wrong: names the field, the value and what is allowed."""
 
 
+class PlanError(OnnxCompressError):
+    """A plan cannot be replayed: its file is damaged, or it was made by another pass or for another model."""
+
+
 class MetricError(OnnxCompressError):
     """The metric is unknown, needs labels that are not there, or the user's function failed."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .contract import Change, Refusal
+from .samples.split import basis
 
 if TYPE_CHECKING:
     from .evaluation.slowness import NotFaster
@@ -73,6 +74,12 @@ class Evidence:
     random : bool
     samples : int
         How many samples were scored.
+    fitted : list of str
+        The passes that were fitted to samples.
+    fitted_to : str or None
+        Which samples that were; with plans that were made earlier, as it says there.
+    unseen : bool or None
+        No pass was fitted to a sample that judges; None where a plan was made earlier, so that nobody knows.
     seed : int
     steps : list of Step
     stages : list of Stage
@@ -95,6 +102,9 @@ class Evidence:
     data: str | None = None
     random: bool = False
     samples: int = 0
+    fitted: list[str] = field(default_factory=list)
+    fitted_to: str | None = None
+    unseen: bool | None = True
     seed: int = 0
     steps: list[Step] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
@@ -105,6 +115,14 @@ class Evidence:
     notes: list[str] = field(default_factory=list)
     stays: list[str] = field(default_factory=list)
 
+    def basis(self) -> str:
+        """Say on which samples was measured, and whether a pass was fitted to them."""
+        if self.metric is None:
+            return "No samples were given, so that nothing is known about what the model does"
+        on = basis(self.samples, str(self.data), self.fitted, str(self.fitted_to), self.unseen)
+        return f"{self.metric} measured on {on}"
+
     def to_json(self) -> str:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
-        return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
+        content = {each.name: getattr(self, each.name) for each in fields(Evidence)}
+        return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()

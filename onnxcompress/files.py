@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,6 +101,19 @@ def is_same_file(one: Path, other: Path) -> bool:
         return str(one).casefold() == str(other).casefold()
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise `OutputError` if a folder, there or not, takes no file, as far as that can be known now."""
+    path = Path(path)
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
+        if not there.is_dir():
+            raise OutputError(f"{path}: {'it' if there == path else there} is no folder; give another name")
+        with owned_folder(there, BESIDE):
+            pass
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder, and those above it, if it is not there; raise `OutputError` if that cannot be."""
     path = Path(path)
@@ -118,7 +131,12 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file: a temporary file beside it, then a rename.
+    """Write a file whose bytes are there; see `write_pieces`."""
+    write_pieces(path, (data,), overwrite=overwrite)
+
+
+def write_pieces(path: str | Path, pieces: Iterable[bytes], *, overwrite: bool = False) -> None:
+    """Write a file piece by piece: a temporary file beside it, then a rename.
 
     Raises
     ------
@@ -129,7 +147,7 @@ def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> No
     with staging_beside(real) as staging:
         staged = staging / "file"
         with staged.open("wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         move(staged, real, overwrite=overwrite)

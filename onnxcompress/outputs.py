@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .contract import Pass
 from .errors import OutputError
-from .files import check_apart, check_target
+from .files import check_apart, check_folder, check_target
+from .plans import NAME, file_names
 
 
 def check_outputs(
@@ -16,8 +17,9 @@ def check_outputs(
     *,
     output: Path | None = None,
     report: Path | None = None,
+    plans: Path | None = None,
     read: Mapping[str, str | None],
-    passes: Iterable[Pass] = (),
+    passes: Sequence[Pass] = (),
     overwrite: bool = False,
 ) -> None:
     """Raise `OutputError` if an output cannot be written, or would take the place of something that is read.
@@ -28,9 +30,11 @@ def check_outputs(
         What is read; `output` may be the same file.
     output, report : Path, optional
         What is written.
+    plans : Path, optional
+        The folder that gets a plan of each pass.
     read : mapping
         Arguments that may name files: what they are called, and their text.
-    passes : iterable of Pass
+    passes : sequence of Pass
         Whose options may name files.
     overwrite : bool
         Whether what is there may be replaced.
@@ -39,8 +43,12 @@ def check_outputs(
     for step in passes:
         options = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
         named |= {f"{key} of {step.name}": value for key, value in options.items() if isinstance(value, str)}
-    both = {"-o": output, "--report": report}
-    check_apart(both, {name: _file_in(text) for name, text in named.items()})
+    written: dict[str, Path | None] = {"-o": output, "--report": report}
+    if plans is not None:
+        names = file_names(passes)
+        _check_plans(plans, names, overwrite=overwrite)
+        written |= {f"--plans {plans}": plans} | {f"{name} of --plans": plans / name for name in names}
+    check_apart(written, {name: _file_in(text) for name, text in named.items()})
     check_apart({"--report": report}, {"MODEL": model})
     if report is not None:
         if report.suffix.lower() == ".onnx" or (output is not None and _is_data_name(report, output)):
@@ -48,9 +56,20 @@ def check_outputs(
         check_target(report, overwrite=overwrite)
     if output is not None:
         check_target(output, overwrite=overwrite, suffix=".onnx")
-    existing = {name: path for name, path in both.items() if path is not None and path.exists()}
+    existing = {name: path for name, path in written.items() if path is not None and path.exists()}
     if existing:
         check_apart(existing, _data_files(model))
+
+
+def _check_plans(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Raise `OutputError` unless a folder takes these plans, and holds none of another run."""
+    check_folder(folder)
+    if folder.exists():
+        for name in names:
+            check_target(folder / name, overwrite=overwrite)
+        others = sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and path.name not in names)
+        if others:
+            raise OutputError(f"--plans {folder}: holds a plan of another run ({others[0]}); give another folder")
 
 
 def _file_in(text: str | None) -> Path | None:

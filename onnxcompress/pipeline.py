@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from .contract import Context, Pass, Plan
-from .errors import DataError, OptionError, VerifyError
+from .errors import DataError, OptionError, PlanError, VerifyError
 from .evidence import Stage, Step
 from .files import check_target
 from .graph import cost, edit
+from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
+from .samples.split import split
 from .verify import Verifier
 
 if TYPE_CHECKING:
@@ -46,8 +49,9 @@ TIMED_BYTES = 1 << 28
 
 def apply(
     model: AnyModel,
-    passes: Sequence[Pass],
+    passes: Sequence[Pass] = (),
     *,
+    plans: str | Path | Sequence[PlannedStep] | None = None,
     data: Any = None,
     metric: str | None = None,
     output: str | Path | None = None,
@@ -63,6 +67,9 @@ def apply(
     model : str, Path, onnx.ModelProto, onnx_ir.Model or gs.Graph
         Never changed. The result comes back in the same kind; a path comes back as an `onnx_ir.Model`.
     passes : sequence of Pass
+    plans : str, Path or sequence of PlannedStep, optional
+        In place of `passes`: what they decided in an earlier run over the same model (`Report.plans`), or the folder
+        or file where that is. The same plans give the same bytes, without samples.
     data : optional
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
         dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
@@ -78,7 +85,8 @@ def apply(
     progress : callable, optional
         Called as ``progress(what, done, total)``.
     evaluate_on : optional
-        Samples to measure on, in place of `data`: what a pass was fitted to should not judge it.
+        Samples to measure on: what a pass was fitted to should not judge it. Without them, and with 50 of `data` or
+        more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
 
     Returns
     -------
@@ -92,29 +100,41 @@ def apply(
     """
     if output is not None:
         check_target(output, overwrite=overwrite, suffix=".onnx")
+    steps = _steps(passes, plans)
     original, back = to_ir(model)
-    samples = _samples(data, original, seed)
-    _check_needs(passes, samples)
-    run = Run(original, samples, _samples(evaluate_on, original, seed) or samples, metric, seed, progress)
+    fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
+    samples = split(original, data, evaluate_on, fits=fits, seed=seed)
+    _check_needs([step for step, planned in steps if planned is None], samples.fit)
+    run = Run(original, samples.fit, samples.judge, metric, seed, progress, apart=samples.apart)
     run.report.stages[0].bytes = saved_bytes(model, original)
-    for step in passes:
-        run.step(step)
+    for step, planned in steps:
+        run.step(step, planned)
     report = run.finish()
     if output is not None:
         report.stays = save(run.model, output, overwrite=overwrite)
     return back(run.model), report
 
 
-def _samples(data: Any, model: ir.Model, seed: int) -> Samples | None:
-    from .samples.samples import load_samples
-
-    return None if data is None else load_samples(data, model, seed)
+def _steps(
+    passes: Sequence[Pass], plans: str | Path | Sequence[PlannedStep] | None
+) -> list[tuple[Pass, PlannedStep | None]]:
+    """Return each pass with what it decided before, if it did."""
+    if plans is None:
+        for step in passes:
+            if not isinstance(step, Pass):
+                raise OptionError(f"passes: expected Pass objects, got {type(step).__name__}; see onnxcompress.passes")
+        return [(step, None) for step in passes]
+    if passes:
+        raise OptionError("apply: give passes or plans, not both")
+    planned = read_plans(plans) if isinstance(plans, (str, Path)) else plans
+    for each in planned:
+        if not isinstance(each, PlannedStep):
+            raise OptionError(f"plans: expected those of Report.plans, got {type(each).__name__}")
+    return [(each.step, each) for each in planned]
 
 
 def _check_needs(passes: Sequence[Pass], samples: Samples | None) -> None:
     for step in passes:
-        if not isinstance(step, Pass):
-            raise OptionError(f"passes: expected Pass objects, got {type(step).__name__}; see onnxcompress.passes")
         if step.needs.samples and samples is None:
             raise DataError(f"{step.name} needs samples; give them with --data (data=...)")
 
@@ -128,6 +148,8 @@ class Run:
         Never changed: work goes on in copies, which share its weights.
     samples, judges : Samples or None
         What passes see, and what the model is measured on.
+    apart : bool
+        What passes see does not judge.
     """
 
     def __init__(
@@ -138,8 +160,10 @@ class Run:
         metric: str | None,
         seed: int,
         progress: Progress | None,
+        *,
+        apart: bool = False,
     ) -> None:
-        self.original, self.samples, self.seed = original, samples, seed
+        self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
         feeds = None if samples is None else samples.few()
@@ -148,17 +172,44 @@ class Run:
         self._metric = metric
         self._reference = None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
+        self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions())
         if judges is not None:
-            self.report.data, self.report.random = judges.description, judges.random
+            self.report.data, self.report.random, self.report.unseen = judges.description, judges.random, True
         if self._verifier.random:
             self.report.notes.append(f"{RANDOM_NODES}: {', '.join(self._verifier.random)}")
         self._measure("original")
 
-    def step(self, step: Pass) -> Plan:
-        """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was."""
+    def step(self, step: Pass, planned: PlannedStep | None = None) -> Plan:
+        """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was.
+
+        What was `planned` before is carried out as it is, and verified like any other.
+        """
+        fingerprint = self._fingerprints.of(self.model)
         self._forget()
         self.progress(step.name, 0, 1)
+        if planned is None:
+            planned = self._plan(step, fingerprint)
+        elif planned.model != fingerprint:
+            before = "" if not self.report.steps else f" than {self.report.steps[-1].name} leaves here"
+            raise PlanError(f"{planned.of()}: model: it was made for another model{before}; plan anew")
+        else:
+            self._remember_fit(step, planned.fitted_to, unseen=None)
+        self.report.plans.append(planned)
+        self.report.unmet += [f"{step.name}: {text}" for text in planned.plan.unmet]
+        copy = self.model.clone()
+        changes = planned.carry_out(copy)
+        if changes.done:
+            self._check(step, copy)
+            self.model = copy
+        self.report.steps.append(
+            Step(step.name, step.options(), list(changes.done), list(changes.refused), list(changes.notes))
+        )
+        self._measure(step.name)
+        self.progress(step.name, 1, 1)
+        return planned.plan
+
+    def _plan(self, step: Pass, fingerprint: str) -> PlannedStep:
         context = Context(
             self.model,
             original=self.original,
@@ -169,24 +220,22 @@ class Run:
             verifier=self._verifier,
         )
         plan = step.plan(self.model, context)
-        self.report.unmet += [f"{step.name}: {text}" for text in plan.unmet]
-        copy = self.model.clone()
-        changes = step.apply(copy, plan)
-        if changes.done:
-            try:
-                promised = step.promise
-                self._verifier.check(
-                    copy, tolerance=promised.tolerance, retyped=promised.retypes, freezes=promised.freezes
-                )
-            except VerifyError as error:
-                raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
-            self.model = copy
-        self.report.steps.append(
-            Step(step.name, step.options(), list(changes.done), list(changes.refused), list(changes.notes))
-        )
-        self._measure(step.name)
-        self.progress(step.name, 1, 1)
-        return plan
+        self._remember_fit(step, context.fitted_to, unseen=self._apart)
+        return PlannedStep(step=step, plan=plan, model=fingerprint, fitted_to=context.fitted_to)
+
+    def _check(self, step: Pass, copy: ir.Model) -> None:
+        promised = step.promise
+        try:
+            self._verifier.check(copy, tolerance=promised.tolerance, retyped=promised.retypes, freezes=promised.freezes)
+        except VerifyError as error:
+            raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
+
+    def _remember_fit(self, step: Pass, samples: str, *, unseen: bool | None) -> None:
+        """Remember that a pass was fitted to samples: one that may have seen what judges spoils the evidence."""
+        if samples:
+            self.report.fitted.append(step.name)
+            self.report.fitted_to = samples
+            self.report.unseen = unseen and self.report.unseen
 
     def finish(self) -> Report:
         """Time the stages side by side, and compare the layers before and after."""

@@ -55,10 +55,11 @@ def parse_recipe(text: str, where: str = "recipe") -> list[Pass]:
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise OptionError(f"{where}: expected one [[pass]] table or more")
     written = [Written(step, f"{where}: pass {number}") for number, step in enumerate(steps, 1)]
-    return [_make(step.table, step.where) for step in expand(written)]
+    return [make_step(step.table, step.where) for step in expand(written)]
 
 
-def _make(step: dict[str, Any], where: str) -> Pass:
+def make_step(step: dict[str, Any], where: str) -> Pass:
+    """Turn one table of a recipe into a pass; `where` begins every error."""
     options = dict(step)
     name = options.pop("name", None)
     try:
@@ -73,17 +74,18 @@ def _make(step: dict[str, Any], where: str) -> Pass:
         raise OptionError(f"{where}: {error}") from None
 
 
+def step_table(step: Pass) -> dict[str, Any]:
+    """Turn a pass into a table of a recipe; options at None are left out, since None is always the default."""
+    if isinstance(step, SurgeonStep):
+        return {"surgeon": step.function}
+    return {"name": step.name, **{k: v for k, v in step.options().items() if v is not None}}
+
+
 def write_recipe(passes: Sequence[Pass]) -> str:
-    """Turn passes into a recipe's TOML text; options at None are left out, since None is always the default."""
+    """Turn passes into a recipe's TOML text."""
     import tomli_w
 
-    steps = []
-    for step in passes:
-        if isinstance(step, SurgeonStep):
-            steps.append({"surgeon": step.function})
-        else:
-            steps.append({"name": step.name, **{k: v for k, v in step.options().items() if v is not None}})
-    return tomli_w.dumps({"pass": steps})
+    return tomli_w.dumps({"pass": [step_table(step) for step in passes]})
 
 
 def read_steps(steps: Iterable[tuple[str, str]]) -> list[Pass]:

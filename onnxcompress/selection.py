@@ -48,10 +48,18 @@ PassT = TypeVar("PassT", bound="SelectivePass")
 
 @dataclass
 class Subject:
-    """What a term can mean a thing by: its names, and the types of its operators."""
+    """What a term can mean a thing by: its names, and the types of its operators.
+
+    Attributes
+    ----------
+    names, operators : set of str
+    beside : Subject, optional
+        What changes with it: to leave that alone (`exclude`) is to leave this alone.
+    """
 
     names: set[str] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
+    beside: Subject | None = None
 
     def add_node(self, node: ir.Node) -> None:
         """Let the thing go by a node, too, and by what that was, or was called by, before it was inlined."""
@@ -72,6 +80,10 @@ class Subject:
         if term.startswith(OPERATOR):
             known, pattern = self.operators, term[len(OPERATOR) :]
         return pattern in known or any(fnmatch.fnmatchcase(name, pattern) for name in known)
+
+    def touches(self, term: str) -> bool:
+        """Tell whether a term means this, or what changes with it."""
+        return self.matches(term) or (self.beside is not None and self.beside.matches(term))
 
 
 def node_subjects(graph: ir.Graph) -> dict[ir.Node, Subject]:
@@ -94,15 +106,24 @@ def value_subjects(values: Iterable[ir.Value]) -> dict[ir.Value, Subject]:
 
 
 def group_subjects(groups: Groups) -> dict[str, Subject]:
-    """Return groups of channels by name: by that, by their weights and other constants, and by who reads these."""
+    """Return groups of channels by name: by that, and by the layers that make them; those that read them are beside."""
     found = {}
     for group in (*groups.prunable, *groups.frozen):
-        constants = value_subjects({member.value: None for member in group.constants()})
-        found[group.name] = Subject({group.name}).joined(*constants.values())
-        for value in constants:
-            for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
-                found[group.name].add_node(sink.node)
+        reading = [member.value for member in group.constants() if member.role == "in"]
+        making = [member.value for member in group.constants() if member.role != "in"]
+        layers = _layer_subject(groups, making or reading)
+        found[group.name] = Subject({group.name}).joined(layers)
+        found[group.name].beside = _layer_subject(groups, reading)
     return found
+
+
+def _layer_subject(groups: Groups, constants: list[ir.Value]) -> Subject:
+    """Return constants by their names and by the nodes that use them."""
+    found = value_subjects(dict.fromkeys(constants))
+    for value, subject in found.items():
+        for sink in groups.readers.get(value, ()):  # a weight that is moved first is read by another node
+            subject.add_node(sink.node)
+    return Subject().joined(*found.values())
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,7 @@ class SelectivePass(Pass):
             if self.include and not any(map(subject.matches, self.include)):
                 why_not[key] = NOT_INCLUDED
             for term in self.exclude:
-                if subject.matches(term):
+                if subject.touches(term):
                     why_not[key] = f"excluded by '{term}'"
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own

@@ -6,8 +6,6 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +29,17 @@ def python_blocks(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
-def test_commands_run(page: Path, tmp_path: Path) -> None:
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds what a clone holds, one after another."""
     for name in ("models", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
     for command in commands(page):
         program, *arguments = shlex.split(command)
         assert program == "onnxcompress"
-        done = subprocess.run(
-            [sys.executable, "-m", "onnxcompress", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stderr)
-        assert done.stdout or done.stderr, command
+        done = call(*arguments)
+        assert done.exit_code == 0, (command, done.output)
+        assert done.output, command
 
 
 def mapped() -> list[str]:
@@ -85,6 +78,13 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_are_there(page: str) -> None:
+    named = re.findall(r"`((?:\w+/)+[\w.]*|\w+\.(?:py|md|toml))`", (ROOT / page).read_text())
+    assert len(named) > 30
+    assert [name for name in named if name != "__init__.py" and not (ROOT / name).exists()] == []
 
 
 def test_the_guide_shows_the_recipe_that_is_there() -> None:

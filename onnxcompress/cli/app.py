@@ -96,6 +96,10 @@ DataOption = Annotated[
     str | None,
     typer.Option("--data", help="Samples: an .npz file, a folder of them, file.py:function, or random."),
 ]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option("--evaluate-on", metavar="DATA", help="Samples to measure on, which no pass sees; as for --data."),
+]
 MetricOption = Annotated[
     str | None,
     typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from .app import FELL_SHORT, DataOption, MetricOption, ModelPath, Overwrite, Seed
+from .app import FELL_SHORT, AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+
+if TYPE_CHECKING:
+    from ..report import Report
 
 OutOption = Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")]
 RecipeOption = Annotated[
@@ -17,6 +20,13 @@ RecipeOption = Annotated[
 StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
 ReportOption = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+]
+PlansOption = Annotated[
+    Path | None, typer.Option("--plans", metavar="DIR", help="Write what each pass decided, a JSON file for each.")
+]
+ReplayOption = Annotated[
+    Path | None,
+    typer.Option("--replay", metavar="DIR", help="Carry out plans: of a folder, or one file."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what each pass would do; write nothing.")]
 
@@ -38,43 +48,87 @@ def apply(
     out: OutOption = None,
     recipe: RecipeOption = None,
     step: StepOption = None,
+    replay: ReplayOption = None,
     data: DataOption = None,
+    evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
     report: ReportOption = None,
+    plans: PlansOption = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> int:
     """Run passes over MODEL, in the order of -r and -p."""
     _check_usage(
         ctx,
         {
-            "give one recipe (-r) or pass (-p) at least": not recipe and not step,
+            "give one recipe (-r) or pass (-p) at least, or --replay": not recipe and not step and replay is None,
+            "--replay takes no -r and no -p: the plans say what to do": replay is not None and bool(recipe or step),
             "give -o OUT, or --dry-run": not dry_run and out is None,
             "--dry-run writes nothing, so it takes no --report": dry_run and report is not None,
+            "--dry-run writes nothing, so it takes no --plans": dry_run and plans is not None,
         },
     )
-    from .. import files, pipeline
-    from ..display import console, tables
+    from .. import pipeline
+    from ..display import console
     from ..outputs import check_outputs
+    from ..plans import read_plans
     from ..recipe import read_steps
 
-    passes = read_steps(ctx.meta["steps"])
+    planned = None if replay is None else read_plans(replay)
+    passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
-    read = {"--data": data, "--metric": metric} | {f"-r {text}": text for text in recipe or ()}
-    check_outputs(model, output=target, report=report, read=read, passes=passes, overwrite=overwrite)
+    read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric} | {f"-r {r}": r for r in recipe or ()}
+    read |= {f"--replay {each.where}": each.where for each in planned or ()}
+    check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:
         _, found = pipeline.apply(
-            model, passes, data=data, metric=metric, output=target, overwrite=overwrite, seed=seed, progress=progress
+            model,
+            () if planned is not None else passes,
+            plans=planned,
+            data=data,
+            evaluate_on=evaluate_on,
+            metric=metric,
+            output=target,
+            overwrite=overwrite,
+            seed=seed,
+            progress=progress,
         )
-    if dry_run:
-        console.show(*tables.plans(found.steps))
-        return 0
-    ctx.meta["written"] = f"{out}"
+    if target is not None:
+        ctx.meta["written"] = f"{target}"
+        _write(found, report, plans, overwrite=overwrite)
+    _show(found, target, as_json=as_json)
+    return _verdict(found, dry_run=dry_run)
+
+
+def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+    from .. import files
+    from ..plans import write_plans
+
     if report is not None:
         text = found.to_html() if report.suffix == ".html" else found.to_json()
         files.write_text(report, text, overwrite=overwrite)
-    console.show(found.to_table(), tables.steps(found.steps), f"Written: {out}", *found.stays)
+    if plans is not None:
+        write_plans(plans, found.plans, overwrite=overwrite)
+
+
+def _show(found: Report, target: Path | None, *, as_json: bool) -> None:
+    from ..display import console, tables
+
+    if as_json:
+        console.show_text(found.to_json())
+    elif target is None:
+        console.show(*tables.plans(found.steps))
+    else:
+        console.show(found.to_table(), tables.steps(found.steps), f"Written: {target}", *found.stays)
+
+
+def _verdict(found: Report, *, dry_run: bool) -> int:
+    from ..display import console
+
+    if dry_run:
+        return 0
     for text in found.unmet:
         console.say(f"fell short: {text}")
     return FELL_SHORT if found.unmet else 0

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Annotated
 
 import typer
 
 from .app import FELL_SHORT, AsJson, ModelPath
 
+TARGETS = sorted(
+    path.name.removesuffix(".toml")
+    for path in files("onnxcompress").joinpath("targets").iterdir()
+    if path.name.endswith(".toml")
+)
+"""Read off the folder: importing it takes long."""
+
 
 def lint(
     model: ModelPath,
     target: Annotated[
         str,
-        typer.Option("--target", metavar="T", help="An engine, such as tensorrt, or a .toml file that describes one."),
+        typer.Option("--target", metavar="T", help=f"{', '.join(TARGETS)}, or a .toml file that describes one."),
     ],
     as_json: AsJson = False,
 ) -> int:

@@ -7,11 +7,17 @@ from typing import Annotated
 import typer
 
 
-def passes(name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pass, in full.")] = None) -> int:
+def passes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pass, in full.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Every option of every pass, as a page.")] = False,
+) -> int:
     """List the passes, or every option of one."""
-    from ..display import catalogue, console, tables
+    from ..display import catalogue, console, options, tables
 
-    if name is None:
+    if markdown:
+        known = catalogue.catalogue() if name is None else [catalogue.entry(name)]
+        console.show_text(options.markdown(known).rstrip("\n"))
+    elif name is None:
         console.show(tables.catalogue(catalogue.catalogue()))
     else:
         console.show(*tables.entry(catalogue.entry(name)))

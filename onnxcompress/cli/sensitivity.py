@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import AsJson, MetricOption, ModelPath, Overwrite, Seed
+from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
 
 
 def sensitivity(
@@ -22,6 +22,7 @@ def sensitivity(
             help="prune-channels, magnitude-prune, quantize, …",
         ),
     ] = "prune-channels",
+    evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
     share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
     report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
@@ -37,10 +38,12 @@ def sensitivity(
     from ..recipe import parse_pass
 
     parsed = parse_pass(step)
-    read = {"--data": data, "--metric": metric}
+    read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric}
     check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
     with console.progress_bar() as progress:
-        found = run(model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress)
+        found = run(
+            model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress, evaluate_on=evaluate_on
+        )
     from ..display import curves
 
     if report is not None:

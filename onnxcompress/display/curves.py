@@ -34,7 +34,7 @@ def table(found: Sensitivity) -> list[RenderableType]:
         drops = {p.share: p.drop for p in points}
         curve = "".join(_height(p.drop, top) for p in points)
         rows.add_row(Text(name), *(units.number(drops.get(share)) for share in found.shares), curve)
-    title = f"{found.metric} {units.number(found.value)} on {found.count} samples; lost when a share of one group goes"
+    title = f"{found.metric} {units.number(found.value)} on {found.basis()}; lost when a share of one group goes"
     if found.random:
         title += "; random data: the metric says nothing about the model's job"
     parts: list[RenderableType] = [titled(title, rows)]
@@ -54,7 +54,7 @@ def _layers(found: Sensitivity) -> list[RenderableType]:
     worst = sorted(found.curves.items(), key=lambda item: math.inf if item[1][0].sqnr is None else item[1][0].sqnr)
     for rank, (name, (point, *_)) in enumerate(worst, 1):
         rows.add_row(str(rank), Text(name), units.number(point.drop), units.number(point.sqnr, ".1f"))
-    title = f"{found.metric} {units.number(found.value)} on {found.count} samples; what each layer alone costs"
+    title = f"{found.metric} {units.number(found.value)} on {found.basis()}; what each layer alone costs"
     parts: list[RenderableType] = [titled(title, rows)]
     if found.refused:
         parts.append(Text("Left alone: " + "; ".join(gathered(found.refused)[:8])))

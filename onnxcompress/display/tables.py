@@ -76,9 +76,10 @@ def stages(report: Evidence) -> RenderableType:
             units.number(stage.ratio, ".2f"),
         )
     notes = [f"Fell short: {text}" for text in report.unmet]
+    notes += [report.basis()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
-    return titled("\n".join(notes), table) if notes else table
+    return titled("\n".join(notes), table)
 
 
 def steps(found: Sequence[Step]) -> Table:
@@ -194,7 +195,8 @@ def _more(table: Table, count: int) -> Table:
 
 def comparison(found: Comparison) -> list[RenderableType]:
     """Return two models side by side."""
-    title = f"{found.count} samples" + (f", {found.dropped} left out (fixed batch)" if found.dropped else "")
+    title = f"{found.count} samples ({found.data})"
+    title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
     score = new_table(("metric", ">first", ">second", ">drop"))
     values = (found.value_a, found.value_b, found.drop)

@@ -49,6 +49,8 @@ class Comparison:
         Of every output.
     random : bool
         The samples were random values, so that the metric says little about the model's job.
+    data : str
+        Where the samples came from. Whether a model was fitted to them is not known here.
     """
 
     count: int
@@ -64,6 +66,7 @@ class Comparison:
     max_abs: float | None
     outputs: tuple[OutputFidelity, ...]
     random: bool
+    data: str
 
     @property
     def nonfinite(self) -> tuple[int, int]:
@@ -206,6 +209,7 @@ class Reference:
             max_abs=first.max_abs,
             outputs=tuple(outputs),
             random=self.samples.random,
+            data=self.samples.description,
         )
 
 

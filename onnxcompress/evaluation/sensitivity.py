@@ -13,7 +13,8 @@ from ..contract import Context, Pass, Plan, Refusal
 from ..errors import DataError, MetricError, OptionError
 from ..kinds import to_ir, working_copy
 from ..progress import Progress, silent
-from ..samples.samples import Samples, load_samples
+from ..samples.samples import Samples
+from ..samples.split import basis, split
 from .compare import Comparison, Reference
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class Sensitivity:
         How many samples were scored.
     random : bool
         The samples were random values, so that the metric says little about the model's job.
+    data : str
+        Where the samples that were scored came from.
+    fitted : tuple of str
+        The pass, where it was fitted to samples.
+    fitted_to : str
+        To which.
+    unseen : bool
+        It saw none of those that were scored.
     shares : tuple of float
         Empty where the pass has no sparsity; then each subject has one point.
     curves : dict of str to tuple of Point
@@ -73,9 +82,17 @@ class Sensitivity:
     value: float
     count: int
     random: bool
+    data: str
+    fitted: tuple[str, ...]
+    fitted_to: str
+    unseen: bool
     shares: tuple[float, ...]
     curves: dict[str, tuple[Point, ...]]
     refused: tuple[Refusal, ...]
+
+    def basis(self) -> str:
+        """Say on which samples was measured, and whether the pass was fitted to them."""
+        return basis(self.count, self.data, self.fitted, self.fitted_to, self.unseen)
 
 
 class Judge:
@@ -160,6 +177,7 @@ def sensitivity(
     shares: Sequence[float] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    evaluate_on: Any = None,
 ) -> Sensitivity:
     """Prune one group, or quantize one layer, after another and score the model each time.
 
@@ -180,6 +198,8 @@ def sensitivity(
         Seeds everything random.
     progress : callable, optional
         Called as ``progress(what, done, total)``.
+    evaluate_on : optional
+        Samples to score on; without them, as for `onnxcompress.apply`.
 
     Returns
     -------
@@ -198,14 +218,27 @@ def sensitivity(
         raise OptionError(f"sensitivity: shares = {list(shares)}: expected numbers above 0 and below 1")
     original, _ = to_ir(model)
     known = working_copy(original)
-    samples = load_samples(data, known, seed)
-    context = Context(known, samples=samples, seed=seed, progress=progress, metric=metric)
+    samples = split(known, data, evaluate_on, fits=step.needs.fits, seed=seed)
+    assert samples.judge is not None
+    context = Context(known, samples=samples.fit, seed=seed, progress=progress, metric=metric)
     plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]
     if not varied:
         plans = {1.0: step.plan(known, context)}
     parts = {share: plan.parts() for share, plan in plans.items()}
     if not varied and not parts[1.0]:
         raise OptionError(f"sensitivity: what {step.name} does cannot be taken apart into groups, weights or layers")
-    curves, found = measure(Judge(known, samples, metric), step, parts, progress=progress or silent)
+    curves, found = measure(Judge(known, samples.judge, metric), step, parts, progress=progress or silent)
     refused = tuple(dict.fromkeys(refusal for plan in plans.values() for refusal in plan.refused))
-    return Sensitivity(found.metric, found.value_a, found.count, samples.random, shares, curves, refused)
+    return Sensitivity(
+        metric=found.metric,
+        value=found.value_a,
+        count=found.count,
+        random=found.random,
+        data=found.data,
+        fitted=(step.name,) if context.fitted_to else (),
+        fitted_to=context.fitted_to,
+        unseen=samples.apart or not context.fitted_to,
+        shares=shares,
+        curves=curves,
+        refused=refused,
+    )

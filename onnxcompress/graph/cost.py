@@ -138,11 +138,14 @@ def _recurrent(node: ir.Node, shape: Shapes, out: Shape) -> int:
     return steps_and_batch * sum(prod(shape(index)) for index in operators.facts(edit.op_of(node)).weights)
 
 
+FAMILIES: dict[operators.Family, Callable[[ir.Node, Shapes, Shape], int]] = {
+    "convolution": _conv,
+    "product": _product,
+    "recurrent": _recurrent,
+}
+
 COUNTERS: dict[str, Callable[[ir.Node, Shapes, Shape], int]] = {
-    **dict.fromkeys(operators.CONVOLUTIONS, _conv),
-    **dict.fromkeys(operators.RECURRENT, _recurrent),
-    "Gemm": _product,
-    "MatMul": _product,
+    **{op: FAMILIES[family] for op in operators.LAYERS if (family := operators.facts(op).family) in FAMILIES},
     "QLinearConv": _integer_conv,
 }
 

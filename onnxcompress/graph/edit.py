@@ -247,62 +247,12 @@ def take_over(node: ir.Node, outputs: Sequence[ir.Value]) -> None:
     graph.remove(node, safe=True)
 
 
-def add_to_outputs(graph: ir.Graph, additions: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Add a constant to each output channel of the Conv, ConvTranspose, Gemm or MatMul nodes with these output names.
-
-    It goes into the bias where there is one (for MatMul, a constant that is added next), else into a new one.
-    """
-    if not additions:
+def remove_unread(value: ir.Value | None) -> None:
+    """Remove an initializer that nothing reads."""
+    if value is None or value.uses() or value.is_graph_input() or value.is_graph_output():
         return
-    nodes, insert = {output_name(node): node for node in graph}, Inserter(graph)
-    for name, addition in additions.items():
-        node = nodes[name]
-        add = _add_behind if node.op_type == "MatMul" else _add_to_bias
-        add(insert, node, addition, _float_type(node).numpy())
-
-
-def _float_type(node: ir.Node) -> ir.DataType:
-    """Return the type of a node's output, which that of its inputs is too."""
-    types = (value.dtype for value in (*node.outputs, *node.inputs) if value is not None)
-    return next((dtype for dtype in types if dtype is not None), ir.DataType.FLOAT)
-
-
-def _add_to_bias(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
-    beta = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
-    given = node.inputs[2] if len(node.inputs) > 2 and beta else None
-    bias = constant(given)
-    if given is not None and bias is None:  # computed, if only by an Identity
-        added = insert.constant(f"{output_name(node)}_added", (addition / beta).astype(dtype))
-        node.replace_input_with(2, insert.node("Add", [given, added], before=node, dtype=_float_type(node)))
-        return
-    old = 0.0 if bias is None else beta * bias.numpy().astype(np.float64)
-    if "beta" in node.attributes:
-        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    _replace_constant(insert, node, 2, f"{output_name(node)}_bias", (old + addition).astype(dtype))
-
-
-def _add_behind(insert: Inserter, node: ir.Node, addition: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
-    """Add a constant to the output of a node that takes no bias."""
-    out = node.outputs[0]
-    uses = list(out.uses())
-    if len(uses) == 1 and not out.is_graph_output() and op_of(uses[0][0]) == "Add":
-        added, index = uses[0]
-        bias = constant(added.inputs[1 - index])
-        if bias is not None and bias.shape.numpy() == addition.shape:
-            total = (bias.numpy().astype(np.float64) + addition).astype(dtype)
-            _replace_constant(insert, added, 1 - index, f"{out.name}_bias", total)
-            return
-    insert.behind(out, "Add", insert.constant(f"{out.name}_constant", addition.astype(dtype)), shape=out.shape)
-
-
-def _replace_constant(insert: Inserter, node: ir.Node, index: int, name: str, array: npt.NDArray[Any]) -> None:
-    """Give a node a constant of its own; the one before goes if nothing else reads it."""
-    old = node.inputs[index]
-    node.replace_input_with(index, insert.constant(name, array))
-    if old is not None and old.is_initializer() and not (old.uses() or old.is_graph_input() or old.is_graph_output()):
-        graph_of(old).initializers.pop(str(old.name))
+    if value.is_initializer():
+        graph_of(value).initializers.pop(str(value.name))
 
 
 def set_attribute(node: ir.Node, name: str, value: int | Sequence[int]) -> None:

@@ -62,9 +62,13 @@ class Layer:
     @classmethod
     def of(cls, node: ir.Node | None, read: Read = held, among: Collection[str] = operators.PRODUCTS) -> Layer | None:
         """Return the layer that a node is, with its usual weight; None for operators that are not `among` those."""
-        if node is None or edit.op_of(node) not in among:
-            return None
-        return cls(node, operators.facts(edit.op_of(node)).weights[0], read)
+        known = None if node is None or edit.op_of(node) not in among else operators.facts(edit.op_of(node))
+        return None if node is None or known is None or not known.weights else cls(node, known.weights[0], read)
+
+    @classmethod
+    def each_of(cls, node: ir.Node, read: Read = held) -> list[Layer]:
+        """Return a layer for each weight of an operator: a recurrent one has two."""
+        return [cls(node, index, read) for index in operators.facts(edit.op_of(node)).weights]
 
     @property
     def op(self) -> str:
@@ -158,6 +162,11 @@ class Layer:
         return math.prod(self.shape) // self.outputs
 
     @property
+    def activation(self) -> str:
+        """What onnxruntime has fused into it behind the sum."""
+        return self.node.attributes.get_string("activation", "")
+
+    @property
     def alpha(self) -> float:
         """The factor of the product."""
         return self.node.attributes.get_float("alpha", 1.0) if self.known.family == "product" else 1.0
@@ -235,6 +244,8 @@ class Layer:
         """Return why its constants cannot be changed; empty if they can."""
         value, label = self.value, edit.label(self.node)
         tensor = edit.constant(value)
+        if self.known.family not in ("convolution", "product") or self.activation:
+            return f"{label} does more than multiply and add"
         if tensor is None:
             default = value.is_graph_input() and value.is_initializer()
             return f"the weight of {label} {edit.DEFAULT if default else NO_CONSTANT}"
@@ -256,8 +267,11 @@ class Layer:
     def blocks(self, array: Values) -> Values:
         """Return an array of the weight's shape as (groups, outputs of each, weights of an output).
 
-        The weights of an output are in the order of its inputs, for each the positions of the kernel.
+        The weights of an output are in the order of its inputs, for each the positions of the kernel. Of a recurrent
+        operator each direction is a block.
         """
+        if self.known.family == "recurrent":
+            return array
         if not self.is_convolution:
             return (array if self.axes.output == 0 else array.T)[None]
         if self.axes.output == 0:
@@ -268,6 +282,8 @@ class Layer:
 
     def whole(self, blocks: Values) -> Values:
         """Undo `blocks`."""
+        if self.known.family == "recurrent":
+            return blocks
         if not self.is_convolution:
             matrix: Values = blocks[0]
             return matrix if self.axes.output == 0 else matrix.T
@@ -323,3 +339,13 @@ class Layer:
             self.node.resize_inputs(port + 1)
         self.node.attributes.pop("beta", None)
         self.node.replace_input_with(port, value)
+
+    def drop_factors(self) -> None:
+        """Forget alpha and beta, once they are in the constants."""
+        for name in ("alpha", "beta") if self.known.family == "product" else ():
+            self.node.attributes.pop(name, None)
+
+    def replace_bias(self, value: ir.Value | None) -> None:
+        """Let the operator read another bias, beta as it is; None: no bias."""
+        if self.bias_value is not None and self.known.bias is not None:
+            self.node.replace_input_with(self.known.bias, value)

@@ -166,6 +166,9 @@ NORMALISATIONS = _of(["normalisation"])
 LAYERS = _of(["convolution", "product", "recurrent", "attention"], own=False)
 """Operators that multiply by weights."""
 
+DYNAMIC = tuple(op for op, known in OPERATORS.items() if known.dynamic)
+"""Those that onnxruntime computes on integers with scales that each run chooses."""
+
 KEEP_ELEMENTS = frozenset(op for op, known in OPERATORS.items() if known.keeps_elements)
 MOVE_ELEMENTS = frozenset(op for op, known in OPERATORS.items() if known.moves_elements)
 CARRIED = frozenset(op for op, known in OPERATORS.items() if known.carried)

@@ -145,16 +145,14 @@ def _conv(node: ir.Node, shapes: list[Dims]) -> Pairs:
     return [(data[1], inside)] if times == 1 else []
 
 
-def _gemm(node: ir.Node, shapes: list[Dims]) -> Pairs:
-    a, b = shapes[:2]
-    if len(a) != 2 or len(b) != 2:
-        return []
-    return [(a[axes_of(node, 0, 2).summed], b[axes_of(node, 1, 2).summed])]
-
-
-def _matmul(node: ir.Node, shapes: list[Dims]) -> Pairs:
+def _product(node: ir.Node, shapes: list[Dims]) -> Pairs:
     a, b = shapes[:2]
     return [(a[axes_of(node, 0, len(a)).summed], b[axes_of(node, 1, len(b)).summed])] if a and b else []
+
+
+def _attention(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    data, weight = shapes[:2]
+    return [(data[-1], weight[axes_of(node, 1, 2).summed])] if data and len(weight) == 2 else []
 
 
 def _per_channel(node: ir.Node, shapes: list[Dims]) -> Pairs:
@@ -172,14 +170,18 @@ def _recurrent(node: ir.Node, shapes: list[Dims]) -> Pairs:
     return [(data[2], weight[2])] if len(data) == len(weight) == 3 else []
 
 
+FAMILIES: dict[operators.Family, Callable[[ir.Node, list[Dims]], Pairs]] = {
+    "attention": _attention,
+    "convolution": _conv,
+    "product": _product,
+    "recurrent": _recurrent,
+}
+
 READS: dict[str, Callable[[ir.Node, list[Dims]], Pairs]] = {
-    **dict.fromkeys(operators.CONVOLUTIONS, _conv),
-    **dict.fromkeys(operators.RECURRENT, _recurrent),
+    **{op: FAMILIES[operators.facts(op).family] for op in operators.LAYERS},
     "BatchNormalization": _per_channel,
-    "Gemm": _gemm,
     "InstanceNormalization": _per_channel,
     "LayerNormalization": _normalised,
-    "MatMul": _matmul,
     "RMSNormalization": _normalised,
 }
 """Which extents of its inputs an operator wants to be equal, by the shapes of all inputs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, ModelError, did_you_mean
@@ -48,6 +49,10 @@ class Input:
         index = [slice(None)] * array.ndim
         index[self.batch_axis] = slice(start, stop)
         return array[tuple(index)]
+
+    def pick(self, array: Array, indices: npt.NDArray[np.int64]) -> Array:
+        """Return single samples of `array` as a copy; all of it if it is shared."""
+        return array if self.batch_axis is None else array.take(indices, axis=self.batch_axis)
 
 
 @dataclass(frozen=True)

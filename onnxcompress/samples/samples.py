@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
@@ -22,6 +23,16 @@ FEW = 3
 """Feeds that a model is checked with after each pass."""
 
 LABELS = "labels"
+
+OF, ENOUGH = 5, 50
+"""One sample of so many judges what was fitted to the others, where there are so many in all."""
+
+Part = Literal["four in five", "one in five"]
+FIT: Part = "four in five"
+JUDGE: Part = "one in five"
+
+AT_ONCE = OF * 2 * DEFAULT_BATCH
+"""Samples from which a part is picked at once: what is picked is a copy."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +59,23 @@ class Samples:
     """
 
     def __init__(
-        self, source: Source, layout: Layout, limit: int | None = None, skip: int = 0, *, gathers: bool = False
+        self,
+        source: Source,
+        layout: Layout,
+        limit: int | None = None,
+        skip: int = 0,
+        *,
+        gathers: bool = False,
+        part: Part | None = None,
     ) -> None:
         self._source = source
         self._layout = layout
         self._limit = limit
         self._skip = skip
         self._gathers = gathers
+        self._only = part
         self._scanned: tuple[int, Array | None] | None = None
-        self.description = source.description
+        self.description = source.description if part is None else f"{part} of {source.description}"
         self.random = source.random
         self.dropped = 0
 
@@ -162,24 +181,41 @@ class Samples:
         if n < 1:
             raise DataError(f"{self.description}: {n} samples asked for; at least 1 is needed")
         n = max(n, self._layout.fixed_batch or 1)
-        return Samples(self._source, self._layout, n if self._limit is None else min(n, self._limit), self._skip)
+        return self._like(n if self._limit is None else min(n, self._limit), self._skip)
 
     def tail(self, n: int) -> Samples:
         """Return all but the first `n` samples."""
         limit = None if self._limit is None else max(self._limit - n, 0)
-        return Samples(self._source, self._layout, limit, self._skip + n)
+        return self._like(limit, self._skip + n)
 
     def gathered(self) -> Samples:
         """Return the same samples in another order, in which those of one shape come together.
 
         Up to a batch of each shape is held in memory, so it is for a small number of samples.
         """
-        return Samples(self._source, self._layout, self._limit, self._skip, gathers=True)
+        return self._like(self._limit, self._skip, gathers=True)
 
     def halves(self) -> tuple[Samples, Samples]:
         """Return what may be fitted to, and what judges; all of them twice where there is only one."""
         half = self.count // 2
         return (self.head(half), self.tail(half)) if half else (self, self)
+
+    def split(self) -> tuple[Samples, Samples] | None:
+        """Return four samples in five, to fit to, and the fifth, to judge by; None where that leaves too few.
+
+        One of every five samples in a row is drawn, always the same one, so that both parts are spread over all of
+        them; nothing is held in memory. They are enough where there are 50, and a fifth fills the model's batch.
+        """
+        enough = max(ENOUGH, OF * (self._layout.fixed_batch or 1))
+        seen = 0
+        for piece in self._checked():
+            seen += piece.count
+            if seen >= enough:
+                return tuple(Samples(self._source, self._layout, part=part) for part in (FIT, JUDGE))  # type: ignore[return-value]
+        return None
+
+    def _like(self, limit: int | None, skip: int, *, gathers: bool = False) -> Samples:
+        return Samples(self._source, self._layout, limit, skip, gathers=gathers, part=self._only)
 
     def _scan(self) -> tuple[int, Array | None]:
         """Go through everything once: check it, count it, keep the labels."""
@@ -196,15 +232,14 @@ class Samples:
         """The pieces of the source, each checked against the model, up to the limit."""
         offset, skip = 0, self._skip
         with_labels: bool | None = None
-        for piece in self._source.pieces():
-            batch = self._check(piece, offset)
+        for where, batch in self._chosen():
             skipped = min(skip, batch.count)
             skip -= skipped
             if batch.count == skipped:
                 continue
             batch = self._part(batch, skipped, batch.count)
             if with_labels not in (None, batch.labels is not None):
-                raise DataError(f"{piece[0]}: labels are {'missing' if with_labels else 'there'}, unlike before")
+                raise DataError(f"{where}: labels are {'missing' if with_labels else 'there'}, unlike before")
             with_labels = batch.labels is not None
             if self._limit is not None and offset + batch.count >= self._limit:
                 yield self._part(batch, 0, self._limit - offset)
@@ -213,6 +248,25 @@ class Samples:
             yield batch
         if not offset:
             raise DataError(f"{self.description}: there are no samples in it")
+
+    def _chosen(self) -> Iterator[tuple[str, Batch]]:
+        """The pieces of the source, or what of them belongs to the part, each with its place."""
+        number = 0
+        for piece in self._source.pieces():
+            whole = self._check(piece, number)
+            step = AT_ONCE if self._only else max(whole.count, 1)
+            for start in range(0, whole.count, step):
+                batch = self._part(whole, start, min(start + step, whole.count))
+                yield piece[0], batch if self._only is None else self._drawn(batch, number + start)
+            number += whole.count
+
+    def _drawn(self, batch: Batch, number: int) -> Batch:
+        """Pick the samples of the part; `number` is that of the first."""
+        picked = np.flatnonzero(judging(np.arange(number, number + batch.count)) == (self._only == JUDGE))
+        if len(picked) == batch.count:
+            return batch
+        feeds = {item.name: item.pick(batch.feeds[item.name], picked) for item in self._layout.inputs}
+        return Batch(feeds, None if batch.labels is None else batch.labels[picked], len(picked))
 
     def _check(self, piece: Piece, offset: int) -> Batch:
         where, arrays = piece
@@ -246,6 +300,16 @@ class Samples:
             feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
         labels = [part.labels for part in parts if part.labels is not None]
         return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
+
+
+def judging(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell which samples judge: one of each five in a row, mixed so that it keeps step with nothing in the data."""
+    row = numbers.astype(np.uint64) // OF
+    mixed = (row + 1) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> 31
+    judges: npt.NDArray[np.bool_] = numbers % OF == (mixed >> 33).astype(np.int64) % OF
+    return judges
 
 
 def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:

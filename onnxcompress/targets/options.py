@@ -21,7 +21,7 @@ class QuantizeOptions(TypedDict):
     power_of_two: bool
     reduce_range: bool
     operators: frozenset[str]
-    coverage: Literal["worth", "all"]
+    coverage: Literal["layers", "all"]
 
 
 def quantize_options(target: Target) -> QuantizeOptions:
@@ -50,7 +50,7 @@ def quantize_options(target: Target) -> QuantizeOptions:
         operators : frozenset of str
             What may compute on integers or pass them through; Relu and Clip only as part of the operator before them,
             unless they are named.
-        coverage : {"worth", "all"}
+        coverage : {"layers", "all"}
             Whether all of them do, wherever they stand, or only where that is faster.
     """
     activations = target.activations.dtypes[0]

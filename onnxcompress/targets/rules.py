@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.constants import find, is_constant
-from ..graph.operators import INTEGER_OPERATORS, PRODUCTS
+from ..graph.layer import Layer
+from ..graph.operators import INTEGER_OPERATORS
 from ..graph.shapes import FLOATS
 from . import storage
 from .finding import Finding
@@ -60,20 +61,20 @@ def bias_format(model: Quantized, target: Target) -> Findings:
     if target.bias.format == "float":
         return
     for node in model.nodes:
-        if edit.op_of(node) not in target.bias.required or len(node.inputs) < 3 or node.inputs[2] is None:
+        layer = Layer.of(node, among=target.bias.required)
+        if layer is None or layer.bias_value is None or _completed(node, target):
             continue
-        if _completed(node, target):
-            continue
-        if all(dequantize_of(value) for value in node.inputs[:2]) and dequantize_of(node.inputs[2]) is None:
+        if all(map(dequantize_of, (layer.data, layer.value))) and dequantize_of(layer.bias_value) is None:
             yield Finding("bias", kind, edit.label(node), "its bias is float; it takes int32 behind a DequantizeLinear")
 
 
 def bias_scale(model: Quantized, target: Target) -> Findings:
     """Find int32 biases whose grid is not that of the sums they are added to."""
     for node in model.nodes:
-        if edit.op_of(node) not in target.bias.required or len(node.inputs) < 3 or target.bias.format == "float":
+        layer = Layer.of(node, among=target.bias.required)
+        if layer is None or layer.bias_value is None or target.bias.format == "float":
             continue
-        sources = [dequantize_of(value) for value in node.inputs[:3]]
+        sources = [dequantize_of(value) for value in (layer.data, layer.value, layer.bias_value)]
         bias = sources[2]
         if bias is None or dequantized_type(bias) != "int32" or sources[0] is None or sources[1] is None:
             continue
@@ -92,9 +93,10 @@ def bias_scale(model: Quantized, target: Target) -> Findings:
 def mixed(model: Quantized, target: Target) -> Findings:
     """Find operators of which one operand is stored as integers and the other is float."""
     for node in model.nodes:
-        if edit.op_of(node) not in PRODUCTS or edit.op_of(node) not in target.operators.integer:
+        layer = Layer.of(node)
+        if layer is None or layer.op not in target.operators.integer:
             continue
-        sources = [dequantize_of(value) for value in node.inputs[:2]]
+        sources = [dequantize_of(value) for value in (layer.data, layer.value)]
         source = sources[0] or sources[1]
         if all(sources) or source is None:
             continue
@@ -103,7 +105,7 @@ def mixed(model: Quantized, target: Target) -> Findings:
         if told or storage.weight_only(source, target):
             continue
         have, lack = ("activation", "weight") if sources[0] else ("weight", "activation")
-        if have == "activation" and not is_constant(node.inputs[1]):
+        if have == "activation" and not is_constant(layer.value):
             lack = "second operand"
         if lack == "weight" and _completed(node, target):
             reason = "its weight is float, and the engine stores it as integers with one scale for all channels"
@@ -115,7 +117,8 @@ def mixed(model: Quantized, target: Target) -> Findings:
 
 def _completed(node: ir.Node, target: Target) -> bool:
     """Tell whether the engine itself stores a node's float weight and bias as integers; not beside a stored bias."""
-    if len(node.inputs) > 2 and dequantize_of(node.inputs[2]) is not None:
+    layer = Layer.of(node)
+    if layer is not None and dequantize_of(layer.bias_value) is not None:
         return False
     between_integers = dequantize_of(node.inputs[0]) is not None and _quantizes(_behind(node, target)) is not None
     return edit.op_of(node) in target.operators.completes and between_integers

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..graph import edit
 from ..graph.constants import find
-from ..graph.layer import axes_of
+from ..graph.layer import Layer, axes_of
 from ..graph.operators import PRODUCTS
 from .finding import Effect, Finding
 from .quantized import DEQUANTIZE, Quantized, Reader, Stored, dequantize_of, dequantized_type, readers
@@ -74,7 +74,8 @@ def pairs(model: Quantized, target: Target) -> Findings:
 def products(model: Quantized) -> Iterator[tuple[ir.Node, str, str]]:
     """Yield each operator that multiplies a stored activation by a stored weight or activation, with both types."""
     for node in model.nodes:
-        sources = [dequantize_of(value) for value in node.inputs[:2]] if edit.op_of(node) in PRODUCTS else []
+        layer = Layer.of(node)
+        sources = [] if layer is None else [dequantize_of(value) for value in (layer.data, layer.value)]
         found = [(model.role(source), dequantized_type(source)) for source in sources if source is not None]
         found += [(tensor.role, tensor.dtype) for tensor in model.at(node) if tensor.data is not None]
         found.sort(key=lambda kind: kind[0] == "weight")
@@ -212,7 +213,8 @@ def ranges(model: Quantized, target: Target) -> Findings:
 
 
 def _weights(model: Quantized, node: ir.Node) -> Iterator[ir.Value | None]:
-    for value in node.inputs[:2] if edit.op_of(node) in PRODUCTS else ():
+    layer = Layer.of(node)
+    for value in () if layer is None else (layer.data, layer.value):
         source = dequantize_of(value)
         if source is not None and model.role(source) == "weight":
             yield source.inputs[0]

@@ -129,7 +129,7 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Operators on integers, such as QLinearConv, that are accepted as they are.
     rejected : list of str
         Have no kernel at all.
-    coverage : {"worth", "all"}
+    coverage : {"layers", "all"}
         "all": floats are not computed, or by another processor, so that whatever can compute on integers should.
     """
 
@@ -140,7 +140,7 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     completes: list[str] = []
     qoperators: list[str] = []
     rejected: list[str] = []
-    coverage: Literal["worth", "all"] = "worth"
+    coverage: Literal["layers", "all"] = "layers"
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -45,7 +45,7 @@ def _gemm(node: ir.Node, _: edit.Inserter) -> None:
     """Leave out a C that is multiplied by nothing."""
     layer = Layer(node)
     if layer.beta == 0 and layer.bias_value is not None:
-        node.replace_input_with(2, None)
+        layer.replace_bias(None)
 
 
 def _layer_norm(node: ir.Node, insert: edit.Inserter) -> None:

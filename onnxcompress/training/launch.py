@@ -35,7 +35,7 @@ class Settings:
     ----------
     epochs, batch_size : int
         Passes over the samples, and samples per step (an epoch is split into nearly equal batches of at most that).
-    optimiser : {"adamw", "sgd"}
+    optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate, schedule : float, {"constant", "linear", "cosine"}
         The rate of the first step, and how it falls to zero.
@@ -51,7 +51,7 @@ class Settings:
 
     epochs: int = 10
     batch_size: int = 32
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01

@@ -5,7 +5,7 @@
 """Train one model; runs in an interpreter of its own, which uv makes from the lines above.
 
 ``worker.py FOLDER`` reads ``job.json``, ``objective.onnx`` and the arrays beside them, and tells its story on stdout,
-one JSON object a line. onnxruntime builds the graph of the gradients and runs it; the optimiser is a dozen lines of
+one JSON object a line. onnxruntime builds the graph of the gradients and runs it; the optimizer is a dozen lines of
 numpy on one flat vector, so that all there is to remember between two epochs fits in one plain ``.npz`` file.
 Nothing here imports onnxcompress: it is not installed in this interpreter.
 """
@@ -113,7 +113,7 @@ def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, A
             name = next(name for name, part in broken if not np.isfinite(part).all())
             raise FloatingPointError(f"the gradient of '{name}' is not finite at step {done + 1} of {of}")
         rate = settings["learning_rate"] * rate_factor(settings["schedule"], done / of)
-        update(settings["optimiser"], state, gradient, rate, decay, done + 1)
+        update(settings["optimizer"], state, gradient, rate, decay, done + 1)
         if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
             reported = time.monotonic()
             report(state.epoch + 1, settings["epochs"], loss, done + 1, of)
@@ -180,9 +180,9 @@ def rate_factor(schedule: str, progress: float) -> float:
     return 1.0
 
 
-def update(optimiser: str, state: State, gradient: Any, rate: float, decay: Any, step: int) -> None:
+def update(optimizer: str, state: State, gradient: Any, rate: float, decay: Any, step: int) -> None:
     """Take one step, in place. AdamW: Loshchilov and Hutter 2019; SGD: momentum 0.9, decay added to the gradient."""
-    if optimiser == "sgd":
+    if optimizer == "sgd":
         gradient += decay * state.flat
         state.first *= np.float32(MOMENTUM)
         state.first += gradient

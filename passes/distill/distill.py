@@ -45,7 +45,7 @@ class Distill(SelectivePass):
         Passes over the samples.
     batch_size : int
         Samples per step.
-    optimiser : {"adamw", "sgd"}
+    optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
         The rate of the first step.
@@ -71,7 +71,7 @@ class Distill(SelectivePass):
 
     epochs: Annotated[int, Meta(ge=1)] = 10
     batch_size: Annotated[int, Meta(ge=1)] = 32
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
@@ -89,7 +89,9 @@ class Distill(SelectivePass):
         arrays = samples.arrays()
         found = trainable_weights(model, arrays)
         selected = self.select(model, _subjects(model, found.free))
-        stopped = found.stopped | {str(value.name): reason for value, reason in selected.why_not.items()}
+        defaults = {str(value.name) for value in edit.defaults(model.graph)}
+        stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
+        stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
         options = {name: value for name, value in self.options().items() if name not in ("include", "exclude")}
         checkpoint = options.pop("checkpoint")
         labels = samples.labels

@@ -41,9 +41,10 @@ class MagnitudePrune(WeightPass, ThresholdPass):
 
     Notes
     -----
-    Weights are what Conv, ConvTranspose, Gemm, MatMul, GRU, LSTM and RNN multiply by, inner graphs included; biases
-    and normalisation parameters are left alone. LeCun et al., "Optimal Brain Damage" (1989) calls magnitude the
-    baseline; Han et al., arXiv:1506.02626, made it the standard.
+    Weights are what Conv, ConvTranspose, Gemm, MatMul, GRU, LSTM and RNN multiply by, and onnxruntime's Attention,
+    FusedConv, FusedGemm and FusedMatMul, inner graphs included; biases and normalisation parameters are left alone.
+    LeCun et al., "Optimal Brain Damage" (1989) calls magnitude the baseline; Han et al., arXiv:1506.02626, made it the
+    standard.
     """
 
     normalise: Literal["tensor", "channel", "model"] = "tensor"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -83,13 +83,13 @@ class PruneChannels(OverridablePass):
 
     Notes
     -----
-    A group goes by its own name, by its weights, and by the nodes that read these: an excluded layer keeps all channels
-    that it makes or reads. Channels of one group go together: a residual stream, a depthwise convolution and what
-    feeds it, the two sides of a Concat. By groups: Fang et al., DepGraph, arXiv:2301.12900; isomorphic ranking:
-    arXiv:2407.04616. l1: Li et al., arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519; lamp: Lee et al.,
-    arXiv:2010.07611; fpgm: He et al., arXiv:1811.00250; activation: Molchanov et al., arXiv:1611.06440; apoz: Hu et
-    al., arXiv:1607.03250; wanda: Sun et al., arXiv:2306.11695; taylor: Molchanov et al., arXiv:1611.06440; fisher:
-    Theis et al., arXiv:1801.05787.
+    A group goes by its own name and by the layers that make its channels, theirs and their weights' names; a layer that
+    is excluded keeps the channels that it reads, too. Channels of one group go together: a residual stream, a depthwise
+    convolution and what feeds it, the two sides of a Concat. By groups: Fang et al., DepGraph, arXiv:2301.12900;
+    isomorphic ranking: arXiv:2407.04616. l1: Li et al., arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519;
+    lamp: Lee et al., arXiv:2010.07611; fpgm: He et al., arXiv:1811.00250; activation: Molchanov et al.,
+    arXiv:1611.06440; apoz: Hu et al., arXiv:1607.03250; wanda: Sun et al., arXiv:2306.11695; taylor: Molchanov et
+    al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
     """
 
     overridable = ("sparsity", "round_to", "keep_at_least")
@@ -128,6 +128,13 @@ class PruneChannels(OverridablePass):
             raise OptionError(f"{self.name}: sparsity = {self.sparsity}: of the latency only a share can go")
         # Only some criteria look at samples, so this instance's need hides the class's.
         object.__setattr__(self, "needs", self._needs())
+
+    def replaced(self, options: dict[str, Any]) -> PruneChannels:
+        """Return the pass with options of `overrides`; a sparsity there is one of a group's channels."""
+        if options.get("sparsity") == "auto":
+            raise OptionError(f"{self.name}: overrides: sparsity = 'auto': expected a number; auto is for all groups")
+        own = {"max_drop": None, "budget": "channels"} if "sparsity" in options else {}
+        return super().replaced({**options, **own})
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
@@ -236,9 +243,6 @@ class PruneChannels(OverridablePass):
         return apply_channels(model, plan)
 
     def _check_auto(self) -> None:
-        for term, options in self.overrides.items():
-            if options.get("sparsity") == "auto":
-                raise OptionError(f"{self.name}: overrides.{term}.sparsity = 'auto': expected a number")
         if (self.sparsity == "auto") != (self.max_drop is not None):
             raise OptionError(f"{self.name}: sparsity = 'auto' and max_drop = NUMBER go together; give both or neither")
         if self.sparsity == "auto" and (self.ranking, self.budget, self.steps) != ("local", "channels", 1):

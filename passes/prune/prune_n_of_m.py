@@ -12,7 +12,7 @@ from onnxcompress.errors import OptionError
 from onnxcompress.graph.weights import Weight
 
 from .masks.masks import Keep
-from .masks.weights import array_of, reduction_axis, why_no_matrix
+from .masks.weights import array_of, why_no_matrix
 from .policies.weight_pass import EachWeightPass
 
 
@@ -42,20 +42,18 @@ class PruneNOfM(EachWeightPass):
         super().__post_init__()
         if self.n >= self.m:
             raise OptionError(f"{self.name}: n = {self.n}: expected less than m = {self.m}")
-        for term in self.overrides:
-            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
         """Say why a weight has no rows of m."""
         reason = why_no_matrix(weight)
         if reason:
             return reason
-        inputs = array_of(weight).shape[reduction_axis(weight)]
+        inputs = array_of(weight).shape[weight.summed]
         return f"an output sums over {inputs} input channels, fewer than {self.m}" if inputs < self.m else ""
 
     def keep(self, weight: Weight, random: np.random.Generator) -> Keep:
         """Keep the n largest of each m; of equal ones the first."""
-        axis = reduction_axis(weight)
+        axis = weight.summed
         rows = np.moveaxis(np.abs(array_of(weight)).astype(np.float64), axis, -1)
         padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % self.m)], constant_values=-1)
         parts = padded.reshape(*padded.shape[:-1], -1, self.m)

@@ -13,7 +13,7 @@ from onnxcompress.graph.weights import Weight
 
 from .importance.norms import ORDERS, norms
 from .masks.masks import Keep
-from .masks.weights import Floats, array_of, keep_highest, reduction_axis, why_no_matrix
+from .masks.weights import Floats, array_of, keep_highest, why_no_matrix
 from .policies.weight_pass import EachWeightPass
 from .sparsity.amount import Sparsity, how_many, too_many
 
@@ -52,8 +52,6 @@ class PruneSlices(EachWeightPass):
         super().__post_init__()
         if not isinstance(self.norm, str) and math.isnan(self.norm):
             raise OptionError(f"{self.name}: norm = nan: expected the order of a norm")
-        for term in self.overrides:
-            self.overridden((term,))
 
     def unfit(self, weight: Weight) -> str:
         """Say why a weight has no slices, or too few."""
@@ -74,7 +72,7 @@ class PruneSlices(EachWeightPass):
     def _axis_of(self, weight: Weight) -> int:
         if isinstance(self.axis, int):
             return self.axis % array_of(weight).ndim
-        return weight.axis if self.axis == "out" else reduction_axis(weight)
+        return weight.axis if self.axis == "out" else weight.summed
 
     def _scores(self, slices: Floats, random: np.random.Generator) -> Floats:
         if self.norm == "random":

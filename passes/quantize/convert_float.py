@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import MODEL, Change, Changes, Context, Needs, Plan, Promise, Refusal
 from onnxcompress.errors import DataError, PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.opset import CONVOLUTIONS, PER_CHANNEL
 from onnxcompress.selection import OverridablePass, node_subjects
 
@@ -150,7 +150,7 @@ class ConvertFloat(OverridablePass):
         """Prepare a copy; where bfloat16 needs a new opset for convolutions and cannot have it, without."""
         form = FORMS["convert-float"].at(PER_CHANNEL if self.dtype == "bfloat16" else 0)
         inside = (node for function in model.functions.values() for node in function.all_nodes())
-        convolves = any(node.op_type in ("Conv", "ConvTranspose") for node in (*model.graph.all_nodes(), *inside))
+        convolves = any(edit.op_of(node) in operators.CONVOLUTIONS for node in (*model.graph.all_nodes(), *inside))
         if self.dtype != "bfloat16" or not convolves:
             return prepared(model, context, form)
         try:

@@ -23,11 +23,12 @@ from .shared import scales
 from .shared.clusters import clustered_weights
 from .shared.units import COMPUTE
 from .static.apply import Application
+from .static.calibrate import calibrate
 from .static.fragile import beyond_8_bits, fragile, with_masks
 from .static.int16 import find_int16
 from .static.observe import NEVER_RUN, Observer
 from .static.placement import Placement, check_not_quantized, place
-from .static.plan import QuantizePlan, calibrate
+from .static.plan import QuantizePlan
 from .static.scheme import INT16, Coverage, Granularity, Scheme
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Quantize(OverridablePass):
     calibration : {"minmax", "moving_average", "percentile", "entropy", "mse"}
         How the range of an activation is found: by the smallest and largest value, their means over the samples,
         99.999 % of the values, the least divergence of the distributions, or the least squared error.
-    coverage : {"worth", "all"}, optional
-        Which operators compute on integers. "worth": Conv, Gemm and MatMul, and the others that lie between two of
+    coverage : {"layers", "all"}, optional
+        Which operators compute on integers. "layers": Conv, Gemm and MatMul, and the others that lie between two of
         them, where integers stay integers. "all": every operator that the target has an integer kernel for, wherever it
         stands (Add, Mul, Softmax, ...), as hardware without float units wants it; that costs accuracy. None: as the
         target wants.
@@ -90,7 +91,7 @@ class Quantize(OverridablePass):
         "gptq" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `ranges`, if it is "minmax",
+        How much of the metric may be lost (0.005 of top1 is half a point). Then `calibration`, if it is "minmax",
         `equalise`, `correct`, `rounding` and, in the end, layers with activations of 16 bits, where the target takes
         them, and layers that stay in float are only what that takes: the cheapest of them that holds on half of the
         samples, after fitting to the other half; the report tells which.

@@ -10,29 +10,34 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Changes, Context, Plan, Refusal
-from onnxcompress.graph import constants, edit
+from onnxcompress.graph import constants, edit, operators
+from onnxcompress.graph.layer import Layer
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import OverridablePass, node_subjects
 
 from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
 from .prepare.prepare import FORMS, prepare, prepared
 from .shared import scales
-from .shared.units import OBSTACLES, channel_axis
+from .shared.units import OBSTACLES, layer_of
 
 ELSEWHERE = "; quantize-weights makes its file smaller"
+FUSED = "it is fused already; quantize the model before it is fused"
+
+
+def _lacking(op: str) -> str:
+    """Say why an operator with weights stays in float."""
+    if "::" in op:
+        return FUSED
+    return f"onnxruntime has no {'dynamic' if op in operators.RECURRENT else 'integer'} {op}{ELSEWHERE}"
+
+
 UNSUPPORTED = {
-    "ConvTranspose": "onnxruntime has no integer ConvTranspose" + ELSEWHERE,
     "Einsum": "onnxruntime has no integer Einsum",
-    "GRU": "onnxruntime has no dynamic GRU" + ELSEWHERE,
-    "RNN": "onnxruntime has no dynamic RNN" + ELSEWHERE,
-    "com.microsoft::FusedConv": "it is fused already; quantize the model before it is fused",
-    "com.microsoft::FusedGemm": "it is fused already; quantize the model before it is fused",
-    "com.microsoft::FusedMatMul": "it is fused already; quantize the model before it is fused",
+    **{op: _lacking(op) for op in operators.LAYERS if op not in operators.DYNAMIC},
 }
 """Operator with weights → why it stays in float."""
 
-TARGETS = {"Conv", "Gemm", "LSTM", "MatMul", ATTENTION}
-WEIGHTED = TARGETS | UNSUPPORTED.keys()
+WEIGHTED = {*operators.DYNAMIC, *UNSUPPORTED}
 SLOW_CONV = (
     "onnxruntime computes ConvInteger several times slower than Conv in float; quantize (with samples) is for "
     "convolutions, conv=true computes it on integers all the same"
@@ -162,23 +167,25 @@ class QuantizeDynamic(OverridablePass):
             reduced = self.weights == "int8" and products_saturate()
         largest = (scales.SEVEN_BITS if reduced else scales.SYMMETRIC).high
         if node.op_type == "LSTM":
-            known = [_lstm_scale(node.inputs[i], largest, per_channel) for i in (1, 2)]
-            return [DynamicWeight(name, i, scale, self.weights, largest) for i, scale in enumerate(known, 1)]
-        array = matrix_of(node)
-        axis = channel_axis(node, array.ndim) if node.op_type == "Conv" else (1 if array.ndim == 2 else None)
+            layers = Layer.each_of(node, constants.find)
+            known = {layer.index: _lstm_scale(layer.stored, largest, per_channel) for layer in layers}
+            return [DynamicWeight(name, i, scale, self.weights, largest) for i, scale in known.items()]
+        layer, array = layer_of(node), matrix_of(node)
+        axis = 0 if layer.is_convolution else None if layer.is_stack else 1
         rows = scales.rows(array, axis if per_channel else None)
         scale = _scale(np.abs(rows).max(axis=1, initial=0), largest)
         scale = scale if per_channel and axis is not None else scale.reshape(())
-        return [DynamicWeight(name, 1, scale, self.weights, largest)]
+        return [DynamicWeight(name, layer.index, scale, self.weights, largest)]
 
 
 def _matrix_obstacle(node: ir.Node) -> str:
-    if node.op_type == "Gemm" and edit.int_attribute(node, "transA", 0):
+    layer = layer_of(node)
+    if layer.transposes_input:
         return "it transposes its input (transA), which MatMulInteger does not"
-    if not constants.is_constant(node.inputs[1]):
-        side = "the left" if constants.is_constant(node.inputs[0]) else "neither"
+    if not constants.is_constant(layer.value):
+        side = "the left" if constants.is_constant(layer.data) else "neither"
         return f"{side} of its operands is a constant; the right one must be"
-    if constants.is_constant(node.inputs[0]):
+    if constants.is_constant(layer.data):
         return "its input is a constant; put fold-constants before it"
     array = matrix_of(node)
     return "its weight is a vector" if array.ndim < 2 else ""
@@ -190,7 +197,7 @@ def _attention_obstacle(node: ir.Node) -> str:
     for name in ("qkv_hidden_sizes", "rotary_embedding_dim"):
         if name in node.attributes:
             return f"onnxruntime's QAttention has no attribute {name}"
-    return _weight_obstacle(node.inputs[1])
+    return _weight_obstacle(layer_of(node).value)
 
 
 LSTM_DEFAULTS: dict[str, Any] = {"layout": 0}
@@ -201,7 +208,7 @@ def _lstm_obstacle(node: ir.Node) -> str:
     for name, only in LSTM_DEFAULTS.items():
         if edit.int_attribute(node, name, only) != only:
             return f"onnxruntime's dynamic LSTM has no attribute {name}"
-    return next(filter(None, map(_weight_obstacle, node.inputs[1:3])), "")
+    return next(filter(None, (_weight_obstacle(layer.value) for layer in Layer.each_of(node))), "")
 
 
 def _weight_obstacle(value: ir.Value | None) -> str:
@@ -211,8 +218,7 @@ def _weight_obstacle(value: ir.Value | None) -> str:
     return "" if np.isfinite(array).all() else "its weight holds NaN or Inf"
 
 
-def _lstm_scale(value: ir.Value | None, largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
-    array = constants.found(value)
+def _lstm_scale(array: npt.NDArray[Any], largest: int, per_channel: bool) -> npt.NDArray[np.float32]:
     return _scale(np.abs(array).max(axis=2 if per_channel else (1, 2)), largest)
 
 

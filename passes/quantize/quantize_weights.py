@@ -39,8 +39,9 @@ class QuantizeWeights(OverridablePass):
     """Store the weights as int8, a quarter of their size, or in 4 bits, and go on computing in float.
 
     ``W ≈ scale · (q − zero_point)``: integers and a DequantizeLinear take the place of each weight of Conv,
-    ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN, and of each table that Gather looks up by rows (there, with 8 bits,
-    DequantizeLinear stands behind Gather, so that only the rows looked up are converted).
+    ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN (and of what onnxruntime fuses: Attention, FusedConv, FusedGemm,
+    FusedMatMul), and of each table that Gather looks up by rows (there, with 8 bits, DequantizeLinear stands behind
+    Gather, so that only the rows looked up are converted).
 
     Parameters
     ----------
@@ -211,22 +212,11 @@ class Axes(NamedTuple):
     summed: int | None
 
 
-def _summed_axis(node: ir.Node, rank: int, output: int) -> int:
-    """Return the axis of a weight that an operator sums over."""
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return 1 - output
-    if node.op_type in ("Gemm", "MatMul"):
-        return next((axis for axis in (rank - 2, rank - 1) if axis >= 0 and axis != output), output)
-    return 2  # LSTM, GRU and RNN: (directions, gates, inputs)
-
-
 def _candidates(model: ir.Model) -> tuple[dict[ir.Value, Axes], list[Refusal]]:
     """Return each weight with its axes, and what is out of reach."""
     found = {}
     for weight in find_weights(model.graph):
-        moved = weight.axis < 0
-        summed = None if moved else _summed_axis(weight.node, edit.array(weight.value).ndim, weight.axis)
-        found[weight.value] = Axes(None if moved else weight.axis, summed)
+        found[weight.value] = Axes(None, None) if weight.axis < 0 else Axes(weight.axis, weight.summed)
     for node in model.graph.all_nodes():
         table = node.inputs[0] if formats.reads_rows(node, 0) else None
         tensor = edit.constant(table)

@@ -17,6 +17,8 @@ from onnxcompress.channels.removal import labels_of
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.bias import add_to_outputs
+from onnxcompress.graph.layer import Layer
 from onnxcompress.selection import SelectivePass, group_subjects
 
 
@@ -140,7 +142,7 @@ def _said(group: Group, step: Round) -> Change:
 def _play(model: ir.Model, groups: Groups, step: Round) -> None:
     merge(groups, step.merges)
     remove(model, groups, step.gone())
-    edit.add_to_outputs(model.graph, _kept(groups, step))
+    add_to_outputs(model.graph, _kept(groups, step))
 
 
 def _kept(groups: Groups, step: Round) -> dict[str, npt.NDArray[np.float64]]:
@@ -150,7 +152,8 @@ def _kept(groups: Groups, step: Round) -> dict[str, npt.NDArray[np.float64]]:
     found = {}
     for name, addition in step.folds.items():
         node = outputs[name]
-        rows = groups.axes[node.outputs[0]][-1 if node.op_type == "MatMul" else 1]
+        axes = groups.axes[node.outputs[0]]
+        rows = axes[Layer(node).channel_axis(len(axes))]
         found[name] = addition if rows is None else addition[~gone[rows].any(0)]
     return found
 

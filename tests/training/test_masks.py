@@ -1,4 +1,4 @@
-"""Weights that are zero stay exactly zero, whatever the optimiser; and what only starts at zero is trained."""
+"""Weights that are zero stay exactly zero, whatever the optimizer; and what only starts at zero is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def digits(count: int = 64) -> dict[str, np.ndarray]:
     return {"image": images[:count], "labels": labels[:count]}
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     "prune",
     [
@@ -30,9 +30,9 @@ def digits(count: int = 64) -> dict[str, np.ndarray]:
     ],
     ids=lambda prune: prune.name,
 )
-def test_every_pattern_stays(prune, optimiser: str) -> None:
+def test_every_pattern_stays(prune, optimizer: str) -> None:
     pruned, _ = apply(cnn(), [prune])
-    distill = Distill(epochs=2, batch_size=16, optimiser=optimiser, learning_rate=0.02, weight_decay=0.5, hard_weight=1)
+    distill = Distill(epochs=2, batch_size=16, optimizer=optimizer, learning_rate=0.02, weight_decay=0.5, hard_weight=1)
     trained, report = apply(pruned, [distill], data=digits())
     before, after = weights_of(pruned), weights_of(trained)
     factors = {name for name in ("w", "fc") if (before[name] == 0).any()}
@@ -96,11 +96,11 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
     assert not resumed["w2"][zero].any()
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_channels_that_pruning_zeroed_can_go_after_training(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_channels_that_pruning_zeroed_can_go_after_training(optimizer: str) -> None:
     """Also their biases, and what normalises them, stay without effect."""
     pruned, _ = apply(cnn(), [PruneChannels(sparsity=0.5)])
-    distill = Distill(epochs=2, hard_weight=1, optimiser=optimiser, learning_rate=0.02)
+    distill = Distill(epochs=2, hard_weight=1, optimizer=optimizer, learning_rate=0.02)
     trained, _ = apply(pruned, [distill, Shrink()], data=digits())
     assert weights_of(trained)["w"].shape == (4, 1, 3, 3)
     assert weights_of(trained)["fc"].shape == (64, 10)

@@ -41,7 +41,7 @@ def test_saliency_names_the_weight() -> None:
 
 def test_a_last_step_that_overflows_leaves_no_checkpoint(tmp_path: Path) -> None:
     inputs, labels, _ = samples()
-    settings = Settings(epochs=1, batch_size=50, optimiser="sgd", learning_rate=1e38, schedule="constant")
+    settings = Settings(epochs=1, batch_size=50, optimizer="sgd", learning_rate=1e38, schedule="constant")
     settings = dataclasses.replace(settings, weight_decay=1e3)
     with pytest.raises(TrainingError, match="weights are not finite after epoch 1; try a lower learning rate"):
         train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)

@@ -45,12 +45,12 @@ def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     assert loss == pytest.approx(expected_loss(forward(weights_of(model), inputs["x"]), labels, teacher, t, hard), 1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_first_steps_are_those_of_the_textbook(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     """Two steps on the whole set, with gradients by finite differences of the numpy loss in float64."""
     model, (inputs, labels, teacher) = mlp(), samples()
     settings = Settings(
-        epochs=2, batch_size=50, optimiser=optimiser, learning_rate=0.01, schedule="constant", weight_decay=0.1
+        epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
     trained = train(model, inputs, labels=labels, teacher=teacher, settings=settings)
 
@@ -74,7 +74,7 @@ def test_first_steps_are_those_of_the_textbook(optimiser: str) -> None:
                 gradients[name][index] = (ends[0] - ends[1]) / 2e-5
         for name, array in w.items():
             decay, (m, v), g = 0.1 * (array.ndim > 1), moments[name], gradients[name]
-            if optimiser == "sgd":
+            if optimizer == "sgd":
                 m[...] = 0.9 * m + g + decay * array
                 array -= 0.01 * m
             else:
@@ -204,7 +204,7 @@ def test_interrupt_leaves_no_process(monkeypatch) -> None:
 
 def test_a_loss_that_explodes_is_said_so(tmp_path) -> None:
     inputs, labels, _ = samples()
-    settings = Settings(epochs=50, optimiser="sgd", learning_rate=1e30)
+    settings = Settings(epochs=50, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"the loss is .* try a lower learning rate"):
         train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
     assert "FloatingPointError" in (tmp_path / process.LOG).read_text()

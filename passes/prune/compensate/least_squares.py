@@ -30,6 +30,7 @@ from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.bias import add_to_outputs
 from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
@@ -166,7 +167,7 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     edit.set_constant(weight, written.astype(dtype))
     if consumer.biased:
         result.biases[name] = np.where(consumer.silent, 0, addition)
-        edit.add_to_outputs(after.model.graph, {name: result.biases[name]})
+        add_to_outputs(after.model.graph, {name: result.biases[name]})
 
 
 class _Rows:

@@ -15,6 +15,7 @@ from onnxcompress.channels.zeroing import makes_divisor_zero, may_be_zero
 from onnxcompress.contract import Change, Changes, Plan
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.bias import add_to_outputs
 
 Keep = npt.NDArray[np.bool_]
 
@@ -122,5 +123,5 @@ def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
     by_name = {value.name: value for value in edit.values(model.graph)}
     for name, array in plan.weights.items():
         edit.set_constant(by_name[name], array.astype(edit.array(by_name[name]).dtype))
-    edit.add_to_outputs(model.graph, plan.biases)
+    add_to_outputs(model.graph, plan.biases)
     return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]

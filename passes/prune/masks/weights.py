@@ -96,16 +96,6 @@ def with_scores(owner: str, path: str, weights: list[Weight]) -> tuple[dict[str,
     return {name: array.astype(np.float64) for name, array in given.items()}, lacking
 
 
-RECURRENT = ("GRU", "LSTM", "RNN")
-REDUCED_AXES = {"Conv": 1, "ConvTranspose": 0, **dict.fromkeys(RECURRENT, 2)}
-
-
-def reduction_axis(weight: Weight) -> int:
-    """Return the axis that the operator sums over: the weight's input channels."""
-    rank = len(array_of(weight).shape)
-    return REDUCED_AXES.get(edit.op_of(weight.node), 2 * rank - 3 - weight.axis)  # a matrix's other axis
-
-
 def why_no_matrix(weight: Weight) -> str:
     """Say why a weight has no output and input axis; empty when it has."""
     if weight.axis < 0:

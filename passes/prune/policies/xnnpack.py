@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
 from onnxcompress.graph.weights import Weight
+from onnxcompress.graph.windows import pads_of
 
 from ..masks.masks import Keep
 
@@ -45,7 +47,7 @@ def why_weight_not(weight: Weight) -> str:
 
 def _described(node: ir.Node) -> str:
     kernel, stride = ("x".join(map(str, sizes)) for sizes in (_kernel(node)[2:] or "?", _strides(node)))
-    return f"{kernel}, of stride {stride}, in {edit.int_attribute(node, 'group', 1)} groups, padded by {_padding(node)}"
+    return f"{kernel}, of stride {stride}, in {Layer(node).groups} groups, padded by {_padding(node)}"
 
 
 def why_model_not(model: ir.Model, keeps: Mapping[str, Keep]) -> list[Refusal]:
@@ -70,7 +72,7 @@ def _starts(graph: ir.Graph) -> tuple[list[ir.Node], list[Refusal]]:
 def _ends(graph: ir.Graph) -> tuple[list[ir.Node], list[Refusal]]:
     """Follow each output back to the pooling where sparse inference ends."""
     producers = [node for value in graph.outputs if (node := value.producer()) is not None]
-    found, wrong = _follow(producers, _is_end, _previous)
+    found, wrong = _follow(producers, lambda node: _is_end(node) or edit.op_of(node) == "Shape", _previous)
     return found, [_dense(edit.label(n), "no global average pooling comes behind it, and it ends there") for n in wrong]
 
 
@@ -90,11 +92,10 @@ def _between(starts: list[ir.Node], ends: list[ir.Node]) -> list[Refusal]:
 def _too_dense(graph: ir.Graph, keeps: Mapping[str, Keep]) -> list[Refusal]:
     zeros = total = 0
     for node in graph:
-        value = node.inputs[1] if edit.op_of(node) == "Conv" and _is_pointwise(node) else None
-        tensor = edit.constant(value)
-        if value is not None and tensor is not None:
-            stays = tensor.numpy() != 0
-            zeros += stays.size - int((stays & keeps.get(str(value.name), stays)).sum())
+        if edit.op_of(node) == "Conv" and _is_pointwise(node):
+            layer = Layer(node)
+            stays = layer.stored != 0
+            zeros += stays.size - int((stays & keeps.get(str(layer.value.name), stays)).sum())
             total += stays.size
     if not total:
         return [_dense("model", f"none of its convolutions is {POINTWISE}")]
@@ -146,8 +147,8 @@ def _previous(node: ir.Node) -> list[ir.Node]:
 
 def _kernel(node: ir.Node) -> tuple[int, ...]:
     """Return a convolution's weight shape: outputs, inputs of each group, height, width; empty where it is computed."""
-    tensor = edit.constant(node.inputs[1])
-    return () if tensor is None else tuple(tensor.shape.numpy())
+    layer = Layer(node)
+    return layer.shape if edit.constant(layer.value) is not None else ()
 
 
 def _strides(node: ir.Node) -> tuple[int, ...]:
@@ -160,11 +161,7 @@ def _dilated(node: ir.Node) -> bool:
 
 def _padding(node: ir.Node) -> tuple[int, ...]:
     """Return the padding of a convolution and of a Pad before it, as (top, left, bottom, right)."""
-    auto = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
-    if auto.startswith("SAME") and _strides(node) == (1, 1):
-        pads = tuple((k - 1) // 2 for k in _kernel(node)[2:]) * 2
-    else:
-        pads = edit.ints_attribute(node, "pads") or (0, 0, 0, 0)
+    pads = tuple(pads_of(node, None, _kernel(node)[2:]) or (0, 0, 0, 0))
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
     if before is None or edit.op_of(before) != "Pad":
         return pads
@@ -176,9 +173,8 @@ def _padding(node: ir.Node) -> tuple[int, ...]:
 
 
 def _is_pointwise(node: ir.Node) -> bool:
-    groups = edit.int_attribute(node, "group", 1)
     return (
-        groups == 1
+        Layer(node).groups == 1
         and _kernel(node)[2:] == (1, 1)
         and _strides(node) == (1, 1)
         and not _dilated(node)
@@ -189,7 +185,7 @@ def _is_pointwise(node: ir.Node) -> bool:
 def _is_start(node: ir.Node) -> bool:
     return (
         _kernel(node)[1:] == (3, 3, 3)
-        and edit.int_attribute(node, "group", 1) == 1
+        and Layer(node).groups == 1
         and _strides(node) == (2, 2)
         and not _dilated(node)
         and _padding(node) == (1, 1, 1, 1)
@@ -201,7 +197,7 @@ def _is_depthwise(node: ir.Node) -> bool:
     outputs, inputs, *kernel = _kernel(node) or (0, 0)
     return (
         inputs == 1
-        and edit.int_attribute(node, "group", 1) == outputs
+        and Layer(node).groups == outputs
         and kernel in ([3, 3], [5, 5])
         and _strides(node) in ((1, 1), (2, 2))
         and not _dilated(node)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from onnxcompress.selection import OverridablePass, Terms
+from onnxcompress.selection import OverridablePass
 
 from .amount import Sparsity
 
@@ -23,8 +23,7 @@ class ThresholdPass(OverridablePass):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     sparsity: Sparsity | None = None
 
-    def overridden(self: StepT, terms: Terms) -> StepT:
-        """Return the pass with the options that `overrides` gives; a threshold there takes a sparsity's place."""
-        own = super().overridden(terms)
-        given = {option for term in terms for option in self.overrides[term]}
-        return dataclasses.replace(own, sparsity=None) if "sparsity" not in given and "threshold" in given else own
+    def replaced(self: StepT, options: dict[str, Any]) -> StepT:
+        """Return the pass with options of `overrides`; a threshold there takes a sparsity's place."""
+        alone = "threshold" in options and "sparsity" not in options
+        return super().replaced({**options, "sparsity": None} if alone else options)

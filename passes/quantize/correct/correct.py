@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from onnxcompress.graph import constants, edit
+from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
@@ -31,6 +31,7 @@ from ..shared import scales
 from ..shared.clusters import is_clustered
 from ..shared.gptq import Factor, gptq
 from ..shared.rows import judging, rows_for_rounding
+from ..shared.units import layer_of
 from ..static.apply import Application
 from ..static.plan import QuantizePlan, WeightScale
 from ..static.scheme import Scheme
@@ -103,7 +104,7 @@ def correct(
     found = {weight.node: weight for weight in plan.weights}
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
-        layers = [_layer(nodes[weight.node]) for weight in chosen]
+        layers = [layer_of(nodes[weight.node]) for weight in chosen]
         float_outputs = FloatOutputs(model, samples, layers, folder / "float")
         segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.scheme.saturates())
         for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
@@ -123,24 +124,20 @@ def correct(
 
 def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> WeightScale:
     """Give a Conv or Gemm without a bias one, so that it can be corrected."""
-    if weight.bias_scale is not None or node.op_type == "MatMul" or node.inputs[0] is None:
+    layer = layer_of(node)
+    if weight.bias_scale is not None or not layer.takes_bias:
         return weight
     if plan.scheme.bias == "float":
-        layer = _layer(node)
         known = layer.bias_value is not None
         return weight if known else dataclasses.replace(weight, bias=np.zeros(layer.outputs, np.float32))
-    scale = plan.read(str(node.inputs[0].name), weight.node, 0).scale
+    scale = plan.read(str(layer.data.name), weight.node, 0).scale
     return dataclasses.replace(weight, bias_scale=weight.scale * np.float32(scale))
 
 
 def _can_be_set(node: ir.Node, weight: WeightScale) -> bool:
     """A weight that other nodes read too cannot suit all of them; one of more than two axes is many."""
-    layer, value = _layer(node), node.inputs[weight.input]
+    layer, value = layer_of(node), node.inputs[weight.input]
     return not layer.is_stack and value is not None and len(value.uses()) == 1 and not layer.transposes_input
-
-
-def _layer(node: ir.Node) -> Layer:
-    return Layer(node, read=constants.find)
 
 
 class _Job:
@@ -158,7 +155,7 @@ class _Job:
     ) -> None:
         self.weight, self.layer, self.behind, self.grid = weight, layer, behind, scheme.weight_grid
         self.array = layer.single_weight
-        self.biased = biases and (layer.node.op_type != "MatMul" or behind is not None)
+        self.biased = biases and (layer.takes_bias or behind is not None)
         even = self.grid is not scales.FLOAT8
         self.compensating = even and rounding == "gptq" and not is_clustered(self.array)
 

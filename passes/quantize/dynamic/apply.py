@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnxcompress.contract import Change
 from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
 
 from ..shared import scales
-from ..shared.units import bias_of, weight_of
+from ..shared.units import bias_of, layer_of
 
 CONTRIB = "com.microsoft"
 LSTM_INPUTS = 8
@@ -27,8 +28,9 @@ MIDDLE = {"int8": 0, "uint8": 128}
 
 def matrix_of(node: ir.Node) -> npt.NDArray[Any]:
     """Return the weight of a Conv, or of a MatMul or Gemm as the right operand of a MatMul, with Gemm's alpha."""
-    array = weight_of(node)
-    return array.T if node.op_type == "Gemm" and edit.int_attribute(node, "transB", 0) else array
+    layer = layer_of(node)
+    array = layer.single_weight
+    return array if layer.is_convolution or layer.axes.output == array.ndim - 1 else array.T
 
 
 class DynamicApplication:
@@ -90,10 +92,9 @@ class DynamicApplication:
         edit.remove_dead(self.model)
 
     def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
-        source = edit.required(node, 1)
-        array, conv = matrix_of(node), node.op_type == "Conv"
-        channels = array.shape[0] if conv else array.shape[-1]
-        quantized, step, zero = self._quantize(edit.required(node, 0))
+        layer, array = layer_of(node), matrix_of(node)
+        source, conv = layer.value, layer.is_convolution
+        quantized, step, zero = self._quantize(layer.data)
         axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
         inputs = [quantized, self._weight(source, array, scale, axis), zero]
         if self._middle:
@@ -104,7 +105,7 @@ class DynamicApplication:
         wide = self._add(node, "Cast", [result], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
         factor = self._constants.constant(f"{source.name}_scale", scale.reshape(-1, *tail) if scale.ndim else scale)
         last = self._add(node, "Mul", [wide, self._add(node, "Mul", [step, factor])])
-        bias = bias_of(node, None, channels)
+        bias = bias_of(layer, None)
         if bias is not None:
             added = bias.astype(np.float32).reshape(-1, *tail)
             last = self._add(node, "Add", [last, self._constants.constant(f"{source.name}_bias", added)])
@@ -112,12 +113,12 @@ class DynamicApplication:
 
     def _attention(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         """Quantize what makes queries, keys and values; the products of these stay in float."""
-        source = edit.required(node, 1)
-        array = matrix_of(node)
-        quantized, step, zero = self._quantize(edit.required(node, 0))
+        layer, array = layer_of(node), matrix_of(node)
+        source = layer.value
+        quantized, step, zero = self._quantize(layer.data)
         integers = self._weight(source, array, scale[0], 1 if scale[0].ndim else None)
         factor = self._constants.constant(f"{source.name}_scale", scale[0])
-        _, _, bias, mask, past = [*node.inputs, *[None] * ATTENTION_INPUTS][:ATTENTION_INPUTS]
+        bias, (mask, past) = layer.bias_value, [*node.inputs, *[None] * ATTENTION_INPUTS][3:ATTENTION_INPUTS]
         if bias is None:
             bias = self._constants.constant(f"{source.name}_bias", np.zeros(array.shape[1], np.float32))
         inputs = [quantized, integers, bias, step, factor, mask, zero, self._zero_point(()), past]
@@ -125,9 +126,8 @@ class DynamicApplication:
 
     def _lstm(self, node: ir.Node, scale: Sequence[npt.NDArray[np.float32]]) -> None:
         weights, points = [], []
-        for index, step in enumerate(scale, 1):
-            value = edit.required(node, index)
-            array = constants.found(value)
+        for layer, step in zip(Layer.each_of(node, constants.find), scale, strict=True):
+            value, array = layer.value, layer.stored
             flat = array.reshape(step.size, -1)
             integers = scales.encode(flat, step.ravel(), self._grid, zero_point=self._middle, axis=0)
             turned = integers.reshape(array.shape).transpose(0, 2, 1)

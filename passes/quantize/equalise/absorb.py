@@ -6,9 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.windows import differs_at_borders
 
 from .isolate import direct
+
+BIASED = [op for op in operators.on_integers("layer") if op in operators.BIASED]
 
 MARGIN = 0.1
 """The share of a channel's range that stays between the smallest value of the samples and 0."""
@@ -27,26 +31,18 @@ def find_relus(model: ir.Model) -> dict[ir.Node, list[ir.Node]]:
             continue
         out = node.outputs[0]
         readers = [use.node for use in out.uses()]
-        whole = all(_takes_bias(r) and not _pads(r) and r.inputs[0] is out for r in readers)
+        whole = all(_takes_bias(r) and not differs_at_borders(r) and r.inputs[0] is out for r in readers)
         if readers and whole and not out.is_graph_output():
             found[node] = readers
     return found
 
 
 def _takes_bias(node: ir.Node) -> bool:
-    op = edit.op_of(node)
-    if op not in ("Conv", "Gemm") or not direct(node.inputs[1]) or edit.int_attribute(node, "transA", 0):
+    layer = Layer.of(node, among=BIASED)
+    if layer is None or not direct(layer.value) or layer.transposes_input:
         return False
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is None:
-        return True
-    tensor = edit.constant(bias)
-    return tensor is not None and len(tensor.shape) == 1 and node.attributes.get_float("beta", 1.0) == 1
-
-
-def _pads(node: ir.Node) -> bool:
-    auto = node.attributes.get_string("auto_pad", "NOTSET")
-    return auto.startswith("SAME") or any(edit.ints_attribute(node, "pads") or ())
+    tensor = edit.constant(layer.bias_value)
+    return layer.bias_value is None or (tensor is not None and len(tensor.shape) == 1 and layer.beta == 1)
 
 
 def surplus(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -57,11 +53,5 @@ def surplus(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.
 
 def sums(node: ir.Node, shift: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return what a weight makes of a constant input: float64, (channels,) → (output channels,)."""
-    array = edit.array(node.inputs[1]).astype(np.float64)
-    if node.op_type == "Gemm":
-        array = array if edit.int_attribute(node, "transB", 0) else array.T
-        return np.asarray(array @ shift * node.attributes.get_float("alpha", 1.0))
-    outputs, inputs = array.shape[:2]
-    groups = len(shift) // inputs
-    each = np.repeat(shift.reshape(groups, inputs), outputs // groups, axis=0)
-    return np.asarray((array.reshape(outputs, inputs, -1).sum(-1) * each).sum(1))
+    layer = Layer(node)
+    return np.asarray(layer.blocks(layer.scaled_inputs(shift)).sum(-1).ravel())

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Context, Refusal
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
 
 from .absorb import find_relus, sums, surplus
 from .axes import Scalable
@@ -152,15 +153,11 @@ def _shift(model: ir.Model, shifts: tuple[Shift, ...]) -> None:
     nodes = {edit.output_name(node): node for node in model.graph}
     insert = edit.Inserter(model.graph)
     for shift in shifts:
-        node = nodes[shift.node]
-        weight = edit.array(node.inputs[1])
-        old = edit.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        base = np.zeros(len(shift.values)) if old is None else old.numpy().astype(np.float64)
-        bias = (base + shift.values).astype(weight.dtype)
-        if len(node.inputs) < 3:
-            node.resize_inputs(3)
-        named = str(node.inputs[2].name) if node.inputs[2] is not None else f"{shift.node}_bias"
-        node.replace_input_with(2, insert.constant(f"{named}_shifted", bias))
+        layer = Layer(nodes[shift.node])
+        bias = (layer.bias + shift.values).astype(layer.stored.dtype)
+        given = layer.bias_value
+        named = f"{shift.node}_bias" if given is None else str(given.name)
+        layer.set_bias(insert.constant(f"{named}_shifted", bias))
 
 
 def _measure(scalable: Scalable, context: Context, taken: dict[str, Array]) -> dict[tuple[str, int], Measured]:

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import facts
 
 
 def direct(value: ir.Value | None) -> bool:
@@ -27,7 +29,7 @@ def gamma(node: ir.Node) -> int | None:
     return None
 
 
-CHANNEL_AXES = {"BatchNormalization": 1, "LayerNormalization": -1, "RMSNormalization": -1}
+CHANNEL_AXES = {op: facts(op).channels for op in ("BatchNormalization", "LayerNormalization", "RMSNormalization")}
 """Normalisations that end with a factor for each position of an axis: a weight that mixes nothing."""
 
 
@@ -49,12 +51,11 @@ def isolate(copy: ir.Model) -> None:
     """
     insert = edit.Inserter(copy.graph)
     for node in list(copy.graph):
-        tensor = edit.constant(node.inputs[1]) if edit.op_of(node) == "Conv" else None
-        groups = edit.int_attribute(node, "group", 1)
-        if tensor is not None and groups > 1:
-            outputs, inputs, *kernel = tensor.numpy().shape
-            node.replace_input_with(1, _zeros(insert, (outputs, inputs * groups, *kernel)))
-            edit.set_attribute(node, "group", 1)
+        layer = Layer.of(node, among=["Conv"])
+        if layer is not None and layer.groups > 1 and edit.constant(layer.value) is not None:
+            whole = _zeros(insert, (layer.outputs, layer.inputs, *layer.kernel))
+            node.replace_input_with(layer.index, whole)
+            layer.set_groups(1)
         elif is_normalisation(node):
             _mix(insert, node, 0, 1)
         elif (index := gamma(node)) is not None:

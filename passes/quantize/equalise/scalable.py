@@ -11,12 +11,11 @@ import onnx_ir as ir
 from onnxcompress.channels.analysis import analyse
 from onnxcompress.channels.groups import Groups
 from onnxcompress.graph import edit
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import on_integers
 
 from .axes import Row, Scalable, ScaledAxis
 from .isolate import CHANNEL_AXES, direct, gamma, is_normalisation, isolate
-
-LAYOUTS = {"Conv": (1, 0, 1), "Gemm": (0, 1, -1), "MatMul": (0, 1, -1)}
-"""The weight's axis that is summed over, the one that makes output channels, and the channel axis of the data."""
 
 _HOMOGENEOUS = (
     "Abs AveragePool Concat DepthToSpace Dropout Expand Flatten Gather GlobalAveragePool GlobalMaxPool Identity "
@@ -110,27 +109,23 @@ class _Freezer:
 
     def weighted(self, node: ir.Node) -> None:
         """A weight undoes the factors of its input and makes those of its output."""
-        data, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        tensor = edit.constant(weight)
-        plain = direct(weight) and tensor is not None and not edit.int_attribute(node, "transA", 0)
-        if not plain or tensor is None or (node.op_type == "MatMul" and len(tensor.shape) != 2):
+        layer, out = Layer(node), node.outputs[0]
+        if not direct(layer.value) or layer.transposes_input or layer.is_stack:
             self.unknown(node)
             return
-        in_axis, out_axis, channels = LAYOUTS[node.op_type]
-        if node.op_type == "Gemm" and edit.int_attribute(node, "transB", 0):
-            in_axis, out_axis = 1, 0
-        for value in (data, out):
+        channels = layer.known.channels
+        for value in (layer.data, out):
             others = set(range(self.rank(value))) - {channels % max(self.rank(value), 1)}
             self.freeze(value, f"{edit.label(node)}: not its channel axis", others)
-        read, made = self.rows(data, channels), self.rows(out, channels)
+        read, made = self.rows(layer.data, channels), self.rows(out, channels)
         if read is not None:
-            self._scalable.consumers.append(ScaledAxis(node, 1, in_axis, read))
-            self._note(edit.required(node, 0), channels, read)
+            self._scalable.consumers.append(ScaledAxis(node, layer.index, layer.axes.summed, read))
+            self._note(layer.data, channels, read)
         if made is not None:
-            self._scalable.producers.append(ScaledAxis(node, 1, out_axis, made))
-        if bias is not None and made is not None:
-            self._constant(node, 2, -1, made, f"{edit.label(node)}: its bias is not constant")
+            self._scalable.producers.append(ScaledAxis(node, layer.index, layer.axes.output, made))
+        bias = layer.known.bias
+        if layer.bias_value is not None and bias is not None and made is not None:
+            self._constant(node, bias, -1, made, f"{edit.label(node)}: its bias is not constant")
 
     def _constant(self, node: ir.Node, index: int, axis: int, made: Row, reason: str) -> None:
         """Scale a constant that is added along with what it is added to; it must not broadcast along the axis."""
@@ -254,10 +249,8 @@ class _Freezer:
 
 RULES: dict[str, Callable[[_Freezer, ir.Node], None]] = {
     **dict.fromkeys(CHANNEL_AXES, _Freezer.normalisation),
+    **dict.fromkeys(on_integers("layer"), _Freezer.weighted),
     "Clip": _Freezer.clip,
-    "Conv": _Freezer.weighted,
     "Div": _Freezer.product,
-    "Gemm": _Freezer.weighted,
-    "MatMul": _Freezer.weighted,
     "Mul": _Freezer.product,
 }

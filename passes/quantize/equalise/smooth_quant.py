@@ -125,7 +125,7 @@ def _weights(scalable: Scalable) -> Iterator[Weight]:
     made = {place.node: place.rows for place in scalable.producers}
     for place in scalable.consumers:
         node, data = place.node, edit.required(place.node, 0)
-        array = np.abs(edit.array(node.inputs[1]).astype(np.float64))
+        array = np.abs(edit.array(node.inputs[place.input]).astype(np.float64))
         array = np.moveaxis(array, place.axis, 1) if place.axis != 1 else array
         outputs, inputs = array.shape[:2]
         array = array.reshape(outputs, inputs, -1)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import BIASED
 
-TAKEN = ("Conv", "ConvTranspose", "Gemm")
 THROUGH = ("Clip", "Identity", "Relu")
 
 
@@ -28,10 +29,11 @@ def keep_float(model: ir.Model) -> list[str]:
 
 
 def _is_taken(node: ir.Node) -> bool:
-    if edit.op_of(node) not in TAKEN or len(node.inputs) < 2:
+    layer = Layer.of(node, among=BIASED)
+    maker = None if layer is None else layer.data.producer()
+    if layer is None or maker is None:
         return False
-    maker, weight = node.inputs[0].producer() if node.inputs[0] is not None else None, node.inputs[1]
-    if maker is None or edit.op_of(maker) != "DequantizeLinear" or not constants.is_constant(weight):
+    if edit.op_of(maker) != "DequantizeLinear" or not constants.is_constant(layer.value):
         return False
     reader = _only_reader(node)
     while reader is not None and edit.op_of(reader) in THROUGH:

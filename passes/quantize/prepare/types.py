@@ -5,12 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, shapes
-
-from ..shared.units import COMPUTE
-
-TYPED_BY_WEIGHT = {*COMPUTE, "LSTM", "com.microsoft::Attention"}
-"""Their first and second input have one type."""
-
+from onnxcompress.graph.layer import Layer
+from onnxcompress.graph.operators import LAYERS
 
 TYPED_BY_DATA = {"Compress", "Identity", "ReverseSequence", "Unique"}
 """Their first output has the type of their first input, which onnx does not infer in old opsets."""
@@ -29,8 +25,6 @@ def infer_types(model: ir.Model) -> None:
             given = node.inputs[0] if edit.op_of(node) in TYPED_BY_DATA else None
             if given is not None and given.type is not None and node.outputs[0].type is None:
                 node.outputs[0].type, found = given.type, True
-            if edit.op_of(node) not in TYPED_BY_WEIGHT or len(node.inputs) < 2:
-                continue
-            value, weight = node.inputs[0], node.inputs[1]
-            if value is not None and value.type is None and weight is not None and weight.type is not None:
-                value.type, found = weight.type, True
+            layer = Layer.of(node, among=LAYERS)
+            if layer is not None and layer.data.type is None and layer.value.type is not None:
+                layer.data.type, found = layer.value.type, True

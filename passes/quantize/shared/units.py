@@ -8,79 +8,50 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import constants, edit
+from onnxcompress.graph import constants, edit, operators
+from onnxcompress.graph.layer import Layer
 
 from . import scales
 
-Kind = Literal["compute", "cheap", "move"]
+Kind = Literal["compute", "values", "move"]
 
 LARGEST = 2.0**62
 """Of a weight or bias: the scale of a bias, the product of the weight's and the input's, must not overflow."""
 
-COMPUTE = {"Conv", "Gemm", "MatMul"}
+COMPUTE = frozenset(operators.on_integers("layer"))
 """Worth quantizing for their own sake."""
 
-OPEN = {"Gemm", "MatMul"}
+OPEN = frozenset(op for op in COMPUTE if operators.facts(op).family == "product")
 """Their integer kernels can give float as well, so that what follows stays float (and GELU stays one kernel) unless it
 is another of them."""
 
-CHEAP: dict[str, tuple[int, ...] | None] = {
-    "Add": (0, 1),
-    "AveragePool": (0,),
-    "Concat": None,
-    "GlobalAveragePool": (0,),
-    "LeakyRelu": (0,),
-    "Mul": (0, 1),
-    "Sigmoid": (0,),
-}
-"""Operator → its data inputs (None: all)."""
+ON_VALUES = frozenset(operators.on_integers("values"))
 
-OFTEN_FLOAT: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(
-        ("Clip", "Elu", "Exp", "Gelu", "HardSigmoid", "HardSwish", "ReduceMean", "ReduceSum", "Relu"), (0,)
-    ),
-    **dict.fromkeys(("Selu", "Softmax", "Softplus", "Sqrt", "Tanh"), (0,)),
-    **dict.fromkeys(("Div", "Sub"), (0, 1)),
-    "Where": (1, 2),
-}
+OFTEN_FLOAT = frozenset(operators.on_integers("at a cost"))
 """More of them, which compute on integers only where every operator shall, and where the target has a kernel.
 
-onnxruntime has one for Softmax and Where. Their input is often a sum with a mask of -1e4 or less, which leaves a single
-step for everything else."""
+onnxruntime has one for Softmax and Where."""
 
-MOVES = {
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "Identity",
-    "MaxPool",
-    "ReduceMax",
-    "ReduceMin",
-    "Reshape",
-    "Resize",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-}
+MOVES = frozenset(operators.on_integers("unchanged"))
 """They take values over from input 0 as they are: integers of the same scale pass through unchanged."""
+
+
+def _lacking(op: str) -> str:
+    """Say that onnxruntime does not compute an operator with weights on integers."""
+    static = "static " if operators.facts(op).dynamic else ""
+    return f"onnxruntime has no {static}integer {op}; quantize-weights makes its file smaller"
+
 
 UNSUPPORTED = {
     "BatchNormalization": "it could not be folded, and onnxruntime has no integer BatchNormalization",
-    "ConvTranspose": "onnxruntime has no integer ConvTranspose; quantize-weights makes its file smaller",
     "Einsum": "onnxruntime has no integer Einsum",
-    "GRU": "onnxruntime has no integer GRU; quantize-weights makes its file smaller",
-    "LSTM": "onnxruntime has no static integer LSTM; quantize-weights makes its file smaller",
-    "RNN": "onnxruntime has no integer RNN; quantize-weights makes its file smaller",
+    **{op: _lacking(op) for op in (*operators.PRODUCTS, *operators.RECURRENT) if op not in COMPUTE},
 }
 
 
@@ -91,7 +62,7 @@ class Unit:
     Attributes
     ----------
     node : onnx_ir.Node
-    kind : {"compute", "cheap", "move"}
+    kind : {"compute", "values", "move"}
     data : tuple of int
         Inputs that hold activations.
     operands : tuple of int
@@ -147,9 +118,9 @@ def find_unit(node: ir.Node, apart: Collection[str] = ()) -> Unit | str | None:
     if op in COMPUTE:
         reason = _wrong_type(node) or OBSTACLES[op](node)
         return reason or _compute_unit(node, apart)
-    if op in CHEAP or (op in OFTEN_FLOAT and op in apart):
-        wanted = CHEAP[op] if op in CHEAP else OFTEN_FLOAT[op]
-        return _cheap_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted, apart)
+    if op in ON_VALUES or (op in OFTEN_FLOAT and op in apart):
+        wanted = operators.facts(op).data
+        return _values_unit(node, tuple(range(len(node.inputs))) if wanted is None else wanted, apart)
     if op in MOVES and _is_float(node.inputs[0]) and not constants.is_constant(node.inputs[0]) and _passes_on(node):
         outputs = [v for v in node.outputs if v.uses() or v.is_graph_output()]
         return Unit(node, "move", (0,), outputs=outputs) if len(outputs) == _named_outputs(node) else None
@@ -182,36 +153,25 @@ def _weight_obstacle(value: ir.Value | None) -> str:
     return "" if fits else f"its weight, of at most {largest:.3g}, has no scale in float32"
 
 
-def _bias_obstacle(node: ir.Node, channels: int) -> str:
-    if len(node.inputs) < 3 or node.inputs[2] is None:
+def _bias_obstacle(layer: Layer) -> str:
+    if layer.bias_value is None:
         return ""
-    bias = constants.find(node.inputs[2])
+    bias = constants.find(layer.bias_value)
     if bias is None:
         return "its bias is not a constant"
     if not np.isfinite(bias).all():
         return "its bias holds NaN or Inf"
     if np.abs(bias).max(initial=0) > LARGEST:
         return f"its bias, of up to {np.abs(bias).max():.3g}, has no scale in float32"
-    if bias.size not in (1, channels) or (bias.ndim and bias.shape[-1] != bias.size):
-        return f"its bias of shape {bias.shape} is not one value for each output channel"
-    return ""
+    each = layer.known_bias() is not None
+    return "" if each else f"its bias of shape {bias.shape} is not one value for each output channel"
 
 
-def _conv_obstacle(node: ir.Node) -> str:
-    if constants.is_constant(node.inputs[0]):
+def _biased_obstacle(node: ir.Node) -> str:
+    layer = layer_of(node)
+    if constants.is_constant(layer.data):
         return "its input is a constant"
-    reason = _weight_obstacle(node.inputs[1])
-    weight = constants.find(node.inputs[1])
-    return reason or _bias_obstacle(node, 0 if weight is None else weight.shape[0])
-
-
-def _gemm_obstacle(node: ir.Node) -> str:
-    if constants.is_constant(node.inputs[0]):
-        return "its input is a constant"
-    reason = _weight_obstacle(node.inputs[1])
-    weight = constants.find(node.inputs[1])
-    columns = 0 if weight is None else weight.shape[0 if edit.int_attribute(node, "transB", 0) else 1]
-    return reason or _bias_obstacle(node, columns)
+    return _weight_obstacle(layer.value) or _bias_obstacle(layer)
 
 
 def _matmul_obstacle(node: ir.Node) -> str:
@@ -222,9 +182,7 @@ def _matmul_obstacle(node: ir.Node) -> str:
 
 
 OBSTACLES: dict[str, Callable[[ir.Node], str]] = {
-    "Conv": _conv_obstacle,
-    "Gemm": _gemm_obstacle,
-    "MatMul": _matmul_obstacle,
+    op: _biased_obstacle if op in operators.BIASED else _matmul_obstacle for op in COMPUTE
 }
 
 
@@ -240,7 +198,7 @@ def _compute_unit(node: ir.Node, apart: Collection[str]) -> Unit:
     return _fuse(unit, apart)
 
 
-def _cheap_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) -> Unit | None:
+def _values_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) -> Unit | None:
     present = [i for i in wanted if i < len(node.inputs) and node.inputs[i] is not None]
     fixed = tuple(i for i in present if constants.is_constant(node.inputs[i]))
     if len(fixed) == len(present) or not all(_is_float(v) for v in (*(node.inputs[i] for i in present), *node.outputs)):
@@ -248,7 +206,7 @@ def _cheap_unit(node: ir.Node, wanted: tuple[int, ...], apart: Collection[str]) 
     if any(_weight_obstacle(node.inputs[i]) for i in fixed) or "dilations" in node.attributes:
         return None
     data = tuple(i for i in present if i not in fixed)
-    return _fuse(Unit(node, "cheap", data, fixed, [node.outputs[0]]), apart)
+    return _fuse(Unit(node, "values", data, fixed, [node.outputs[0]]), apart)
 
 
 def _passes_on(node: ir.Node) -> bool:
@@ -284,17 +242,18 @@ def _fuse_bias(unit: Unit) -> None:
     if reader is None or edit.op_of(reader) != "Add" or not _is_float(reader.outputs[0]):
         return
     other = reader.inputs[1] if reader.inputs[0] is unit.outputs[0] else reader.inputs[0]
-    array, weight = constants.find(other), constants.find(unit.node.inputs[1])
-    if array is None or weight is None or array.ndim > weight.ndim:
+    layer, array = layer_of(unit.node), constants.find(other)
+    weight = layer.shape
+    if array is None or array.ndim > len(weight):
         return
     if not (np.abs(array) <= LARGEST).all():
         return
-    shape = (1,) * (weight.ndim - array.ndim) + array.shape
-    if unit.node.op_type == "MatMul":
+    shape = (1,) * (len(weight) - array.ndim) + array.shape
+    if not layer.takes_bias:
         flat = array.ndim <= max(_rank(unit.outputs[0]), 1) and array.shape[-1:] == (array.size,)
-        matches = weight.ndim == 2 and flat and array.size == weight.shape[1]
+        matches = not layer.is_stack and flat and array.size == layer.outputs
     else:
-        matches = array.size == 1 or shape == (1, weight.shape[0], *[1] * (weight.ndim - 2))
+        matches = array.size == 1 or shape == (1, layer.outputs, *[1] * (len(weight) - 2))
     if matches:
         unit.bias_node, unit.outputs = reader, [reader.outputs[0]]
 
@@ -353,36 +312,18 @@ def _rank(value: ir.Value) -> int:
     return 0 if value.shape is None else len(value.shape)
 
 
-def bias_of(node: ir.Node, bias_node: ir.Node | None, channels: int) -> npt.NDArray[Any] | None:
-    """Return the bias of a Conv or Gemm with the Add behind it, float64 of shape (channels,); None without."""
-    total: npt.NDArray[Any] | None = None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        found = constants.found(node.inputs[2])
-        beta = node.attributes.get_float("beta", 1.0)
-        total = np.zeros(channels) + found.astype(np.float64).ravel() * beta
+def layer_of(node: ir.Node) -> Layer:
+    """Return a Conv, Gemm or MatMul with its weight and bias, through what moves them."""
+    return Layer(node, read=constants.find)
+
+
+def bias_of(layer: Layer, bias_node: ir.Node | None) -> npt.NDArray[np.float64] | None:
+    """Return the bias of a layer with the Add behind it, one value for each output channel; None without."""
     if bias_node is not None:
-        first = bias_node.inputs[0] is node.outputs[0]
-        array = constants.found(bias_node.inputs[1] if first else bias_node.inputs[0])
-        total = (np.zeros(channels) if total is None else total) + array.astype(np.float64).ravel()
-    return total
+        return layer.bias + layer.added_behind(bias_node)
+    return None if layer.bias_value is None else layer.bias
 
 
-def weight_of(node: ir.Node) -> npt.NDArray[Any]:
-    """Return the weight of a Conv, Gemm or MatMul, with Gemm's alpha multiplied into it."""
-    array = constants.found(node.inputs[1])
-    scale = alpha(node)
-    return array if scale == 1 else array * np.float32(scale)
-
-
-def alpha(node: ir.Node) -> float:
-    """Return Gemm's factor of the product; 1 for others."""
-    return node.attributes["alpha"].as_float() if node.op_type == "Gemm" and "alpha" in node.attributes else 1.0
-
-
-def channel_axis(node: ir.Node, rank: int) -> int | None:
+def channel_axis(layer: Layer) -> int | None:
     """Return the axis of the weight that makes output channels; None where a kernel takes only one scale."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if edit.int_attribute(node, "transB", 0) else 1
-    return 1 if rank == 2 else None
+    return None if layer.is_stack else layer.axes.output

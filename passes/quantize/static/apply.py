@@ -11,12 +11,13 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import constants, edit
+from onnxcompress.graph.layer import Layer
 
 from ..prepare.keep_float import keep_float
 from ..prepare.keep_moved import keep_moved
 from ..shared import scales
 from ..shared.dequantize import dequantize, dequantized, stored
-from ..shared.units import alpha, bias_of, channel_axis, weight_of
+from ..shared.units import bias_of, channel_axis, layer_of
 from .plan import Activation, Operand, QuantizePlan, WeightScale
 
 
@@ -88,17 +89,17 @@ class Application:
     def _add_weight(self, plan: WeightScale) -> str:
         """Replace a weight, and the bias, by integers; says how."""
         node = self.node(plan.node)
-        array = weight_of(node)
+        layer = layer_of(node)
+        array = layer.single_weight
         source = node.inputs[plan.input]
         insert = self._inserter(node)
         # onnxruntime (1.32) fails on a MatMul in an inner graph whose integers lie in another.
         keeper = self._inside[insert.graph] if node.op_type == "MatMul" else insert
-        key = (keeper.home, source, plan.axis, alpha(node), plan.scale.tobytes())
+        key = (keeper.home, source, plan.axis, layer.alpha, plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:
             self._replaced[root] = None
-        channels = channel_axis(node, array.ndim)
-        bias = None if channels is None else self._bias(plan, node, array.shape[channels])
+        bias = None if channel_axis(layer) is None else self._bias(plan, layer)
         grid = self.plan.scheme.weight_grid
         name = str(source.name) if source is not None else plan.node
         if key not in self._stored:
@@ -112,40 +113,38 @@ class Application:
             self._weights[insert, key] = given
         node.replace_input_with(plan.input, self._weights[insert, key])
         if bias is not None:
-            self._add_bias(plan, node, bias)
-        for factor in ("alpha", "beta") if node.op_type == "Gemm" else ():
-            node.attributes.pop(factor, None)
+            self._add_bias(plan, layer, bias)
+        layer.drop_factors()
         how = f"one scale for each of {plan.scale.size} channels" if plan.axis is not None else "one scale"
         return f"weight of shape {list(array.shape)} as {self.plan.scheme.weights} ({how})"
 
-    def _bias(self, plan: WeightScale, node: ir.Node, channels: int) -> npt.NDArray[Any] | None:
+    def _bias(self, plan: WeightScale, layer: Layer) -> npt.NDArray[Any] | None:
         """Return the bias as it is stored; None where there is none, or where it stays as it is."""
         if plan.bias is not None:
             return plan.bias
         add = self.plan.bias_nodes.get(plan.node)
-        bias = bias_of(node, None if add is None else self.node(add), channels)
+        bias = bias_of(layer, None if add is None else self.node(add))
         if plan.bias_scale is not None:
-            return scales.encode_bias(np.zeros(channels) if bias is None else bias, plan.bias_scale)
-        nowhere = node.op_type == "MatMul" and add is None
+            return scales.encode_bias(np.zeros(layer.outputs) if bias is None else bias, plan.bias_scale)
+        nowhere = not layer.takes_bias and add is None
         return None if bias is None or nowhere else bias.astype(np.float32)
 
-    def _add_bias(self, plan: WeightScale, node: ir.Node, bias: npt.NDArray[Any]) -> None:
+    def _add_bias(self, plan: WeightScale, layer: Layer, bias: npt.NDArray[Any]) -> None:
         """Give a Conv or Gemm its bias, or the Add behind a MatMul its constant."""
-        target, index = node, 2
-        if node.op_type == "MatMul":
-            target = self.node(self.plan.bias_nodes[plan.node])
-            index = 1 if target.inputs[0] is node.outputs[0] else 0
-        elif len(node.inputs) < 3:
-            node.resize_inputs(3)
-        old = target.inputs[index]
+        add = None if layer.takes_bias else self.node(self.plan.bias_nodes[plan.node])
+        index = 1 if add is not None and add.inputs[0] is layer.node.outputs[0] else 0
+        old = layer.bias_value if add is None else add.inputs[index]
         name = str(old.name) if old is not None else f"{plan.node}_bias"
-        axis, insert = 0 if plan.axis is not None else None, self._inserter(node)
+        axis, insert = 0 if plan.axis is not None else None, self._inserter(layer.node)
         if plan.bias_scale is None:
             self._biases[plan.node] = given = insert.constant(f"{name}_corrected", bias)
         else:
             given = dequantized(insert, name, bias, plan.bias_scale, axis=axis)
             self._biases[plan.node] = _integers(given)
-        target.replace_input_with(index, given)
+        if add is None:
+            layer.set_bias(given)
+        else:
+            add.replace_input_with(index, given)
 
     def set_weight(self, plan: WeightScale) -> None:
         """Change a weight and a bias that have been added."""

@@ -10,26 +10,13 @@ import onnx_ir as ir
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.operators import INTEGER_OPERATORS
 
 from ..shared.units import COMPUTE, OPEN, UNSUPPORTED, Unit, find_unit
 from .scheme import Coverage
 
-INTEGER_OPS = (
-    "ConvInteger",
-    "DequantizeLinear",
-    "DynamicQuantize",
-    "GatherBlockQuantized",
-    "MatMulBnb4",
-    "MatMulInteger",
-    "MatMulNBits",
-    "QAttention",
-    "QEmbedLayerNormalization",
-    "QGemm",
-    "QLinear",
-    "QMoE",
-    "QOrdered",
-    "QuantizeLinear",
-)
+INTEGER = {op.rpartition("::")[2] for op in INTEGER_OPERATORS}
+BEGINNINGS = ("DequantizeLinear", "DynamicQuantize", "GatherBlockQuantized", "QLinear", "QOrdered", "QuantizeLinear")
 """Any operator that begins so means that somebody quantized the model before."""
 
 
@@ -74,7 +61,7 @@ def check_not_quantized(model: ir.Model) -> None:
     """Raise `PassError` when the model holds quantized operators already."""
     inside = (node for function in model.functions.values() for node in function.all_nodes())
     for node in (*model.graph.all_nodes(), *inside):
-        if node.op_type.startswith(INTEGER_OPS):
+        if node.op_type in INTEGER or node.op_type.startswith(BEGINNINGS):
             raise PassError(
                 f"the model is already quantized: {edit.label(node)}; give the float model that it was made from"
             )
@@ -85,7 +72,7 @@ def place(
     left_alone: Mapping[ir.Node, str],
     blocked: Mapping[ir.Node, str],
     operators: Collection[str],
-    coverage: Coverage = "worth",
+    coverage: Coverage = "layers",
 ) -> Placement:
     """Choose the nodes that compute on integers.
 
@@ -99,14 +86,15 @@ def place(
         More nodes to leave alone, whatever was asked for.
     operators : collection of str
         What the target computes on integers or passes on.
-    coverage : {"worth", "all"}
-        Which cheap nodes take part.
+    coverage : {"layers", "all"}
+        Which nodes that compute on values take part.
 
     Notes
     -----
-    With "worth", a cheap node takes part when it lies between two compute nodes: reached from a Conv through cheap
-    nodes and data movement, and reaching another compute node. Anywhere else integers would be converted just for it.
-    With "all", each cheap node takes part, and data movement between any two.
+    With "layers", a node that computes on values takes part when it lies between two layers: reached from a Conv
+    through others of its kind and data movement, and reaching another layer. Anywhere else integers would be converted
+    just for it.
+    With "all", each of them takes part, and data movement between any two.
     """
     result = Placement()
     rules = _Rules(left_alone={**left_alone, **blocked}, operators=operators, coverage=coverage)
@@ -115,8 +103,8 @@ def place(
     for graph in model.graph.subgraphs():
         if graph in hidden:
             reason = f"it is inside an inner graph of {hidden[graph]}, where no range can be measured"
-            worth = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
-            result.refused += [Refusal(edit.label(node), reason) for node in worth]
+            layers = (node for node in graph if edit.op_of(node) in COMPUTE | UNSUPPORTED.keys())
+            result.refused += [Refusal(edit.label(node), reason) for node in layers]
         else:
             _place_in(graph, rules, result)
     _find_sources(result)
@@ -168,8 +156,8 @@ def _place_in(graph: ir.Graph, rules: _Rules, result: Placement) -> None:
 
 
 def _connected(units: list[Unit], all_operators: bool) -> list[Unit]:
-    """Keep the compute units, the cheap ones too if they take part everywhere, and what lies between two of them."""
-    seeds = {unit for unit in units if unit.kind == "compute" or (all_operators and unit.kind == "cheap")}
+    """Keep the compute units, those on values too if they take part everywhere, and what lies between two of them."""
+    seeds = {unit for unit in units if unit.kind == "compute" or (all_operators and unit.kind == "values")}
     after: set[ir.Value] = set()
     reached: set[Unit] = set()
     for unit in units:

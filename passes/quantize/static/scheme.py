@@ -13,7 +13,7 @@ from ..shared import scales
 if TYPE_CHECKING:
     from onnxcompress.targets.options import QuantizeOptions
 
-Coverage = Literal["worth", "all"]
+Coverage = Literal["layers", "all"]
 Granularity = Literal["tensor", "channel"]
 
 OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
@@ -45,7 +45,7 @@ class Scheme:
         What may compute on integers or pass them through.
     int16 : str, optional
         The type of the activations of single layers that are stored in 16 bits.
-    coverage : {"worth", "all"}
+    coverage : {"layers", "all"}
         Which of them do; see `Quantize`.
     """
 
@@ -58,7 +58,7 @@ class Scheme:
     reduce_range: bool = False
     operators: tuple[str, ...] = ()
     int16: str | None = None
-    coverage: Coverage = "worth"
+    coverage: Coverage = "layers"
 
     @classmethod
     def of(

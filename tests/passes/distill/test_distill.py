@@ -129,7 +129,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimiser": "adam"}, {"batch_size": 0}]
+    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimizer": "adam"}, {"batch_size": 0}]
 )
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -222,3 +222,12 @@ def test_padding_that_is_known_only_when_it_runs_is_refused_by_name() -> None:
     reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
     assert set(reasons) == {"w", "v"}
     assert all("node 'late' (Conv) has no right gradient with auto_pad" in reason for reason in reasons.values())
+
+
+def test_a_weight_that_a_caller_may_replace_is_not_trained() -> None:
+    student = damaged()
+    student.graph.inputs.append(student.graph.initializers["b1"])
+    distill = Distill(epochs=1)
+    plan = distill.plan(student, context(student))
+    assert set(plan.weights) == {"w1", "w2"}
+    assert [(refusal.subject, "caller may set" in refusal.reason) for refusal in plan.refused] == [("b1", True)]

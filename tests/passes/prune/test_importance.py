@@ -213,7 +213,7 @@ def test_a_term_that_matches_nothing(field: str) -> None:
     [
         ({"w1": {"sparsity": 1.0}}, "overrides.w1.sparsity = 1.0: expected `float` < 1.0"),
         ({"w1": {"sparsity": "half"}}, "overrides.w1.sparsity = 'half': expected a number"),
-        ({"w1": {"sparsity": "auto"}}, "overrides.w1.sparsity = 'auto': expected a number"),
+        ({"w1": {"sparsity": "auto"}}, "overrides: sparsity = 'auto': expected a number"),
         ({"w1": {"ranking": "global"}}, "overrides.w1.ranking: it cannot be overridden; expected one of sparsity"),
     ],
 )

@@ -251,12 +251,12 @@ def test_relu_and_clip_by_themselves_where_the_target_has_them(quantized: Quanti
 def test_targets_take_what_covers_all_of_theirs(target: str, make: Callable[[], ir.Model]) -> None:
     subject = make()
     feeds = drawn_feeds(subject)
-    worth, every = (
+    layers, every = (
         apply(subject, [Quantize(target=target, coverage=coverage, correct=False, rounding="nearest")], data=feeds)[0]
-        for coverage in ("worth", "all")
+        for coverage in ("layers", "all")
     )
     assert lint(every, target).rejected == []
-    left = [sum(f.effect == "float" for f in lint(found, target).findings) for found in (worth, every)]
+    left = [sum(f.effect == "float" for f in lint(found, target).findings) for found in (layers, every)]
     assert left[1] <= left[0]
 
 
@@ -296,12 +296,12 @@ def test_as_many_integer_kernels_as_from_onnxruntime(
 
 def test_a_target_without_floats_covers_all_by_itself(quantized: Quantizer) -> None:
     assert quantize_options(load_target("npu-power-of-two"))["coverage"] == "all"
-    assert quantize_options(load_target("onnxruntime-cpu"))["coverage"] == "worth"
+    assert quantize_options(load_target("onnxruntime-cpu"))["coverage"] == "layers"
     subject = model("g (float[N,10] x) => (float[N,10] y) { t = Tanh(x) y = Add(t, x) }", {})
     feeds = {"x": np.random.default_rng(0).normal(size=(8, 10)).astype(np.float32)}
     kinds = {
         coverage: [n.op_type for n in quantized(subject, feeds, target="npu-power-of-two", coverage=coverage)[0].graph]
-        for coverage in (None, "worth")
+        for coverage in (None, "layers")
     }
     assert kinds[None].count("QuantizeLinear") == 3
-    assert kinds["worth"].count("QuantizeLinear") == 0
+    assert kinds["layers"].count("QuantizeLinear") == 0
