@@ -51,7 +51,7 @@ def rows(kit: ModuleType, folder: Path, name: str, sparsity: float, round_to: in
     with tempfile.TemporaryDirectory() as temporary:
         for stage, recipe in recipes.items():
             target = Path(temporary, f"{stage}.onnx")
-            _, report = apply(source, recipe, data=data, output=target)
+            _, report = apply(source, recipe, data=data, evaluate_on=data, output=target)
             timing = time_models([source, target], one)[1]
             size = target.stat().st_size / source.stat().st_size
             latency = f"{timing.ratio:.2f} [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]"

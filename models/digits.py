@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.demo.data import SPLITS, Split, load_split
-from onnxcompress.training import Settings, train
+from onnxcompress.training import CrossEntropy, Settings, train
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -97,9 +97,7 @@ def make() -> onnx.ModelProto:
     images, labels = load_split("train")
     proto = build()
     report = lambda what, done, total: print(f"\r{what} ({done}/{total})", end="", flush=True)  # noqa: E731
-    trained = train(
-        ir.from_proto(proto), {"image": images}, labels=labels, teacher=None, settings=SETTINGS, progress=report
-    )
+    trained = train(ir.from_proto(proto), {"image": images}, CrossEntropy(labels), settings=SETTINGS, progress=report)
     print()
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(trained.weights[tensor.name], tensor.name))

@@ -183,10 +183,10 @@ class Labels:
         out = []
         for row in rows:
             hit = self._factored[row]
-            wide = np.zeros((width, rows.shape[1]), np.int64)
-            wide[0] = row
-            wide[:, hit] = table[np.searchsorted(names, row[hit])].T
-            out.append(wide)
+            factors = np.zeros((width, rows.shape[1]), np.int64)
+            factors[0] = row
+            factors[:, hit] = table[np.searchsorted(names, row[hit])].T
+            out.append(factors)
         return np.concatenate(out)
 
 

@@ -107,10 +107,10 @@ def _layer_normalization(removal: Removal, node: ir.Node) -> None:
     pads = np.zeros(2 * rank, np.int64)
     pads[-1] = gone
     name = edit.output_name(node)
-    wide = removal.insert.node(
+    padded = removal.insert.node(
         "Pad", [data, removal.insert.constant(f"{name}_pads", pads)], before=node, dtype=data.dtype
     )
-    node.replace_input_with(0, wide)
+    node.replace_input_with(0, padded)
     ends = [removal.insert.constant(f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
     removal.insert.behind(out, "Slice", *ends)
     out.shape = None

@@ -42,12 +42,12 @@ def elementwise(engine: Engine, node: ir.Node) -> None:
     for axis in range(-rank, 0):
         extent = engine.shape(out)[axis]
         operands = [v for v in node.inputs if v is not None and -axis <= len(engine.shape(v))]
-        wide = [v for v in operands if engine.shape(v)[axis] == extent > 1]
-        if not wide:
+        full = [v for v in operands if engine.shape(v)[axis] == extent > 1]
+        if not full:
             result.append(None)
             continue
-        joined = engine.axes(wide[0])[axis]
-        for value in wide[1:]:
+        joined = engine.axes(full[0])[axis]
+        for value in full[1:]:
             joined = engine.join(node, joined, engine.axes(value)[axis])
         result.append(joined)
     engine.set(out, result)
@@ -159,8 +159,8 @@ def matmul(engine: Engine, node: ir.Node) -> None:
     out: Axes = [None] * len(shape_out)
     out[-2], out[-1] = engine.axes(a)[first.output], engine.axes(b)[second.output]
     for axis in range(-len(shape_out), -2):
-        wide = [v for v, s in ((a, shape_a), (b, shape_b)) if -axis <= len(s) and s[axis] == shape_out[axis] > 1]
-        rows = [engine.axes(v)[axis] for v in wide]
+        full = [v for v, s in ((a, shape_a), (b, shape_b)) if -axis <= len(s) and s[axis] == shape_out[axis] > 1]
+        rows = [engine.axes(v)[axis] for v in full]
         if rows:
             out[axis] = engine.join(node, rows[0], rows[1]) if len(rows) > 1 else rows[0]
     engine.set(node.outputs[0], out)

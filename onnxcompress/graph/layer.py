@@ -37,9 +37,10 @@ def axes_of(node: ir.Node, index: int, rank: int) -> WeightAxes:
         return WeightAxes(*known.axes)
     if rank < 2:
         return WeightAxes(0, 0)
-    last = index == 1  # of (…, M, K) times (…, K, N) the second one makes its outputs of the last axis
-    turned = bool(edit.int_attribute(node, "transB" if last else "transA", 0))
-    return WeightAxes(rank - 1, rank - 2) if last != turned else WeightAxes(rank - 2, rank - 1)
+    output, summed = (axis % rank for axis in known.axes)
+    first = index == 0  # of (…, M, K) times (…, K, N)
+    turned = bool(edit.int_attribute(node, "transA" if first else "transB", 0))
+    return WeightAxes(summed, output) if first != turned else WeightAxes(output, summed)
 
 
 @dataclass(frozen=True)

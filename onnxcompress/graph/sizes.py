@@ -124,10 +124,10 @@ def _ask(node: ir.Node, known: Types, sizes: Sizes) -> None:
         there = [shape for shape in shapes if shape is not None]
         for axis in range(-max(map(len, there), default=0), 0):
             extents = [shape[axis] for shape in there if len(shape) >= -axis]
-            wide = [extent for extent in extents if isinstance(extent, int) and extent > 1]
-            for name in extents if wide else ():
+            fixed = [extent for extent in extents if isinstance(extent, int) and extent > 1]
+            for name in extents if fixed else ():
                 if isinstance(name, str):
-                    sizes.broadcast.setdefault(name, wide[0])
+                    sizes.broadcast.setdefault(name, fixed[0])
 
 
 Pairs: TypeAlias = list[tuple[Dim, Dim]]

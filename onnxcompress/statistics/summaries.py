@@ -170,16 +170,16 @@ def check_axis(key: tuple[str, int], rank: int) -> int:
     return key[1] % rank
 
 
-def _absolute(tapper: Tapper, wide: ir.Value) -> ir.Value:
-    return tapper.add("Abs", wide)
+def _absolute(tapper: Tapper, double: ir.Value) -> ir.Value:
+    return tapper.add("Abs", double)
 
 
-def _square(tapper: Tapper, wide: ir.Value) -> ir.Value:
-    return tapper.add("Mul", wide, wide)
+def _square(tapper: Tapper, double: ir.Value) -> ir.Value:
+    return tapper.add("Mul", double, double)
 
 
-def _nonzero(tapper: Tapper, wide: ir.Value) -> ir.Value:
-    return tapper.add("Abs", tapper.add("Sign", wide))  # the sign of NaN is NaN, so that NaN is still found
+def _nonzero(tapper: Tapper, double: ir.Value) -> ir.Value:
+    return tapper.add("Abs", tapper.add("Sign", double))  # the sign of NaN is NaN, so that NaN is still found
 
 
 MOMENTS: dict[Moment, tuple[Callable[[Tapper, ir.Value], ir.Value], Callable[[Array], Array]]] = {
@@ -192,8 +192,8 @@ MOMENTS: dict[Moment, tuple[Callable[[Tapper, ir.Value], ir.Value], Callable[[Ar
 
 def _reduce_sums(tapper: Tapper, value: ir.Value, axis: int, rank: int, moment: Moment) -> list[ir.Value]:
     """Sum in float64 over all axes but `axis` and the samples, so that a sample's sum is the same in any batch."""
-    wide = MOMENTS[moment][0](tapper, tapper.cast(value, ir.DataType.DOUBLE))
-    sums = tapper.reduce_sum(wide, [other for other in range(rank) if other not in (0, axis)])
+    double = MOMENTS[moment][0](tapper, tapper.cast(value, ir.DataType.DOUBLE))
+    sums = tapper.reduce_sum(double, [other for other in range(rank) if other not in (0, axis)])
     return [sums, tapper.add("Shape", value)]
 
 

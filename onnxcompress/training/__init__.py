@@ -8,10 +8,14 @@ come back in a checkpoint file.
 
 from .gradients import Trainable
 from .launch import Settings, Trained, train
+from .loss import Behind, CrossEntropy, Loss
 from .objective import logits_of, trainable_weights
 from .saliency import Saliency, measure_saliency
 
 __all__ = [
+    "Behind",
+    "CrossEntropy",
+    "Loss",
     "Saliency",
     "Settings",
     "Trainable",

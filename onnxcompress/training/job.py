@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
-from .objective import LABELS, TEACHER, Arrays, Objective
+from .loss import Arrays, Loss
+from .objective import Objective
 
 UNREADABLE = (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading a file that is missing, damaged or of another kind ends with."""
@@ -26,32 +27,15 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         return dict(arrays)
 
 
-def check_data(
-    objective: Objective, inputs: Arrays, labels: npt.NDArray[Any] | None, teacher: npt.NDArray[Any] | None
-) -> dict[str, npt.NDArray[Any]]:
+def check_data(objective: Objective, inputs: Arrays, loss: Loss) -> dict[str, npt.NDArray[Any]]:
     """Return what the objective is fed with, or raise `DataError` where the samples do not fit it."""
-    if labels is None and teacher is None:
-        raise DataError("training needs labels or a teacher's logits, and there are neither")
     missing = [name for name in objective.inputs if name not in inputs]
     if missing:
         raise DataError(f"the samples lack input '{missing[0]}' of the model")
-    data = {name: np.asarray(inputs[name]) for name in objective.inputs}
-    if labels is not None:
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(f"labels must be class numbers of shape [samples], not {labels.dtype} {list(labels.shape)}")
-        data[LABELS] = labels.astype(np.int64)
-    if teacher is not None:
-        if teacher.ndim != 2 or not np.isfinite(teacher).all():
-            raise DataError(
-                f"the teacher's logits must be finite numbers [samples, classes], not {list(teacher.shape)}"
-            )
-        data[TEACHER] = teacher.astype(np.float32)
+    data = {name: np.asarray(inputs[name]) for name in objective.inputs} | loss.targets(objective.classes)
     counts = {name: len(array) for name, array in data.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise DataError(f"every input needs the same number of samples, and at least one; there are {counts}")
-    classes = objective.classes if teacher is None else int(teacher.shape[1])
-    if labels is not None and (labels.min() < 0 or (classes is not None and labels.max() >= classes)):
-        raise DataError(f"labels go from {labels.min()} to {labels.max()}, but the model has {classes} classes")
     return data
 
 

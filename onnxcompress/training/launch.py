@@ -22,8 +22,9 @@ from ..progress import Progress, silent
 from ..scratch import temporary_folder
 from . import worker
 from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .loss import Arrays, Loss
 from .masks import masked_weights
-from .objective import Arrays, Objective, build_objective
+from .objective import Objective, build_objective
 from .process import LOG, run_worker
 
 
@@ -41,8 +42,6 @@ class Settings:
         The rate of the first step, and how it falls to zero.
     weight_decay : float
         Applied to weights of two or more dimensions: not to biases nor to normalisation.
-    temperature, hard_weight : float
-        ``loss = (1 - hard_weight)·T²·KL(teacher/T || student/T) + hard_weight·CE``.
     keep_masks : bool
         Weights that are zero stay zero (`masked_weights` tells which count).
     seed : int
@@ -55,8 +54,6 @@ class Settings:
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.01
-    temperature: float = 4.0
-    hard_weight: float = 0.5
     keep_masks: bool = True
     seed: int = 0
 
@@ -72,9 +69,8 @@ class Trained:
 def train(
     model: ir.Model,
     inputs: Arrays,
+    loss: Loss,
     *,
-    labels: npt.NDArray[Any] | None,
-    teacher: npt.NDArray[np.float32] | None,
     settings: Settings,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -92,10 +88,8 @@ def train(
         A classifier with logits of shape [batch, classes].
     inputs : dict of str to numpy.ndarray
         All N samples, for each input of the model.
-    labels : numpy.ndarray, optional
-        N class numbers. Without them only the teacher counts, whatever `settings.hard_weight` says.
-    teacher : numpy.ndarray, optional
-        The teacher's logits, [N, classes]. Without them only the labels count.
+    loss : Loss
+        What is minimised, with its targets for all N samples.
     settings : Settings
         How to train.
     checkpoint : pathlib.Path, optional
@@ -114,12 +108,8 @@ def train(
     DataError
         The samples do not fit the model.
     """
-    hard = 0.0 if labels is None else 1.0 if teacher is None else settings.hard_weight
-    settings = dataclasses.replace(settings, hard_weight=hard)
-    objective = build_objective(
-        model, temperature=settings.temperature, hard_weight=hard, frozen=frozen, samples=inputs
-    )
-    data = check_data(objective, inputs, labels if hard > 0 else None, teacher if hard < 1 else None)
+    objective = build_objective(model, loss, frozen=frozen, samples=inputs)
+    data = check_data(objective, inputs, loss)
     initial = initial_weights(model, objective)
     masked = masked_weights(model, objective.weights) if settings.keep_masks else []
     return _run(objective, data, initial, masked, settings, checkpoint, progress or silent)

@@ -23,11 +23,9 @@ from ..samples.samples import Samples
 from .batch_norm import train_batch_norms, write_out_batch_norms
 from .forms import write_out_forms, write_out_padding
 from .gradients import Trainable, find_trainable
+from .loss import Arrays, Behind, Loss
 from .pooling import write_out_average_pools
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-LABELS = "onnxcompress.labels"
-TEACHER = "onnxcompress.teacher"
 LOSS = "onnxcompress.loss"
 # What onnxruntime-training 1.19.2 reads; BatchNormalization has a training mode from 14 on.
 OLDEST_OPSET, NEWEST_OPSET, NEWEST_IR = 14, 21, 10
@@ -40,8 +38,8 @@ class Objective:
     Attributes
     ----------
     proto : onnx.ModelProto
-        Inputs: those of the model, the labels and the teacher's logits if there are any, `weights`, and the keys of
-        `states`. Outputs: the loss, then the values of `states`.
+        Inputs: those of the model, the targets of the loss, `weights`, and the keys of `states`. Outputs: the loss,
+        then the values of `states`.
     inputs : tuple of str
         The model's own inputs.
     weights : tuple of str
@@ -73,17 +71,15 @@ def trainable_weights(model: ir.Model, samples: Arrays | None = None) -> Trainab
 
 def build_objective(
     model: ir.Model,
+    objective: Loss,
     *,
-    temperature: float,
-    hard_weight: float,
     frozen: Collection[str] = (),
     evaluate: bool = False,
     samples: Arrays | None = None,
 ) -> Objective:
     """Build the graph whose first output is the loss of a batch.
 
-    ``loss = (1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels, student)``,
-    both means over the batch. A term whose weight is zero is left out, and with it its input. With `evaluate`
+    With `evaluate`
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
@@ -106,8 +102,10 @@ def build_objective(
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
     states = {} if evaluate else train_batch_norms(graph)
     _keep_statistics(graph)
-    loss = _add_loss(graph, logits, temperature, hard_weight)
-    inputs = tuple(str(value.name) for value in graph.inputs if value.name not in (LABELS, TEACHER))
+    inputs = tuple(str(value.name) for value in graph.inputs)
+    behind = Behind(graph)
+    loss = behind.add("Identity", objective.add(behind, logits))
+    loss.name, loss.shape, loss.type = LOSS, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
     edit.set_outputs(graph, [loss, *states.values()])
     names = {state: str(value.name) for state, value in states.items()}
     _initializers_to_inputs(graph, [*weights, *names])
@@ -197,7 +195,8 @@ def _free_batch(graph: ir.Graph) -> None:
         if target is not None and not node.attributes.get_int("allowzero"):
             free = _batch_free(target.numpy(), fixed, node.outputs[0].shape)
             if free is not None:
-                node.replace_input_with(1, _constant(graph, f"{node.outputs[0].name}/batch_free_shape", free))
+                shape = f"{node.outputs[0].name}/batch_free_shape"
+                node.replace_input_with(1, edit.Inserter(graph).constant(shape, free))
     for value in graph.inputs:
         if value.shape:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
@@ -239,54 +238,3 @@ def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
                 graph.insert_before(node, alias)
                 node.replace_input_with(position, alias.outputs[0])
         edit.make_input(value)
-
-
-def _add_loss(graph: ir.Graph, logits: ir.Value, temperature: float, hard_weight: float) -> ir.Value:
-    terms = []
-    if hard_weight > 0:
-        labels = edit.add_input(graph, LABELS, ir.DataType.INT64, ir.Shape(["batch"]))
-        hard = _append(graph, "SoftmaxCrossEntropyLoss", [logits, labels], reduction="mean")
-        # The gradient reads the second output, the logarithms of the probabilities.
-        node = graph[-1]
-        node.resize_outputs(2)
-        node.outputs[1].name = "onnxcompress.log_probabilities"
-        terms.append(_scaled(graph, hard, hard_weight, "hard"))
-    if hard_weight < 1:
-        teacher = edit.add_input(graph, TEACHER, ir.DataType.FLOAT, logits.shape)
-        soft = _soft_loss(graph, logits, teacher, temperature)
-        terms.append(_scaled(graph, soft, (1 - hard_weight) * temperature**2, "soft"))
-    loss = terms[0] if len(terms) == 1 else _append(graph, "Add", terms)
-    loss = _append(graph, "Identity", [loss])
-    loss.name, loss.shape, loss.type = LOSS, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
-    return loss
-
-
-def _soft_loss(graph: ir.Graph, logits: ir.Value, teacher: ir.Value, temperature: float) -> ir.Value:
-    """KL divergence from the teacher's softened probabilities to the student's, a mean over the batch."""
-    softer = _constant(graph, "onnxcompress.temperature", np.float32(temperature))
-    student = _append(graph, "LogSoftmax", [_append(graph, "Div", [logits, softer])], axis=-1)
-    softened = _append(graph, "Div", [teacher, softer])
-    expected = _append(graph, "Softmax", [softened], axis=-1)
-    surprise = _append(graph, "Sub", [_append(graph, "LogSoftmax", [softened], axis=-1), student])
-    weighted = _append(graph, "Mul", [expected, surprise])
-    axes = _constant(graph, "onnxcompress.classes_axis", np.array([1]))
-    return _mean(graph, _append(graph, "ReduceSum", [weighted, axes], keepdims=0))
-
-
-def _mean(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    return _append(graph, "ReduceMean", [value], keepdims=0)
-
-
-def _scaled(graph: ir.Graph, value: ir.Value, factor: float, name: str) -> ir.Value:
-    return _append(graph, "Mul", [value, _constant(graph, f"onnxcompress.{name}_weight", np.float32(factor))])
-
-
-def _append(graph: ir.Graph, op_type: str, inputs: list[ir.Value], **attributes: int | str) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes)
-    node.outputs[0].name = f"onnxcompress.{op_type}.{len(graph)}"
-    graph.append(node)
-    return node.outputs[0]
-
-
-def _constant(graph: ir.Graph, name: str, array: npt.ArrayLike) -> ir.Value:
-    return edit.Inserter(graph).constant(name, np.asarray(array))

@@ -14,7 +14,8 @@ from ..errors import TrainingError
 from ..progress import Progress, silent
 from ..scratch import temporary_folder
 from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
-from .objective import Arrays, Objective, build_objective, trainable_weights
+from .loss import Arrays, CrossEntropy
+from .objective import Objective, build_objective, trainable_weights
 from .process import LOG, run_worker
 
 WeightAxis = tuple[str, int]
@@ -76,8 +77,9 @@ def measure_saliency(
     """
     found = trainable_weights(model, inputs)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
-    objective = build_objective(model, temperature=1.0, hard_weight=1.0, frozen=frozen, evaluate=True, samples=inputs)
-    data = check_data(objective, inputs, labels, None)
+    loss = CrossEntropy(labels)
+    objective = build_objective(model, loss, frozen=frozen, evaluate=True, samples=inputs)
+    data = check_data(objective, inputs, loss)
     initial = initial_weights(model, objective)
     arrays = _run(objective, data, initial, progress or silent)
     axes = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from onnxcompress.selection import SelectivePass, Subject, value_subjects
 from onnxcompress.training import Settings, logits_of, train, trainable_weights
 
 from ..quantize.shared.clusters import clustered_weights
+from .objectives.soft_targets import SoftTargets
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
@@ -92,22 +93,24 @@ class Distill(SelectivePass):
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        options = {name: value for name, value in self.options().items() if name not in ("include", "exclude")}
-        checkpoint = options.pop("checkpoint")
         labels = samples.labels
         needs_teacher = labels is None or self.hard_weight < 1
+        teacher = logits_of(context.original, samples) if needs_teacher else None
         trained = train(
             model,
             arrays,
-            labels=labels,
-            teacher=logits_of(context.original, samples) if needs_teacher else None,
-            settings=Settings(**options, seed=context.seed),
-            checkpoint=Path(checkpoint) if checkpoint else None,
+            SoftTargets(labels, teacher, self.temperature, self.hard_weight),
+            settings=self._settings(context.seed),
+            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,
             frozen=tuple(stopped),
         )
         refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
         return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=(*refused, *selected.idle))
+
+    def _settings(self, seed: int) -> Settings:
+        names = {field.name for field in fields(Settings)} - {"seed"}
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
 
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""

@@ -223,5 +223,5 @@ def _lstm_scale(array: npt.NDArray[Any], largest: int, per_channel: bool) -> npt
 
 
 def _scale(most: npt.NDArray[Any], largest: int) -> npt.NDArray[np.float32]:
-    wide = most.astype(np.float64) / largest
-    return np.where(most == 0, 1.0, np.maximum(wide, scales.SMALLEST)).astype(np.float32)
+    steps = most.astype(np.float64) / largest
+    return np.where(most == 0, 1.0, np.maximum(steps, scales.SMALLEST)).astype(np.float32)

@@ -137,9 +137,9 @@ class QuantizeWeights(OverridablePass):
             weights[name] = stored
             by_gptq |= {name} if own.rounding == "gptq" else set()
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
-        if not weights:
+        if not weights and not selected.why_not:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
-        elif by_gptq:
+        if by_gptq:
             weights, nearest = compensate(model, weights, by_gptq, context.samples, progress=context.progress)
             refused += nearest
         if weights:

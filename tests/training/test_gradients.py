@@ -16,7 +16,8 @@ from training.gradient_cases import REFUSED, RIGHT, WINDOWS, constants, lines
 
 from onnxcompress.errors import TrainingError
 from onnxcompress.training import process, worker
-from onnxcompress.training.objective import LABELS, build_objective
+from onnxcompress.training.loss import LABELS, CrossEntropy
+from onnxcompress.training.objective import build_objective
 
 TEXT = """<ir_version: 9, opset_import: ["" : {opset}]>
 g ({dtype}{shape} image) => ({dtype}[N,?] logits) {{
@@ -102,7 +103,7 @@ def differentiated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.graph.initializer.append(onnx.numpy_helper.from_array(case.head(), "head"))
         evaluate = not case.reference
         objective = build_objective(
-            ir.from_proto(model), temperature=1, hard_weight=1, evaluate=evaluate, samples={"image": IMAGE}
+            ir.from_proto(model), CrossEntropy(TARGET), evaluate=evaluate, samples={"image": IMAGE}
         )
         (folder / "objective.onnx").write_bytes(objective.proto.SerializeToString())
         values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -170,4 +171,4 @@ def test_a_form_without_a_right_gradient_is_named(line: str) -> None:
     node.name = "the_node"
     expected = rf"'\w+' cannot be trained: node 'the_node' \({node.op_type}\) has {REFUSED[line]}"
     with pytest.raises(TrainingError, match=expected):
-        build_objective(ir.from_proto(model), temperature=1, hard_weight=1, samples={"image": IMAGE})
+        build_objective(ir.from_proto(model), CrossEntropy(TARGET), samples={"image": IMAGE})

@@ -9,7 +9,7 @@ from corpus.trainable import cnn, make, mlp, samples, weights_of
 from onnxcompress import apply
 from onnxcompress.demo.data import load_split
 from onnxcompress.passes import Distill, MagnitudePrune, PruneBlocks, PruneChannels, PruneNOfM, PruneSlices, Shrink
-from onnxcompress.training import Settings, train
+from onnxcompress.training import CrossEntropy, Settings, train
 from onnxcompress.training.masks import masked_weights
 
 
@@ -69,7 +69,7 @@ def test_what_counts_as_a_mask() -> None:
     inputs, labels, _ = samples()
     drawn["w1"][1::2] = 0.1
     model = make(text, **drawn, **zeros, **ones)
-    trained = train(model, inputs, labels=labels, teacher=None, settings=Settings(epochs=2)).weights
+    trained = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2)).weights
     assert not trained["w1"][::2].any() and trained["w1"][1::2].all()
     assert trained["scale"][5] == 0
     assert all(trained[name].any() for name in zeros)
@@ -79,7 +79,7 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
     inputs, labels, _ = samples()
     model, _ = apply(mlp(), [MagnitudePrune(sparsity=0.5)])
     zero = weights_of(model)["w2"] == 0
-    free = train(model, inputs, labels=labels, teacher=None, settings=Settings(epochs=2, keep_masks=False))
+    free = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2, keep_masks=False))
     assert free.weights["w2"][zero].all()
 
     def interrupt(_what: str, done: int, total: int) -> None:
@@ -87,10 +87,10 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
             raise KeyboardInterrupt
 
     settings = Settings(epochs=4, batch_size=25)
-    whole = train(model, inputs, labels=labels, teacher=None, settings=settings).weights
+    whole = train(model, inputs, CrossEntropy(labels), settings=settings).weights
     with pytest.raises(KeyboardInterrupt):
-        train(model, inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path, progress=interrupt)
-    resumed = train(model, inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path).weights
+        train(model, inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path, progress=interrupt)
+    resumed = train(model, inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path).weights
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array)
     assert not resumed["w2"][zero].any()

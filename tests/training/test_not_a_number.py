@@ -13,7 +13,7 @@ from corpus.trainable import MLP, mlp, samples
 from onnxcompress import apply
 from onnxcompress.errors import TrainingError
 from onnxcompress.passes import Distill, PruneChannels
-from onnxcompress.training import Settings, measure_saliency, process, train, worker
+from onnxcompress.training import CrossEntropy, Settings, measure_saliency, process, train, worker
 
 # |h|: at h = 0 the loss is a number, and its gradient 0 times infinity.
 EDGE = MLP.replace("r = Relu(h)", "s = Mul(h, h)\n r = Sqrt(s)").replace("Gemm(x, w1, b1)", "MatMul(x, w1)")
@@ -44,20 +44,20 @@ def test_a_last_step_that_overflows_leaves_no_checkpoint(tmp_path: Path) -> None
     settings = Settings(epochs=1, batch_size=50, optimizer="sgd", learning_rate=1e38, schedule="constant")
     settings = dataclasses.replace(settings, weight_decay=1e3)
     with pytest.raises(TrainingError, match="weights are not finite after epoch 1; try a lower learning rate"):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
+        train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
     assert not (tmp_path / worker.CHECKPOINT).exists()
 
 
 def test_a_checkpoint_that_is_no_number_is_not_taken(tmp_path: Path) -> None:
     inputs, labels, _ = samples()
     settings = Settings(epochs=1)
-    train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
+    train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
     with np.load(tmp_path / worker.CHECKPOINT) as file:
         arrays = dict(file)
     arrays["flat"][0] = np.inf
     np.savez(tmp_path / worker.CHECKPOINT, **arrays)
     with pytest.raises(TrainingError, match="training ended with 'w1' not finite"):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
+        train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "npy", "zip"])
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
     with pytest.raises(TrainingError, match=r"checkpoint.npz is no training checkpoint \(.*; delete it"):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings(epochs=1), checkpoint=tmp_path)
+        train(mlp(), inputs, CrossEntropy(labels), settings=Settings(epochs=1), checkpoint=tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script takes uv's place")
@@ -93,6 +93,6 @@ def test_an_interpreter_that_does_nothing(tmp_path: Path, monkeypatch, script: s
     monkeypatch.setattr(process, "find_uv", lambda: str(fake))
     inputs, labels, _ = samples()
     with pytest.raises(TrainingError, match=expected):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings(), checkpoint=tmp_path / "kept")
+        train(mlp(), inputs, CrossEntropy(labels), settings=Settings(), checkpoint=tmp_path / "kept")
     with pytest.raises(TrainingError, match=expected):
         measure_saliency(mlp(), inputs, labels, ["w1"])

@@ -18,9 +18,11 @@ from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_
 
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
-from onnxcompress.training import Settings, process, train, trainable_weights, worker
+from onnxcompress.passes.distill.objectives.soft_targets import TEACHER, SoftTargets
+from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights, worker
 from onnxcompress.training.gradients import DIFFERENTIABLE
-from onnxcompress.training.objective import LABELS, TEACHER, build_objective
+from onnxcompress.training.loss import LABELS
+from onnxcompress.training.objective import build_objective
 
 
 def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -38,7 +40,7 @@ def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: flo
 def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     model = mlp()
     inputs, labels, teacher = samples()
-    objective = build_objective(model, temperature=t, hard_weight=hard)
+    objective = build_objective(model, SoftTargets(labels, teacher, t, hard))
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
     loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
@@ -52,7 +54,7 @@ def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     settings = Settings(
         epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
-    trained = train(model, inputs, labels=labels, teacher=teacher, settings=settings)
+    trained = train(model, inputs, SoftTargets(labels, teacher), settings=settings)
 
     w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
     moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
@@ -90,7 +92,7 @@ def test_batch_norm_follows_the_batch() -> None:
     images, labels = load_split("train")
     images, labels = images[:64], labels[:64]
     settings = Settings(epochs=1, batch_size=64)
-    trained = train(cnn(), {"image": images}, labels=labels, teacher=None, settings=settings)
+    trained = train(cnn(), {"image": images}, CrossEntropy(labels), settings=settings)
     convolution = cnn()
     convolution.graph.outputs[:] = [next(n.outputs[0] for n in convolution.graph if n.op_type == "Conv")]
     convolution.graph.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -107,7 +109,7 @@ def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
     images, labels = load_split("train")
     settings = Settings(epochs=6, learning_rate=5e-3)
     feeds = {"image": images}
-    whole = train(cnn(), feeds, labels=labels, teacher=None, settings=settings)
+    whole = train(cnn(), feeds, CrossEntropy(labels), settings=settings)
 
     steps = 6 * 38
 
@@ -116,15 +118,14 @@ def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(cnn(), feeds, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path, progress=interrupt)
+        train(cnn(), feeds, CrossEntropy(labels), settings=settings, checkpoint=tmp_path, progress=interrupt)
     with np.load(tmp_path / worker.CHECKPOINT) as arrays:
         assert {"flat", "first", "second", "running_0", "running_1", "header"} <= set(arrays)
     seen: list[int] = []
     resumed = train(
         cnn(),
         feeds,
-        labels=labels,
-        teacher=None,
+        CrossEntropy(labels),
         settings=settings,
         checkpoint=tmp_path,
         progress=lambda _what, done, total: seen.append(done) if total == steps else None,
@@ -142,7 +143,7 @@ def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
     assert (session.run(None, {"image": test_images})[0].argmax(1) == test_labels).mean() > 0.9
 
     with pytest.raises(TrainingError, match="belongs to another training \\(settings differ"):
-        train(cnn(), feeds, labels=labels, teacher=None, settings=Settings(epochs=7), checkpoint=tmp_path)
+        train(cnn(), feeds, CrossEntropy(labels), settings=Settings(epochs=7), checkpoint=tmp_path)
 
 
 def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
@@ -162,7 +163,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
     inputs, labels, teacher = samples()
     settings = Settings(epochs=5000, batch_size=50)
     with pytest.raises(TrainingError, match=r"ended with code -9.*checkpoint of epoch \d+ is in .*go on"):
-        train(mlp(), inputs, labels=labels, teacher=teacher, settings=settings, checkpoint=tmp_path, progress=kill)
+        train(mlp(), inputs, SoftTargets(labels, teacher), settings=settings, checkpoint=tmp_path, progress=kill)
     assert (tmp_path / worker.CHECKPOINT).exists()
     assert (tmp_path / "worker.log").exists()
 
@@ -194,7 +195,7 @@ def test_interrupt_leaves_no_process(monkeypatch) -> None:
 
     inputs, labels, _ = samples()
     with pytest.raises(KeyboardInterrupt):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings(epochs=5000), progress=interrupt)
+        train(mlp(), inputs, CrossEntropy(labels), settings=Settings(epochs=5000), progress=interrupt)
     assert started[0].poll() is not None
     deadline = time.monotonic() + 5
     while group_lives(started[0].pid) and time.monotonic() < deadline:
@@ -206,7 +207,7 @@ def test_a_loss_that_explodes_is_said_so(tmp_path) -> None:
     inputs, labels, _ = samples()
     settings = Settings(epochs=50, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"the loss is .* try a lower learning rate"):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=settings, checkpoint=tmp_path)
+        train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
     assert "FloatingPointError" in (tmp_path / process.LOG).read_text()
 
 
@@ -215,14 +216,14 @@ def test_missing_uv_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setattr(process.shutil, "which", lambda _name: None)
     inputs, labels, _ = samples()
     with pytest.raises(TrainingError, match=r'pip install "onnxcompress\[train\]"'):
-        train(mlp(), inputs, labels=labels, teacher=None, settings=Settings())
+        train(mlp(), inputs, CrossEntropy(labels), settings=Settings())
 
 
 def test_a_node_without_gradient_is_named() -> None:
     model = mlp(MLP.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
     inputs, labels, _ = samples()
     with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(HardSwish\) has no gradient"):
-        train(model, inputs, labels=labels, teacher=None, settings=Settings())
+        train(model, inputs, CrossEntropy(labels), settings=Settings())
     found = trainable_weights(model)
     assert found.free == ("w2",)
     assert set(found.stopped) == {"w1", "b1"}
@@ -238,7 +239,7 @@ def test_nothing_to_train_is_an_error() -> None:
     model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
     inputs, labels, _ = samples()
     with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Elu\)"):
-        train(model, inputs, labels=labels, teacher=None, settings=Settings(), frozen=("w1", "b1", "w2"))
+        train(model, inputs, CrossEntropy(labels), settings=Settings(), frozen=("w1", "b1", "w2"))
 
 
 def test_weights_in_constant_nodes_are_named() -> None:
@@ -257,8 +258,8 @@ def test_fixed_batch_and_reshape_train_on_any_batch() -> None:
     model = make(text, **weights_of(mlp()), shape=np.array([1, 8]))
     inputs, labels, _ = samples()
     settings = Settings(epochs=3, batch_size=16)
-    fixed = train(model, inputs, labels=labels, teacher=None, settings=settings)
-    free = train(mlp(), inputs, labels=labels, teacher=None, settings=settings)
+    fixed = train(model, inputs, CrossEntropy(labels), settings=settings)
+    free = train(mlp(), inputs, CrossEntropy(labels), settings=settings)
     assert fixed.losses == pytest.approx(free.losses, rel=1e-5)
     assert free.losses[-1] < free.losses[0]
 
@@ -272,7 +273,7 @@ def test_other_opsets_train_alike(opset: int) -> None:
     for version in (17, opset):
         model = ir.from_proto(ir.to_proto(cnn()))
         model.graph.opset_imports[""] = version
-        losses.append(train(model, {"image": images[:64]}, labels=labels[:64], teacher=None, settings=settings).losses)
+        losses.append(train(model, {"image": images[:64]}, CrossEntropy(labels[:64]), settings=settings).losses)
         assert model.graph.opset_imports[""] == version
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -280,13 +281,13 @@ def test_other_opsets_train_alike(opset: int) -> None:
 def test_data_that_does_not_fit() -> None:
     inputs, labels, teacher = samples()
     with pytest.raises(DataError, match="neither"):
-        train(mlp(), inputs, labels=None, teacher=None, settings=Settings())
+        train(mlp(), inputs, SoftTargets(None, None), settings=Settings())
     with pytest.raises(DataError, match="same number of samples"):
-        train(mlp(), inputs, labels=labels[:-1], teacher=teacher, settings=Settings())
+        train(mlp(), inputs, SoftTargets(labels[:-1], teacher), settings=Settings())
     with pytest.raises(DataError, match="the model has 4 classes"):
-        train(mlp(), inputs, labels=labels + 1, teacher=teacher, settings=Settings())
+        train(mlp(), inputs, SoftTargets(labels + 1, teacher), settings=Settings())
     with pytest.raises(DataError, match="lack input 'x'"):
-        train(mlp(), {}, labels=labels, teacher=teacher, settings=Settings())
+        train(mlp(), {}, SoftTargets(labels, teacher), settings=Settings())
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:

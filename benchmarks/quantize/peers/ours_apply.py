@@ -11,4 +11,4 @@ from onnxcompress.passes import Quantize
 
 def quantize(model: Path, feeds: list[dict[str, Any]], output: Path, **options: Any) -> None:
     """Quantize by `apply`."""
-    apply(model, [Quantize(**options)], data=feeds, output=output, overwrite=True)
+    apply(model, [Quantize(**options)], data=feeds, evaluate_on=feeds, output=output, overwrite=True)

@@ -49,15 +49,15 @@ class Ranker:
         able = [group for group in alone if not too_many(sparsities[group.name], most(group), "")]
         chosen = lowest(able, self.scores, sparsities, self.limits)
         for pool in self._pools():
-            chosen |= self._pooled(pool, sparsity)
+            if not too_many(sparsity, sum(map(most, pool)), ""):
+                chosen |= self._pooled(pool, sparsity)
         return chosen
 
     def too_many(self, sparsity: int | float) -> list[Refusal]:
         """Say which groups have fewer channels than so many; nothing where `sparsity` is a share."""
-        what = "channels"
         asked = [(g.name, self.fixed.get(g.name, sparsity), most(g)) for g in self._alone()]
-        asked += [(pool[0].name, sparsity, sum(map(most, pool))) for pool in self._pools()]
-        return [Refusal(name, reason) for name, amount, size in asked if (reason := too_many(amount, size, what))]
+        asked += [(_named(pool), sparsity, sum(map(most, pool))) for pool in self._pools()]
+        return [Refusal(name, reason) for name, amount, size in asked if (reason := too_many(amount, size, "channels"))]
 
     def only(self, name: str, sparsity: int | float) -> list[int]:
         """Return the channels that go when this group alone is pruned."""
@@ -85,8 +85,6 @@ class Ranker:
         channel = np.concatenate(free)
         score = np.concatenate([self.scores[g.name][channels] for g, channels in zip(pool, free, strict=True)])
         count = how_many(sparsity, sum(group.size for group in pool))
-        if isinstance(sparsity, int) and count > len(score):
-            return {}
         order = np.argsort(score, kind="stable")[:count]
         chosen = {}
         for number, group in enumerate(pool):
@@ -103,6 +101,10 @@ class Ranker:
         for stratum in np.unique(group.strata):
             keep[order[group.strata[order] == stratum][-1]] = True
         return np.flatnonzero(~keep)
+
+
+def _named(pool: list[Group]) -> str:
+    return pool[0].name if len(pool) == 1 else f"{pool[0].name} and {len(pool) - 1} more"
 
 
 def kind_of(group: Group) -> Hashable:

@@ -96,30 +96,46 @@ def correct(
     wanted = {w.node for w in plan.weights if w.node in nodes and how(w.node) != ("nearest", False)}
     outer = [_with_bias(nodes[w.node], w, plan) for w in plan.weights if w.node in wanted]
     plan = dataclasses.replace(plan, weights=(*outer, *(w for w in plan.weights if w.node not in wanted)))
-    quantized = model.clone()
-    application = Application(quantized, plan)
-    application.run()
     order = {name: number for number, name in enumerate(nodes)}
     chosen = sorted((w for w in outer if _can_be_set(nodes[w.node], w)), key=lambda w: order[w.node])
-    found = {weight.node: weight for weight in plan.weights}
+    layers = [layer_of(nodes[weight.node]) for weight in chosen]
+
+    def job(number: int) -> _Job:  # made when it is its turn: it holds the weight as an array
+        weight = chosen[number]
+        added, (rounding, biases) = plan.bias_nodes.get(weight.node), how(weight.node)
+        behind = None if added is None else nodes[added]
+        return _Job(weight, layers[number], behind, plan.scheme, rounding, biases=biases)
+
+    found = {weight.node: weight for weight in plan.weights} | _in_order(job, layers, model, plan, samples, progress)
+    return dataclasses.replace(plan, weights=tuple(found.values()))
+
+
+def _in_order(
+    jobs: Callable[[int], _Job],
+    layers: list[Layer],
+    model: ir.Model,
+    plan: QuantizePlan,
+    samples: Samples,
+    progress: Progress,
+) -> dict[str, WeightScale]:
+    """Set one layer after another, each on what the quantized layers before it give."""
+    quantized, found = model.clone(), dict[str, WeightScale]()
+    application = Application(quantized, plan)
+    application.run()
     # Matrices are small, and threads of BLAS beside those of onnxruntime wait for each other longer than they compute.
     with temporary_folder() as folder, threadpool_limits(1, "blas"):
-        layers = [layer_of(nodes[weight.node]) for weight in chosen]
         float_outputs = FloatOutputs(model, samples, layers, folder / "float")
         segmented = SegmentedRun(quantized, samples, folder, float_outputs.batch, exact=plan.scheme.saturates())
-        for done, (weight, layer) in enumerate(zip(chosen, layers, strict=True)):
-            added = plan.bias_nodes.get(weight.node)
-            behind = None if added is None else nodes[added]
-            rounding, biases = how(weight.node)
-            job = _Job(weight, layer, behind, plan.scheme, rounding, biases=biases)
-            node = application.node(weight.node)
+        for number in range(len(layers)):
+            job = jobs(number)
+            node = application.node(job.weight.node)
             segmented.advance(edit.output_name(node))
             read = node.inputs[0]
             if read is not None and segmented.has(str(read.name)):
-                found[weight.node] = job.run(float_outputs, segmented, str(read.name))
-                application.set_weight(found[weight.node])
-            progress("correct", done + 1, len(chosen))
-    return dataclasses.replace(plan, weights=tuple(found.values()))
+                found[job.weight.node] = job.run(float_outputs, segmented, str(read.name))
+                application.set_weight(found[job.weight.node])
+            progress("correct", number + 1, len(layers))
+    return found
 
 
 def _with_bias(node: ir.Node, weight: WeightScale, plan: QuantizePlan) -> WeightScale:

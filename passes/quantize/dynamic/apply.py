@@ -102,9 +102,9 @@ class DynamicApplication:
         tail = (1,) * (array.ndim - 2) if conv else ()
         kept = dict(node.attributes) if conv else {}
         result = self._add(node, "ConvInteger" if conv else "MatMulInteger", inputs, kept)
-        wide = self._add(node, "Cast", [result], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
+        product = self._add(node, "Cast", [result], {"to": ir.AttrInt64("to", ir.DataType.FLOAT)})
         factor = self._constants.constant(f"{source.name}_scale", scale.reshape(-1, *tail) if scale.ndim else scale)
-        last = self._add(node, "Mul", [wide, self._add(node, "Mul", [step, factor])])
+        last = self._add(node, "Mul", [product, self._add(node, "Mul", [step, factor])])
         bias = bias_of(layer, None)
         if bias is not None:
             added = bias.astype(np.float32).reshape(-1, *tail)

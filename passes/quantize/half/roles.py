@@ -69,8 +69,8 @@ def set_output_type(node: ir.Node, narrow: ir.DataType) -> None:
         edit.set_attribute(node, DTYPE_ATTRIBUTES[op], int(narrow))
     elif op == "ConstantOfShape":
         given = node.attributes.get("value")
-        wide = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
-        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(wide.astype(narrow.numpy())))
+        filled = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(filled.astype(narrow.numpy())))
 
 
 def _variable(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:

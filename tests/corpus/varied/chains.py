@@ -18,16 +18,19 @@ QUANTIZERS = ("Quantize", "QuantizeDynamic", "QuantizeWeights", "ConvertFloat")
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "FoldConstants": {"keep_shared": (False, True)},
     "Shrink": {"merge_equal": (False, False, True)},
-    "MagnitudePrune": {"sparsity": (0.3, 0.5, 0.9), "normalise": ("tensor", "channel", "model")},
-    "RandomPrune": {"sparsity": (0.3, 0.8)},
+    "MagnitudePrune": {
+        "sparsity": (0.3, 0.5, 0.9, 20), "normalise": ("tensor", "channel", "model"),
+        "policy": (None, None, None, "xnnpack"), "overrides": ({}, {}, {"*": {"threshold": 0.2}}),
+    },
+    "RandomPrune": {"sparsity": (0.3, 0.8, 3)},
     "PruneChannels": {
-        "sparsity": (0.3, 0.5, 0.8), "importance": ("l1", "l2", "random", "lamp", "fpgm", "bn_scale"),
+        "sparsity": (0.3, 0.5, 0.8, 2), "importance": ("l1", "l2", "random", "lamp", "fpgm", "bn_scale", 3.5),
         "ranking": ("local", "global", "isomorphic"), "budget": ("channels", "channels", "parameters", "macs", "bytes"),
         "round_to": (1, 1, 2),
     },
     "PruneNOfM": {"n": (1, 2), "m": (4,)},
     "PruneBlocks": {"block": ((4, 1), (1, 4), (2, 2)), "sparsity": (0.5,)},
-    "PruneSlices": {"axis": ("out", "in"), "norm": ("l1", "l2", "inf"), "sparsity": (0.5,)},
+    "PruneSlices": {"axis": ("out", "in", 0, -1), "norm": ("l1", "l2", "inf", 3.5, -1.0), "sparsity": (0.5,)},
     "ActivationPrune": {"sparsity": (0.3,)},
     "Cluster": {"clusters": (4, 16), "granularity": ("tensor", "channel")},
     "Quantize": {
@@ -123,5 +126,7 @@ def written(chain: list[Pass]) -> str:
     parts = []
     for step in chain:
         default = {f: getattr(type(step), f, None) for f in step.options()}
-        parts.append(" ".join([step.name, *(f"{k}={v}" for k, v in step.options().items() if v != default[k])]))
+        parts.append(
+            " ".join([step.name, *(f"{k}={v}" for k, v in step.options().items() if v not in (default[k], {}))])
+        )
     return ", ".join(parts)

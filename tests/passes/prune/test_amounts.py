@@ -173,7 +173,7 @@ def test_so_many_channels_of_what_competes() -> None:
     assert reasons(plan)["w2"] == "12 channels were to go, and it has 11"
     plan = PruneChannels(sparsity=27, ranking="global").plan(subject, Context(subject))
     assert plan.channels == {}
-    assert reasons(plan)["w1"] == "27 channels were to go, and it has 26"
+    assert reasons(plan)["w1 and 1 more"] == "27 channels were to go, and it has 26"
 
 
 def test_so_many_parameters() -> None:
