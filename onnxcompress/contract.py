@@ -103,14 +103,11 @@ class Promise:
         Inputs of the model that have a default may become constants.
     retypes : bool
         Floating-point inputs and outputs of the model have another such type.
-    exact : bool
-        The model is judged with exact products of integers, of which onnxruntime loses some on this machine.
     """
 
     tolerance: float | None = None
     freezes: bool = False
     retypes: bool = False
-    exact: bool = False
 
 
 PlanT = TypeVar("PlanT", bound="Plan")

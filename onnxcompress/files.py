@@ -101,17 +101,17 @@ def is_same_file(one: Path, other: Path) -> bool:
         return str(one).casefold() == str(other).casefold()
 
 
-def check_folder(path: str | Path) -> None:
+def check_folder(path: str | Path, called: str) -> None:
     """Raise `OutputError` if a folder, there or not, takes no file, as far as that can be known now."""
     path = Path(path)
     try:
         there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
         if not there.is_dir():
-            raise OutputError(f"{path}: {'it' if there == path else there} is no folder; give another name")
+            raise OutputError(f"{called}: {there} is no folder; give another name")
         with owned_folder(there, BESIDE):
             pass
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise OutputError(f"{called}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def make_folder(path: str | Path) -> Path:

@@ -63,7 +63,7 @@ def check_outputs(
 
 def _check_plans(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
     """Raise `OutputError` unless a folder takes these plans, and holds none of another run."""
-    check_folder(folder)
+    check_folder(folder, f"--plans {folder}")
     if folder.exists():
         for name in names:
             check_target(folder / name, overwrite=overwrite)

@@ -22,9 +22,9 @@ def analyse(model: ir.Model) -> Engine:
             engine.fixed[value] = f"it meets graph input '{value.name}'"
     computed: set[ir.Value] = set()
     for node in model.graph:
-        engine.labels.note = FOLD if _is_constant(node, computed) else ""
+        engine.labels.addition = FOLD if _is_constant(node, computed) else ""
         _visit(engine, node)
-    engine.labels.note = ""
+    engine.labels.addition = ""
     for value, node in _captured(model.graph).items():
         engine.freeze_all(value, f"{edit.label(node)}: its inner graph reads '{value.name}'")
     for value in model.graph.outputs:

@@ -17,8 +17,8 @@ class Labels:
     `join` declares that two axes must lose the same positions. Two positions with one label each become one label;
     a position with one label against a position with several makes that label a *product* of them, everywhere.
     Every step only ever coarsens, so the result is sound whatever the order. A frozen label never goes, so it is
-    dropped from products, which keeps them short however deep the graph. `note` is added to every reason for freezing
-    while it is set.
+    dropped from products, which keeps them short however deep the graph. `addition` is added to every reason for
+    freezing while it is set.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Labels:
         self._is_frozen = np.zeros(1024, bool)
         self._reasons: list[tuple[npt.NDArray[np.int64], str]] = []
         self.count = 1  # label 0 means "no label"
-        self.note = ""
+        self.addition = ""
 
     def fresh(self, size: int) -> Rows:
         """Return `size` new labels as one row."""
@@ -48,7 +48,7 @@ class Labels:
         names = np.unique(self.resolve(rows))
         names = names[names > 0]
         self._is_frozen[names] = True
-        self._reasons.append((names, reason + self.note))
+        self._reasons.append((names, reason + self.addition))
 
     def frozen(self) -> dict[int, str]:
         """Return every frozen label with its reason."""

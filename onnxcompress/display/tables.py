@@ -195,7 +195,7 @@ def _more(table: Table, count: int) -> Table:
 
 def comparison(found: Comparison) -> list[RenderableType]:
     """Return two models side by side."""
-    title = f"{found.count} samples ({found.data})"
+    title = f"{found.count} samples ({found.data}), to which neither model should have been fitted"
     title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
     score = new_table(("metric", ">first", ">second", ">drop"))

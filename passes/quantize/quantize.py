@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import onnx_ir as ir
 
-from onnxcompress.contract import Changes, Context, Needs, Promise, Refusal
+from onnxcompress.contract import Changes, Context, Needs, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
 from onnxcompress.selection import OverridablePass, node_subjects
@@ -122,11 +122,6 @@ class Quantize(OverridablePass):
 
     needs = Needs(samples=True)
     overridable = ("activations", "granularity", "rounding", "correct")
-
-    @property
-    def promise(self) -> Promise:
-        """What is measured must not depend on this machine's integer products."""
-        return Promise(exact=self.scheme().saturates())
 
     def plan(self, model: ir.Model, context: Context) -> QuantizePlan:
         """Choose what is quantized, and each scale from the ranges over the samples."""
