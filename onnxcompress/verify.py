@@ -69,6 +69,8 @@ class Verifier:
         from .samples.inputs import runnable_feeds
 
         self._strict = _checker_message(model, full=True) is None
+        # What the checker says of the model that is known to be right is no pass's fault.
+        self._known = None if self._strict else _checker_message(model, full=False)
         self.random = [edit.label(node) for node in settled.random_nodes(model)]
         session = _open(settled.settled(model))
         self.feeds: list[Feeds] = list(runnable_feeds(model, session) if feeds is None else feeds)
@@ -119,7 +121,7 @@ class Verifier:
             With the first thing that does not hold.
         """
         message = _checker_message(model, full=self._strict)
-        if message is not None:
+        if message not in (None, self._known):
             raise VerifyError(f"the ONNX checker rejects the result: {message}")
         try:
             session = _open(settled.settled(model))

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import PassError
+from . import edit
 
 ORIGIN = "onnxcompress.origin"
 """Where `ir.Node.meta` of what was inlined holds the names and the operators that it went by before, as keys."""
 
 TAG = f"{ORIGIN}:"
+
+
+def flatten(model: ir.Model) -> list[str]:
+    """Inline local functions and give each tensor a name of its own, in place; returns the functions' names.
+
+    The same model always gives the same result, so that names in a plan mean the same when it is applied.
+
+    Raises
+    ------
+    PassError
+        A local function cannot be inlined.
+    """
+    names = inline(model)
+    separate_names(model.graph)
+    return names
+
+
+def separate_names(graph: ir.Graph) -> None:
+    """Rename tensors of inner graphs that are called like another: branches may share names, plans may not.
+
+    Nobody outside knows these names. Nodes are called by their first output in plans, so that theirs may stay.
+    """
+    inside = [value for inner in graph.subgraphs() for value in _made(inner)]
+    if not inside:
+        return
+    names, seen = edit.Names(graph), {value.name for value in _made(graph)}
+    for value in inside:
+        if value.name in seen:
+            node, old = value.producer(), str(value.name)
+            value.name = names.value(old)
+            if node is not None:
+                node.meta.setdefault(ORIGIN, set()).add(old)
+        seen.add(value.name)
+
+
+def _made(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from (value for value in graph.initializers.values() if not value.is_graph_input())
+    for node in graph:
+        yield from (value for value in node.outputs if value.name)
 
 
 def inline(model: ir.Model) -> list[str]:

@@ -13,9 +13,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..errors import TrainingError
+from ..errors import PassError, TrainingError
 from ..graph import edit, shapes
-from ..graph.functions import inline
+from ..graph.functions import flatten
+from ..graph.opset import convert_opset
 from ..graph.weights import find_weights
 from ..runtime.session import open_session
 from ..samples.samples import Samples
@@ -120,9 +121,9 @@ def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arr
     `frozen` stays as it is when the model is used; all of it, if that is None.
     """
     copy = model.clone()
-    if copy.functions:
-        inline(copy)
-    copy = up_to_logits(_at_trainable_opset(copy))
+    flatten(copy)
+    _at_trainable_opset(copy)
+    copy = up_to_logits(copy)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
@@ -164,21 +165,15 @@ def up_to_logits(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _at_trainable_opset(model: ir.Model) -> ir.Model:
+def _at_trainable_opset(model: ir.Model) -> None:
     opset = model.opset_imports.get("", NEWEST_OPSET)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         wanted = min(max(opset, 17), NEWEST_OPSET)
         try:
-            proto = onnx.version_converter.convert_version(ir.to_proto(model), wanted)
-        except (RuntimeError, onnx.version_converter.ConvertError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(
-                f"training reads opset {OLDEST_OPSET} to {NEWEST_OPSET}, this model has {opset} and cannot be "
-                f"converted: {reason}"
-            ) from None
-        model = ir.from_proto(proto)
+            convert_opset(model, wanted, f"training reads opset {OLDEST_OPSET} to {NEWEST_OPSET}")
+        except PassError as error:
+            raise TrainingError(str(error)) from None
     model.ir_version = min(model.ir_version, NEWEST_IR)
-    return model
 
 
 def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:

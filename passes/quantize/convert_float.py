@@ -9,19 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Promise, Refusal
+from onnxcompress.contract import MODEL, Change, Changes, Context, Needs, Plan, Promise, Refusal
 from onnxcompress.errors import DataError, PassError
 from onnxcompress.graph import edit, operators
-from onnxcompress.graph.functions import inline
+from onnxcompress.graph.opset import CONVOLUTIONS, PER_CHANNEL
 from onnxcompress.selection import OverridablePass, node_subjects
 
 from .half.apply import LARGEST, Conversion, narrowed
 from .half.roles import FLOAT, is_float, roles
-from .prepare.flatten import infer_types
-from .prepare.opset import CONVOLUTIONS, raise_opset
-from .prepare.prepare import guarded
+from .prepare.prepare import FORMS, Prepared, prepare, prepared
 
 FRAGILE = (
     "CumSum",
@@ -61,12 +58,15 @@ class FloatPlan(Plan):
     ----------
     dtype : str
     keep_io : bool
+    opset : int
+        What the model is raised to first; 0: it stays.
     nodes : tuple of str
         The nodes that compute in `dtype`, by their first output that has a name.
     """
 
     dtype: str = "float16"
     keep_io: bool = True
+    opset: int = 0
     nodes: tuple[str, ...] = ()
 
 
@@ -114,9 +114,7 @@ class ConvertFloat(OverridablePass):
 
     def plan(self, model: ir.Model, context: Context) -> FloatPlan:
         """Choose the nodes that compute in the new type."""
-        failed: list[str] = []
-        work = guarded(model, context, lambda copy: _prepared(copy, self.dtype, failed))
-        refused = [Refusal("model", reason) for reason in failed]
+        work, _, form, refused = self._prepared(model, context)
         notes, unfit = _constants(work, self.dtype)
         kept = set()
         if self.dtype == "float16" and context.has_samples:
@@ -140,14 +138,32 @@ class ConvertFloat(OverridablePass):
         if not nodes:
             refused.append(Refusal("model", f"no node could compute in {self.dtype}"))
         return FloatPlan(
-            dtype=self.dtype, keep_io=self.keep_io, nodes=nodes, notes=tuple(notes), refused=tuple(refused)
+            dtype=self.dtype,
+            keep_io=self.keep_io,
+            opset=form.opset,
+            nodes=nodes,
+            notes=tuple(notes),
+            refused=tuple(refused),
         )
+
+    def _prepared(self, model: ir.Model, context: Context) -> Prepared:
+        """Prepare a copy; where bfloat16 needs a new opset for convolutions and cannot have it, without."""
+        form = FORMS["convert-float"].at(PER_CHANNEL if self.dtype == "bfloat16" else 0)
+        inside = (node for function in model.functions.values() for node in function.all_nodes())
+        convolves = any(edit.op_of(node) in operators.CONVOLUTIONS for node in (*model.graph.all_nodes(), *inside))
+        if self.dtype != "bfloat16" or not convolves:
+            return prepared(model, context, form)
+        try:
+            return prepared(model, context, form.at(CONVOLUTIONS))
+        except PassError as error:
+            found = prepared(model, context, form)
+            return found._replace(refused=[Refusal(MODEL, f"{error}; convolutions stay in float32"), *found.refused])
 
     def apply(self, model: ir.Model, plan: FloatPlan) -> Changes:
         """Convert the nodes of the plan and their constants, and cast where types meet."""
         if not plan.nodes:
             return Changes(refused=plan.refused, notes=plan.notes)
-        done = [Change("model", what) for what in _prepared(model, plan.dtype, [])]
+        done = prepare(model, FORMS["convert-float"].at(plan.opset))
         conversion = Conversion(model, ir.DataType[plan.dtype.upper()], set(plan.nodes), keep_io=plan.keep_io)
         labels, casts, weights = conversion.run()
         done += [Change(label, f"computes in {plan.dtype}") for label in labels]
@@ -195,23 +211,6 @@ def _computes(node: ir.Node) -> bool:
 
 def _is_collection(value: ir.Value | None) -> bool:
     return value is not None and isinstance(value.type, (ir.SequenceType, ir.OptionalType))
-
-
-def _prepared(model: ir.Model, dtype: str, failed: list[str]) -> list[str]:
-    """Inline functions, raise the opset where bfloat16 needs it, and infer types; says what was done, what failed."""
-    done = []
-    if inline(model):
-        common.NameFixPass()(model)
-        done.append("local functions inlined")
-    if dtype == "bfloat16":
-        if any(edit.op_of(node) in operators.CONVOLUTIONS for node in model.graph.all_nodes()):
-            try:
-                done += [f"opset raised to {CONVOLUTIONS}"] if raise_opset(model, CONVOLUTIONS) else []
-            except PassError as error:
-                failed.append(f"{error}; convolutions stay in float32")
-        done += ["opset raised to 13"] if raise_opset(model) else []
-    infer_types(model)
-    return done
 
 
 def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, npt.NDArray[Any]]]:

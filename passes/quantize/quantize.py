@@ -18,7 +18,7 @@ from onnxcompress.targets import load_target, local_target, quantize_options, ta
 from .correct.correct import Rounding, correct
 from .equalise.equalisation import Equalisation, apply_equalisation, equalise
 from .max_drop.search import within_max_drop
-from .prepare.prepare import guarded, prepare, prepared
+from .prepare.prepare import FORMS, guarded, prepare, prepared
 from .shared import scales
 from .shared.clusters import clustered_weights
 from .shared.units import COMPUTE
@@ -130,7 +130,7 @@ class Quantize(OverridablePass):
             step = dataclasses.replace(self, max_drop=None)
             return within_max_drop(step, self.max_drop, model, context, int16=self._int16())
         scheme = self.scheme()
-        work, within, folds, left_out = prepared(model, context, scheme.opset)
+        work, within, form, left_out = prepared(model, context, FORMS["quantize"].at(scheme.opset))
         equalisation = Equalisation()
         if self.equalise:
             key = ("equalised", scheme.opset, scheme.granularity)
@@ -151,7 +151,7 @@ class Quantize(OverridablePass):
         granularity = {node: step.granularity for node, step in own.items() if step.granularity is not None}
         fields = calibrate(placement, ranges, int16_ranges, scheme, int16, granularity)
         notes = _on_this_machine(self.target, scheme)
-        plan = QuantizePlan(refused=tuple(refused), folds=folds, equalisation=equalisation, notes=notes, **fields)
+        plan = QuantizePlan(refused=tuple(refused), folds=form.folds, equalisation=equalisation, notes=notes, **fields)
         return self._corrected(work, plan, {edit.output_name(node): step for node, step in own.items()}, context)
 
     def _corrected(
@@ -189,7 +189,8 @@ class Quantize(OverridablePass):
         """Insert QuantizeLinear and DequantizeLinear, and store weights and biases as integers."""
         if not plan.nodes:
             return Changes(refused=plan.refused, notes=plan.notes)
-        steps = prepare(model, plan.scheme.opset, plan.folds)
+        form = dataclasses.replace(FORMS["quantize"].at(plan.scheme.opset), folds=plan.folds)
+        steps = prepare(model, form)
         equalised = apply_equalisation(model, plan.equalisation)
         changes = Application(model, plan).run()
         return dataclasses.replace(changes, done=(*steps, *equalised, *changes.done), notes=plan.notes)

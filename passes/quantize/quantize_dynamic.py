@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from onnxcompress.contract import Change, Changes, Context, Plan, Refusal
+from onnxcompress.contract import Changes, Context, Plan, Refusal
 from onnxcompress.graph import constants, edit, operators
-from onnxcompress.graph.functions import inline
 from onnxcompress.graph.layer import Layer
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import OverridablePass, node_subjects
 
 from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
-from .prepare.flatten import infer_types
-from .prepare.opset import raise_opset
-from .prepare.prepare import guarded
+from .prepare.prepare import FORMS, prepare, prepared
 from .shared import scales
 from .shared.units import OBSTACLES, layer_of
 
@@ -104,7 +99,7 @@ class QuantizeDynamic(OverridablePass):
 
     Notes
     -----
-    A matrix of more than two axes has one scale. Local functions that hold such operators are inlined; inner graphs
+    A matrix of more than two axes has one scale. Local functions are inlined; inner graphs
     (If, Loop, Scan) are quantized like the outer one. A model with an opset below 13 is raised to 13. Jacob et al.
     2018, arXiv:1712.05877, equation 4.
     """
@@ -118,18 +113,14 @@ class QuantizeDynamic(OverridablePass):
 
     def plan(self, model: ir.Model, context: Context) -> DynamicPlan:
         """Choose the nodes, and the scales of their weights."""
-        work = guarded(model, context, _prepare)
-        infer_types(work)
+        work = prepared(model, context, FORMS["quantize-dynamic"]).model
         found: list[DynamicWeight] = []
         refused: list[Refusal] = []
-        count = Counter(map(edit.output_name, work.graph.all_nodes()))
         subjects = node_subjects(work.graph)
         selected = self.select(model, {n: known for n, known in subjects.items() if edit.op_of(n) in WEIGHTED})
         for node in selected.subjects:
             own = selected.settings(node)
             reason = own._obstacle(node, selected.why_not.get(node, ""))
-            if not reason and count[edit.output_name(node)] > 1:
-                reason = f"another inner graph has a tensor of the same name, '{edit.output_name(node)}'"
             if reason:
                 refused.append(Refusal(edit.label(node), reason))
             else:
@@ -143,7 +134,7 @@ class QuantizeDynamic(OverridablePass):
         """Put integer nodes in the place of those in the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
-        done = [Change("model", what) for what in _prepare(model)]
+        done = prepare(model, FORMS["quantize-dynamic"])
         application = DynamicApplication(model)
         by_node: dict[str, list[DynamicWeight]] = {}
         for weight in plan.weights:
@@ -185,19 +176,6 @@ class QuantizeDynamic(OverridablePass):
         scale = _scale(np.abs(rows).max(axis=1, initial=0), largest)
         scale = scale if per_channel and axis is not None else scale.reshape(())
         return [DynamicWeight(name, layer.index, scale, self.weights, largest)]
-
-
-def _prepare(model: ir.Model) -> list[str]:
-    """Raise the opset, and inline local functions that hold weights; says what was done."""
-    done = []
-    held = (edit.op_of(node) for function in model.functions.values() for node in function.all_nodes())
-    if not WEIGHTED.isdisjoint(held):
-        inline(model)
-        common.NameFixPass()(model)
-        done.append("local functions inlined")
-    if raise_opset(model):
-        done.append("opset raised to 13")
-    return done
 
 
 def _matrix_obstacle(node: ir.Node) -> str:

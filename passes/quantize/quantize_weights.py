@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -15,10 +16,8 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.selection import OverridablePass, value_subjects
 
-from .prepare.flatten import flatten
 from .prepare.keep_moved import keep_moved
-from .prepare.opset import raise_opset
-from .prepare.prepare import guarded
+from .prepare.prepare import FORMS, Form, prepare, prepared
 from .weight_only import formats
 from .weight_only.in_order import compensate
 from .weight_only.storage import Storage, StoredWeight
@@ -119,7 +118,7 @@ class QuantizeWeights(OverridablePass):
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
         """Choose the tensors, their scales and, with gptq, the integers."""
-        given, model = model, guarded(model, context, flatten)
+        given, model = model, prepared(model, context, FORMS["quantize-weights"]).model
         found, refused = _candidates(model)
         selected = self.select(given, value_subjects(found))
         weights, by_gptq = {}, set()
@@ -144,9 +143,12 @@ class QuantizeWeights(OverridablePass):
             weights, nearest = compensate(model, weights, by_gptq, context.samples, progress=context.progress)
             refused += nearest
         if weights:
-            opset = max(map(formats.needed_opset, weights.values()))
-            guarded(given, context, lambda copy: [*flatten(copy), *([True] if raise_opset(copy, opset) else [])])
+            prepared(given, context, self._form(weights))  # which is refused where that cannot be
         return WeightPlan(weights=weights, refused=tuple(refused))
+
+    def _form(self, weights: Mapping[str, StoredWeight]) -> Form:
+        """Return the form that a model needs so that weights can be stored so."""
+        return FORMS["quantize-weights"].at(max(map(formats.needed_opset, weights.values())))
 
     def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes) -> StoredWeight:
         """Choose how one tensor is stored."""
@@ -177,10 +179,7 @@ class QuantizeWeights(OverridablePass):
         """Replace the tensors of the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
-        done = flatten(model)
-        opset = max(map(formats.needed_opset, plan.weights.values()))
-        if raise_opset(model, opset):
-            done.append(Change("model", f"opset raised to {opset}"))
+        done = prepare(model, self._form(plan.weights))
         values = {value.name: value for value in edit.values(model.graph)}
         names = edit.Names(model.graph)
         for name, stored in plan.weights.items():

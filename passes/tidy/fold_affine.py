@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,8 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.windows import differs_at_borders
 from onnxcompress.selection import Selected, SelectivePass, node_subjects
+
+from .folding.never_larger import LARGER, never_larger
 
 AFFINE = ("Add", "Div", "Mul", "Sub")
 
@@ -36,13 +39,21 @@ class FoldAffine(SelectivePass):
 
     def plan(self, model: ir.Model, context: Context) -> AffinePlan:
         """Fold on a copy, until nothing more can be, and note what was."""
-        copy = model.clone()
-        folding, found = _Folding(edit.Inserter(copy.graph), self.select(model, node_subjects(copy.graph))), list[str]()
-        while True:
-            new = [name for node in list(copy.graph) for name in [edit.output_name(node)] if folding.fold(node)]
-            found += new
-            if not new:
-                return AffinePlan(nodes=tuple(found), refused=folding.refused())
+        refused: list[Refusal] = []
+
+        def fold(copy: ir.Model, left: Collection[str]) -> dict[str, list[ir.Value]]:
+            folding = _Folding(edit.Inserter(copy.graph), self.select(model, node_subjects(copy.graph)))
+            made = dict[str, list[ir.Value]]()
+            while True:
+                nodes = {edit.output_name(node): node for node in copy.graph}
+                new = {name: folding.made for name, node in nodes.items() if name not in left and folding.fold(node)}
+                made |= new
+                if not new:
+                    refused[:] = folding.refused()
+                    return made
+
+        names, left = never_larger(model, fold)
+        return AffinePlan(nodes=names, refused=(*refused, *(Refusal(label, LARGER) for label in left.values())))
 
     def apply(self, model: ir.Model, plan: AffinePlan) -> Changes:
         """Fold the nodes of the plan."""
@@ -65,6 +76,8 @@ class _Folding:
         self._insert, self._selected = insert, selected
         self._why_not: dict[ir.Node, str] = {}
         self._touched: set[ir.Node] = set()
+        self.made: list[ir.Value] = []
+        """The biases that layers got in the last fold."""
 
     def refused(self) -> tuple[Refusal, ...]:
         """Say which nodes could be folded and are not selected, and what was named in vain."""
@@ -74,6 +87,7 @@ class _Folding:
     def fold(self, node: ir.Node) -> bool:
         """Fold one node if it can be; it goes."""
         op, operand = edit.op_of(node), _operand(node)
+        self.made = []
         if op not in AFFINE or operand is None:
             return False
         data, constant = operand
@@ -100,7 +114,7 @@ class _Folding:
         bias = layer.bias * each if scaling else layer.bias + each
         if not layer.can_store(weight, bias) or not self._may_change(node, layer.node):
             return False
-        layer.store(self._insert, weight, bias)
+        self._store(layer, weight, bias)
         edit.replace_uses(node.outputs[0], data)
         self._insert.graph.remove(node, safe=True)
         return True
@@ -118,13 +132,15 @@ class _Folding:
         found = [_absorbed(reader, _rank(data), constant, scaling=scaling) for reader, _ in uses]
         if any(part is None for part in found) or not self._may_change(node, *(reader for reader, _ in uses)):
             return False
-        for part in found:
-            assert part is not None
-            layer, weight, bias = part
-            layer.store(self._insert, weight, bias)
+        for layer, weight, bias in filter(None, found):
+            self._store(layer, weight, bias)
             layer.node.replace_input_with(0, data)
         self._insert.graph.remove(node, safe=True)
         return True
+
+    def _store(self, layer: Layer, weight: Array | None, bias: Array) -> None:
+        layer.store(self._insert, weight, bias)
+        self.made += [layer.bias_value] if layer.bias_value is not None else []
 
     def _merge(self, node: ir.Node, data: ir.Value, constant: Array) -> bool:
         """Multiply a number into the numbers that multiply next."""
@@ -134,11 +150,9 @@ class _Folding:
             return False
         if not self._may_change(node, *(reader for reader, _ in readers)):
             return False
-        dtype = data.dtype
-        assert dtype is not None
+        dtype = edit.tensor(next(v for v in node.inputs if v is not data)).dtype
         for (reader, operand), (_, index) in zip(readers, uses, strict=True):
-            assert operand is not None
-            product = operand[1] * constant.ravel()[0]
+            product = (constant if operand is None else operand[1] * constant).ravel()[0]
             product = 1 / product if reader.op_type == "Div" else product
             reader.replace_input_with(index, data)
             name = f"{edit.output_name(reader)}_factor"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
+from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Array, Layer
 from onnxcompress.graph.norms import batch_norm
 from onnxcompress.selection import SelectivePass, Subject
+
+from .folding.never_larger import LARGER, never_larger
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,26 +36,26 @@ class FoldBatchNorm(SelectivePass):
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Find what can be folded, and say why the rest cannot."""
-        norms = [node for node in model.graph.all_nodes() if edit.op_of(node) == "BatchNormalization"]
+        norms = [node for node in model.graph.all_nodes() if _is_norm(node)]
         selected = self.select(model, {node: _subject(node) for node in norms})
-        names, refused = [], [*selected.idle]
+        reasons: dict[ir.Node, str] = {}
         for node in norms:
             reason = _obstacle(node) if node.graph is model.graph else "it is inside an inner graph"
             reason = selected.why_not.get(node) or reason
-            if reason:
-                refused.append(Refusal(edit.label(node), reason))
-            else:
-                names.append(edit.output_name(node))
-        return FoldPlan(nodes=tuple(names), refused=tuple(refused))
+            reasons |= {node: reason} if reason else {}
+        wanted = {edit.output_name(node) for node in norms if node not in reasons}
+        names, left = never_larger(model, lambda copy, left: _fold_all(copy, wanted.difference(left)))
+        refused = [Refusal(edit.label(node), reason) for node, reason in reasons.items()]
+        refused += [Refusal(label, LARGER) for label in left.values()]
+        return FoldPlan(nodes=names, refused=(*selected.idle, *refused))
 
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan."""
-        wanted = set(plan.nodes)
-        done, insert = [], edit.Inserter(model.graph)
-        for node in list(model.graph):
-            if edit.op_of(node) == "BatchNormalization" and edit.output_name(node) in wanted:
-                layer = _fold(insert, node)
-                done.append(Change(edit.label(node), f"folded into {edit.label(layer.node)}"))
+        norms = {edit.output_name(node): node for node in model.graph if _is_norm(node)}
+        done = []
+        for name in _fold_all(model, set(plan.nodes)):
+            layer = edit.producer(edit.required(norms[name], 0))
+            done.append(Change(edit.label(norms[name]), f"folded into {edit.label(layer)}"))
         if done:
             edit.remove_dead(model)
         return Changes(tuple(done), plan.refused)
@@ -92,15 +96,24 @@ def _obstacle(node: ir.Node) -> str:
 def _folded(layer: Layer, norm: ir.Node) -> tuple[Array, Array]:
     """Return the weight and the bias that do the work of both."""
     found = batch_norm(norm)
-    assert found is not None  # looked at in `_obstacle`
+    if found is None:
+        raise PassError(f"the parameters of {edit.label(norm)} are not constant")
     factor, mean, shift = found
     return layer.scaled_outputs(factor), (layer.bias - mean) * factor + shift
 
 
-def _fold(insert: edit.Inserter, norm: ir.Node) -> Layer:
-    data = norm.inputs[0]
-    layer = Layer.of(data.producer()) if data is not None else None
-    assert data is not None and layer is not None  # looked at in `_obstacle`
-    layer.store(insert, *_folded(layer, norm))
-    edit.replace_uses(norm.outputs[0], data)
-    return layer
+def _fold_all(model: ir.Model, names: Collection[str]) -> dict[str, list[ir.Value]]:
+    """Fold the nodes of these names; returns the biases that layers get for them."""
+    made, insert = {}, edit.Inserter(model.graph)
+    for norm in list(model.graph):
+        name = edit.output_name(norm)
+        layer = Layer.of(edit.required(norm, 0).producer()) if name in names and _is_norm(norm) else None
+        if layer is not None:
+            layer.store(insert, *_folded(layer, norm))
+            edit.replace_uses(norm.outputs[0], edit.required(norm, 0))
+            made[name] = [layer.bias_value] if layer.bias_value is not None else []
+    return made
+
+
+def _is_norm(node: ir.Node) -> bool:
+    return edit.op_of(node) == "BatchNormalization"

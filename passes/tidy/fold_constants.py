@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 from onnx_ir import serde
@@ -14,17 +14,18 @@ from onnxcompress.graph import edit, operators
 from onnxcompress.runtime.computed import compute_node
 from onnxcompress.selection import SelectivePass, node_subjects
 
+from .folding.never_larger import LARGER, never_larger
+
 KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 """Constant is one already; quantized weights stay small."""
 
 GROWTH = 1 << 20
-"""Bytes by which folding may grow the model in all: expanding a constant is cheaper at run time than on disk."""
+"""Bytes by which the model may grow on the way: what is large is often read by what is folded next."""
 
 MOVES = operators.KEEP_ELEMENTS - {"Identity"} | {"Slice"}
 """What gives another form of the constant that is its first input; an Identity costs no copy."""
 
 SHARED = "others read its constant too, which would be stored twice"
-LARGER = "its result is much larger than what it is made from"
 UNKNOWN = "onnxruntime cannot compute it by itself"
 OUTPUT = "it gives an output of its graph"
 
@@ -41,7 +42,7 @@ class FoldConstants(SelectivePass):
     """Replace nodes whose inputs are all constant by what ONNX Runtime computes of them, inner graphs included.
 
     Nodes that draw random numbers, run inner graphs or dequantize weights stay, and so do those whose results would
-    grow the model by more than a megabyte in all. What is computed alike is stored once; an Identity goes without a
+    make the file larger than it was. What is computed alike is stored once; an Identity goes without a
     copy.
 
     Parameters
@@ -57,19 +58,27 @@ class FoldConstants(SelectivePass):
 
     def plan(self, model: ir.Model, context: Context) -> FoldPlan:
         """Fold on a copy, node after node, and note which could be."""
-        copy, refused, names = model.clone(), [], []
-        folding, selected, touched = _Folding(copy), self.select(model, node_subjects(copy.graph)), list[ir.Node]()
-        for node in folding.nodes():
-            if not _is_constant(node):
-                continue
-            touched.append(node)
-            reason = selected.why_not.get(node) or (SHARED if self.keep_shared and _moves_shared(node) else "")
-            reason = reason or folding.fold(node, room=True)
-            if reason:
-                refused.append(Refusal(edit.label(node), reason))
-            else:
-                names.append(edit.output_name(node))
-        return FoldPlan(nodes=tuple(names), refused=(*refused, *selected.idle_but(touched)))
+        refused: list[Refusal] = []
+
+        def fold(copy: ir.Model, left: Collection[str]) -> dict[str, list[ir.Value]]:
+            folding, selected, touched = _Folding(copy), self.select(model, node_subjects(copy.graph)), list[ir.Node]()
+            refused.clear()
+            made = {}
+            for node in folding.nodes():
+                if not _is_constant(node):
+                    continue
+                touched.append(node)
+                reason = selected.why_not.get(node) or (SHARED if self.keep_shared and _moves_shared(node) else "")
+                reason = reason or (LARGER if edit.output_name(node) in left else folding.fold(node, room=True))
+                if reason:
+                    refused.append(Refusal(edit.label(node), reason))
+                else:
+                    made[edit.output_name(node)] = folding.made
+            refused.extend(selected.idle_but(touched))
+            return made
+
+        names, _ = never_larger(model, fold)
+        return FoldPlan(nodes=names, refused=tuple(refused))
 
     def apply(self, model: ir.Model, plan: FoldPlan) -> Changes:
         """Fold the nodes of the plan and remove what is then dead."""
@@ -101,6 +110,7 @@ class _Folding:
         self._model, self._room = model, GROWTH
         self._insert = edit.Inserter(model.graph)  # results are there for all graphs inside
         self._known: dict[bytes, list[ir.Value]] = {}
+        self.made: list[ir.Value] = []  # by the last node
 
     def nodes(self) -> Iterator[ir.Node]:
         """Yield the nodes of the graph and of its inner graphs."""
@@ -109,6 +119,7 @@ class _Folding:
 
     def fold(self, node: ir.Node, *, room: bool) -> str:
         """Fold one node; return why not, or nothing. `room` asks whether the result is too large."""
+        self.made = []
         if any(value.is_graph_output() for value in node.outputs):
             return OUTPUT
         if edit.op_of(node) == "Identity":
@@ -135,7 +146,8 @@ class _Folding:
         if room and growth > self._room:
             return LARGER
         self._room -= max(growth, 0)
-        self._known[key] = [self._insert.constant(f"{v.name}_folded", a) for v, a in zip(outputs, arrays, strict=True)]
+        self.made = [self._insert.constant(f"{v.name}_folded", a) for v, a in zip(outputs, arrays, strict=True)]
+        self._known[key] = self.made
         return ""
 
     def _growth(self, node: ir.Node, size: int) -> int:

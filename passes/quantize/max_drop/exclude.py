@@ -15,7 +15,7 @@ from onnxcompress.errors import PassError
 from onnxcompress.evaluation.sensitivity import measure
 from onnxcompress.graph import edit
 
-from ..prepare.prepare import prepared
+from ..prepare.prepare import FORMS, prepared
 from ..static.plan import QuantizePlan
 from .attempts import Attempt, Attempts
 
@@ -47,7 +47,7 @@ def exclude_layers(attempts: Attempts) -> None:
                 return
         except PassError as error:
             attempts.notes.append(f"layers with activations of 16 bits: not possible, {error}")
-    work, *_ = prepared(attempts.model, attempts.context, best.plan.scheme.opset)
+    work, *_ = prepared(attempts.model, attempts.context, FORMS["quantize"].at(best.plan.scheme.opset))
     order = float_first(work, best.plan, noise)
     _least_number(attempts, (attempts.best or best).step, _excluded, "in float", order, len(noise) - 1)
 

@@ -6,12 +6,44 @@ only. In the file nothing grows: a weight stays 16-bit, behind a Cast that is co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.contract import Change
+from onnxcompress.graph import edit, shapes
+
+from ..shared.units import COMPUTE
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 WIDE = ir.DataType.FLOAT
+
+
+def widen_halves(model: ir.Model) -> list[Change]:
+    """Let 16-bit floats compute in float32 where they do not on integers, in place."""
+    if _has_halves(model.graph):
+        shapes.infer(model)
+    halves = sorted({dtype.name.lower() for dtype in _half_compute(model.graph)})
+    if not halves:
+        return []
+    widen(model)
+    return [Change("model", f"{' and '.join(halves)} computes in float32 where it does not on integers")]
+
+
+def _half_compute(graph: ir.Graph) -> Iterator[ir.DataType]:
+    """Yield the 16-bit types that something worth quantizing computes in."""
+    for node in graph.all_nodes():
+        value = node.inputs[0] if edit.op_of(node) in COMPUTE else None
+        if value is not None and value.dtype is not None and value.dtype in HALVES:
+            yield value.dtype
+
+
+def _has_halves(graph: ir.Graph) -> bool:
+    """Tell whether the graph holds, is given or casts to 16-bit floats; no types need be inferred."""
+    casts = (edit.int_attribute(node, "to", 0) for node in graph.all_nodes() if edit.op_of(node) == "Cast")
+    return any(value.dtype in HALVES for value in edit.values(graph) if value.dtype) or any(
+        to in HALVES for to in casts
+    )
 
 
 def widen(model: ir.Model) -> None:

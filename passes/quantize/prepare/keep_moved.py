@@ -12,8 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, operators
-
-from .opset import BLOCKS
+from onnxcompress.graph.opset import BLOCKS
 
 
 def keep_moved(model: ir.Model) -> None:

@@ -1,22 +1,25 @@
-"""What a model goes through before it is quantized: it computes the same, in fewer and plainer operators."""
+"""What a model goes through before a pass looks at it: functions, opset, constants, names and types."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
-from onnxcompress.contract import Change, Context, Pass, Refusal
+from onnxcompress.contract import MODEL, Change, Context, Pass, Refusal
 from onnxcompress.errors import PassError, VerifyError
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.functions import flatten
+from onnxcompress.graph.opset import PER_CHANNEL, raise_opset
 
 from ...tidy.fold_affine import FoldAffine
 from ...tidy.fold_batch_norm import FoldBatchNorm
 from ...tidy.fold_constants import FoldConstants
-from .flatten import flatten, infer_types, widen_halves
-from .opset import PER_CHANNEL, raise_opset
+from .halves import widen_halves
+from .types import infer_types
 
 TOLERANCE = 1e-3
 """What preparing may change, relative to the largest output: rounding, far below what rounding to integers changes."""
@@ -32,21 +35,84 @@ FOLDS: dict[str, tuple[Pass, str]] = {
 """What is folded, and what the report calls it."""
 
 
-def prepare(model: ir.Model, opset: int = PER_CHANNEL, folds: Sequence[str] = tuple(FOLDS)) -> list[Change]:
-    """Inline functions, remove what nothing reads, raise the opset, and fold, in place.
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What form a pass wants a model in; in any case local functions are inlined, and each tensor has its own name.
+
+    Attributes
+    ----------
+    opset : int
+        The oldest that will do; 0: any.
+    folds : tuple of str
+        What is folded, of `FOLDS`.
+    float32 : bool
+        16-bit floats compute in float32 where they do not on integers.
+    types : bool
+        The types of all tensors are written down, not only where a plan is made.
+    """
+
+    opset: int = 0
+    folds: tuple[str, ...] = ()
+    float32: bool = False
+    types: bool = False
+
+    def at(self, opset: int) -> Form:
+        """Return the same with this opset at least."""
+        return dataclasses.replace(self, opset=max(self.opset, opset))
+
+
+FORMS = {
+    "convert-float": Form(types=True),
+    "quantize": Form(opset=PER_CHANNEL, folds=tuple(FOLDS), float32=True),
+    "quantize-dynamic": Form(opset=PER_CHANNEL),
+    "quantize-weights": Form(),
+}
+"""What each pass asks for."""
+
+
+class Prepared(NamedTuple):
+    """A copy of a model in the form that a pass asked for.
+
+    Attributes
+    ----------
+    model, context
+        The copy with the types and shapes of its tensors, and the context for it.
+    form : Form
+        What was asked for, without the foldings that would have changed what the model computes.
+    refused : list of Refusal
+        What was left out, and why.
+    """
+
+    model: ir.Model
+    context: Context
+    form: Form
+    refused: list[Refusal]
+
+
+def prepare(model: ir.Model, form: Form) -> list[Change]:
+    """Give a model a form, in place: it computes the same, in fewer and plainer operators.
 
     The same model always gives the same result, so that names in a plan mean the same when it is applied.
+
+    Raises
+    ------
+    PassError
+        A local function cannot be inlined, or the opset cannot be raised.
     """
-    done = flatten(model)
+    names = flatten(model)
+    done = [f"local functions inlined: {', '.join(names)}"] if names else []
     dead = edit.remove_dead(model)
-    done += [Change("model", f"nodes that nothing reads removed: {dead}")] if dead else []
-    done += [Change("model", f"opset raised to {opset}")] if raise_opset(model, opset) else []
-    shapes.infer(model)
-    counts = dict.fromkeys(folds, 0)
-    while sum([_fold(name, model, counts) for name in folds]):
+    done += [f"nodes that nothing reads removed: {dead}"] if dead else []
+    done += [f"opset raised to {form.opset}"] if form.opset and raise_opset(model, form.opset) else []
+    if form.folds:
+        shapes.infer(model)
+    counts = dict.fromkeys(form.folds, 0)
+    while sum([_fold(name, model, counts) for name in form.folds]):
         pass  # one folding can make room for another
-    done += [Change("model", f"{FOLDS[name][1]}: {count}") for name, count in counts.items() if count]
-    return [*done, *widen_halves(model)]
+    done += [f"{FOLDS[name][1]}: {count}" for name, count in counts.items() if count]
+    if form.types:
+        infer_types(model)
+    return [*(Change(MODEL, what) for what in done), *(widen_halves(model) if form.float32 else ())]
 
 
 def _fold(name: str, model: ir.Model, counts: dict[str, int]) -> int:
@@ -57,50 +123,43 @@ def _fold(name: str, model: ir.Model, counts: dict[str, int]) -> int:
     return count
 
 
-def prepared(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, Context, tuple[str, ...], list[Refusal]]:
-    """Prepare a copy, and check that it computes what the model does.
-
-    Returns
-    -------
-    work, context
-        The copy with the types and shapes of its tensors, and the context for it; they are made once.
-    folds : tuple of str
-        What was folded: all of `FOLDS` but for what would have changed what the model computes.
-    refused : list of Refusal
-        What was left out, and why.
+def prepared(model: ir.Model, context: Context, form: Form) -> Prepared:
+    """Prepare a copy, and check that it computes what the model does; each form is made once.
 
     Raises
     ------
     PassError
-        Even without folding it computes something else.
+        The model cannot have that form, or computes something else in it even without folding.
     """
 
-    def compute() -> tuple[ir.Model, Context, tuple[str, ...], list[Refusal]]:
-        work, folds, refused = _verified(model, context, opset)
+    def compute() -> Prepared:
+        work, kept, refused = _verified(model, context, form)
         infer_types(work)
         for value, shape in shapes.concrete(work).shapes.items():
             if value.shape is None:  # it depends on the input's; at least the number of axes is known
                 value.shape = ir.Shape([None] * len(shape))
-        return work, context.on(work), folds, refused
+        return Prepared(work, context.on(work), kept, refused)
 
-    found: tuple[ir.Model, Context, tuple[str, ...], list[Refusal]] = context.keep(("prepared", opset), compute)
+    found: Prepared = context.keep(("prepared", form), compute)
     return found
 
 
-def _verified(model: ir.Model, context: Context, opset: int) -> tuple[ir.Model, tuple[str, ...], list[Refusal]]:
+def _verified(model: ir.Model, context: Context, form: Form) -> tuple[ir.Model, Form, list[Refusal]]:
     """Prepare a copy with all foldings; where that does not hold, with those that do, one after another."""
     try:
-        return guarded(model, context, partial(prepare, opset=opset)), tuple(FOLDS), []
+        return guarded(model, context, partial(prepare, form=form)), form, []
     except PassError:
-        work = guarded(model, context, partial(prepare, opset=opset, folds=()))
-    kept: tuple[str, ...] = ()
+        if not form.folds:
+            raise
+    kept = dataclasses.replace(form, folds=())
+    work = guarded(model, context, partial(prepare, form=kept))
     refused = []
-    for name in FOLDS:
-        tried = (*kept, name)
+    for name in form.folds:
+        tried = dataclasses.replace(kept, folds=(*kept.folds, name))
         try:
-            work, kept = guarded(model, context, partial(prepare, opset=opset, folds=tried)), tried
+            work, kept = guarded(model, context, partial(prepare, form=tried)), tried
         except PassError as error:
-            refused.append(Refusal("model", f"{name} left out: {error}"))
+            refused.append(Refusal(MODEL, f"{name} left out: {error}"))
     return work, kept, refused
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from onnxcompress.graph.opset import BLOCKS, FLOAT16, PER_CHANNEL
 from onnxcompress.runtime.saturation import products_saturate
 
-from ..prepare.opset import BLOCKS, FLOAT16, PER_CHANNEL
 from ..shared import scales
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, opset
 
-from ..prepare import opset
 from ..shared import scales
 from ..shared.dequantize import dequantize
 from .storage import StoredWeight

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.contract import Context
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.prepare.prepare import FORMS, prepare
 from onnxcompress.passes.quantize.static.plan import QuantizePlan
 from onnxcompress.samples.samples import load_samples
 
@@ -37,7 +37,7 @@ def planned(subject: ir.Model, feeds: Feeds, **options: Any) -> tuple[ir.Model, 
     step = Quantize(equalise=False, correct=False, rounding="nearest", **options)
     plan = step.plan(subject, Context(subject, samples=load_samples(feeds, subject)))
     prepared, result = subject.clone(), subject.clone()
-    prepare(prepared)
+    prepare(prepared, FORMS["quantize"])
     step.apply(result, plan)
     return prepared, result, plan
 
@@ -203,7 +203,7 @@ def inside(subject: ir.Model, kind: str) -> ir.Model:
 @pytest.mark.parametrize("kind", ["function", "If", "Loop"])
 def test_a_network_is_quantized_alike_wherever_it_is(kind: str, seed: int) -> None:
     plain, feeds = random_graph(seed), drawn(seed)
-    prepare(plain)  # nothing is folded inside inner graphs
+    prepare(plain, FORMS["quantize"])  # nothing is folded inside inner graphs
     subject = inside(plain, kind)
     before = plain_run(plain, feeds)["y"]
     np.testing.assert_allclose(next(iter(plain_run(subject, feeds).values())), before, atol=1e-4)

@@ -216,7 +216,7 @@ def test_local_functions_are_inlined() -> None:
         f (a) => (b) { w = Constant<value = float[2,2] {1.0, 2.0, -3.0, 4.0}>() b = MatMul(a, w) }""")
     subject = ir.from_proto(proto)
     result, changes = converted(subject)
-    assert changes.done[0].what == "local functions inlined"
+    assert changes.done[0].what == "local functions inlined: f"
     assert types(result)["MatMul"] == "FLOAT16"
     close(subject, result, {"x": np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)})
 
@@ -358,7 +358,10 @@ def test_convolutions_raise_the_opset_for_bfloat16(opset: int) -> None:
 
 def test_a_model_whose_opset_cannot_be_raised_keeps_its_convolutions() -> None:
     subject = conv_net("", 15)
-    subject.graph.append(ir.node("Unknown", [subject.graph.inputs[0]], name="odd"))
+    odd = ir.node("Unknown", [subject.graph.inputs[0]], name="odd")
+    odd.outputs[0].name, odd.outputs[0].type = "z", subject.graph.inputs[0].type
+    subject.graph.append(odd)
+    subject.graph.outputs.append(odd.outputs[0])
     plan = ConvertFloat(dtype="bfloat16").plan(subject, Context(subject))
     reasons = [r.reason for r in plan.refused if r.subject == "model"]
     assert "convolutions in bfloat16 need opset 22" in reasons[0]

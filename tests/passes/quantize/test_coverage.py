@@ -18,7 +18,7 @@ from corpus.text import model
 from onnxcompress import apply, lint
 from onnxcompress.contract import Changes
 from onnxcompress.passes import Quantize
-from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.prepare.prepare import FORMS, prepare
 from onnxcompress.passes.quantize.shared import scales
 from onnxcompress.targets import load_target, quantize_options
 
@@ -271,7 +271,7 @@ def test_as_many_integer_kernels_as_from_onnxruntime(
     tool = pytest.importorskip("onnxruntime.quantization")
     subject = make()
     feeds = drawn_feeds(subject)
-    prepare(subject, 17)  # what was folded away is no operator any more, for either
+    prepare(subject, FORMS["quantize"].at(17))  # what was folded away is no operator any more, for either
     onnx.save(ir.to_proto(subject), tmp_path / "float.onnx")
     reader = tool.CalibrationDataReader
     samples = type(

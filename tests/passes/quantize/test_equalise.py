@@ -22,7 +22,7 @@ from onnxcompress.passes import Quantize
 from onnxcompress.passes.quantize.equalise import smooth_quant as factors
 from onnxcompress.passes.quantize.equalise.axes import Scalable
 from onnxcompress.passes.quantize.equalise.equalisation import Equalisation, apply_equalisation, equalise
-from onnxcompress.passes.quantize.prepare.prepare import prepare
+from onnxcompress.passes.quantize.prepare.prepare import FORMS, prepare
 from onnxcompress.samples.samples import load_samples
 
 CONV = "Conv<pads = [1, 1, 1, 1]>"
@@ -322,7 +322,7 @@ GRAPHS: dict[str, Callable[[], ir.Model]] = {name: make for name, (make, _) in T
 def test_the_function_stays_whatever_the_factors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxcompress.passes.quantize.equalise.equalisation.choose", at_random)
     subject = GRAPHS[name]()
-    prepare(subject)
+    prepare(subject, FORMS["quantize"])
     feeds = drawn_feeds(subject, batch=4)
     result, _ = equalised(subject, feeds)
     assert_same(plain_run(subject, feeds), plain_run(result, feeds), 1e-4)

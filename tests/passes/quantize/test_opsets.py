@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcompress import apply
 from onnxcompress.contract import Changes, Context
 from onnxcompress.graph.load import load
+from onnxcompress.graph.opset import raise_opset
 from onnxcompress.graph.save import save
 from onnxcompress.passes import FreezeInputs, Quantize
-from onnxcompress.passes.quantize.prepare.opset import raise_opset
 from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]

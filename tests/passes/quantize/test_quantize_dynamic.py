@@ -197,7 +197,7 @@ def test_local_functions_are_inlined() -> None:
         f (a) => (b) { w = Constant<value = float[2,2] {1.0, 2.0, -3.0, 4.0}>() b = MatMul(a, w) }""")
     subject = ir.from_proto(proto)
     result, changes = quantized(subject)
-    assert "local functions inlined" in [change.what for change in changes.done]
+    assert any(change.what.startswith("local functions inlined: ") for change in changes.done)
     assert kinds(result)["MatMulInteger"] == 2 and not result.functions
     x = np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)
     w = rounded_weight(np.array([[1, 2], [-3, 4]], np.float32), 1)

@@ -1,4 +1,4 @@
-"""Raise a model to an opset whose DequantizeLinear can what is asked of it."""
+"""Give a model another opset, such as one whose DequantizeLinear can what is asked of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import onnx
 import onnx_ir as ir
 
-from onnxcompress.errors import PassError
-from onnxcompress.graph import edit
-from onnxcompress.graph.weightless import weightless
+from ..errors import PassError
+from . import edit
+from .functions import flatten
+from .weightless import weightless
 
 PER_CHANNEL = 13
 """The first opset whose DequantizeLinear has an axis."""
@@ -31,26 +32,30 @@ IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
 
 
 def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
-    """Convert the model, in place, to an opset if it is older; tells whether it did.
-
-    Names of tensors, nodes, inputs and outputs stay. The same model always gives the same result, so that names in a
-    plan mean the same when it is applied. Weights are neither copied nor read.
-
-    Raises
-    ------
-    PassError
-        The model has local functions, or an operator that onnx's version converter cannot convert.
-    """
+    """Convert the model, in place, to an opset if it is older; tells whether it did. See `convert_opset`."""
     edit.raise_ir_version(model)
     opset = model.opset_imports.setdefault("", to)
     if opset >= to:
         return False
-    what = f"the model has opset {opset}, {PURPOSES.get(to, '4 bits, 16 bits and blocks')} need opset {to}"
-    if model.functions:
-        raise PassError(
-            f"{what}, and a model with local functions cannot be converted; "
-            f"export it with opset {to} or inline the functions"
-        )
+    convert_opset(model, to, f"{PURPOSES.get(to, '4 bits, 16 bits and blocks')} need opset {to}")
+    return True
+
+
+def convert_opset(model: ir.Model, to: int, why: str) -> None:
+    """Convert the model, in place, to an opset; `why` is said where that fails.
+
+    Names of tensors, nodes, inputs and outputs stay. The same model always gives the same result, so that names in a
+    plan mean the same when it is applied. Weights are neither copied nor read. Local functions are inlined first.
+
+    Raises
+    ------
+    PassError
+        The model has a local function that cannot be inlined, or an operator that onnx's version converter cannot
+        convert.
+    """
+    flatten(model)
+    opset = model.opset_imports.get("", 1)
+    what = f"the model has opset {opset}, {why}"
     proto = ir.to_proto(weightless(model))
     try:
         converted = onnx.version_converter.convert_version(proto, to)
@@ -61,7 +66,6 @@ def raise_opset(model: ir.Model, to: int = PER_CHANNEL) -> bool:
         ) from None
     _take_over(model, ir.from_proto(converted).graph, opset)
     model.ir_version = max(model.ir_version, IR_VERSIONS.get(to, 0))
-    return True
 
 
 def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
@@ -85,6 +89,9 @@ def _take_over(model: ir.Model, graph: ir.Graph, opset: int) -> None:
     _retype_bounds(graph)
     if opset < PER_CHANNEL:
         _flatten_hardmax(graph)
+    remembered = {edit.output_name(node): node.meta for node in old.all_nodes() if node.meta}
+    for node in graph.all_nodes() if remembered else ():
+        node.meta.update(remembered.get(edit.output_name(node), {}))
     graph.metadata_props.update(old.metadata_props)
     graph.doc_string = old.doc_string
     model.graph = graph

@@ -1,0 +1,1 @@
+"""What all passes that fold have in common."""
