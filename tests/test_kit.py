@@ -141,7 +141,8 @@ def test_a_folder_of_images_through_a_small_function(kit: Path, tmp_path: Path) 
     (tmp_path / "images.py").write_text(IMAGES.format(folder=kit / "data" / "imagenet"))
     name = "mobilenet_v1_025_imagenet"
     recipe = [FoldBatchNorm(), PruneChannels(sparsity=0.1, round_to=8), Shrink(), Quantize()]
-    _, report = apply(path_of(kit, name), recipe, data=f"{tmp_path}/images.py:test")
+    data = f"{tmp_path}/images.py:test"
+    _, report = apply(path_of(kit, name), recipe, data=data, evaluate_on=data)
     module = load_kit(kit)
     session = open_session(path_of(kit, name))
     logits = [session.run(feed)["logits"] for feed in module.feeds(name, "test")[:60]]
