@@ -16,6 +16,9 @@ else:
 MOST_BYTES = 1 << 24
 """More is no recipe; a device has no end."""
 
+MOST_LEVELS = 16
+"""Tables in tables; what reads them walks down into each."""
+
 
 def read_toml(path: str | Path, what: str) -> str:
     """Return the text of a TOML file, or raise `OptionError`; `what` the file is stands in the message."""
@@ -35,8 +38,18 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return what TOML text says, or raise `OptionError`, which begins with `where`."""
     try:
         content: dict[str, Any] = tomllib.loads(text)
+        too_deep = _is_deeper(content, MOST_LEVELS)
     except ValueError as error:  # a number of more digits than Python reads is no TOMLDecodeError
         raise OptionError(f"{where}: not TOML: {error}") from None
     except RecursionError:
-        raise OptionError(f"{where}: not TOML that can be read: it is nested too deeply") from None
+        too_deep = True
+    if too_deep:
+        raise OptionError(f"{where}: not TOML that can be read: it is nested too deeply")
     return content
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    if not isinstance(content, (dict, list)):
+        return False
+    inner = content.values() if isinstance(content, dict) else content
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in inner)

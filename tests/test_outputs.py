@@ -186,6 +186,7 @@ def test_names_that_no_file_can_have(name: str) -> None:
     [
         ("a = " + "[" * 5000, "nested too deeply"),
         ("a = " + "{a=" * 5000, "nested too deeply"),
+        ("a." * 500 + "a = 1", "nested too deeply"),
         ("a = " + "9" * 5000, "not TOML"),
         ("#" * (1 << 24) + "#", "too large for a recipe"),
         ("\0", "not TOML"),
