@@ -11,15 +11,14 @@ from command_line import call
 from onnxcompress.cli import app
 from onnxcompress.display.catalogue import catalogue, entry
 from onnxcompress.display.options import markdown
+from onnxcompress.graph import opset
 from onnxcompress.passes.prune import prune_channels
 from onnxcompress.passes.prune.compensate import least_squares
 from onnxcompress.passes.prune.sparsity import latency
 from onnxcompress.passes.quantize import convert_float, quantize
 from onnxcompress.passes.quantize.half.apply import LARGEST
-from onnxcompress.passes.quantize.prepare import opset
 from onnxcompress.passes.quantize.shared import scales, units
 from onnxcompress.passes.quantize.weight_only.formats import SHORTEST_BLOCK
-from onnxcompress.passes.tidy import fold_constants
 from onnxcompress.statistics import calibration, channel_histogram, histogram
 from onnxcompress.targets import target_names
 
@@ -35,7 +34,6 @@ def power_of_ten(number: float) -> str:
     return f"{digits}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-MEGABYTES = {1 << 20: "a megabyte"}
 COUNTED = {1.0: "one", 8.0: "eight"}
 FRAGILE = ", ".join(convert_float.FRAGILE)
 QUOTES = [
@@ -51,7 +49,6 @@ QUOTES = [
     ("convert-float", f"({LARGEST['float16']:g} in float16)"),
     ("convert-float", f"Constants beyond {convert_float.INFINITY:.0e} stand for infinity".replace("+", "")),
     ("convert-float", " and ".join(FRAGILE.rsplit(", ", 1)) + " stay in float32"),
-    ("fold-constants", f"more than {MEGABYTES[fold_constants.GROWTH]} in all"),
     ("prune-channels", f"on up to {least_squares.RECOVERY_SAMPLES} samples"),
     ("recovery.md", f"up to {least_squares.RECOVERY_SAMPLES} samples are looked at"),
     ("recovery.md", f"weights are fitted to {prune_channels.NOISE} made-up ones"),
