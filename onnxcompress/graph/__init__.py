@@ -1,1 +1,1 @@
-"""Reading and changing a model: load, save, edit, shapes, cost, verify, surgeon."""
+"""Reading and changing a model: load, save, edit, shapes, layers, and the table of facts about operators."""

@@ -1,1 +1,1 @@
-"""Running a model: session, samples, statistics, compare, timing."""
+"""Running a model: sessions, custom code of users, what ONNX Runtime computes and how it rounds."""
