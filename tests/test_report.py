@@ -87,7 +87,7 @@ def test_page_is_whole_and_needs_nothing_else():
 
 def test_page_holds_everything_and_escapes_names():
     html = report().to_html()
-    for text in ("11.16× smaller", "3.03× faster", "0.9900", "was 0.9950", "sparsity = 0.5", "4 of 8 channels zeroed"):
+    for text in ("11.16× smaller", "3.03× faster", "0.9900", "was 0.9950", "sparsity=0.5", "4 of 8 channels zeroed"):
         assert text in html
     assert "9 times: an odd &lt;b&gt;reason&lt;/b&gt;" in html
     assert "a&lt;b" in html
@@ -216,3 +216,15 @@ def test_what_costs_the_time_is_shown_where_a_quantized_model_is_not_faster():
     assert "Not faster than the float original" in found.to_html()
     found.not_faster = None
     assert "the float original" not in found.to_html()
+
+
+def test_options_are_shown_as_they_are_typed() -> None:
+    options = {"include": (), "sparsity": 0, "target": None, "exclude": ("a", "b*"), "correct": False, "masks": ""}
+    own = {"overrides": {"conv*": {"sparsity": 0.2}, "type:Gemm": {"block": (4, 1)}}}
+    assert list(units.typed_options({**options, **own})) == [
+        "sparsity=0",
+        "exclude=a,b*",
+        "correct=false",
+        "overrides.conv*.sparsity=0.2",
+        "overrides.type:Gemm.block=4,1",
+    ]

@@ -16,6 +16,7 @@ from .. import registry
 from ..contract import Pass
 from ..errors import OptionError
 from ..selection import OverridablePass
+from . import units
 
 BOUNDS = {"ge": "≥{:g}", "gt": ">{:g}", "le": "≤{:g}", "lt": "<{:g}"}
 """Bounds of `msgspec.Meta`, and how they read."""
@@ -131,16 +132,8 @@ def _bounds(meta: msgspec.Meta) -> list[str]:
 
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
-        return _as_typed(field.default_factory())
-    return "required" if field.default is dataclasses.MISSING else _as_typed(field.default)
-
-
-def _as_typed(value: Any) -> str:
-    if isinstance(value, (tuple, list, dict)):
-        return ",".join(_as_typed(item) for item in value) or "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return {None: "none", "": '""'}.get(value, str(value))
+        return units.as_typed(field.default_factory())
+    return "required" if field.default is dataclasses.MISSING else units.as_typed(field.default)
 
 
 def _without_sections(text: str) -> str:

@@ -113,6 +113,7 @@ def render(report: Evidence) -> str:
         chart=chart(report.stages),
         bars=bars(report.layers),
         steps=steps,
+        typed_options=units.typed_options,
     )
 
 

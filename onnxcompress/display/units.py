@@ -1,8 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and options as they type them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -66,3 +68,21 @@ def milliseconds(value: float | None) -> str:
         return "–"
     digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:.{min(max(digits, 0), 6)}f}"
+
+
+def as_typed(value: Any) -> str:
+    """Return the value of an option as the command line takes it."""
+    if isinstance(value, (tuple, list, dict)):
+        return ",".join(as_typed(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return {None: "none", "": '""'}.get(value, str(value))
+
+
+def typed_options(options: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    """Yield ``name=value`` for each option that says something, tables of options as dotted names."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from typed_options(value, f"{table}{name}.")
+        elif value is not None and value not in ("", (), []):
+            yield f"{table}{name}={as_typed(value)}"
