@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ..errors import ModelError
 from ..files import kind_of
 from .data_file import RECORD
-from .tensors import check_tensor, tensors_in
+from .tensors import check_tensor, check_text, tensors_in
 
 # It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
@@ -68,6 +68,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 def _load(path: Path) -> ir.Model:
     try:
         proto = _parse(path)
+        check_text(str(path), proto)
         real = _beside_its_data(path, proto)
         folder = real.parent.resolve()
         for tensor in tensors_in(proto):
@@ -111,6 +112,7 @@ def _beside_its_data(path: Path, proto: onnx.ModelProto) -> Path:
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
     """Turn a model in memory into an `onnx_ir.Model`, or raise `ModelError`; its external data may lie anywhere."""
+    check_text("model", proto)
     for tensor in tensors_in(proto):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             check_tensor("model", Path(), tensor)

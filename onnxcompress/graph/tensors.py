@@ -36,6 +36,28 @@ def tensors_in(message: google.protobuf.message.Message) -> Iterator[onnx.Tensor
                 yield from tensors_in(item)
 
 
+def check_text(where: str, message: google.protobuf.message.Message) -> None:
+    """Raise `ModelError` if any text in a model is none: protobuf hands on as bytes what cannot be decoded."""
+    if isinstance(message, onnx.TensorProto):  # listing its fields would copy its values
+        fields = {"name": message.name, "doc_string": message.doc_string}
+        texts = [*fields.items(), *(("external_data", t) for e in message.external_data for t in (e.key, e.value))]
+        inner: list[google.protobuf.message.Message] = []
+    else:
+        texts, inner = [], []
+        for field, value in message.ListFields():
+            items = value if field.is_repeated else (value,)
+            if field.message_type is not None:
+                inner += items
+            elif field.type == field.TYPE_STRING:
+                texts += [(field.name, item) for item in items]
+    for name, text in texts:
+        if isinstance(text, bytes):
+            kind = message.DESCRIPTOR.name
+            raise ModelError(f"{where}: {name} = {text[:40]!r} of a {kind} is no UTF-8 text; export it again")
+    for part in inner:
+        check_text(where, part)
+
+
 def locations_in(proto: onnx.ModelProto) -> set[str]:
     """Return the data files that a model names, as it names them."""
     return {

@@ -17,6 +17,7 @@ from corpus.topologies import conv_chain, mlp
 
 from onnxcompress import load, save
 from onnxcompress.errors import ModelError, OutputError
+from onnxcompress.graph.load import from_proto
 
 
 def external_model(folder: Path) -> Path:
@@ -288,3 +289,40 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     weight = again.graph.initializers["w"].const_value
     assert isinstance(weight, ir.ExternalTensor)
     assert weight.numpy()[7, 12_345] == 3
+
+
+TEXTS = ["producer_name", "doc_string", "graph.name", "graph.doc_string", "node.name", "node.op_type", "node.domain"]
+TEXTS += ["node.doc_string", "input.name", "input.doc_string", "tensor.name", "tensor.doc_string"]
+TEXTS += ["metadata.value", "data.value"]
+
+
+def _with_mark(field: str) -> bytes:
+    """Return a model in which one text is MARK."""
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>g (float[N] x) => (float[N] y) <float[2] w = {1, 2}> { y = Add(x, w) }'
+    )
+    graph = proto.graph
+    tensor = graph.initializer[0]
+    holders = {"": proto, "graph": graph, "node": graph.node[0], "input": graph.input[0], "tensor": tensor}
+    holder, _, name = field.rpartition(".")
+    if holder == "metadata":
+        proto.metadata_props.add(key="k", value="MARK")
+    elif holder == "data":
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="MARK")
+    else:
+        setattr(holders[holder], name, "MARK")
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("field", TEXTS)
+def test_text_that_is_none_is_one_line(field: str, tmp_path: Path) -> None:
+    content = _with_mark(field)
+    assert content.count(b"MARK") == 1
+    content = content.replace(b"MARK", b"\xff\xfeRK")
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match="UTF-8 text") as caught:
+        load(tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="UTF-8 text"):
+        from_proto(onnx.ModelProto.FromString(content))
