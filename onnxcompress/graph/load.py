@@ -132,6 +132,9 @@ def _built(where: str, proto: onnx.ModelProto, folder: Path | None) -> ir.Model:
             _map_attributes(graph)
         for function in model.functions.values():
             ir.serde.serialize_function(function)  # it can hold what the model's IR version cannot
+        for node in model.graph.all_nodes():
+            if node.device_configurations:
+                ir.serde.serialize_node(node)  # they can lack the name of the model's
     except MemoryError:
         raise ModelError(f"{where}: not enough memory to read it") from None
     except Exception as error:

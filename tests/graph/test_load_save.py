@@ -326,3 +326,10 @@ def test_text_that_is_none_is_one_line(field: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="UTF-8 text"):
         from_proto(onnx.ModelProto.FromString(content))
+
+
+def test_a_node_for_devices_that_the_model_does_not_name_is_refused() -> None:
+    proto = onnx.ModelProto.FromString(_with_mark("node.name"))
+    proto.graph.node[0].device_configurations.add()
+    with pytest.raises(ModelError, match="without a configuration"):
+        from_proto(proto)
