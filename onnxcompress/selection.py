@@ -10,7 +10,7 @@ where  how it is written
 Python ``exclude=("conv1", "head*"), overrides={"type:Gemm": {"sparsity": 0.2}}``
 TOML   ``exclude = ["conv1", "head*"]`` and ``overrides."type:Gemm".sparsity = 0.2``
 ``-p`` ``exclude=conv1,head* overrides.type:Gemm.sparsity=0.2``
-======= ========================================================================
+====== =========================================================================
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class Selected(Generic[K, PassT]):
 
     def settings(self, subject: K) -> PassT:
         """Return the pass with the options that hold for one thing."""
-        return self.step.overridden(self.by.get(subject, ()))
+        own = self.options(subject)
+        return self.step.replaced(own) if own else self.step
 
     def why_not_together(self, subjects: Iterable[K]) -> str:
         """Return why things that change together stay as they are: one is excluded, or none is included."""
@@ -163,7 +164,7 @@ class Selected(Generic[K, PassT]):
     def idle_but(self, touched: Iterable[K]) -> tuple[Refusal, ...]:
         """Return those that mean nothing of what was touched, or refused for a reason of its own."""
         known = [self.subjects[key] for key in touched if key in self.subjects]
-        named = {"include": self.step.include, "overrides": tuple(getattr(self.step, "overrides", {}))}
+        named = {"include": self.step.include, "overrides": tuple(_overrides(self.step))}
         return tuple(
             Refusal(term, f"{option} names it, and there is nothing that {self.step.name} could do to it")
             for option, terms in named.items()
@@ -173,7 +174,7 @@ class Selected(Generic[K, PassT]):
 
     def options(self, subject: K) -> dict[str, Any]:
         """Return the options that one thing has of its own."""
-        overrides: Overrides = getattr(self.step, "overrides", {})
+        overrides = _overrides(self.step)
         return {name: value for term in self.by.get(subject, ()) for name, value in overrides[term].items()}
 
 
@@ -208,7 +209,7 @@ class SelectivePass(Pass):
         PassError
             A term matches nothing in the model.
         """
-        overrides: Overrides = getattr(self, "overrides", {})
+        overrides = _overrides(self)
         named = {"include": self.include, "exclude": self.exclude, "overrides": tuple(overrides)}
         _check_terms(self.name, named, model, subjects.values())
         why_not: dict[K, str] = {}
@@ -222,12 +223,6 @@ class SelectivePass(Pass):
             if own := tuple(term for term in overrides if subject.matches(term)):
                 by[key] = own
         return Selected(self, why_not, by, subjects)
-
-    def overridden(self: PassT, terms: Terms) -> PassT:
-        """Return the pass with the options that `overrides` gives to what these terms mean."""
-        overrides: Overrides = getattr(self, "overrides", {})
-        options = {name: value for term in terms for name, value in overrides[term].items()}
-        return self.replaced(options) if options else self
 
     def replaced(self: PassT, options: dict[str, Any]) -> PassT:
         """Return the pass with other options, and without overrides."""
@@ -267,6 +262,10 @@ class OverridablePass(SelectivePass):
                 checked[term][name] = check_option(self.name, where, value, hints[name])
             self.replaced(checked[term])  # options that do not go together are an error right away
         object.__setattr__(self, "overrides", checked)
+
+
+def _overrides(step: SelectivePass) -> Overrides:
+    return step.overrides if isinstance(step, OverridablePass) else {}
 
 
 def _check_terms(owner: str, named: Mapping[str, Terms], model: ir.Model, subjects: Iterable[Subject]) -> None:
