@@ -94,9 +94,6 @@ class CrossEntropy:
     def add(self, behind: Behind, logits: ir.Value) -> ir.Value:
         """Add the operator."""
         labels = behind.fed(LABELS, ir.DataType.INT64, ir.Shape(["batch"]))
-        loss = behind.add("SoftmaxCrossEntropyLoss", logits, labels, reduction="mean")
-        # The gradient reads the second output, the logarithms of the probabilities.
-        node = behind.graph[-1]
-        node.resize_outputs(2)
-        node.outputs[1].name = "onnxcompress.log_probabilities"
-        return loss
+        column = behind.add("Unsqueeze", labels, behind.constant("onnxcompress.last_axis", np.array([1])))
+        picked = behind.add("GatherElements", behind.add("LogSoftmax", logits, axis=-1), column, axis=1)
+        return behind.add("Neg", behind.add("ReduceMean", picked, keepdims=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,16 @@ from ..graph.opset import convert_opset
 from ..graph.weights import find_weights
 from ..runtime.session import open_session
 from ..samples.samples import Samples
-from .batch_norm import train_batch_norms, write_out_batch_norms
-from .forms import write_out_forms, write_out_padding
+from .batch_norm import train_batch_norms
+from .differentiate import differentiate
+from .engines import DEFAULT, Engine
+from .forms import write_out
 from .gradients import Trainable, find_trainable
 from .loss import Arrays, Behind, Loss
-from .pooling import write_out_average_pools
 
 LOSS = "onnxcompress.loss"
-# What onnxruntime-training 1.19.2 reads; BatchNormalization has a training mode from 14 on.
-OLDEST_OPSET, NEWEST_OPSET, NEWEST_IR = 14, 21, 10
+# Scatter adds from 16 on.
+OLDEST_OPSET, USUAL_OPSET = 16, 17
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Objective:
     classes: int | None
 
 
-def trainable_weights(model: ir.Model, samples: Arrays | None = None) -> Trainable:
+def trainable_weights(model: ir.Model, samples: Arrays | None = None, engine: Engine = DEFAULT) -> Trainable:
     """Return which weights of `model` gradients of a loss on its logits reach, and what stops the others.
 
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
-    copy = _prepared(model, samples=samples)
+    copy = _prepared(model, samples, engine)
     found = find_trainable(copy.graph, copy.graph.outputs[0])
     held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
     reason = "a Constant node holds it, and only initializers are trained"
@@ -76,6 +76,7 @@ def build_objective(
     frozen: Collection[str] = (),
     evaluate: bool = False,
     samples: Arrays | None = None,
+    engine: Engine = DEFAULT,
 ) -> Objective:
     """Build the graph whose first output is the loss of a batch.
 
@@ -83,7 +84,7 @@ def build_objective(
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    copy = _prepared(model, None if evaluate else frozen, samples)
+    copy = _prepared(model, samples, engine)
     graph = copy.graph
     logits = graph.outputs[0]
     if logits.shape is not None and len(logits.shape) != 2:
@@ -100,29 +101,30 @@ def build_objective(
         none = "no float32 initializer is a weight of a node that leads to it (what Constant nodes hold is not trained)"
         reason = next(iter(found.stopped.values()), none)
         raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
-    states = {} if evaluate else train_batch_norms(graph)
-    _keep_statistics(graph)
+    states = {} if evaluate else train_batch_norms(graph, frozen)
     inputs = tuple(str(value.name) for value in graph.inputs)
     behind = Behind(graph)
     loss = behind.add("Identity", objective.add(behind, logits))
     loss.name, loss.shape, loss.type = LOSS, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
-    edit.set_outputs(graph, [loss, *states.values()])
+    shapes.infer(copy)
+    gradients = differentiate(graph, loss, [graph.initializers[name] for name in weights], engine.kernels)
+    edit.set_outputs(graph, [loss, *states.values(), *gradients])
     names = {state: str(value.name) for state, value in states.items()}
-    _initializers_to_inputs(graph, [*weights, *names])
-    shapes.forget(copy)
+    for name in (*weights, *names):
+        edit.make_input(graph.initializers[name])
+    common.RemoveUnusedNodesPass()(copy)
     classes = logits.shape[1] if logits.shape is not None else None
     return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
 
 
-def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arrays | None = None) -> ir.Model:
-    """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained.
+def _prepared(model: ir.Model, samples: Arrays | None, engine: Engine) -> ir.Model:
+    """Copy the model up to its logits: no local functions, a batch of any size, an opset that rules are written in.
 
-    Nodes stand in the form that has a gradient, and their shapes are inferred. BatchNormalization with parameters in
-    `frozen` stays as it is when the model is used; all of it, if that is None.
+    Shapes are inferred.
     """
     copy = model.clone()
     flatten(copy)
-    _at_trainable_opset(copy)
+    _at_trainable_opset(copy, engine)
     copy = up_to_logits(copy)
     graph = copy.graph
     for value in list(graph.inputs):
@@ -130,12 +132,10 @@ def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arr
             edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
-    write_out_padding(copy)
-    if frozen is None or frozen:
-        write_out_batch_norms(copy, frozen)
-    write_out_average_pools(copy)
     _free_batch(graph)
-    write_out_forms(copy)
+    shapes.infer(copy)
+    if write_out(graph):
+        shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy
 
@@ -165,15 +165,18 @@ def up_to_logits(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _at_trainable_opset(model: ir.Model) -> None:
-    opset = model.opset_imports.get("", NEWEST_OPSET)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        wanted = min(max(opset, 17), NEWEST_OPSET)
+def _at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+    opset = model.opset_imports.get("", USUAL_OPSET)
+    newest = engine.newest_opset or max(opset, USUAL_OPSET)
+    if not OLDEST_OPSET <= opset <= newest:
+        reads = f"{OLDEST_OPSET} to {newest}" if engine.newest_opset else f"{OLDEST_OPSET} and newer"
         try:
-            convert_opset(model, wanted, f"training reads opset {OLDEST_OPSET} to {NEWEST_OPSET}")
+            convert_opset(model, min(max(opset, USUAL_OPSET), newest), f"training reads opset {reads}")
         except PassError as error:
             raise TrainingError(str(error)) from None
-    model.ir_version = min(model.ir_version, NEWEST_IR)
+    edit.raise_ir_version(model)
+    if engine.newest_ir:
+        model.ir_version = min(model.ir_version, engine.newest_ir)
 
 
 def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
@@ -216,25 +219,3 @@ def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | Non
     rest = rest if len(rest) == len(target) - 1 else target[1:].tolist()
     # -1 also serves a Reshape that takes the batch out of another dimension; 0 is the next best.
     return np.array([0 if -1 in rest else -1, *rest], np.int64)
-
-
-def _keep_statistics(graph: ir.Graph) -> None:
-    """Name all three outputs of each LayerNormalization: its gradient reads the mean and the deviation."""
-    for node in graph:
-        if node.op_type == "LayerNormalization":
-            node.resize_outputs(3)
-            for position, suffix in ((1, "mean"), (2, "inverse_deviation")):
-                node.outputs[position].name = node.outputs[position].name or f"{node.outputs[0].name}/{suffix}"
-
-
-def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
-    for name in names:
-        value = graph.initializers[name]
-        # A node that reads one weight twice would get two gradients of the same name.
-        for node, count in Counter(node for node, _ in value.uses()).items():
-            for position in [i for i, read in enumerate(node.inputs) if read is value][1:count]:
-                alias = ir.node("Identity", [value])
-                alias.outputs[0].name = f"{name}/again_{node.outputs[0].name}_{position}"
-                graph.insert_before(node, alias)
-                node.replace_input_with(position, alias.outputs[0])
-        edit.make_input(value)
