@@ -20,8 +20,9 @@ import onnx_ir as ir
 from ..errors import TrainingError
 from ..progress import Progress, silent
 from ..scratch import temporary_folder
-from . import worker
 from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .loop.flat import views
+from .loop.state import CHECKPOINT
 from .loss import Arrays, Loss
 from .masks import masked_weights
 from .objective import Objective, build_objective
@@ -179,7 +180,7 @@ def _hash(arrays: Arrays) -> str:
 
 def _read_checkpoint(kept: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
     """Return the header and the arrays of the checkpoint in a folder, or None where there is none."""
-    path = kept / worker.CHECKPOINT
+    path = kept / CHECKPOINT
     if not path.exists():
         return None
     try:
@@ -204,7 +205,7 @@ def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
     other = [key for key, value in fingerprint.items() if checkpoint[0]["fingerprint"].get(key) != value]
     if other:
         raise TrainingError(
-            f"{kept / worker.CHECKPOINT} belongs to another training ({' and '.join(other)} differ); "
+            f"{kept / CHECKPOINT} belongs to another training ({' and '.join(other)} differ); "
             "delete it or name another folder"
         )
 
@@ -214,7 +215,7 @@ def _read_result(kept: Path, objective: Objective, initial: Arrays) -> Trained:
     if checkpoint is None:
         raise TrainingError(f"the training interpreter ended without a result (log: {kept / LOG})")
     header, arrays = checkpoint
-    pieces = worker.views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
+    pieces = views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
     weights = dict(zip(objective.weights, pieces, strict=True))
     for name in objective.parameters:
         del weights[name]

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import TrainingError
 from ..progress import Progress
-from . import worker
 
+WORKER = Path(__file__).resolve().with_name("worker.py")
 LOG = "worker.log"
 
 
@@ -48,7 +48,7 @@ def run_worker(folder: Path, log: Path, progress: Progress) -> str:
     TrainingError
         uv, which sets the interpreter up, is not there.
     """
-    command = [find_uv(), "run", "--no-project", "--script", str(Path(worker.__file__).resolve()), str(folder)]
+    command = [find_uv(), "run", "--no-project", "--script", str(WORKER), str(folder)]
     progress("setting up the training interpreter", 0, 1)
     with log.open("wb") as errors, _started(command, errors) as process:
         finished = False

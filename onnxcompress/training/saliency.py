@@ -97,7 +97,7 @@ def measure_saliency(
 
 
 def _run(objective: Objective, data: Arrays, initial: Arrays, progress: Progress) -> Arrays:
-    """Let the training interpreter measure; returns what `worker.measure` writes."""
+    """Let the training interpreter measure; returns what `loop.saliency` writes."""
     try:
         with temporary_folder() as folder:
             result = folder / "result.npz"

@@ -4,7 +4,7 @@
 # ///
 """Differentiate one small model per operator in the training interpreter and compare with finite differences.
 
-Started by `test_training.py`: ``gradient_table.py WORKER`` with the path of `worker.py`; writes one JSON object,
+Started by `test_training.py`: ``gradient_table.py ENGINE`` with the path of `loop/engine.py`; writes one JSON object,
 operator to the relative error of its gradient, or to the reason why there is none.
 """
 
@@ -122,41 +122,41 @@ def constants(random: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def error_of(worker, body: str, opset: int, folder: Path) -> float:
+def error_of(engine, body: str, opset: int, folder: Path) -> float:
     random = np.random.default_rng(0)
     model = onnx.parser.parse_model(TEXT % (opset, body))
     used = {name for node in model.graph.node for name in node.input}
     for name, array in constants(random).items():
         if name in used:
             model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    model.graph.node[-1].output[0] = model.graph.output[0].name = worker.LOSS
+    model.graph.node[-1].output[0] = model.graph.output[0].name = engine.LOSS
     model = onnx.shape_inference.infer_shapes(model)
     image = random.uniform(-0.5, 0.5, (3, 4, 6, 6)).astype(np.float32)
     forward = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     weight = np.full((4, 1, 1), 1.1, np.float32)
 
     def loss(shift: np.ndarray) -> float:
-        return float(forward.run([worker.LOSS], {"image": image, "w": (weight + shift).astype(np.float32)})[0])
+        return float(forward.run([engine.LOSS], {"image": image, "w": (weight + shift).astype(np.float32)})[0])
 
     steps = 5e-3 * np.eye(4).reshape(4, 4, 1, 1)
     numeric = np.array([(loss(step) - loss(-step)) / 1e-2 for step in steps])
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    session = worker.open_gradients(folder / "model.onnx", ["w"], 1)
+    session = engine.open_gradients(folder / "model.onnx", ["w"], 1)
     exact = session.run(["w_grad"], {"image": image, "w": weight})[0].ravel()
     return float(np.abs(exact - numeric).max() / (np.abs(numeric).max() + 1e-6))
 
 
 def main() -> None:
     onnxruntime.set_default_logger_severity(4)
-    spec = importlib.util.spec_from_file_location("worker", sys.argv[1])
-    worker = importlib.util.module_from_spec(spec)
-    sys.modules["worker"] = worker
-    spec.loader.exec_module(worker)
+    spec = importlib.util.spec_from_file_location("engine", sys.argv[1])
+    engine = importlib.util.module_from_spec(spec)
+    sys.modules["engine"] = engine
+    spec.loader.exec_module(engine)
     found: dict[str, float | str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for op, body in BODIES.items():
             try:
-                found[op] = error_of(worker, body, 20 if op == "Gelu" else 17, Path(folder))
+                found[op] = error_of(engine, body, 20 if op == "Gelu" else 17, Path(folder))
             except Exception as error:  # noqa: BLE001 - every way to fail means that there is no gradient
                 found[op] = str(error).strip().splitlines()[-1]
     sys.stdout.write(json.dumps(found))

@@ -4,8 +4,8 @@
 # ///
 """Differentiate many objectives in one training interpreter.
 
-Started by `test_gradients.py`: ``run_gradients.py WORKER FOLDER`` with the path of `worker.py`; each folder in FOLDER
-holds ``objective.onnx`` and ``feeds.npz``, and gets ``gradients.npz`` or ``error.txt``.
+Started by `test_gradients.py`: ``run_gradients.py ENGINE FOLDER`` with the path of `loop/engine.py`; each folder in
+FOLDER holds ``objective.onnx`` and ``feeds.npz``, and gets ``gradients.npz`` or ``error.txt``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import onnxruntime
 
 def main(source: str, cases: Path) -> None:
     onnxruntime.set_default_logger_severity(4)
-    spec = importlib.util.spec_from_file_location("worker", source)
-    worker = importlib.util.module_from_spec(spec)
-    sys.modules["worker"] = worker
-    spec.loader.exec_module(worker)
+    spec = importlib.util.spec_from_file_location("engine", source)
+    engine = importlib.util.module_from_spec(spec)
+    sys.modules["engine"] = engine
+    spec.loader.exec_module(engine)
     for case in cases.iterdir():
         feeds = dict(np.load(case / "feeds.npz"))
         weights = [name.removeprefix("weight:") for name in feeds if name.startswith("weight:")]
         try:
-            session = worker.open_gradients(case / "objective.onnx", weights, 1)
+            session = engine.open_gradients(case / "objective.onnx", weights, 1)
             values = {name.removeprefix("weight:"): value for name, value in feeds.items()}
-            results = session.run([worker.LOSS, *(f"{name}_grad" for name in weights)], values)
-            np.savez(case / "gradients.npz", **dict(zip([worker.LOSS, *weights], results, strict=True)))
+            results = session.run([engine.LOSS, *(f"{name}_grad" for name in weights)], values)
+            np.savez(case / "gradients.npz", **dict(zip([engine.LOSS, *weights], results, strict=True)))
         except Exception as error:  # noqa: BLE001 - the test shows whatever it is
             (case / "error.txt").write_text(str(error))
 

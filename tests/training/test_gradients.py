@@ -15,7 +15,8 @@ from corpus.trainable import log_softmax
 from training.gradient_cases import REFUSED, RIGHT, WINDOWS, constants, lines
 
 from onnxcompress.errors import TrainingError
-from onnxcompress.training import process, worker
+from onnxcompress.training import process
+from onnxcompress.training.loop import engine
 from onnxcompress.training.loss import LABELS, CrossEntropy
 from onnxcompress.training.objective import build_objective
 
@@ -111,7 +112,7 @@ def differentiated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         states = {name: values[name] for name in objective.states}
         np.savez(folder / "feeds.npz", image=IMAGE, **{LABELS: TARGET}, **states, **weights)
     script = Path(__file__).with_name("run_gradients.py")
-    command = [process.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__, str(root)]
+    command = [process.find_uv(), "run", "--no-project", "--script", str(script), engine.__file__, str(root)]
     subprocess.run(command, check=True, capture_output=True)
     return root
 
@@ -146,7 +147,7 @@ def test_gradient_is_that_of_the_model(name: str, differentiated: Path) -> None:
     except Exception:  # noqa: BLE001 - ONNX Runtime has no double kernel of it, and says so in many ways
         step, tolerance = 2e-3, 2e-2
         loss = loss_in(case, weights, "float")
-    assert float(gradients[worker.LOSS]) == pytest.approx(loss(), rel=1e-4)
+    assert float(gradients[engine.LOSS]) == pytest.approx(loss(), rel=1e-4)
     for weight, array in weights.items():
         assert gradients[weight].shape == array.shape
         picked = np.random.default_rng(1).permutation(array.size)[:16]

@@ -13,7 +13,8 @@ from corpus.trainable import MLP, mlp, samples
 from onnxcompress import apply
 from onnxcompress.errors import TrainingError
 from onnxcompress.passes import Distill, PruneChannels
-from onnxcompress.training import CrossEntropy, Settings, measure_saliency, process, train, worker
+from onnxcompress.training import CrossEntropy, Settings, measure_saliency, process, train
+from onnxcompress.training.loop.state import CHECKPOINT
 
 # |h|: at h = 0 the loss is a number, and its gradient 0 times infinity.
 EDGE = MLP.replace("r = Relu(h)", "s = Mul(h, h)\n r = Sqrt(s)").replace("Gemm(x, w1, b1)", "MatMul(x, w1)")
@@ -45,17 +46,17 @@ def test_a_last_step_that_overflows_leaves_no_checkpoint(tmp_path: Path) -> None
     settings = dataclasses.replace(settings, weight_decay=1e3)
     with pytest.raises(TrainingError, match="weights are not finite after epoch 1; try a lower learning rate"):
         train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
-    assert not (tmp_path / worker.CHECKPOINT).exists()
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_checkpoint_that_is_no_number_is_not_taken(tmp_path: Path) -> None:
     inputs, labels, _ = samples()
     settings = Settings(epochs=1)
     train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
-    with np.load(tmp_path / worker.CHECKPOINT) as file:
+    with np.load(tmp_path / CHECKPOINT) as file:
         arrays = dict(file)
     arrays["flat"][0] = np.inf
-    np.savez(tmp_path / worker.CHECKPOINT, **arrays)
+    np.savez(tmp_path / CHECKPOINT, **arrays)
     with pytest.raises(TrainingError, match="training ended with 'w1' not finite"):
         train(mlp(), inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path)
 
@@ -63,7 +64,7 @@ def test_a_checkpoint_that_is_no_number_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "npy", "zip"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     inputs, labels, _ = samples()
-    path = tmp_path / worker.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     np.savez(path, flat=np.zeros(1000), header=np.frombuffer(b"{}", np.uint8))
     whole = path.read_bytes()
     flipped = bytearray(whole)

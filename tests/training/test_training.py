@@ -19,8 +19,12 @@ from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
 from onnxcompress.passes.distill.objectives.soft_targets import TEACHER, SoftTargets
-from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights, worker
+from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights
 from onnxcompress.training.gradients import DIFFERENTIABLE
+from onnxcompress.training.loop import engine
+from onnxcompress.training.loop.schedule import rate_factor
+from onnxcompress.training.loop.state import CHECKPOINT
+from onnxcompress.training.loop.training import batches
 from onnxcompress.training.loss import LABELS
 from onnxcompress.training.objective import build_objective
 
@@ -119,7 +123,7 @@ def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(cnn(), feeds, CrossEntropy(labels), settings=settings, checkpoint=tmp_path, progress=interrupt)
-    with np.load(tmp_path / worker.CHECKPOINT) as arrays:
+    with np.load(tmp_path / CHECKPOINT) as arrays:
         assert {"flat", "first", "second", "running_0", "running_1", "header"} <= set(arrays)
     seen: list[int] = []
     resumed = train(
@@ -172,7 +176,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
             checkpoint=tmp_path,
             progress=kill,
         )
-    assert (tmp_path / worker.CHECKPOINT).exists()
+    assert (tmp_path / CHECKPOINT).exists()
     assert (tmp_path / "worker.log").exists()
 
 
@@ -297,10 +301,10 @@ def test_data_that_does_not_fit() -> None:
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:
-    parts = list(worker.batches(65, 3, seed=0, epoch=1))
+    parts = list(batches(65, 3, seed=0, epoch=1))
     assert sorted(len(part) for part in parts) == [21, 22, 22]
     assert sorted(np.concatenate(parts)) == list(range(65))
-    again = list(worker.batches(65, 3, seed=0, epoch=2))
+    again = list(batches(65, 3, seed=0, epoch=2))
     assert not np.array_equal(parts[0], again[0])
 
 
@@ -308,13 +312,13 @@ def test_batches_cover_an_epoch_and_differ_by_one() -> None:
     ("schedule", "factors"), [("constant", [1, 1, 1]), ("linear", [1, 0.5, 0.25]), ("cosine", [1, 0.5, 0.146447])]
 )
 def test_schedules(schedule: str, factors: list[float]) -> None:
-    assert [worker.rate_factor(schedule, t) for t in (0, 0.5, 0.75)] == pytest.approx(factors, rel=1e-4)
+    assert [rate_factor(schedule, t) for t in (0, 0.5, 0.75)] == pytest.approx(factors, rel=1e-4)
 
 
 def test_the_table_of_gradients_is_true() -> None:
     """Every operator in the table, differentiated where training happens, agrees with finite differences."""
     script = Path(__file__).with_name("gradient_table.py")
-    command = [process.find_uv(), "run", "--no-project", "--script", str(script), worker.__file__]
+    command = [process.find_uv(), "run", "--no-project", "--script", str(script), engine.__file__]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert set(found) >= DIFFERENTIABLE
     wrong = {op: found[op] for op in DIFFERENTIABLE if isinstance(found[op], str) or found[op] > 0.03}

@@ -1,0 +1,14 @@
+"""All weights as one vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def views(flat: Any, shapes: list[list[int]]) -> list[Any]:
+    """Return arrays of `shapes` that share the memory of `flat`."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends), shapes, strict=True)]

@@ -1,0 +1,28 @@
+"""What else happens at each step: a class in a file of its own for each, listed in `HOOKS`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from .masks import Masks
+from .state import State
+
+
+class Hook(Protocol):
+    """Made once, before the first step, by ``Hook(job, folder, state)``; each has a field in the job."""
+
+    def before(self, state: State, gradient: Any, step: int) -> None:
+        """Change the flat `gradient` in place, before the optimizer's step number `step` (from 0)."""
+
+    def after(self, state: State, step: int) -> None:
+        """Change the weights in place, behind that step."""
+
+
+HOOKS = {"masked": Masks}
+"""The field of the job that asks for it (missing or empty: not asked for), and the class."""
+
+
+def make_hooks(job: dict[str, Any], folder: Path, state: State) -> list[Hook]:
+    """Return what the job asks for."""
+    return [kind(job, folder, state) for field, kind in HOOKS.items() if job.get(field)]

@@ -1,0 +1,14 @@
+"""How the learning rate changes from step to step."""
+
+from __future__ import annotations
+
+import math
+
+
+def rate_factor(schedule: str, progress: float) -> float:
+    """Return what the learning rate is multiplied with at `progress`, from 0 at the first step towards 1."""
+    if schedule == "linear":
+        return 1 - progress
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1.0
