@@ -20,6 +20,7 @@ from onnxcompress.training import Settings, teacher_arrays, train, trainable_wei
 
 from ..quantize.shared.clusters import clustered_weights
 from .objectives.soft_targets import SoftTargets
+from .students.teacher import find_teacher
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
@@ -34,7 +35,7 @@ class WeightsPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(SelectivePass):
-    """Train the model to give the answers of the original model, and the right ones where there are labels.
+    """Train the model to give the answers of its teacher, and the right ones where there are labels.
 
     The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
     a mean over the batch; ``T²`` keeps the size of its gradients independent of the temperature. Without labels only
@@ -61,6 +62,9 @@ class Distill(SelectivePass):
     keep_masks : bool
         Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
         with nothing but zeros is trained like any other.
+    teacher : str
+        An ONNX file with the inputs of the model (by name, or by type and shape where only one can be meant), which is
+        imitated; empty for the model that the recipe started from.
     checkpoint : str
         A folder that gets a checkpoint after each epoch, and from which an interrupted training goes on; empty for
         none.
@@ -79,6 +83,7 @@ class Distill(SelectivePass):
     temperature: Annotated[float, Meta(gt=0)] = 4.0
     hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     keep_masks: bool = True
+    teacher: str = ""
     checkpoint: str = ""
 
     needs = Needs(samples=True, training=True)
@@ -94,12 +99,13 @@ class Distill(SelectivePass):
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
         loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
+        taught = find_teacher(self.teacher, model, context.original)
         trained = train(
             model,
             arrays,
             loss,
             settings=self._settings(context.seed),
-            teacher=teacher_arrays(context.original, loss.teacher, samples),
+            teacher=teacher_arrays(taught, loss.teacher, samples),
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,
             frozen=tuple(stopped),
