@@ -230,9 +230,33 @@ def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: ir.Shape | 
     return value
 
 
+def set_inputs(graph: ir.Graph, inputs: Iterable[ir.Value]) -> None:
+    """Let a graph take these values, in this order, and nothing else."""
+    graph.inputs[:] = list(inputs)
+
+
 def set_outputs(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
     """Let a graph return these values, and nothing else."""
     graph.outputs[:] = list(outputs)
+
+
+def rename(graph: ir.Graph, wanted: Mapping[ir.Value, str]) -> None:
+    """Name values of a graph; what else has one of these names gets a free one."""
+    taken = set(wanted.values())
+    names = Names(graph)
+    for value in list(values(graph)):
+        if value in wanted or value.name in taken:
+            value.name = names.value(f"{value.name}_other")
+    for value, name in wanted.items():
+        value.name = name
+
+
+def replace_model(model: ir.Model, other: ir.Model) -> None:
+    """Let a model be another in all that it computes, in place; `other` is of no use afterwards."""
+    model.graph, model.ir_version = other.graph, other.ir_version
+    model.functions.clear()
+    model.functions.update(other.functions)
+    model.device_configurations = other.device_configurations
 
 
 def take_over(node: ir.Node, outputs: Sequence[ir.Value]) -> None:

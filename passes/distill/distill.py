@@ -16,25 +16,33 @@ from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
 from onnxcompress.selection import SelectivePass, Subject, value_subjects
-from onnxcompress.training import Settings, logits_of, train, trainable_weights
+from onnxcompress.training import Settings, teacher_arrays, train, trainable_weights
+from onnxcompress.training.masks import masked_weights
 
 from ..quantize.shared.clusters import clustered_weights
 from .objectives.soft_targets import SoftTargets
+from .students.initialise import Initialise, initialised
+from .students.student import StudentFile, find_student, put_in_place
+from .students.teacher import find_teacher
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlan(Plan):
-    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch."""
+    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch.
 
+    With a `student` they are of the model in that file.
+    """
+
+    student: StudentFile | None = None
     weights: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(SelectivePass):
-    """Train the model to give the answers of the original model, and the right ones where there are labels.
+    """Train the model to give the answers of its teacher, and the right ones where there are labels.
 
     The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
     a mean over the batch; ``T²`` keeps the size of its gradients independent of the temperature. Without labels only
@@ -61,6 +69,14 @@ class Distill(SelectivePass):
     keep_masks : bool
         Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
         with nothing but zeros is trained like any other.
+    teacher : str
+        An ONNX file with the inputs of the model (by name, or by type and shape where only one can be meant), which is
+        imitated; empty for the model that the recipe started from.
+    student : str
+        An ONNX file that takes the place of the model and is trained in its stead. It needs inputs and outputs that fit
+        the model's, as for `teacher`, and then has their names.
+    initialise : {"as-is", "he"}
+        he: what is trained starts from random weights (He et al., arXiv:1502.01852), as drawn by the seed; masks stay.
     checkpoint : str
         A folder that gets a checkpoint after each epoch, and from which an interrupted training goes on; empty for
         none.
@@ -79,12 +95,16 @@ class Distill(SelectivePass):
     temperature: Annotated[float, Meta(gt=0)] = 4.0
     hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     keep_masks: bool = True
+    teacher: str = ""
+    student: str = ""
+    initialise: Initialise = "as-is"
     checkpoint: str = ""
 
     needs = Needs(samples=True, training=True)
 
     def plan(self, model: ir.Model, context: Context) -> WeightsPlan:
         """Run the teacher over the samples, train, and return the weights."""
+        model, student = find_student(self.student, model)
         _check_unquantized(model)
         samples = context.samples
         arrays = samples.arrays()
@@ -93,20 +113,29 @@ class Distill(SelectivePass):
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        labels = samples.labels
-        needs_teacher = labels is None or self.hard_weight < 1
-        teacher = logits_of(context.original, samples) if needs_teacher else None
+        loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
+        taught = find_teacher(self.teacher, model, context.original)
+        masked = masked_weights(model, found.free) if self.keep_masks else ()
+        free = [name for name in found.free if name not in stopped]
+        drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
         trained = train(
-            model,
+            drawn,
             arrays,
-            SoftTargets(labels, teacher, self.temperature, self.hard_weight),
+            loss,
             settings=self._settings(context.seed),
+            teacher=teacher_arrays(taught, loss.teacher, samples),
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,
             frozen=tuple(stopped),
         )
         refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
-        return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=(*refused, *selected.idle))
+        return WeightsPlan(
+            student=student,
+            weights=trained.weights,
+            losses=trained.losses,
+            refused=(*refused, *selected.idle),
+            notes=(*(() if student is None else student.notes), *notes),
+        )
 
     def _settings(self, seed: int) -> Settings:
         names = {field.name for field in fields(Settings)} - {"seed"}
@@ -115,6 +144,8 @@ class Distill(SelectivePass):
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
         done, refused = [], list(plan.refused)
+        if plan.student is not None:
+            done.append(put_in_place(model, plan.student))
         clustered = clustered_weights(model)
         for name, array in plan.weights.items():
             value = model.graph.initializers.get(name)
@@ -127,7 +158,8 @@ class Distill(SelectivePass):
             if lost := _lost_clusters(old, array) if name in clustered else "":
                 refused.append(Refusal(name, lost))
             edit.set_constant(value, array)
-        return Changes(tuple(done), tuple(refused), _loss(plan.losses) if done and plan.losses else ())
+        losses = _loss(plan.losses) if done and plan.losses else ()
+        return Changes(tuple(done), tuple(refused), (*plan.notes, *losses))
 
 
 def _loss(losses: list[float]) -> tuple[str, ...]:

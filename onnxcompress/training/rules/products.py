@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import edit
+from ...graph.layer import Layer, axes_of
 from ...graph.windows import asks_for_same, window
 from .step import Gradients, Rule, Step, sum_where_one
 from .tape import Dim, Tensor
@@ -78,8 +79,9 @@ def _at(dims: tuple[object, ...], axis: int, rank: int) -> object:
 
 def _gemm(step: Step) -> Gradients:
     """Differentiate ``alpha·A'·B' + beta·C``."""
-    alpha, beta = step.number("alpha", 1.0), step.number("beta", 1.0)
-    over_a, over_b = step.integer("transA", 0), step.integer("transB", 0)
+    layer = Layer(step.node)
+    alpha, beta = layer.alpha, layer.beta
+    over_a, over_b = int(layer.transposes_input), 1 - axes_of(step.node, 1, 2).output
     a, b, g, tape = step.x, step.input(1), step.g, step.tape
     found: Gradients = {}
     if step.wants(0):
@@ -134,7 +136,7 @@ class _Geometry:
         weight, data = step.dims(step.input(1)) or (), step.dims(step.x) or ()
         self.kernel = [int(extent) for extent in weight[2:]]  # type: ignore[arg-type]
         self.channels = (weight[0], weight[1])
-        self.groups = step.integer("group", 1)
+        self.groups = Layer(step.node).groups
         self.sizes = data[2:]
         rank = len(self.kernel)
         sizes = [size if isinstance(size, int) else 0 for size in self.sizes]
