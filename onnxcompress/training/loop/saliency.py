@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import open_gradients
+from .engine import open_session
 from .flat import views
 from .tell import Reporter, tell
 
@@ -21,7 +21,7 @@ def measure(job: dict[str, Any], folder: Path) -> None:
     start = np.load(folder / "start.npz")
     weights = dict(zip(job["weights"], views(start["flat"], job["shapes"]), strict=True))
     data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
-    session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+    session = open_session(folder / "objective.onnx", job["threads"])
     sums: dict[str, Any] = {}
     reporter = Reporter()
     for sample in range(job["samples"]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import LOSS, open_gradients
+from .engine import LOSS, open_session
 from .flat import views
 from .hooks import Hook, make_hooks
 from .optimizer import decays, update
@@ -22,7 +22,7 @@ def train(job: dict[str, Any], folder: Path) -> None:
     """Train from the last checkpoint if there is one."""
     state = State.begin(job, folder)
     data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
-    session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+    session = open_session(folder / "objective.onnx", job["threads"])
     hooks = make_hooks(job, folder, state)
     tell(event="ready", epoch=state.epoch)
     while state.epoch < job["settings"]["epochs"]:
