@@ -90,8 +90,6 @@ def test_cross_entropy_with_a_class_for_each_position(axis: int, smoothing: floa
     labels = np.stack([labels, np.where(np.arange(50) < 20, -100, labels[::-1])], 1)
     loss = CrossEntropy(labels, "logits", axis, smoothing)
     objective = build_objective(mlp(text), loss, engine=ENGINES["onnxruntime"])
-        mlp(text), CrossEntropy(labels, "logits", axis, smoothing), engine=ENGINES["onnxruntime"]
-    )
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     value, score = session.run([LOSS, SCORE], inputs | w | {LABELS: labels})
     z = np.maximum(inputs["x"] @ w["w1"] + w["b1"], 0) @ w["w2"]
