@@ -9,7 +9,7 @@ come back in a checkpoint file.
 from .gradients import Trainable
 from .launch import Settings, Trained, train
 from .loss import LOGITS, Arrays, Behind, CrossEntropy, Loss, Shapes
-from .objective import logits_of, teacher_arrays, trainable_weights
+from .objective import computes, logits_of, teacher_arrays, trainable_weights
 from .saliency import Saliency, measure_saliency
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Shapes",
     "Trainable",
     "Trained",
+    "computes",
     "logits_of",
     "measure_saliency",
     "teacher_arrays",

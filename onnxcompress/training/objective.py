@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,17 +166,27 @@ def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
     return teacher_arrays(model, {LOGITS: LOGITS}, samples)[LOGITS]
 
 
+def computes(model: ir.Model, names: Collection[str]) -> Callable[[Arrays], dict[str, npt.NDArray[Any]]]:
+    """Return a function from feeds to tensors of a model, outputs or inner ones, by name."""
+    copy = model.clone()
+    flatten(copy)
+    places = _return_only(copy, names)
+    session = open_session(copy)
+
+    def run(feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
+        arrays = list(session.run(feeds).values())
+        return {name: arrays[place] for name, place in places.items()}
+
+    return run
+
+
 def teacher_arrays(model: ir.Model, tensors: Mapping[str, str], samples: Samples) -> dict[str, npt.NDArray[np.float32]]:
     """Return what a model computes for all samples: for each key, the tensor that it names."""
     if not tensors:
         return {}
-    copy = model.clone()
-    flatten(copy)
-    places = _return_only(copy, tensors.values())
-    session = open_session(copy)
-    runs = [list(session.run(feeds).values()) for feeds in samples.batches()]
-    arrays = [np.concatenate(parts).astype(np.float32) for parts in zip(*runs, strict=True)]
-    return {key: arrays[places[name]] for key, name in tensors.items()}
+    compute = computes(model, tensors.values())
+    runs = [compute(feeds) for feeds in samples.batches()]
+    return {key: np.concatenate([run[name] for run in runs]).astype(np.float32) for key, name in tensors.items()}
 
 
 def find_tensor(model: ir.Model, name: str) -> ir.Value:
