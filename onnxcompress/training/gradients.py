@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..graph import edit, operators
-from .rules import CONSTANT_RESULT, RULES
+from .rules import CONSTANT_RESULT, RULES, quantize
 
 WEIGHT_INPUTS: dict[str, frozenset[int]] = {
     **{op: frozenset(known.parameters) for op, known in operators.OPERATORS.items() if op in RULES},
@@ -121,6 +121,7 @@ def _reaches_weight_input(value: ir.Value) -> bool:
     for node, index in value.uses():
         if index in WEIGHT_INPUTS.get(edit.op_of(node), ()):
             return True
-        if node.op_type in operators.KEEP_ELEMENTS and index == 0 and _reaches_weight_input(node.outputs[0]):
+        keeps = node.op_type in operators.KEEP_ELEMENTS or edit.op_of(node) in quantize.RULES
+        if keeps and index == 0 and _reaches_weight_input(node.outputs[0]):
             return True
     return False

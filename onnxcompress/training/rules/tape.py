@@ -31,10 +31,18 @@ class Tape:
         Of ONNX's own operators in it.
     kernels : frozenset of str
         Operators of ``com.microsoft`` that the engine has beside those of every onnxruntime.
+    prefix : str
+        Of the names of what it adds.
     """
 
-    def __init__(self, graph: ir.Graph, opset: int, kernels: frozenset[str] = frozenset()) -> None:
-        self.graph, self.opset, self.kernels = graph, opset, kernels
+    def __init__(
+        self,
+        graph: ir.Graph,
+        opset: int,
+        kernels: frozenset[str] = frozenset(),
+        prefix: str = "onnxcompress.gradient",
+    ) -> None:
+        self.graph, self.opset, self.kernels, self.prefix = graph, opset, kernels, prefix
         self._insert = edit.Inserter(graph)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -62,8 +70,8 @@ class Tape:
         values = [None if operand is None else self.of(operand).value for operand in inputs]
         made = ir.node(op_type, values, attributes, domain=domain, num_outputs=outputs)
         for number, output in enumerate(made.outputs):
-            output.name = f"onnxcompress.gradient/{len(self.graph)}/{op_type}/{number}"
-        made.name = f"onnxcompress.gradient/{len(self.graph)}/{op_type}"
+            output.name = f"{self.prefix}/{len(self.graph)}/{op_type}/{number}"
+        made.name = f"{self.prefix}/{len(self.graph)}/{op_type}"
         if domain:
             self.graph.opset_imports.setdefault(domain, 1)
         self.graph.append(made)
