@@ -22,7 +22,7 @@ from .objectives.tensors import Kind, Output, Tensor
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 
-MOVES = operators.KEEP_ELEMENTS | {"Dropout", "Flatten"}
+MOVES = operators.KEEP_ELEMENTS | {"DequantizeLinear", "Dropout", "Flatten", "QuantizeLinear"}
 AFFINE = frozenset({"Add", "Div", "Mul", "Sub"})
 """With a constant they scale and shift; what an output is does not change with that."""
 
