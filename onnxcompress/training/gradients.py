@@ -18,6 +18,9 @@ WEIGHT_INPUTS: dict[str, frozenset[int]] = {
 """Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
 deviation that the images are normalised with."""
 
+KEEP_WEIGHTS = operators.KEEP_ELEMENTS | quantize.RULES.keys() | {"Max", "Min"}
+"""What may stand between a weight and the operator that it is one of: moved, clipped, rounded."""
+
 
 @dataclass(frozen=True)
 class Trainable:
@@ -121,7 +124,6 @@ def _reaches_weight_input(value: ir.Value) -> bool:
     for node, index in value.uses():
         if index in WEIGHT_INPUTS.get(edit.op_of(node), ()):
             return True
-        keeps = node.op_type in operators.KEEP_ELEMENTS or edit.op_of(node) in quantize.RULES
-        if keeps and index == 0 and _reaches_weight_input(node.outputs[0]):
+        if edit.op_of(node) in KEEP_WEIGHTS and index == 0 and _reaches_weight_input(node.outputs[0]):
             return True
     return False

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from .clusters import Clusters
 from .masks import Masks
+from .pruning import Pruning
 from .state import State
 
 
@@ -19,7 +21,7 @@ class Hook(Protocol):
         """Change the weights in place, behind that step."""
 
 
-HOOKS = {"masked": Masks}
+HOOKS = {"masked": Masks, "prune": Pruning, "clusters": Clusters}
 """The field of the job that asks for it (missing or empty: not asked for), and the class."""
 
 
