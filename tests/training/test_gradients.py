@@ -20,7 +20,7 @@ from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loop import engine
 from onnxcompress.training.loss import LABELS, CrossEntropy
 from onnxcompress.training.objective import Objective, build_objective
-from onnxcompress.training.rules import RULES
+from onnxcompress.training.rules import RULES, quantize
 
 TEXT = """<ir_version: 9, opset_import: ["" : {opset}]>
 g ({dtype}{shape} image) => ({dtype}[N,?] logits) {{
@@ -206,7 +206,7 @@ def test_both_engines_agree(name: str, trained: Path) -> None:
 
 def test_each_rule_has_a_case() -> None:
     tested = {op for case in CASES.values() for op in operators_of(case.model(reference=False))}
-    assert sorted({*RULES} - tested) == []
+    assert sorted({*RULES} - {*quantize.RULES} - tested) == []  # those are tested in a file of their own
 
 
 def operators_of(model: onnx.ModelProto) -> set[str]:
