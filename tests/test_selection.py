@@ -82,7 +82,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Trained({}, [])
 
     monkeypatch.setattr(distill, "train", train)
-    monkeypatch.setattr(distill, "logits_of", lambda *_: None)
+    monkeypatch.setattr(distill, "teacher_arrays", lambda *_: {})
     return found
 
 

@@ -8,20 +8,24 @@ come back in a checkpoint file.
 
 from .gradients import Trainable
 from .launch import Settings, Trained, train
-from .loss import Behind, CrossEntropy, Loss
-from .objective import logits_of, trainable_weights
+from .loss import LOGITS, Arrays, Behind, CrossEntropy, Loss, Shapes
+from .objective import logits_of, teacher_arrays, trainable_weights
 from .saliency import Saliency, measure_saliency
 
 __all__ = [
+    "LOGITS",
+    "Arrays",
     "Behind",
     "CrossEntropy",
     "Loss",
     "Saliency",
     "Settings",
+    "Shapes",
     "Trainable",
     "Trained",
     "logits_of",
     "measure_saliency",
+    "teacher_arrays",
     "train",
     "trainable_weights",
 ]

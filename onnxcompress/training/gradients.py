@@ -6,7 +6,7 @@ in it in the training interpreter and compares with finite differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -82,8 +82,8 @@ class Trainable:
     stopped: dict[str, str]
 
 
-def find_trainable(graph: ir.Graph, loss: ir.Value) -> Trainable:
-    """Find the float32 weights of `graph` that gradients of `loss` reach.
+def find_trainable(graph: ir.Graph, read: Collection[ir.Value]) -> Trainable:
+    """Find the float32 weights of `graph` that gradients of a loss reach.
 
     Only nodes between a weight and the loss count: a node without a gradient in the preprocessing stops nothing.
 
@@ -91,10 +91,10 @@ def find_trainable(graph: ir.Graph, loss: ir.Value) -> Trainable:
     ----------
     graph : ir.Graph
         The graph, sorted topologically.
-    loss : ir.Value
-        The value to differentiate (the logits do as well as a loss computed from them).
+    read : collection of ir.Value
+        What the loss is computed from.
     """
-    stops = _what_stops(graph, loss)
+    stops = _what_stops(graph, read)
     free: list[str] = []
     stopped: dict[str, str] = {}
     for name, value in graph.initializers.items():
@@ -190,13 +190,13 @@ LACKING: dict[str, Callable[[ir.Node], str]] = {
 """Operator to what tells which of its forms have no right gradient."""
 
 
-def _what_stops(graph: ir.Graph, loss: ir.Value) -> dict[ir.Node, str]:
+def _what_stops(graph: ir.Graph, read: Collection[ir.Value]) -> dict[ir.Node, str]:
     """For each node that the loss varies with: why no gradient gets from the loss to its inputs, or ''."""
     stops: dict[ir.Node, str] = {}
     for node in reversed(graph):
         if node.op_type in NO_GRADIENT_NEEDED or _casts_to_integers(node):
             continue
-        ends_in_loss = any(output is loss for output in node.outputs)
+        ends_in_loss = any(output in read for output in node.outputs)
         onward = [reason for output in node.outputs for reason in _onward(graph, output, stops)]
         if ends_in_loss or onward:
             stops[node] = next((reason for reason in onward if reason), "") or why_no_gradient(node)

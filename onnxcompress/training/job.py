@@ -27,12 +27,20 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         return dict(arrays)
 
 
-def check_data(objective: Objective, inputs: Arrays, loss: Loss) -> dict[str, npt.NDArray[Any]]:
+def check_data(
+    objective: Objective, inputs: Arrays, loss: Loss, teacher: Arrays | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Return what the objective is fed with, or raise `DataError` where the samples do not fit it."""
     missing = [name for name in objective.inputs if name not in inputs]
     if missing:
         raise DataError(f"the samples lack input '{missing[0]}' of the model")
-    data = {name: np.asarray(inputs[name]) for name in objective.inputs} | loss.targets(objective.classes)
+    taught = teacher or {}
+    data = {name: np.asarray(inputs[name]) for name in objective.inputs} | loss.targets(objective.shapes)
+    data |= {name: np.asarray(taught[name]) for name in loss.teacher}
+    broken = next((name for name in loss.teacher if not np.isfinite(data[name]).all()), None)
+    if broken is not None:
+        tensor = loss.teacher[broken] or "logits"
+        raise DataError(f"the teacher's '{tensor}' is not finite for these samples")
     counts = {name: len(array) for name, array in data.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise DataError(f"every input needs the same number of samples, and at least one; there are {counts}")
@@ -42,8 +50,10 @@ def check_data(objective: Objective, inputs: Arrays, loss: Loss) -> dict[str, np
 def initial_weights(model: ir.Model, objective: Objective) -> dict[str, npt.NDArray[np.float32]]:
     """Return the values of the objective's weights and running statistics."""
     initializers = model.graph.initializers
-    arrays = {}
+    arrays = dict(objective.parameters)
     for name in (*objective.weights, *objective.states):
+        if name in arrays:
+            continue
         tensor = initializers[name].const_value
         if tensor is None:
             raise TrainingError(f"initializer '{name}' has no values; load the model with its weights")

@@ -73,26 +73,28 @@ def train(
     loss: Loss,
     *,
     settings: Settings,
+    teacher: Arrays | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     frozen: Collection[str] = (),
 ) -> Trained:
     """Train the weights of `model` on samples, starting from those it has.
 
-    The first output is taken for the logits, or the input of the Softmax that produces it. BatchNormalization runs
-    with the statistics of the batch, and its running mean and variance follow with its own momentum, as in the
-    framework that the model came from. `model` is not changed.
+    BatchNormalization runs with the statistics of the batch, and its running mean and variance follow with its own
+    momentum, as in the framework that the model came from. `model` is not changed.
 
     Parameters
     ----------
     model : onnx_ir.Model
-        A classifier with logits of shape [batch, classes].
+        With float32 weights.
     inputs : dict of str to numpy.ndarray
         All N samples, for each input of the model.
     loss : Loss
         What is minimised, with its targets for all N samples.
     settings : Settings
         How to train.
+    teacher : dict of str to numpy.ndarray, optional
+        What `teacher_arrays` gives for the loss, where it has a teacher.
     checkpoint : pathlib.Path, optional
         A folder that gets a checkpoint after each epoch. If it holds one of the same training, it is taken up there
         and ends in the same weights.
@@ -110,9 +112,10 @@ def train(
         The samples do not fit the model.
     """
     objective = build_objective(model, loss, frozen=frozen, samples=inputs)
-    data = check_data(objective, inputs, loss)
+    data = check_data(objective, inputs, loss, teacher)
     initial = initial_weights(model, objective)
-    masked = masked_weights(model, objective.weights) if settings.keep_masks else []
+    own = [name for name in objective.weights if name not in objective.parameters]
+    masked = masked_weights(model, own) if settings.keep_masks else []
     return _run(objective, data, initial, masked, settings, checkpoint, progress or silent)
 
 
@@ -214,6 +217,8 @@ def _read_result(kept: Path, objective: Objective, initial: Arrays) -> Trained:
     header, arrays = checkpoint
     pieces = views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
     weights = dict(zip(objective.weights, pieces, strict=True))
+    for name in objective.parameters:
+        del weights[name]
     weights |= {name: arrays[f"running_{i}"] for i, name in enumerate(objective.states)}
     broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
     if broken is not None:

@@ -1,4 +1,4 @@
-"""The graph that is trained: a copy of the model up to its logits, with the loss behind it."""
+"""The graph that is trained: a copy of the model up to what the loss reads, with the loss behind it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ..errors import PassError, TrainingError
+from ..errors import DataError, PassError, TrainingError, did_you_mean
 from ..graph import edit, shapes
 from ..graph.functions import flatten
 from ..graph.opset import convert_opset
@@ -23,47 +23,50 @@ from ..samples.samples import Samples
 from .batch_norm import train_batch_norms, write_out_batch_norms
 from .forms import write_out_forms, write_out_padding
 from .gradients import Trainable, find_trainable
-from .loss import Arrays, Behind, Loss
+from .loss import LOGITS, Arrays, Behind, Loss, Shapes
 from .pooling import write_out_average_pools
 
-LOSS = "onnxcompress.loss"
+LOSS, SCORE = "onnxcompress.loss", "onnxcompress.score"
 # What onnxruntime-training 1.19.2 reads; BatchNormalization has a training mode from 14 on.
 OLDEST_OPSET, NEWEST_OPSET, NEWEST_IR = 14, 21, 10
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A graph with the loss as its first output; weights are inputs, so that it stays small.
+    """A graph with the loss and the score as its first outputs; weights are inputs, so that it stays small.
 
     Attributes
     ----------
     proto : onnx.ModelProto
-        Inputs: those of the model, the targets of the loss, `weights`, and the keys of `states`. Outputs: the loss,
-        then the values of `states`.
+        Inputs: those of the model, what the loss is fed with, `weights`, and the keys of `states`. Outputs: the loss,
+        the score, then the values of `states`.
     inputs : tuple of str
         The model's own inputs.
     weights : tuple of str
-        Initializers of the model that are trained.
+        What is trained: initializers of the model, then the loss' own `parameters`.
+    parameters : dict of str to numpy.ndarray
+        What the loss' own weights start with.
     states : dict of str to str
         Running means and variances of BatchNormalization: initializer to the output that holds its next value.
-    classes : int, optional
-        How many classes the logits have, where the model says so.
+    shapes : dict of str to tuple
+        Of what the loss reads, without the batch, as far as the model says so.
     """
 
     proto: onnx.ModelProto
     inputs: tuple[str, ...]
     weights: tuple[str, ...]
+    parameters: dict[str, npt.NDArray[np.float32]]
     states: dict[str, str]
-    classes: int | None
+    shapes: Shapes
 
 
-def trainable_weights(model: ir.Model, samples: Arrays | None = None) -> Trainable:
-    """Return which weights of `model` gradients of a loss on its logits reach, and what stops the others.
+def trainable_weights(model: ir.Model, samples: Arrays | None = None, reads: Collection[str] = (LOGITS,)) -> Trainable:
+    """Return which weights of `model` gradients of a loss on the tensors `reads` reach, and what stops the others.
 
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
-    copy = _prepared(model, samples=samples)
-    found = find_trainable(copy.graph, copy.graph.outputs[0])
+    copy, _ = _prepared(model, reads, samples=samples)
+    found = find_trainable(copy.graph, copy.graph.outputs)
     held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
     reason = "a Constant node holds it, and only initializers are trained"
     return Trainable(found.free, found.stopped | dict.fromkeys(held, reason))
@@ -83,14 +86,9 @@ def build_objective(
     BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
     onnxruntime-training crashes in the gradients of some operators where they are not known.
     """
-    copy = _prepared(model, None if evaluate else frozen, samples)
+    copy, student = _prepared(model, objective.reads, None if evaluate else frozen, samples)
     graph = copy.graph
-    logits = graph.outputs[0]
-    if logits.shape is not None and len(logits.shape) != 2:
-        raise TrainingError(
-            f"output '{logits.name}' has {len(logits.shape)} dimensions; training needs logits [batch, classes]"
-        )
-    found = find_trainable(graph, logits)
+    found = find_trainable(graph, graph.outputs)
     stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
     if stopped:
         name, reason = next(iter(stopped.items()))
@@ -99,31 +97,47 @@ def build_objective(
     if not weights:
         none = "no float32 initializer is a weight of a node that leads to it (what Constant nodes hold is not trained)"
         reason = next(iter(found.stopped.values()), none)
-        raise TrainingError(f"nothing in this model can be trained towards output '{logits.name}': {reason}")
+        towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
+        raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")
     states = {} if evaluate else train_batch_norms(graph)
     _keep_statistics(graph)
-    inputs = tuple(str(value.name) for value in graph.inputs)
+    inputs, read = tuple(str(value.name) for value in graph.inputs), _shapes(student)
+    parameters = objective.parameters()
     behind = Behind(graph)
-    loss = behind.add("Identity", objective.add(behind, logits))
-    loss.name, loss.shape, loss.type = LOSS, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
-    edit.set_outputs(graph, [loss, *states.values()])
+    for name, array in parameters.items():
+        behind.constant(name, array)
+    loss = behind.add("Identity", objective.add(behind, student))
+    score = behind.add("Identity", objective.score(behind, student))
+    for scalar, called in ((loss, LOSS), (score, SCORE)):
+        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    edit.set_outputs(graph, [loss, score, *states.values()])
     names = {state: str(value.name) for state, value in states.items()}
+    weights = (*weights, *parameters)
     _initializers_to_inputs(graph, [*weights, *names])
     shapes.forget(copy)
-    classes = logits.shape[1] if logits.shape is not None else None
-    return Objective(ir.to_proto(copy), inputs, weights, names, classes if isinstance(classes, int) else None)
+    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read)
 
 
-def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arrays | None = None) -> ir.Model:
-    """Copy the model up to its logits: no local functions, a batch of any size, an opset that can be trained.
+def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...] | None]:
+    """Return the shapes of tensors without the batch."""
+    return {
+        name: tuple(d if isinstance(d, int) else None for d in value.shape[1:]) if value.shape else None
+        for name, value in student.items()
+    }
 
-    Nodes stand in the form that has a gradient, and their shapes are inferred. BatchNormalization with parameters in
-    `frozen` stays as it is when the model is used; all of it, if that is None.
+
+def _prepared(
+    model: ir.Model, reads: Collection[str], frozen: Collection[str] | None = (), samples: Arrays | None = None
+) -> tuple[ir.Model, dict[str, ir.Value]]:
+    """Copy the model up to what is read: no local functions, a batch of any size, an opset that can be trained.
+
+    What is read comes beside it. Nodes stand in the form that has a gradient, and their shapes are inferred.
+    BatchNormalization with parameters in `frozen` stays as it is when the model is used; all of it, if that is None.
     """
     copy = model.clone()
     flatten(copy)
+    places = _return_only(copy, reads)
     _at_trainable_opset(copy)
-    copy = up_to_logits(copy)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
@@ -137,32 +151,65 @@ def _prepared(model: ir.Model, frozen: Collection[str] | None = (), samples: Arr
     _free_batch(graph)
     write_out_forms(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
-    return copy
+    return copy, {name: graph.outputs[place] for name, place in places.items()}
 
 
 def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
     """Return a model's logits for all samples."""
-    session = open_session(up_to_logits(model))
-    parts = [next(iter(session.run(feeds).values())) for feeds in samples.batches()]
-    return np.concatenate(parts).astype(np.float32)
+    return teacher_arrays(model, {LOGITS: LOGITS}, samples)[LOGITS]
 
 
-def up_to_logits(model: ir.Model) -> ir.Model:
-    """Copy a model so that its only output is the logits: its first output, or what the Softmax there reads."""
+def teacher_arrays(model: ir.Model, tensors: Mapping[str, str], samples: Samples) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what a model computes for all samples: for each key, the tensor that it names."""
+    if not tensors:
+        return {}
     copy = model.clone()
-    graph = copy.graph
-    logits = graph.outputs[0]
-    producer = logits.producer()
+    flatten(copy)
+    places = _return_only(copy, tensors.values())
+    session = open_session(copy)
+    runs = [list(session.run(feeds).values()) for feeds in samples.batches()]
+    arrays = [np.concatenate(parts).astype(np.float32) for parts in zip(*runs, strict=True)]
+    return {key: arrays[places[name]] for key, name in tensors.items()}
+
+
+def find_tensor(model: ir.Model, name: str) -> ir.Value:
+    """Return an output or an inner tensor of a model by its name; `LOGITS` stands for the logits.
+
+    Raises
+    ------
+    DataError
+        There is none of that name.
+    """
+    if name == LOGITS:
+        return _logits(model.graph.outputs[0])
+    known = {str(output.name): output for node in model.graph for output in node.outputs}
+    if name not in known:
+        raise DataError(f"'{name}' is no tensor that the model computes{did_you_mean(name, list(known))}")
+    return known[name]
+
+
+def _logits(value: ir.Value) -> ir.Value:
+    """Return what the Softmax reads that makes an output, or the output itself."""
+    producer = value.producer()
     while producer is not None and producer.op_type in ("Identity", "Reshape") and producer.inputs[0] is not None:
         producer = producer.inputs[0].producer()  # converters put these behind an old Softmax
     source = producer.inputs[0] if producer is not None and producer.op_type in ("Softmax", "LogSoftmax") else None
-    if source is not None:
-        source.shape = source.shape if source.shape is not None else logits.shape
-        source.type = source.type or logits.type
-        logits = source
-    edit.set_outputs(graph, [logits])
-    common.RemoveUnusedNodesPass()(copy)
-    return copy
+    if source is None:
+        return value
+    source.shape = source.shape if source.shape is not None else value.shape
+    source.type = source.type or value.type
+    return source
+
+
+def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
+    """Let a model return these tensors alone; returns at which place each is."""
+    found = {name: find_tensor(model, name) for name in names}
+    values = list(dict.fromkeys(found.values()))
+    if any(value.type is None for value in values):
+        shapes.infer(model)
+    edit.set_outputs(model.graph, values)
+    common.RemoveUnusedNodesPass()(model)
+    return {name: values.index(value) for name, value in found.items()}
 
 
 def _at_trainable_opset(model: ir.Model) -> None:
@@ -200,12 +247,10 @@ def _free_batch(graph: ir.Graph) -> None:
     for value in graph.inputs:
         if value.shape:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
-    rank = graph.outputs[0].shape
-    graph.outputs[0].shape = ir.Shape(["batch", *rank[1:]]) if rank else None
     for node in graph:
         for output in node.outputs:
-            if output is not graph.outputs[0]:
-                output.shape = None
+            read = output.is_graph_output() and output.shape
+            output.shape = ir.Shape(["batch", *output.shape[1:]]) if read and output.shape else None
 
 
 def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | None) -> npt.NDArray[Any] | None:

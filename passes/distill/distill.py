@@ -16,7 +16,7 @@ from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
 from onnxcompress.selection import SelectivePass, Subject, value_subjects
-from onnxcompress.training import Settings, logits_of, train, trainable_weights
+from onnxcompress.training import Settings, teacher_arrays, train, trainable_weights
 
 from ..quantize.shared.clusters import clustered_weights
 from .objectives.soft_targets import SoftTargets
@@ -98,15 +98,14 @@ class Distill(SelectivePass):
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        labels = samples.labels
-        needs_teacher = labels is None or self.hard_weight < 1
+        loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
         taught = find_teacher(self.teacher, model, context.original)
-        teacher = logits_of(taught, samples) if needs_teacher else None
         trained = train(
             model,
             arrays,
-            SoftTargets(labels, teacher, self.temperature, self.hard_weight),
+            loss,
             settings=self._settings(context.seed),
+            teacher=teacher_arrays(taught, loss.teacher, samples),
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
             progress=context.progress,
             frozen=tuple(stopped),

@@ -44,7 +44,7 @@ def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: flo
 def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     model = mlp()
     inputs, labels, teacher = samples()
-    objective = build_objective(model, SoftTargets(labels, teacher, t, hard))
+    objective = build_objective(model, SoftTargets(labels, t, hard))
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
     loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
@@ -58,7 +58,7 @@ def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     settings = Settings(
         epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
-    trained = train(model, inputs, SoftTargets(labels, teacher), settings=settings)
+    trained = train(model, inputs, SoftTargets(labels), teacher={TEACHER: teacher}, settings=settings)
 
     w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
     moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
@@ -167,7 +167,15 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
     inputs, labels, teacher = samples()
     settings = Settings(epochs=5000, batch_size=50)
     with pytest.raises(TrainingError, match=r"ended with code -9.*checkpoint of epoch \d+ is in .*go on"):
-        train(mlp(), inputs, SoftTargets(labels, teacher), settings=settings, checkpoint=tmp_path, progress=kill)
+        train(
+            mlp(),
+            inputs,
+            SoftTargets(labels),
+            teacher={TEACHER: teacher},
+            settings=settings,
+            checkpoint=tmp_path,
+            progress=kill,
+        )
     assert (tmp_path / CHECKPOINT).exists()
     assert (tmp_path / "worker.log").exists()
 
@@ -284,14 +292,12 @@ def test_other_opsets_train_alike(opset: int) -> None:
 
 def test_data_that_does_not_fit() -> None:
     inputs, labels, teacher = samples()
-    with pytest.raises(DataError, match="neither"):
-        train(mlp(), inputs, SoftTargets(None, None), settings=Settings())
     with pytest.raises(DataError, match="same number of samples"):
-        train(mlp(), inputs, SoftTargets(labels[:-1], teacher), settings=Settings())
+        train(mlp(), inputs, SoftTargets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="the model has 4 classes"):
-        train(mlp(), inputs, SoftTargets(labels + 1, teacher), settings=Settings())
+        train(mlp(), inputs, SoftTargets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="lack input 'x'"):
-        train(mlp(), {}, SoftTargets(labels, teacher), settings=Settings())
+        train(mlp(), {}, SoftTargets(labels), teacher={TEACHER: teacher}, settings=Settings())
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:
