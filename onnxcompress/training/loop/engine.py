@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-LOSS = "onnxcompress.loss"
+LOSS, SCORE = "onnxcompress.loss", "onnxcompress.score"
 
 
 def open_gradients(path: Path, weights: list[str], threads: int) -> Any:
@@ -22,3 +22,13 @@ def open_gradients(path: Path, weights: list[str], threads: int) -> Any:
     builder = GradientGraphBuilder(optimized, {LOSS}, wanted, LOSS, options)
     builder.build()
     return onnxruntime.InferenceSession(builder.get_model(), options, providers=["CPUExecutionProvider"])
+
+
+def open_graph(path: Path, threads: int) -> Any:
+    """Return a session that runs a graph as it is."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
