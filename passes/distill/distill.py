@@ -17,9 +17,12 @@ from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
 from onnxcompress.selection import SelectivePass, Subject, value_subjects
 from onnxcompress.training import Settings, teacher_arrays, train, trainable_weights
+from onnxcompress.training.masks import masked_weights
 
 from ..quantize.shared.clusters import clustered_weights
 from .objectives.soft_targets import SoftTargets
+from .students.initialise import Initialise, initialised
+from .students.student import StudentFile, find_student, put_in_place
 from .students.teacher import find_teacher
 
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -27,8 +30,12 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlan(Plan):
-    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch."""
+    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch.
 
+    With a `student` they are of the model in that file.
+    """
+
+    student: StudentFile | None = None
     weights: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
@@ -65,6 +72,11 @@ class Distill(SelectivePass):
     teacher : str
         An ONNX file with the inputs of the model (by name, or by type and shape where only one can be meant), which is
         imitated; empty for the model that the recipe started from.
+    student : str
+        An ONNX file that takes the place of the model and is trained in its stead. It needs inputs and outputs that fit
+        the model's, as for `teacher`, and then has their names.
+    initialise : {"as-is", "he"}
+        he: what is trained starts from random weights (He et al., arXiv:1502.01852), as drawn by the seed; masks stay.
     checkpoint : str
         A folder that gets a checkpoint after each epoch, and from which an interrupted training goes on; empty for
         none.
@@ -84,12 +96,15 @@ class Distill(SelectivePass):
     hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     keep_masks: bool = True
     teacher: str = ""
+    student: str = ""
+    initialise: Initialise = "as-is"
     checkpoint: str = ""
 
     needs = Needs(samples=True, training=True)
 
     def plan(self, model: ir.Model, context: Context) -> WeightsPlan:
         """Run the teacher over the samples, train, and return the weights."""
+        model, student = find_student(self.student, model)
         _check_unquantized(model)
         samples = context.samples
         arrays = samples.arrays()
@@ -100,8 +115,11 @@ class Distill(SelectivePass):
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
         loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
         taught = find_teacher(self.teacher, model, context.original)
+        masked = masked_weights(model, found.free) if self.keep_masks else ()
+        free = [name for name in found.free if name not in stopped]
+        drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
         trained = train(
-            model,
+            drawn,
             arrays,
             loss,
             settings=self._settings(context.seed),
@@ -111,7 +129,13 @@ class Distill(SelectivePass):
             frozen=tuple(stopped),
         )
         refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
-        return WeightsPlan(weights=trained.weights, losses=trained.losses, refused=(*refused, *selected.idle))
+        return WeightsPlan(
+            student=student,
+            weights=trained.weights,
+            losses=trained.losses,
+            refused=(*refused, *selected.idle),
+            notes=(*(() if student is None else student.notes), *notes),
+        )
 
     def _settings(self, seed: int) -> Settings:
         names = {field.name for field in fields(Settings)} - {"seed"}
@@ -120,6 +144,8 @@ class Distill(SelectivePass):
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
         done, refused = [], list(plan.refused)
+        if plan.student is not None:
+            done.append(put_in_place(model, plan.student))
         clustered = clustered_weights(model)
         for name, array in plan.weights.items():
             value = model.graph.initializers.get(name)
@@ -132,7 +158,8 @@ class Distill(SelectivePass):
             if lost := _lost_clusters(old, array) if name in clustered else "":
                 refused.append(Refusal(name, lost))
             edit.set_constant(value, array)
-        return Changes(tuple(done), tuple(refused), _loss(plan.losses) if done and plan.losses else ())
+        losses = _loss(plan.losses) if done and plan.losses else ()
+        return Changes(tuple(done), tuple(refused), (*plan.notes, *losses))
 
 
 def _loss(losses: list[float]) -> tuple[str, ...]:
