@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ def find_uv() -> str:
     return found
 
 
-def run_worker(folder: Path, log: Path, progress: Progress) -> str:
-    """Let the training interpreter do the job that lies in `folder`.
+@dataclass
+class Answer:
+    """How the worker ended (empty when it has done its job), and what else it said, by event."""
 
-    Returns
-    -------
-    str
-        Empty when it has done it, else how it ended.
+    failed: str = ""
+    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def run_worker(folder: Path, log: Path, progress: Progress) -> Answer:
+    """Let the training interpreter do the job that lies in `folder`.
 
     Raises
     ------
@@ -51,14 +55,17 @@ def run_worker(folder: Path, log: Path, progress: Progress) -> str:
     command = [find_uv(), "run", "--no-project", "--script", str(WORKER), str(folder)]
     progress("setting up the training interpreter", 0, 1)
     with log.open("wb") as errors, _started(command, errors) as process:
-        finished = False
+        answer = Answer()
         for line in process.stdout or ():
             message = _read_message(line)
             if message.get("event") == "step":
                 progress(message["what"], message["done"], message["total"])
-            finished = message.get("event") == "done"
+            elif message:
+                answer.said[str(message.get("event"))] = message
         code = process.wait()
-    return "" if finished else _what_happened(code, log)
+    if "done" not in answer.said:
+        answer.failed = _what_happened(code, log)
+    return answer
 
 
 def _read_message(line: bytes) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,8 +106,8 @@ def find_padded(inputs: tuple[Input, ...]) -> dict[str, int]:
 
 def rounded(length: int) -> int:
     """Return a length of at most a quarter more, so that there are few: multiples of 8, from 64 on of 16, and so on."""
-    step = max(8, 2 ** (math.ceil(math.log2(max(length, 1))) - 3))
-    return math.ceil(length / step) * step
+    step = max(8, 1 << max((length - 1).bit_length() - 3, 0))
+    return -(-length // step) * step
 
 
 def _one(item: Input, array: npt.NDArray[Any]) -> Shape:

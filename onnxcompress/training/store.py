@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
 from ..graph.functions import flatten
+from ..graph.save import save
 from ..progress import Progress, silent
 from ..runtime.session import open_session
-from ..samples.inputs import Input
+from ..samples.inputs import Input, find_layout, model_inputs
 from ..samples.samples import Batch
 from .loop.data import Bucket, Rows
-from .objective import return_only
+from .objective import at_trainable_opset, return_only
 from .sort import Key, Sort, Sorted, chunks
 
 AT_ONCE = 1 << 24
@@ -34,8 +35,8 @@ class Store:
     folder : pathlib.Path
         Where what does not lie in a file already is written.
     found : Sorted
-    held : numpy.ndarray
-        For each sample, whether it judges what the others train.
+    trained, held : numpy.ndarray
+        For each sample, whether it trains, and whether it judges.
 
     Attributes
     ----------
@@ -44,7 +45,9 @@ class Store:
         For each bucket, which of the samples its rows are.
     """
 
-    def __init__(self, folder: Path, found: Sorted, held: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self, folder: Path, found: Sorted, trained: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_]
+    ) -> None:
         self._folder = folder
         self._inputs = found.samples.inputs
         growing = {key: _Growing(folder / f"bucket_{i}", sort) for i, (key, sort) in enumerate(found.sorts.items())}
@@ -55,8 +58,8 @@ class Store:
         self.numbers = [np.concatenate(each.numbers) for each in growing.values()]
         self.buckets = []
         for each, numbers in zip(growing.values(), self.numbers, strict=True):
-            judging = held[numbers]
-            self.buckets.append(Bucket(each.rows(self._inputs), np.flatnonzero(~judging), np.flatnonzero(judging)))
+            roles = (np.flatnonzero(role[numbers]) for role in (trained, held))
+            self.buckets.append(Bucket(each.rows(self._inputs), *roles))
 
     def add(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write arrays with a row for each sample: labels, and what else is known beforehand."""
@@ -84,7 +87,9 @@ class Store:
         answer = teacher_runs(model, tensors)
         count, done = sum(map(len, self.numbers)), 0
         for b, (bucket, numbers) in enumerate(zip(self.buckets, self.numbers, strict=True)):
-            files = {name: _Appending(self._folder / f"bucket_{b}_{len(bucket.rows) + i}") for i, name in enumerate(tensors)}
+            files = {
+                name: _Appending(self._folder / f"bucket_{b}_{len(bucket.rows) + i}") for i, name in enumerate(tensors)
+            }
             fed = {item.name: bucket.rows[item.name] for item in self._inputs}
             for picked in chunks(np.arange(len(numbers)), TEACHER_BATCH):
                 found = answer({name: rows.read(picked) for name, rows in fed.items()}, len(picked))
@@ -102,7 +107,6 @@ class Store:
                 digest.update(f"{name} {rows.dtype} {rows.shape} {rows.axis}".encode())
                 for picked in chunks(np.arange(len(rows.offset)), 256):
                     digest.update(np.ascontiguousarray(rows.read(picked)).data.cast("B"))
-            digest.update(bucket.held.tobytes())
         return digest.hexdigest()
 
     def write(self) -> list[dict[str, Any]]:
@@ -135,7 +139,9 @@ def _digest(name: str) -> str:
 
 def _bucket_of(growing: Mapping[Key, _Growing], key: Key) -> _Growing:
     if key not in growing:
-        raise DataError("the samples have other shapes than the first time; their function must give the same each time")
+        raise DataError(
+            "the samples have other shapes than the first time; their function must give the same each time"
+        )
     return growing[key]
 
 
@@ -250,14 +256,27 @@ def _padded(part: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return np.pad(part, [(0, 0), *((0, to - have) for to, have in zip(shape, part.shape[1:], strict=True))])
 
 
+def teacher_model(model: ir.Model, tensors: Mapping[str, str]) -> tuple[ir.Model, dict[str, int]]:
+    """Copy a model so that it gives these tensors alone; at which place each is comes beside it."""
+    copy = model.clone()
+    flatten(copy)
+    return copy, return_only(copy, tensors.values())
+
+
+def save_teacher(path: Path, model: ir.Model, tensors: Mapping[str, str]) -> dict[str, str]:
+    """Write the teacher for the worker; returns the output that gives each tensor."""
+    copy, places = teacher_model(model, tensors)
+    at_trainable_opset(copy)
+    save(copy, path)
+    return {key: str(copy.graph.outputs[places[name]].name) for key, name in tensors.items()}
+
+
 def teacher_runs(
     model: ir.Model, tensors: Mapping[str, str]
 ) -> Callable[[dict[str, npt.NDArray[Any]], int], dict[str, npt.NDArray[Any]]]:
     """Return a function of feeds and their number of samples, that gives what the teacher computes for them."""
-    copy = model.clone()
-    flatten(copy)
-    places = return_only(copy, tensors.values())
-    batch = next((v.shape[0] for v in copy.graph.inputs if v.shape and isinstance(v.shape[0], int)), None)
+    copy, places = teacher_model(model, tensors)
+    batch = find_layout(model_inputs(copy)).fixed_batch
     names = [str(value.name) for value in copy.graph.inputs]
     session = open_session(copy)
 
@@ -275,7 +294,9 @@ def teacher_runs(
 
 def _check_teacher(tensor: str, array: npt.NDArray[Any], count: int) -> None:
     if len(array) != count:
-        raise TrainingError(f"the teacher's '{tensor}' has {len(array)} rows for {count} samples; its first axis must count them")
+        raise TrainingError(
+            f"the teacher's '{tensor}' has {len(array)} rows for {count} samples; its first axis must count them"
+        )
     if not np.isfinite(array).all():
         raise DataError(f"the teacher's '{tensor}' is not finite for these samples")
 

@@ -9,7 +9,6 @@ from .saliency import measure
 from .tell import leave_with_parent, read_job, tell
 from .training import train
 
-
 JOBS = {"train": train, "rehearse": rehearse, "measure": measure}
 
 

@@ -41,7 +41,9 @@ def crop(feeds: dict[str, Array], random: np.random.Generator) -> dict[str, Arra
         pads = [(0, 0)] * 4
         pads[first : first + 2] = [(up, up), (left, left)]
         wide, moved = np.pad(array, pads, mode="symmetric"), np.empty_like(array)
-        places = zip(random.integers(0, 2 * up + 1, len(array)), random.integers(0, 2 * left + 1, len(array)), strict=True)
+        places = zip(
+            random.integers(0, 2 * up + 1, len(array)), random.integers(0, 2 * left + 1, len(array)), strict=True
+        )
         for number, (y, x) in enumerate(places):
             window = [slice(None)] * 3
             window[first - 1 : first + 1] = [slice(y, y + height), slice(x, x + width)]
@@ -94,10 +96,8 @@ def _checked(name: str, inputs: Sequence[str]) -> Change:
             if key not in inputs:
                 raise ValueError(f"augment {name} returned '{key}', which is no input of the model")
             if value.dtype != feeds[key].dtype or value.shape[:1] != feeds[key].shape[:1]:
-                was, now = feeds[key], value
-                raise ValueError(
-                    f"augment {name} returned {now.dtype} {list(now.shape)} for '{key}', which was {was.dtype} {list(was.shape)}"
-                )
+                was, now = (f"{array.dtype} {list(array.shape)}" for array in (feeds[key], value))
+                raise ValueError(f"augment {name} returned {now} for '{key}', which was {was}")
         return found
 
     return checked

@@ -12,6 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 
+MOST_OPEN = 64
+"""Files of an array that are open at a time."""
+
 Indices = Any  # numpy.ndarray of int64; numpy's own types need no import of typing stubs here
 
 
@@ -61,7 +64,9 @@ class Rows:
 
     def _handle(self, number: int) -> IO[bytes]:
         if number not in self._open:
-            self._open[number] = Path(self.files[number]).open("rb", buffering=0)
+            if len(self._open) == MOST_OPEN:
+                self.close()
+            self._open[number] = Path(self.files[number]).open("rb", buffering=0)  # noqa: SIM115 - `close` does
         return self._open[number]
 
     def close(self) -> None:

@@ -24,9 +24,10 @@ WARMUP = 0.1
 
 
 def find_rate(job: dict[str, Any], folder: Path, feeds: Feeds, stepper: Stepper, judge: Judge) -> list[list[float]]:
-    """Return (rate, loss on the held-out samples, or in its last steps without any) for each candidate; each trial is a short training of its own.
+    """Return (rate, loss) for each candidate; each trial is a short training of its own.
 
-    A trial ends with its rate at zero, so that it tells what training would reach and not how much a large step shakes.
+    The loss is that on the held-out samples, or in the last steps where there are none. A trial ends with its rate at
+    zero, so that it tells what training would reach and not how much a large step shakes.
     """
     total = job["settings"]["epochs"] * step_count(feeds.buckets, job["batch_size"], fixed=job["fixed"])
     steps, tried, reporter = min(max(total // SHARE, LEAST), MOST), [], Reporter()

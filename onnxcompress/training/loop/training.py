@@ -55,6 +55,7 @@ class Training:
                 return
             self._judge()
             state.save()
+            self._report(state.epoch, state.losses[-1], state.epoch * self.steps)
 
     def _begin(self) -> None:
         """Measure where the student starts, and find out which learning rate suits it."""
@@ -73,7 +74,9 @@ class Training:
         state, settings, reporter = self.state, self.settings, Reporter()
         assert state.rate is not None
         total, seen = 0.0, 0
-        order = batches(self.feeds.buckets, self.job["batch_size"], settings["seed"], state.epoch, fixed=self.job["fixed"])
+        order = batches(
+            self.feeds.buckets, self.job["batch_size"], settings["seed"], state.epoch, fixed=self.job["fixed"]
+        )
         for number, (bucket, picked) in enumerate(order):
             done = state.epoch * self.steps + number
             feeds = self.feeds.changed(bucket, picked, done)
@@ -81,21 +84,22 @@ class Training:
             try:
                 loss = self.stepper.take(state, feeds, rate, done, hooks)
             except FloatingPointError as error:
-                raise FloatingPointError(f"{error} at step {done + 1} of {self.total}; try a lower learning rate") from None
+                raise FloatingPointError(
+                    f"{error} at step {done + 1} of {self.total}; try a lower learning rate"
+                ) from None
             total, seen = total + loss * len(picked), seen + len(picked)
             self._taken += len(picked)
             if reporter.due():
                 self._report(state.epoch + 1, total / seen, done + 1)
         if not all(np.isfinite(array).all() for array in (state.flat, *state.running.values())):
-            raise FloatingPointError(
-                f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate"
-            )
+            raise FloatingPointError(f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate")
         state.epoch += 1
         state.losses.append(total / seen)
 
     def _progress(self, done: int) -> float:
         """Return how far the training is at a step; where the rate warms up, the first step is taken, too."""
-        return (done + (1 if self.settings["warmup"] else 0)) / (self.total + (1 if self.settings["warmup"] else 0))
+        first = 1 if self.settings["warmup"] else 0
+        return float((done + first) / (self.total + first))
 
     def _judge(self) -> None:
         """Measure the student, and keep its weights if they are the best; without samples held out, the last are."""
@@ -109,7 +113,6 @@ class Training:
         patience = self.settings["patience"]
         if patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
             state.stopped = f"after epoch {state.epoch}: none of the last {patience} was better than epoch {state.best}"
-        self._report(state.epoch, state.losses[-1], state.epoch * self.steps)
 
     def _stop(self, why: str) -> None:
         """End with the best weights that there are: those of the last checkpoint are still good."""
@@ -132,4 +135,10 @@ class Training:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
