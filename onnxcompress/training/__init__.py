@@ -9,7 +9,7 @@ come back in a checkpoint file.
 from .gradients import Trainable
 from .launch import rehearse, train
 from .loss import LOGITS, Arrays, Behind, CrossEntropy, Loss, Shapes
-from .objective import logits_of, teacher_arrays, trainable_weights
+from .objective import computes, logits_of, teacher_arrays, trainable_weights
 from .saliency import Saliency, measure_saliency
 from .settings import Rehearsed, Settings, Trained
 from .sort import Sorted, sort_samples
@@ -27,6 +27,7 @@ __all__ = [
     "Sorted",
     "Trainable",
     "Trained",
+    "computes",
     "logits_of",
     "measure_saliency",
     "rehearse",

@@ -25,7 +25,7 @@ from .loop.flat import views
 from .loss import Arrays, Loss
 from .masks import masked_weights
 from .objective import Objective, build_evaluation, build_objective, running_statistics
-from .process import LOG, run_worker
+from .process import LOG, choose_engine, run_worker
 from .settings import Rehearsed, Settings, Trained
 from .sort import Sorted, sort_samples
 from .store import Store, save_teacher
@@ -75,10 +75,10 @@ def train(
         The samples do not fit the model.
     """
     told = progress or silent
-    job = _Job(model, samples, loss, settings, frozen)
+    job = _Job(model, samples, loss, settings, frozen, told)
     with temporary_folder() as folder, checkpoint_folder(checkpoint) as kept:
         job.write(folder, teacher, kept, told, kind="train", resumes=checkpoint is not None)
-        failed = run_worker(folder, kept / LOG, told).failed
+        failed = run_worker(folder, kept / LOG, told, job.engine).failed
         if failed:
             raise TrainingError(f"{failed} (log: {kept / LOG}); {how_to_resume(kept)}")
         return job.result(kept)
@@ -99,10 +99,10 @@ def rehearse(
     Parameters and exceptions are those of `train`.
     """
     told = progress or silent
-    whole = _Job(model, samples, loss, settings, frozen)
+    whole = _Job(model, samples, loss, settings, frozen, told)
     with temporary_folder() as folder, checkpoint_folder(None) as kept:
         whole.write(folder, teacher, kept, told, kind="rehearse", resumes=False)
-        answer = run_worker(folder, kept / LOG, told)
+        answer = run_worker(folder, kept / LOG, told, whole.engine)
         if answer.failed:
             raise TrainingError(f"{answer.failed} (log: {kept / LOG})")
     cost = answer.said["rehearsed"]
@@ -113,17 +113,22 @@ class _Job:
     """What is to be done, before and after it is on disk."""
 
     def __init__(
-        self, model: ir.Model, samples: Sorted | Arrays, loss: Loss, settings: Settings, frozen: Collection[str]
+        self,
+        model: ir.Model,
+        samples: Sorted | Arrays,
+        loss: Loss,
+        settings: Settings,
+        frozen: Collection[str],
+        progress: Progress,
     ) -> None:
         self._model, self._loss = model, loss
         self._found = samples if isinstance(samples, Sorted) else sort_samples(load_samples(dict(samples), model))
         self._train, self._judge = hold_out(self._found.count, settings.holdout, settings.seed)
         frozen = {*frozen, *(running_statistics(model) if settings.batch_norm == "frozen" else ())}
-        examples = self._found.examples()
-        self.objective: Objective = build_objective(model, loss, frozen=frozen, samples=examples)
-        self._evaluation = (
-            build_evaluation(model, loss, self.objective, samples=examples) if self._judge.any() else None
-        )
+        self.engine, self.why = choose_engine(settings.engine, progress)
+        how: dict[str, Any] = {"samples": self._found.examples(), "engine": self.engine}
+        self.objective: Objective = build_objective(model, loss, frozen=frozen, **how)
+        self._evaluation = build_evaluation(model, loss, self.objective, **how) if self._judge.any() else None
         self._initial = initial_weights(model, self.objective)
         self._settings = settings.resolved(int(self._train.sum()), self.objective.fixed_batch)
         check_augment(settings.augment)
@@ -164,7 +169,7 @@ class _Job:
         if not isinstance(teacher, ir.Model):
             store.add({name: np.asarray((teacher or {})[name]) for name in wanted})
         elif wanted and (live or self._settings.augment):
-            return save_teacher(folder / "teacher.onnx", teacher, wanted)
+            return save_teacher(folder / "teacher.onnx", teacher, wanted, self.engine)
         else:
             store.teach(teacher, wanted, progress)
         return {}
@@ -180,7 +185,8 @@ class _Job:
             "graph": hashlib.blake2b(graph, digest_size=16).hexdigest(),
             "initial weights": hash_arrays(self._initial),
             "samples": store.fingerprint(),
-            "settings": dataclasses.asdict(self._settings) | {"augment": list(self._settings.augment)},
+            "settings": dataclasses.asdict(self._settings)
+            | {"augment": list(self._settings.augment), "engine": self.engine.name},
         }
 
     def result(self, kept: Path) -> Trained:
@@ -203,11 +209,12 @@ class _Job:
             header["losses"],
             curve=[(float(loss), float(score)) for loss, score in header["curve"]],
             best=header["best"],
-            settings=dataclasses.replace(self._settings, learning_rate=header["rate"]),
+            settings=dataclasses.replace(self._settings, learning_rate=header["rate"], engine=self.engine.name),
             trained=int(self._train.sum()),
             held=int(self._judge.sum()),
             tried=[(float(rate), float(loss)) for rate, loss in header["tried"]],
             stopped=header["stopped"],
+            notes=(self.why,) if self.why else (),
         )
 
     def rehearsed(self, seconds: float, memory: int | None) -> Rehearsed:
@@ -215,4 +222,5 @@ class _Job:
         steps = int(self._settings.epochs) * self._steps
         counts = int(self._train.sum()), int(self._judge.sum())
         weights = tuple(name for name in self.objective.weights if name not in self.objective.parameters)
-        return Rehearsed(self._settings, *counts, steps, seconds, memory, weights)
+        notes = (self.why,) if self.why else ()
+        return Rehearsed(self._settings, *counts, steps, seconds, memory, weights, notes)

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from .engines import EngineName
+
 Auto = Literal["auto"]
 
 FEW, MANY = 512, 8192
@@ -46,6 +48,8 @@ class Settings:
         Stop when so many epochs have brought nothing better; 0: never.
     augment : tuple of str
         Random changes of the samples that train, by name or as ``file.py:function``.
+    engine : {"auto", "onnxruntime-training", "onnxruntime"}
+        What trains; auto: the first, or the second where uv, a Python up to 3.12 or its packages are not to be had.
     seed : int
         Decides which samples are held out, and the order of the others.
     """
@@ -62,6 +66,7 @@ class Settings:
     holdout: float = 0.0
     patience: int = 0
     augment: tuple[str, ...] = ()
+    engine: EngineName | Auto = "auto"
     seed: int = 0
 
     def resolved(self, samples: int, fixed: int | None) -> Settings:
@@ -97,6 +102,8 @@ class Trained:
         Learning rates that were tried, and the loss that each ended with.
     stopped : str
         Why training ended before its last epoch; empty if it did not.
+    notes : tuple of str
+        What else is to be known: why another engine had to do.
     """
 
     weights: dict[str, npt.NDArray[np.float32]]
@@ -108,6 +115,7 @@ class Trained:
     held: int = 0
     tried: list[tuple[float, float]] = field(default_factory=list)
     stopped: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,3 +129,4 @@ class Rehearsed:
     seconds: float
     bytes: int | None
     weights: tuple[str, ...]
+    notes: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from ..progress import Progress, silent
 from ..runtime.session import open_session
 from ..samples.inputs import Input, find_layout, model_inputs
 from ..samples.samples import Batch
+from .engines import Engine
 from .loop.data import Bucket, Rows
 from .objective import at_trainable_opset, return_only
 from .sort import Key, Sort, Sorted, chunks
@@ -263,10 +264,10 @@ def teacher_model(model: ir.Model, tensors: Mapping[str, str]) -> tuple[ir.Model
     return copy, return_only(copy, tensors.values())
 
 
-def save_teacher(path: Path, model: ir.Model, tensors: Mapping[str, str]) -> dict[str, str]:
+def save_teacher(path: Path, model: ir.Model, tensors: Mapping[str, str], engine: Engine) -> dict[str, str]:
     """Write the teacher for the worker; returns the output that gives each tensor."""
     copy, places = teacher_model(model, tensors)
-    at_trainable_opset(copy)
+    at_trainable_opset(copy, engine)
     save(copy, path)
     return {key: str(copy.graph.outputs[places[name]].name) for key, name in tensors.items()}
 

@@ -73,6 +73,9 @@ class Distill(SelectivePass):
         Random changes of the samples that train: crop, flip and mixup of images, or ``file.py:function``, which gets
         the arrays of a batch and a numpy generator and returns new arrays; the teacher sees what the student sees. It
         runs in the training interpreter, which has numpy alone.
+    engine : {"auto", "onnxruntime-training", "onnxruntime"}
+        What trains: onnxruntime-training, in an interpreter that uv sets up, or the onnxruntime that is installed;
+        auto: the first, or the second where uv, a Python up to 3.12 or the packages are not to be had.
     holdout : float
         The share of the samples that judges and does not train (50 samples at least, a third at most); the weights of
         the best epoch are taken, and none where all are worse than before. 0: the last weights are taken, unjudged.
@@ -113,6 +116,7 @@ class Distill(SelectivePass):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     batch_norm: Literal["train", "frozen"] = "train"
     augment: tuple[str, ...] = ()
+    engine: Literal["auto", "onnxruntime-training", "onnxruntime"] = "auto"
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
     patience: Annotated[int, Meta(ge=0)] = 0
     keep_anyway: bool = False

@@ -61,7 +61,7 @@ def notes(trained: Trained) -> tuple[str, ...]:
         grew = "; it grew: try a lower learning rate" if last > first else ""
         found.append(f"loss {first:.4g} in the first epoch, {last:.4g} in the last of {count}{grew}")
     found += [f"stopped {trained.stopped}"] if trained.stopped else []
-    return tuple(found)
+    return (*found, *trained.notes)
 
 
 def _judged(trained: int, held: int) -> str:
@@ -98,6 +98,7 @@ def rehearsed(found: Rehearsed) -> tuple[str, ...]:
         f"it would train {len(found.weights)} tensors: {listed(found.weights)}",
         f"{found.steps} steps ({settings.epochs} epochs in batches of {settings.batch_size}; {found.trained} samples "
         f"train, {found.held} judge), {1000 * found.seconds:.3g} ms for one: about {time}{memory}{rate}",
+        *found.notes,
     )
 
 

@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
 )
 def test_an_interpreter_that_does_nothing(tmp_path: Path, monkeypatch, script: str, expected: str) -> None:
     fake = tmp_path / "uv"
-    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.write_text(f"#!/bin/sh\n[ $# -lt 6 ] && exit 0\n{script}\n")  # without a folder it sets up
     fake.chmod(0o755)
     monkeypatch.setattr(process, "find_uv", lambda: str(fake))
     inputs, labels, _ = samples()

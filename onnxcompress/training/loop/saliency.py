@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .data import read_buckets
-from .engine import open_gradients
+from .engine import open_session
 from .flat import views
 from .tell import Reporter, tell
 
@@ -23,7 +23,7 @@ def measure(job: dict[str, Any], folder: Path) -> None:
     weights = dict(zip(job["weights"], views(start["flat"], job["shapes"]), strict=True))
     buckets = read_buckets(job, folder)
     samples = [(bucket, number) for bucket in buckets for number in bucket.trained]
-    session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+    session = open_session(folder / "objective.onnx", job["threads"])
     sums: dict[str, Any] = {}
     reporter = Reporter()
     for done, (bucket, number) in enumerate(samples):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import LOSS, open_gradients
+from .engine import LOSS, open_session
 from .flat import views
 from .hooks import Hook
 from .optimizer import decays, update
@@ -20,7 +20,7 @@ class Stepper:
 
     def __init__(self, job: dict[str, Any], folder: Path) -> None:
         self._job = job
-        self._session = open_gradients(folder / "objective.onnx", job["weights"], job["threads"])
+        self._session = open_session(folder / "objective.onnx", job["threads"])
         self._names = [LOSS, *job["states"].values(), *(f"{name}_grad" for name in job["weights"])]
         self._decay = decays(job["shapes"], job["settings"]["weight_decay"])
 

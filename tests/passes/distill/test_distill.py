@@ -224,7 +224,7 @@ def test_padding_that_is_known_only_when_it_runs_is_refused_by_name() -> None:
     _, report = apply(proto, [Distill(epochs=1, hard_weight=1.0)], data=data)
     reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
     assert set(reasons) == {"w", "v"}
-    assert all("node 'late' (Conv) has no right gradient with auto_pad" in reason for reason in reasons.values())
+    assert all("node 'late' (Conv) has no gradient with auto_pad" in reason for reason in reasons.values())
 
 
 def test_a_weight_that_a_caller_may_replace_is_not_trained() -> None:
