@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.shapes import SMALL, run_node
 
 OF_NOTHING = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log"}
 """What a reduction over no axes does to each element, where that is not nothing."""
@@ -16,8 +17,23 @@ OF_NOTHING = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log"}
 def write_out(graph: ir.Graph) -> bool:
     """Rewrite each node that says too little, in place; tells whether there was one."""
     insert = edit.Inserter(graph)
+    _fold_integers(graph, insert)
     rewritten = [node for node in list(graph) if (op := _form(node)) and _FORMS[op](node, insert)]
     return bool(rewritten)
+
+
+def _fold_integers(graph: ir.Graph, insert: edit.Inserter) -> None:
+    """Compute axes, bounds and shapes that are made of constants: rules ask what they are."""
+    opset = int(graph.opset_imports[""])
+    for node in list(graph):
+        held = [edit.constant(value) for value in node.inputs if value is not None]
+        integers = [t.numpy() for t in held if t is not None and not t.dtype.is_floating_point() and t.size <= SMALL]
+        if not held or len(integers) < len(held) or len(node.outputs) > 1:
+            continue
+        arrays = iter(integers)
+        results = run_node(node, [None if value is None else next(arrays) for value in node.inputs], opset)
+        if results is not None and results[0].dtype.kind in "iub":
+            edit.replace_uses(node.outputs[0], insert.constant(f"{node.outputs[0].name}/known", results[0]))
 
 
 def _squeeze(node: ir.Node, insert: edit.Inserter) -> bool:

@@ -6,7 +6,7 @@ operators of ONNX that every onnxruntime has; where an engine has a training ker
 
 from __future__ import annotations
 
-from . import elementwise, movement, norms, pooling, products, reduction
+from . import elementwise, movement, norms, pooling, products, quantize, reduction
 from .step import Rule
 
 RULES: dict[str, Rule] = {
@@ -15,6 +15,7 @@ RULES: dict[str, Rule] = {
     **norms.RULES,
     **pooling.RULES,
     **products.RULES,
+    **quantize.RULES,
     **reduction.RULES,
 }
 """Operator to how it is differentiated."""
