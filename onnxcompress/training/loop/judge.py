@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,26 @@ class Judge:
         return total / seen, score / seen
 
 
-def is_better(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Tell whether a (loss, score) is better than another: the score decides, and between equals the loss."""
-    key = [(score, -loss) if math.isfinite(loss) else (-math.inf, -math.inf) for loss, score in (one, other)]
-    return key[0] > key[1]
+def is_best(curve: Sequence[Sequence[float]], kept: int, held: int) -> bool:
+    """Tell whether the last point of a curve is to be kept in the place of another one.
+
+    The score decides, and between equals the loss. A share of a few samples is coarse, so that those within a standard
+    error of the highest are equals (Breiman et al., "Classification and Regression Trees", 1984), unless they are
+    below the score before training, which others reach.
+
+    Parameters
+    ----------
+    curve : sequence of (loss, score)
+        Before training, and after each epoch.
+    kept : int
+        What is kept so far; 0 for none.
+    held : int
+        How many samples judge.
+    """
+    (loss, score), (old_loss, old_score) = curve[-1], curve[kept]
+    if not kept or not math.isfinite(old_loss):
+        return True
+    highest = max(score for _, score in curve[1:])
+    error = math.sqrt(highest * (1 - highest) / held) if 0 <= highest <= 1 else 0.0
+    floor = max(highest - error, min(curve[0][1], highest))
+    return math.isfinite(loss) and score >= floor and (old_score < floor or loss < old_loss)

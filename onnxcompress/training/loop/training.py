@@ -11,7 +11,7 @@ import numpy as np
 from .data import batches, step_count
 from .feeds import Feeds
 from .hooks import Hook, make_hooks
-from .judge import Judge, is_better
+from .judge import Judge, is_best
 from .rate import find_rate
 from .schedule import rate_factor
 from .state import State
@@ -108,7 +108,7 @@ class Training:
             state.keep()
         else:
             state.curve.append(list(self.judge.measure(state)))
-            if not state.best or is_better(tuple(state.curve[-1]), tuple(state.curve[state.best])):  # type: ignore[arg-type]
+            if is_best(state.curve, state.best, self.judge.samples):
                 state.keep()
         patience = self.settings["patience"]
         if patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
@@ -135,10 +135,6 @@ class Training:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
