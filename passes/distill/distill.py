@@ -163,7 +163,7 @@ class Distill(SelectivePass):
             student=student if taken else None,
             weights=trained.weights if taken else {},
             curve=outcome.epochs(trained),
-            unmet=outcome.unmet(trained, keep_anyway=self.keep_anyway),
+            unmet=() if taken else outcome.unmet(trained),
             refused=refused,
             notes=(*outcome.notes(trained), *notes),
         )

@@ -30,26 +30,27 @@ def is_taken(trained: Trained) -> bool:
     return (best_score, -best_loss) > (score, -loss)
 
 
-def unmet(trained: Trained, *, keep_anyway: bool) -> tuple[str, ...]:
-    """Say that training made the student worse, where it did."""
+def unmet(trained: Trained) -> tuple[str, ...]:
+    """Say that training made the student worse, where it did, so that it is not taken."""
     if is_taken(trained):
         return ()
-    (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
-    what = (
-        f"training made it worse: score {score:.4g} (loss {loss:.4g}) on {trained.held} held-out samples before, "
-        f"{best_score:.4g} ({best_loss:.4g}) at best, after epoch {trained.best}"
-    )
-    if keep_anyway:
-        return (f"{what}; its weights are taken anyway",)
     return (
-        f"{what}; the student stays as it was (keep_anyway=true takes it; more samples or a lower learning rate help)",
+        f"{_worse(trained)}; the model stays as it was (keep_anyway=true takes the weights; more samples may help)",
+    )
+
+
+def _worse(trained: Trained) -> str:
+    (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
+    return (
+        f"training made it worse: score {score:.4g} (loss {loss:.4g}) on {trained.held} samples held out before, "
+        f"{best_score:.4g} ({best_loss:.4g}) at best, after epoch {trained.best}"
     )
 
 
 def notes(trained: Trained) -> tuple[str, ...]:
     """Say how good the student became, how that was found, and what training did on the way."""
-    found = []
-    if trained.curve:
+    found = [] if is_taken(trained) else [_worse(trained)]
+    if trained.curve and is_taken(trained):
         (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
         found.append(
             f"held out: score {score:.4g} before, {best_score:.4g} after epoch {trained.best} of "
