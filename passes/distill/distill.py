@@ -15,13 +15,14 @@ from msgspec import Meta
 from onnxcompress.contract import Change, Changes, Context, Epoch, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
-from onnxcompress.selection import SelectivePass, Subject, value_subjects
+from onnxcompress.selection import Subject, value_subjects
 from onnxcompress.training import Settings, rehearse, sort_samples, train, trainable_weights
 from onnxcompress.training.masks import masked_weights
 
 from ..quantize.shared.clusters import clustered_weights
 from . import outcome
-from .objectives.soft_targets import SoftTargets
+from .choose_loss import choose_loss
+from .comparing import ComparingPass
 from .students.initialise import Initialise, initialised
 from .students.student import StudentFile, find_student, put_in_place
 from .students.teacher import find_teacher
@@ -42,12 +43,11 @@ class WeightsPlan(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(SelectivePass):
+class Distill(ComparingPass):
     """Train the model to give the answers of its teacher, and the right ones where there are labels.
 
-    The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
-    a mean over the batch; ``T²`` keeps the size of its gradients independent of the temperature. Without labels only
-    the teacher counts. The first output is taken for the logits, or the input of the Softmax that produces it.
+    What each output is (classes, an embedding, values) is told from its name, its shape and the operators that make it,
+    and decides by which loss it is compared [1]_; inner tensors can be compared, too.
 
     Attributes
     ----------
@@ -83,10 +83,6 @@ class Distill(SelectivePass):
         Stop when so many epochs have brought nothing better; 0: never.
     keep_anyway : bool
         Take the weights even where training made the model worse.
-    temperature : float
-        Softens both distributions, so that the small probabilities count.
-    hard_weight : float
-        Share of the cross-entropy with the labels; 0 imitates the teacher alone.
     keep_masks : bool
         Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
         with nothing but zeros is trained like any other.
@@ -120,8 +116,6 @@ class Distill(SelectivePass):
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
     patience: Annotated[int, Meta(ge=0)] = 0
     keep_anyway: bool = False
-    temperature: Annotated[float, Meta(gt=0)] = 4.0
-    hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     keep_masks: bool = True
     teacher: str = ""
     student: str = ""
@@ -136,13 +130,13 @@ class Distill(SelectivePass):
         _check_unquantized(model)
         samples = context.samples
         given = sort_samples(samples)
-        found = trainable_weights(model, given.examples())
+        taught = find_teacher(self.teacher, model, context.original)
+        loss, compared = choose_loss(self, model, taught, samples, context.seed)
+        found = trainable_weights(model, given.examples(), loss.reads)
         selected = self.select(model, _subjects(model, found.free))
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
-        taught = find_teacher(self.teacher, model, context.original)
         masked = masked_weights(model, found.free) if self.keep_masks else ()
         free = [name for name in found.free if name not in stopped]
         drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
@@ -152,7 +146,7 @@ class Distill(SelectivePass):
             "progress": context.progress,
             "frozen": tuple(stopped),
         }
-        notes = (*(() if student is None else student.notes), *notes)
+        notes = (*(() if student is None else student.notes), *compared, *notes)
         refused = (*(Refusal(name, reason) for name, reason in stopped.items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))

@@ -17,7 +17,9 @@ from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_
 
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
-from onnxcompress.passes.distill.objectives.soft_targets import TEACHER, SoftTargets
+from onnxcompress.passes.distill.objectives.combined import Combined
+from onnxcompress.passes.distill.objectives.kl import KullbackLeibler
+from onnxcompress.passes.distill.objectives.tensors import Output, Tensor
 from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights
 from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loop.data import Bucket, batches
@@ -31,6 +33,15 @@ def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"]
 
 
+TEACHER = "onnxcompress.teacher/logits"
+
+
+def soft_targets(labels: np.ndarray, temperature: float = 4.0, hard: float = 0.5) -> Combined:
+    logits = Tensor("logits", (50, 4), 1)
+    kl = KullbackLeibler(Output("logits", "classes", logits, logits, ""), temperature)
+    return Combined(((kl, 1 - hard), (CrossEntropy(labels), hard)))
+
+
 def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: float, hard: float) -> float:
     cross_entropy = -log_softmax(z)[np.arange(len(z)), labels].mean()
     log_p, log_q = log_softmax(teacher / t), log_softmax(z / t)
@@ -42,7 +53,7 @@ def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: flo
 def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     model = mlp()
     inputs, labels, teacher = samples()
-    objective = build_objective(model, SoftTargets(labels, t, hard), engine=ENGINES["onnxruntime"])
+    objective = build_objective(model, soft_targets(labels, t, hard), engine=ENGINES["onnxruntime"])
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
     loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
@@ -56,7 +67,7 @@ def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     settings = Settings(
         epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
-    trained = train(model, inputs, SoftTargets(labels), teacher={TEACHER: teacher}, settings=settings)
+    trained = train(model, inputs, soft_targets(labels), teacher={TEACHER: teacher}, settings=settings)
 
     w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
     moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
@@ -168,7 +179,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
         train(
             mlp(),
             inputs,
-            SoftTargets(labels),
+            soft_targets(labels),
             teacher={TEACHER: teacher},
             settings=settings,
             checkpoint=tmp_path,
@@ -298,11 +309,11 @@ def test_other_opsets_train_alike(opset: int) -> None:
 def test_data_that_does_not_fit() -> None:
     inputs, labels, teacher = samples()
     with pytest.raises(DataError, match="49 rows for 50 samples"):
-        train(mlp(), inputs, SoftTargets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), inputs, soft_targets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="the model has 4 classes"):
-        train(mlp(), inputs, SoftTargets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), inputs, soft_targets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="input 'x' is missing"):
-        train(mlp(), {}, SoftTargets(labels), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), {}, soft_targets(labels), teacher={TEACHER: teacher}, settings=Settings())
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:

@@ -133,7 +133,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimizer": "adam"}, {"batch_size": 0}]
+    "options", [{"epochs": 0}, {"temperature": 0.0}, {"losses": {"kl": 0}}, {"optimizer": "adam"}, {"batch_size": 0}]
 )
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -196,7 +196,7 @@ def test_padding_by_name_trains_like_padding_by_number() -> None:
     for pads in ('auto_pad = "SAME_UPPER"', "pads = [1,1,1,1]"):
         proto = onnx.parser.parse_model(CNN.replace("PADS", pads, 1).replace("PADS", "pads = [0,0,1,1]"))
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in {"w": w, "fc": fc}.items())
-        student, _ = apply(proto, [Distill(epochs=3, hard_weight=1.0)], data=data)
+        student, _ = apply(proto, [Distill(epochs=3, losses={"cross-entropy": 1.0})], data=data)
         assert ("auto_pad" in str(student.graph.node[0].attribute)) == ("auto_pad" in pads)
         trained.append({t.name: onnx.numpy_helper.to_array(t) for t in student.graph.initializer})
     for name, array in trained[1].items():
@@ -221,7 +221,7 @@ def test_padding_that_is_known_only_when_it_runs_is_refused_by_name() -> None:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(4, np.int64), "zero"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     data = {"x": random.standard_normal((32, 2, 7, 7)).astype(np.float32), "labels": random.integers(0, 3, 32)}
-    _, report = apply(proto, [Distill(epochs=1, hard_weight=1.0)], data=data)
+    _, report = apply(proto, [Distill(epochs=1, losses={"cross-entropy": 1.0})], data=data)
     reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
     assert set(reasons) == {"w", "v"}
     assert all("node 'late' (Conv) has no gradient with auto_pad" in reason for reason in reasons.values())
