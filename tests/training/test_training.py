@@ -248,9 +248,9 @@ def test_without_uv_the_other_engine_trains_and_it_is_said(monkeypatch) -> None:
 
 
 def test_a_node_without_gradient_is_named() -> None:
-    model = mlp(MLP.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
+    model = mlp(MLP.replace("r = Relu(h)", "[act] r = Mod<fmod = 1>(h, h)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(HardSwish\) has no gradient"):
+    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(Mod\) has no gradient"):
         train(model, inputs, CrossEntropy(labels), settings=Settings())
     found = trainable_weights(model)
     assert found.free == ("w2",)
@@ -258,15 +258,15 @@ def test_a_node_without_gradient_is_named() -> None:
 
 
 def test_a_node_before_all_weights_stops_nothing() -> None:
-    """x - HardSwish - Gemm: nothing before the first weight needs a gradient."""
-    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = HardSwish(x)\n h = Gemm(s, w1, b1)")
+    """x - Mod - Gemm: nothing before the first weight needs a gradient."""
+    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = Mod<fmod = 1>(x, x)\n h = Gemm(s, w1, b1)")
     assert trainable_weights(mlp(text)).free == ("w1", "b1", "w2")
 
 
 def test_nothing_to_train_is_an_error() -> None:
-    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
+    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Mod<fmod = 1>(s, s)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Elu\)"):
+    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Mod\)"):
         train(model, inputs, CrossEntropy(labels), settings=Settings(), frozen=("w1", "b1", "w2"))
 
 

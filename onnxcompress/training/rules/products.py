@@ -104,17 +104,18 @@ def _conv(step: Step) -> Gradients:
     if step.wants(1):
         found[1] = _conv_weight(step)
     if step.wants(2):
-        found[2] = _channel_sums(step)
+        found[2] = channel_sums(step)
     return found
 
 
-def _channel_sums(step: Step) -> Tensor:
+def channel_sums(step: Step) -> Tensor:
+    """Return the gradient of a bias with a number for each channel."""
     return step.g.sum([axis for axis in range(step.rank()) if axis != 1], keepdims=False)
 
 
 def _conv_kernel(step: Step) -> Gradients:
     """Let the training kernel do it; it knows no auto_pad."""
-    geometry = _Geometry(step)
+    geometry = Geometry(step)
     attributes = {
         "group": geometry.groups,
         "kernel_shape": geometry.kernel,
@@ -129,7 +130,7 @@ def _conv_kernel(step: Step) -> Gradients:
     return {index: tensor for index, tensor in enumerate(made) if step.wants(index)}
 
 
-class _Geometry:
+class Geometry:
     """Strides, dilations and padding of a convolution, an entry for each spatial axis."""
 
     def __init__(self, step: Step) -> None:
@@ -147,7 +148,7 @@ class _Geometry:
 
 def _conv_data(step: Step) -> Tensor:
     """Convolve the gradient with the kernel turned around; where there are strides, ConvTranspose does that."""
-    geometry, weight, tape = _Geometry(step), step.input(1), step.tape
+    geometry, weight, tape = Geometry(step), step.input(1), step.tape
     rank = len(geometry.kernel)
     pads = [span - 1 - pad for span, pad in zip(geometry.spans * 2, [*geometry.before, *geometry.after], strict=True)]
     if set(geometry.strides) == {1} and min(pads) >= 0:
@@ -167,7 +168,7 @@ def _conv_data(step: Step) -> Tensor:
     return tape.op("Slice", whole, starts, ends, tape.ints(*range(2, rank + 2)))
 
 
-def _turned(step: Step, geometry: _Geometry) -> Tensor:
+def _turned(step: Step, geometry: Geometry) -> Tensor:
     """Exchange input and output channels of a weight within each group, and turn its kernel around."""
     weight, tape = step.input(1), step.tape
     rank, groups = len(geometry.kernel), geometry.groups
@@ -194,12 +195,16 @@ def _turned(step: Step, geometry: _Geometry) -> Tensor:
 
 
 def _conv_weight(step: Step) -> Tensor:
-    """Convolve the data with the gradient as kernel: samples take the place of channels."""
-    geometry, tape = _Geometry(step), step.tape
-    rank = len(geometry.kernel)
+    geometry = Geometry(step)
     if math.prod(geometry.kernel) == 1 and geometry.groups == 1 and not any([*geometry.before, *geometry.after]):
         return _pointwise_weight(step, geometry)
-    data, groups = step.x, geometry.groups
+    return weight_gradient(geometry, step.x, step.g, step.input(1))
+
+
+def weight_gradient(geometry: Geometry, data: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
+    """Convolve the data with the gradient as kernel: samples take the place of channels."""
+    tape = data.tape
+    rank, groups = len(geometry.kernel), geometry.groups
     space = list(range(2, rank + 2))
     if groups > 1:
         read = int(geometry.channels[1])  # type: ignore[arg-type]
@@ -209,7 +214,7 @@ def _conv_weight(step: Step) -> Tensor:
         data = split.reshape(shape)
     else:
         data = data.transpose(1, 0, *space)
-    kernel = step.g.transpose(1, 0, *space)
+    kernel = gradient.transpose(1, 0, *space)
     found = tape.op(
         "Conv",
         data,
@@ -224,7 +229,7 @@ def _conv_weight(step: Step) -> Tensor:
     return cut.transpose(1, 0, *space)
 
 
-def _pointwise_weight(step: Step, geometry: _Geometry) -> Tensor:
+def _pointwise_weight(step: Step, geometry: Geometry) -> Tensor:
     """Multiply channels with channels: a kernel of one cell reads nothing but its own."""
     data, tape = step.x, step.tape
     rank = len(geometry.kernel)
@@ -238,7 +243,8 @@ def _pointwise_weight(step: Step, geometry: _Geometry) -> Tensor:
     return product(rows, columns, transpose_b=True).sum([0], keepdims=False).reshape_like(step.input(1))
 
 
-def _unknown_window(node: ir.Node) -> str:
+def unknown_window(node: ir.Node) -> str:
+    """Return why a convolution cannot be differentiated: more would have to be known of it."""
     weight, data = node.inputs[1], node.inputs[0]
     if weight is None or weight.shape is None or not all(isinstance(dim, int) for dim in weight.shape):
         return "where the shape of its weight is not known"
@@ -254,7 +260,7 @@ def _unknown_rank(node: ir.Node) -> str:
 
 
 RULES: dict[str, Rule] = {
-    "Conv": Rule(_conv, refuses=_unknown_window),
+    "Conv": Rule(_conv, refuses=unknown_window),
     "Gemm": Rule(_gemm, refuses=_unknown_rank),
     "MatMul": Rule(_matmul, refuses=_unknown_rank),
 }
