@@ -33,6 +33,10 @@ class Clusters:
         for shared in self._clustered:
             shared.join(state.flat)
 
+    def settled(self, _steps: int) -> bool:
+        """It is from the first step on."""
+        return True
+
 
 class _Shared:
     """One weight: where it is in the flat vector, and which of its elements share a value."""

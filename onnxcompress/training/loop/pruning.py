@@ -23,7 +23,7 @@ class Pruning:
     """
 
     def __init__(self, job: dict[str, Any], _folder: Path, state: State) -> None:
-        self._told, total = job["prune"], int(job["total"])
+        self._told, total = job["prune"], int(job.get("total", 1))
         self._begin, end = (_step(self._told[name], total) for name in ("begin", "end"))
         self._end = max(self._begin, end)
         self._pruned = state.hooks.setdefault(KEPT, np.zeros(len(state.flat), bool))

@@ -91,6 +91,11 @@ class Master:
         return self.spread.array(each.astype(np.float32)).astype(np.int64)
 
 
+def is_quantized(model: ir.Model) -> bool:
+    """Tell whether a model rounds anything to integers, or holds such."""
+    return any(edit.op_of(node) in (*DEQUANTIZE, *QUANTIZE) for node in model.graph.all_nodes())
+
+
 def find_masters(model: ir.Model) -> tuple[dict[str, Master], dict[str, str]]:
     """Find the constants of integers that can be trained.
 

@@ -110,4 +110,6 @@ class Scheme:
     @property
     def opset(self) -> int:
         """The first opset that can say all this."""
-        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.weights, self.int16 or self.activations))
+        return max(
+            OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.weights, self.int16 or self.activations)
+        )
