@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ..graph import edit
 from ..graph.shapes import SMALL, run_node
 
-OF_NOTHING = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log"}
+OF_NOTHING = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log", "ReduceSumSquare": "Mul"}
 """What a reduction over no axes does to each element, where that is not nothing."""
 
 
@@ -56,7 +56,8 @@ def _reduction(node: ir.Node, insert: edit.Inserter) -> bool:
     axes = edit.ints_attribute(node, "axes") or () if held is None else held.numpy()
     if len(axes) or not edit.int_attribute(node, "noop_with_empty_axes", 0):
         return False
-    new = insert.node(OF_NOTHING.get(node.op_type, "Identity"), [node.inputs[0]], before=node)
+    op_type = OF_NOTHING.get(node.op_type, "Identity")
+    new = insert.node(op_type, [node.inputs[0]] * (1 + (op_type == "Mul")), before=node)
     edit.replace_uses(node.outputs[0], new)
     insert.graph.remove(node, safe=True)
     return True

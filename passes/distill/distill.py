@@ -15,12 +15,13 @@ from msgspec import Meta
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
-from onnxcompress.selection import SelectivePass, Subject, value_subjects
+from onnxcompress.selection import Subject, value_subjects
 from onnxcompress.training import Settings, teacher_arrays, train, trainable_weights
 from onnxcompress.training.masks import masked_weights
 
 from ..quantize.shared.clusters import clustered_weights
-from .objectives.soft_targets import SoftTargets
+from .choose_loss import choose_loss
+from .comparing import ComparingPass
 from .students.initialise import Initialise, initialised
 from .students.student import StudentFile, find_student, put_in_place
 from .students.teacher import find_teacher
@@ -41,12 +42,11 @@ class WeightsPlan(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(SelectivePass):
+class Distill(ComparingPass):
     """Train the model to give the answers of its teacher, and the right ones where there are labels.
 
-    The loss is ``(1 - hard_weight)·T²·KL(softmax(teacher/T) || softmax(student/T)) + hard_weight·CE(labels)`` [1]_,
-    a mean over the batch; ``T²`` keeps the size of its gradients independent of the temperature. Without labels only
-    the teacher counts. The first output is taken for the logits, or the input of the Softmax that produces it.
+    What each output is (classes, an embedding, values) is told from its name, its shape and the operators that make it,
+    and decides by which loss it is compared [1]_; inner tensors can be compared, too.
 
     Attributes
     ----------
@@ -62,10 +62,6 @@ class Distill(SelectivePass):
         How the rate falls to zero.
     weight_decay : float
         Applied to weights of two or more dimensions.
-    temperature : float
-        Softens both distributions, so that the small probabilities count.
-    hard_weight : float
-        Share of the cross-entropy with the labels; 0 imitates the teacher alone.
     keep_masks : bool
         Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
         with nothing but zeros is trained like any other.
@@ -92,8 +88,6 @@ class Distill(SelectivePass):
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
-    temperature: Annotated[float, Meta(gt=0)] = 4.0
-    hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     keep_masks: bool = True
     teacher: str = ""
     student: str = ""
@@ -108,13 +102,13 @@ class Distill(SelectivePass):
         _check_unquantized(model)
         samples = context.samples
         arrays = samples.arrays()
-        found = trainable_weights(model, arrays)
+        taught = find_teacher(self.teacher, model, context.original)
+        loss, compared = choose_loss(self, model, taught, samples, context.seed)
+        found = trainable_weights(model, arrays, loss.reads)
         selected = self.select(model, _subjects(model, found.free))
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        loss = SoftTargets(samples.labels, self.temperature, self.hard_weight)
-        taught = find_teacher(self.teacher, model, context.original)
         masked = masked_weights(model, found.free) if self.keep_masks else ()
         free = [name for name in found.free if name not in stopped]
         drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
@@ -134,7 +128,7 @@ class Distill(SelectivePass):
             weights=trained.weights,
             losses=trained.losses,
             refused=(*refused, *selected.idle),
-            notes=(*(() if student is None else student.notes), *notes),
+            notes=(*(() if student is None else student.notes), *compared, *notes),
         )
 
     def _settings(self, seed: int) -> Settings:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.errors import OptionError, TrainingError, did_you_mean
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.graph.functions import flatten
 from onnxcompress.samples.samples import Batch
 from onnxcompress.training import computes
 
-Kind: TypeAlias = Literal["classes", "binary", "embedding", "values", "ignore"]
+from .objectives.tensors import Kind, Output, Tensor
+
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 
-MOVES = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+MOVES = operators.KEEP_ELEMENTS | {"DequantizeLinear", "Dropout", "Flatten", "QuantizeLinear"}
 AFFINE = frozenset({"Add", "Div", "Mul", "Sub"})
 """With a constant they scale and shift; what an output is does not change with that."""
 
@@ -37,79 +37,25 @@ NAMES: tuple[tuple[str, Kind], ...] = (
 )
 """Patterns in the names of outputs; the first holds."""
 
-LINEAR = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
-NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"})
-POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"})
+_NORMS = {op: operators.facts(op).channels == -1 for op in operators.NORMALISATIONS}
+NORMS = {"SimplifiedLayerNormalization", "SkipLayerNormalization", *(op for op, last in _NORMS.items() if last)}
+"""Those over the last axis."""
+
+IMAGES = {*operators.CONVOLUTIONS, "AveragePool", "MaxPool", *(op for op, last in _NORMS.items() if not last)}
+"""What makes images and signals, with channels on axis 1."""
+ACTIVATIONS = frozenset({"Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"})
+POOLS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"}
 VECTORS = NORMS | POOLS | {"Add", "Div", "Gelu", "LpNormalization", "Relu", "Tanh"}
 """What the last operator of an embedding is: a norm, pooling, an activation, the sum behind a residual block."""
 
 MASK = re.compile(r"(attention|input|padding|pad)_?mask|^mask$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor that is compared.
-
-    Attributes
-    ----------
-    name : str
-    shape : tuple of int
-        For the samples that were tried.
-    axis : int
-        That of classes or features; the others, beside the batch, are positions.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    axis: int
-
-    @property
-    def features(self) -> int:
-        """How many classes or features."""
-        return self.shape[self.axis]
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The extents beside the batch and the features."""
-        axis = self.axis % len(self.shape)
-        return tuple(n for place, n in enumerate(self.shape) if place not in (0, axis))
-
-    def __str__(self) -> str:
-        """Return its name and its shape."""
-        return f"'{self.name}' {['batch', *self.shape[1:]]}".replace("'batch'", "batch")
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output of the student and what it should be like.
-
-    Attributes
-    ----------
-    name : str
-        Of the output.
-    kind : {"classes", "binary", "embedding", "values"}
-        Logits of one class of several, logits of yes or no for each feature, a direction, or numbers.
-    student, teacher : Tensor
-        Behind probabilities, the logits before them.
-    why : str
-        What told the kind.
-    mask : str
-        The input of the model that is 0 where a position is padding, or nothing.
-    """
-
-    name: str
-    kind: Kind
-    student: Tensor
-    teacher: Tensor
-    why: str
-    mask: str = ""
-
-
 def find_outputs(
     student: ir.Model,
     teacher: ir.Model,
     batch: Batch,
-    chosen: Mapping[str, Kind],
+    chosen: Mapping[str, tuple[Kind, ...]],
     labels: npt.NDArray[Any] | None = None,
 ) -> tuple[list[Output], dict[str, str]]:
     """Find what each output of the student is.
@@ -120,8 +66,8 @@ def find_outputs(
         With the same inputs.
     batch : Batch
         Some samples, for their shapes.
-    chosen : dict of str to str
-        Name or pattern of an output → what it is; the last that matches holds.
+    chosen : dict of str to tuple
+        Name or pattern of an output → what it may be, the usual first; the last that matches holds.
     labels : numpy.ndarray, optional
         Those of all samples.
 
@@ -144,8 +90,10 @@ def find_outputs(
     ignored: dict[str, str] = {}
     taken: set[str] = set()
     for name, value in mine.outputs.items():
-        given = next((kind for term, kind in reversed([*chosen.items()]) if fnmatch.fnmatchcase(name, term)), None)
-        kind, why = (given, "as chosen") if given else _kind(mine, value, labels)
+        kind, why = _kind(mine, value, labels)
+        allowed = next((kinds for term, kinds in reversed([*chosen.items()]) if fnmatch.fnmatchcase(name, term)), ())
+        if allowed and kind not in allowed:
+            kind, why = allowed[0], "as chosen"
         tensor = None if kind == "ignore" else mine.tensor(value, kind)
         if tensor is None:
             ignored[name] = why if kind == "ignore" else "its first dimension is not the batch"
@@ -159,13 +107,19 @@ def find_outputs(
 class Probe:
     """A model whose outputs are looked at, and the shapes that its tensors have for some samples."""
 
-    def __init__(self, model: ir.Model, batch: Batch) -> None:
-        self.model = model.clone()
+    def __init__(self, model: ir.Model, batch: Batch, inner: Collection[str] = (), called: str = "model") -> None:
+        self.model, self.called = model.clone(), called
         flatten(self.model)
         self.feeds, self.count = batch.feeds, batch.count
+        self._known = {str(output.name): output for node in self.model.graph for output in node.outputs}
+        for name in inner:
+            if name not in self._known:
+                hint = did_you_mean(name, list(self._known))
+                raise OptionError(f"distill: features: '{name}' is no tensor that the {called} computes{hint}")
         self.outputs = {str(value.name): value for value in self.model.graph.outputs}
         before = [value for output in self.outputs.values() for value in (output, _logits(output))]
         asked = {str(v.name) for value in before for v in _backward(value) if v.producer() is not None}
+        asked |= set(inner)
         self.shapes = {name: array.shape for name, array in computes(model, sorted(asked))(batch.feeds).items()}
 
     def tensor(self, value: ir.Value, kind: Kind) -> Tensor | None:
@@ -177,6 +131,16 @@ class Probe:
             if shape and shape[0] == self.count and prod(shape) > 0:
                 return Tensor(str(each.name), shape, _axis(node, kind, shape, self.model))
         return None
+
+    def inner(self, name: str) -> Tensor:
+        """Return an inner tensor that is compared."""
+        value, shape = self._known[name], self.shapes[name]
+        if value.dtype not in (None, *FLOATS) or len(shape) < 2 or shape[0] != self.count:
+            raise TrainingError(
+                f"features: '{name}' of the {self.called} is {value.dtype} {list(shape)} for {self.count} samples; "
+                "what is compared holds numbers [batch, ...]"
+            )
+        return Tensor(name, shape, _axis(_unactivated(value), "embedding", shape, self.model))
 
     def mask(self, tensor: Tensor) -> str:
         """Return the input that says which positions of a tensor are padding, or nothing."""
@@ -215,8 +179,8 @@ def _axis(node: ir.Node | None, kind: Kind, shape: tuple[int, ...], model: ir.Mo
         axis = edit.int_attribute(node, "axis", 1 if old else -1) % len(shape)
         # An old Softmax is one over all axes from this on; the classes are on that which has any.
         return next((a for a in range(axis, len(shape)) if shape[a] > 1), axis) if old else axis
-    if node is not None and node.op_type in NORMS:
-        return len(shape) - 1
+    if node is not None and (node.op_type in NORMS or node.op_type in IMAGES):
+        return 1 if node.op_type in IMAGES else len(shape) - 1
     return 1 if len(shape) > 3 else len(shape) - 1
 
 
@@ -244,13 +208,22 @@ def _kind_by_structure(value: ir.Value, shape: tuple[int, ...]) -> tuple[Kind, s
     makes = f"{'an' if op[:1] in 'AEIOU' else 'a'} {op} makes it" if op else "nothing tells what it is"
     if len(shape) < 2 or shape[-1] == 1 or prod(shape[1:]) == 1:
         return "values", "one number for each position" if len(shape) > 1 else "one number for each sample"
-    if op in LINEAR or (op == "Conv" and (len(shape) < 3 or prod(shape[2:]) == 1)):
+    image = op in operators.CONVOLUTIONS and len(shape) > 2 and prod(shape[2:]) > 1
+    if op in operators.PRODUCTS and not image:
         return "classes", makes
     if op in VECTORS and (len(shape) < 4 or op != "Tanh"):
         return "embedding", makes
-    if len(shape) > 3 or op in ("Concat", "Conv", "ConvTranspose"):
+    if image or len(shape) > 3 or op == "Concat":
         return "values", makes
     return "embedding", makes
+
+
+def _unactivated(value: ir.Value) -> ir.Node | None:
+    """Return the node that makes a tensor, before its activation."""
+    node = value.producer()
+    while node is not None and node.op_type in ACTIVATIONS and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def _scaled(value: ir.Value) -> ir.Node | None:
@@ -294,7 +267,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.features == other.features and prod(one.positions) == prod(other.positions)
 
 
-def _check_patterns(chosen: Mapping[str, Kind], names: list[str]) -> None:
+def _check_patterns(chosen: Collection[str], names: list[str]) -> None:
     for term in chosen:
         if not fnmatch.filter(names, term):
             hint = did_you_mean(term, names) or f"; there are {', '.join(names)}"

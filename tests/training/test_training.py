@@ -17,7 +17,9 @@ from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_
 
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
-from onnxcompress.passes.distill.objectives.soft_targets import TEACHER, SoftTargets
+from onnxcompress.passes.distill.objectives.combined import Combined
+from onnxcompress.passes.distill.objectives.kl import KullbackLeibler
+from onnxcompress.passes.distill.objectives.tensors import Output, Tensor
 from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights
 from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loop.schedule import rate_factor
@@ -31,6 +33,15 @@ def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"]
 
 
+TEACHER = "onnxcompress.teacher/logits"
+
+
+def soft_targets(labels: np.ndarray, temperature: float = 4.0, hard: float = 0.5) -> Combined:
+    logits = Tensor("logits", (50, 4), 1)
+    kl = KullbackLeibler(Output("logits", "classes", logits, logits, ""), temperature)
+    return Combined(((kl, 1 - hard), (CrossEntropy(labels), hard)))
+
+
 def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: float, hard: float) -> float:
     cross_entropy = -log_softmax(z)[np.arange(len(z)), labels].mean()
     log_p, log_q = log_softmax(teacher / t), log_softmax(z / t)
@@ -42,7 +53,7 @@ def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: flo
 def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     model = mlp()
     inputs, labels, teacher = samples()
-    objective = build_objective(model, SoftTargets(labels, t, hard), engine=ENGINES["onnxruntime"])
+    objective = build_objective(model, soft_targets(labels, t, hard), engine=ENGINES["onnxruntime"])
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
     loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
@@ -56,7 +67,7 @@ def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     settings = Settings(
         epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
-    trained = train(model, inputs, SoftTargets(labels), teacher={TEACHER: teacher}, settings=settings)
+    trained = train(model, inputs, soft_targets(labels), teacher={TEACHER: teacher}, settings=settings)
 
     w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
     moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
@@ -168,7 +179,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
         train(
             mlp(),
             inputs,
-            SoftTargets(labels),
+            soft_targets(labels),
             teacher={TEACHER: teacher},
             settings=settings,
             checkpoint=tmp_path,
@@ -230,9 +241,9 @@ def test_missing_uv_says_how_to_get_it(monkeypatch) -> None:
 
 
 def test_a_node_without_gradient_is_named() -> None:
-    model = mlp(MLP.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
+    model = mlp(MLP.replace("r = Relu(h)", "[act] r = Mod<fmod = 1>(h, h)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(HardSwish\) has no gradient"):
+    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(Mod\) has no gradient"):
         train(model, inputs, CrossEntropy(labels), settings=Settings())
     found = trainable_weights(model)
     assert found.free == ("w2",)
@@ -240,15 +251,15 @@ def test_a_node_without_gradient_is_named() -> None:
 
 
 def test_a_node_before_all_weights_stops_nothing() -> None:
-    """x - HardSwish - Gemm: nothing before the first weight needs a gradient."""
-    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = HardSwish(x)\n h = Gemm(s, w1, b1)")
+    """x - Mod - Gemm: nothing before the first weight needs a gradient."""
+    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = Mod<fmod = 1>(x, x)\n h = Gemm(s, w1, b1)")
     assert trainable_weights(mlp(text)).free == ("w1", "b1", "w2")
 
 
 def test_nothing_to_train_is_an_error() -> None:
-    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
+    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Mod<fmod = 1>(s, s)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Elu\)"):
+    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Mod\)"):
         train(model, inputs, CrossEntropy(labels), settings=Settings(), frozen=("w1", "b1", "w2"))
 
 
@@ -291,11 +302,11 @@ def test_other_opsets_train_alike(opset: int) -> None:
 def test_data_that_does_not_fit() -> None:
     inputs, labels, teacher = samples()
     with pytest.raises(DataError, match="same number of samples"):
-        train(mlp(), inputs, SoftTargets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), inputs, soft_targets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="the model has 4 classes"):
-        train(mlp(), inputs, SoftTargets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), inputs, soft_targets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="lack input 'x'"):
-        train(mlp(), {}, SoftTargets(labels), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), {}, soft_targets(labels), teacher={TEACHER: teacher}, settings=Settings())
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:

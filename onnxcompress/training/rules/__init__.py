@@ -6,10 +6,25 @@ operators of ONNX that every onnxruntime has; where an engine has a training ker
 
 from __future__ import annotations
 
-from . import elementwise, movement, norms, pooling, products, quantize, reduction
+from . import (
+    activations,
+    einsum,
+    elementwise,
+    movement,
+    norms,
+    pooling,
+    products,
+    quantize,
+    reduction,
+    resampling,
+    rotary,
+    transposed,
+)
 from .step import Rule
 
 RULES: dict[str, Rule] = {
+    **activations.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
     **movement.RULES,
     **norms.RULES,
@@ -17,12 +32,16 @@ RULES: dict[str, Rule] = {
     **products.RULES,
     **quantize.RULES,
     **reduction.RULES,
+    **resampling.RULES,
+    **rotary.RULES,
+    **transposed.RULES,
 }
 """Operator to how it is differentiated."""
 
 _CONSTANT_RESULT = """
-    And ArgMax ArgMin Ceil ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual
-    NonZero Not OneHot Or Shape Sign Size Xor
+    And ArgMax ArgMin Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Constant ConstantOfShape Equal
+    EyeLike Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual Multinomial NonMaxSuppression NonZero Not
+    OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Round Shape Sign Size Xor
 """
 CONSTANT_RESULT = frozenset(_CONSTANT_RESULT.split())
 """Operators whose result does not vary with their inputs; a path through them trains nothing and stops nothing."""

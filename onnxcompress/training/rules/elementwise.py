@@ -1,4 +1,4 @@
-"""Operators that compute each element by itself: activations, arithmetic, choices between two."""
+"""Operators that compute each element by itself: arithmetic, elementary functions, choices between two."""
 
 from __future__ import annotations
 
@@ -89,35 +89,9 @@ def _where(step: Step) -> Gradients:
     return found
 
 
-def _relu(step: Step) -> Tensor:
-    return step.g.only(step.y > 0.0)
-
-
 def _clip(step: Step) -> Tensor:
     """Let through what was not clipped."""
     return step.g.only(step.x.equals(step.y))
-
-
-def _leaky_relu(step: Step) -> Tensor:
-    alpha = step.number("alpha", 0.01)
-    return step.g * ((step.x > 0.0).number() * (1 - alpha) + alpha)
-
-
-def _gelu(step: Step) -> Tensor:
-    if step.node.attributes.get_string("approximate", "none") == "tanh":
-        return _gelu_tanh(step)
-    x = step.x
-    below = 0.5 * (1.0 + step.tape.op("Erf", x * (1 / math.sqrt(2))))
-    density = step.tape.op("Exp", x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return step.g * (below + x * density)
-
-
-def _gelu_tanh(step: Step) -> Tensor:
-    x, c = step.x, math.sqrt(2 / math.pi)
-    square = x * x
-    t = step.tape.op("Tanh", (x + square * x * 0.044715) * c)
-    slope = (1.0 - t * t) * (1.0 + square * (3 * 0.044715)) * c
-    return step.g * 0.5 * (1.0 + t + x * slope)
 
 
 def _cast(step: Step) -> Tensor:
@@ -127,6 +101,11 @@ def _cast(step: Step) -> Tensor:
 
 def _casts_to_integers(node: ir.Node) -> str:
     return "" if ir.DataType(node.attributes.get_int("to", 1)).is_floating_point() else "to a type of integers"
+
+
+def _is_like_integers(node: ir.Node) -> str:
+    like = node.inputs[1].dtype if node.inputs[1] is not None else None
+    return "" if like is not None and like.is_floating_point() else "to a type that is not floating-point"
 
 
 def _in_training_mode(node: ir.Node) -> str:
@@ -140,19 +119,29 @@ def _unary(op_type: str, step: Step) -> Tensor:
     return step.tape.op(op_type, step.x)
 
 
+def _root(step: Step, square: Tensor) -> Tensor:
+    return step.tape.op("Sqrt", square)
+
+
 RULES: dict[str, Rule] = {
     "Abs": first(lambda s: s.g * _unary("Sign", s)),
+    "Acos": first(lambda s: -(s.g / _root(s, 1.0 - s.x * s.x))),
+    "Acosh": first(lambda s: s.g / _root(s, s.x * s.x - 1.0)),
     "Add": Rule(_add),
+    "Asin": first(lambda s: s.g / _root(s, 1.0 - s.x * s.x)),
+    "Asinh": first(lambda s: s.g / _root(s, s.x * s.x + 1.0)),
+    "Atan": first(lambda s: s.g / (s.x * s.x + 1.0)),
+    "Atanh": first(lambda s: s.g / (1.0 - s.x * s.x)),
     "Cast": first(_cast, _casts_to_integers),
+    "CastLike": first(_cast, _is_like_integers),
     "Clip": first(_clip),
     "Cos": first(lambda s: -(s.g * _unary("Sin", s))),
+    "Cosh": first(lambda s: s.g * _unary("Sinh", s)),
     "Div": Rule(_div),
     "Dropout": first(lambda s: s.g, _in_training_mode),
     "Erf": first(lambda s: s.g * s.tape.op("Exp", -(s.x * s.x)) * (2 / math.sqrt(math.pi))),
     "Exp": first(lambda s: s.g * s.y),
-    "Gelu": first(_gelu),
     "Identity": first(lambda s: s.g),
-    "LeakyRelu": first(_leaky_relu),
     "Log": first(lambda s: s.g / s.x),
     "Max": Rule(_extreme),
     "Min": Rule(_extreme),
@@ -161,12 +150,11 @@ RULES: dict[str, Rule] = {
     "Neg": first(lambda s: -s.g),
     "Pow": Rule(_pow),
     "Reciprocal": first(lambda s: -(s.g * s.y * s.y)),
-    "Relu": first(_relu),
-    "Sigmoid": first(lambda s: s.g * s.y * (1.0 - s.y)),
     "Sin": first(lambda s: s.g * _unary("Cos", s)),
+    "Sinh": first(lambda s: s.g * _unary("Cosh", s)),
     "Sqrt": first(_sqrt),
     "Sub": Rule(_sub),
     "Sum": Rule(_add),
-    "Tanh": first(lambda s: s.g * (1.0 - s.y * s.y)),
+    "Tan": first(lambda s: s.g * (s.y * s.y + 1.0)),
     "Where": Rule(_where, frozenset({1, 2})),
 }

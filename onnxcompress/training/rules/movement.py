@@ -59,18 +59,6 @@ def _tile(step: Step) -> Tensor:
     return step.g.reshape(pairs).sum(range(0, 2 * rank, 2), keepdims=False)
 
 
-def _pad(step: Step) -> Tensor:
-    """Crop what was padded, and pad what was cropped."""
-    pads = step.input(1) if step.has(1) else step.tape.of(np.array(edit.ints_attribute(step.node, "pads"), np.int64))
-    axes = [step.input(3)] if step.has(3) else []
-    return step.tape.op("Pad", step.g, step.tape.op("Neg", pads), step.tape.of(0.0), *axes)
-
-
-def _not_constant_mode(node: ir.Node) -> str:
-    mode = node.attributes.get_string("mode", "constant")
-    return "" if mode == "constant" else f"in {mode} mode"
-
-
 def _slice(step: Step) -> Tensor:
     """Scatter along each axis that was sliced: which positions were read is found by slicing their numbers."""
     tape, node = step.tape, step.node
@@ -168,22 +156,28 @@ def _gather_nd(step: Step) -> Tensor:
 
 def _scatter_elements(step: Step) -> Gradients:
     axis, indices = step.integer("axis", 0), step.input(1)
-    nothing = zeros(indices)
-    return {
-        0: step.tape.op("ScatterElements", step.g, indices, nothing, axis=axis),
-        2: step.tape.op("GatherElements", step.g, indices, axis=axis),
-    }
+    found = {2: step.tape.op("GatherElements", step.g, indices, axis=axis)}
+    if step.wants(0):
+        overwritten = step.tape.op("ScatterElements", step.g, indices, zeros(indices), axis=axis)
+        found[0] = step.g if _adds(step.node) else overwritten
+    return found
 
 
 def _scatter_nd(step: Step) -> Gradients:
-    return {
-        0: step.tape.op("ScatterND", step.g, step.input(1), zeros(step.input(2))),
-        2: step.tape.op("GatherND", step.g, step.input(1)),
-    }
+    found = {2: step.tape.op("GatherND", step.g, step.input(1))}
+    if step.wants(0):
+        overwritten = step.tape.op("ScatterND", step.g, step.input(1), zeros(step.input(2)))
+        found[0] = step.g if _adds(step.node) else overwritten
+    return found
+
+
+def _adds(node: ir.Node) -> bool:
+    return node.attributes.get_string("reduction", "none") == "add"
 
 
 def _with_reduction(node: ir.Node) -> str:
-    return "with a reduction" if node.attributes.get_string("reduction", "none") != "none" else ""
+    reduction = node.attributes.get_string("reduction", "none")
+    return "" if reduction in ("none", "add") else f"with the reduction '{reduction}'"
 
 
 def _trilu(step: Step) -> Tensor:
@@ -191,21 +185,56 @@ def _trilu(step: Step) -> Tensor:
     return step.tape.op("Trilu", step.g, *k, upper=step.integer("upper", 1))
 
 
+def _cumulative_sum(step: Step) -> Tensor:
+    exclusive, back = step.integer("exclusive", 0), 1 - step.integer("reverse", 0)
+    return step.tape.op("CumSum", step.g, step.input(1), exclusive=exclusive, reverse=back)
+
+
+def _depth_to_space(step: Step) -> Tensor:
+    size, tape = step.integer("blocksize", 1), step.tape
+    if step.node.attributes.get_string("mode", "DCR") == "DCR":
+        return tape.op("SpaceToDepth", step.g, blocksize=size)
+    rows, height, width = (tape.op("Shape", step.x, start=axis, end=axis + 1) for axis in (0, 2, 3))
+    block = tape.ints(size)
+    blocks = tape.op("Concat", rows, tape.ints(-1), height, block, width, block, axis=0)
+    return step.g.reshape(blocks).transpose(0, 1, 3, 5, 2, 4).reshape_like(step.x)
+
+
+def _space_to_depth(step: Step) -> Tensor:
+    return step.tape.op("DepthToSpace", step.g, blocksize=step.integer("blocksize", 1))
+
+
+def _reverse_sequence(step: Step) -> Tensor:
+    batch, time = step.integer("batch_axis", 1), step.integer("time_axis", 0)
+    return step.tape.op("ReverseSequence", step.g, step.input(1), batch_axis=batch, time_axis=time)
+
+
+def _top_k(step: Step) -> Tensor:
+    """Put the gradients where the values were found."""
+    indices = step.node.outputs[1]
+    indices.name = indices.name or f"{step.node.outputs[0].name}/places"
+    return step.tape.op("ScatterElements", zeros(step.x), indices, step.g, axis=step.integer("axis", -1))
+
+
 RULES: dict[str, Rule] = {
     "Concat": Rule(_concat, refuses=_unknown_rank),
+    "CumSum": first(_cumulative_sum),
+    "DepthToSpace": first(_depth_to_space),
     "Expand": first(_expand),
     "Flatten": first(_like_input),
     "Gather": first(_gather, _unknown_rank),
     "GatherElements": first(_gather_elements),
     "GatherND": first(_gather_nd, _unknown_rank),
-    "Pad": first(_pad, _not_constant_mode),
     "Reshape": first(_like_input),
     "ScatterElements": Rule(_scatter_elements, frozenset({0, 2}), _with_reduction),
     "ScatterND": Rule(_scatter_nd, frozenset({0, 2}), _with_reduction),
+    "ReverseSequence": first(_reverse_sequence),
     "Slice": first(_slice, _computed_axes),
+    "SpaceToDepth": first(_space_to_depth),
     "Split": first(_split),
     "Squeeze": first(_like_input),
     "Tile": first(_tile, _unknown_rank),
+    "TopK": first(_top_k),
     "Transpose": first(_transpose, _unknown_rank),
     "Trilu": first(_trilu),
     "Unsqueeze": first(_like_input),

@@ -86,8 +86,21 @@ def _global_average(step: Step) -> Tensor:
     return (step.g / cells.number()).expand_like(step.x)
 
 
+def _global_max(step: Step) -> Tensor:
+    """Share the gradient among all that are the largest."""
+    axes = list(range(2, step.rank()))
+    found = step.x.equals(step.y).number()
+    return found * (step.g / found.sum(axes))
+
+
+def _unknown_rank(node: ir.Node) -> str:
+    data = node.inputs[0]
+    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
+
+
 RULES: dict[str, Rule] = {
     "AveragePool": first(_average_pool, _unknown_extents),
     "GlobalAveragePool": first(_global_average),
+    "GlobalMaxPool": first(_global_max, _unknown_rank),
     "MaxPool": first(_max_pool, _numbers_columns),
 }

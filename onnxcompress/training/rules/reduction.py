@@ -64,6 +64,22 @@ def _log_sum_exp(step: Step) -> Tensor:
     return step.tape.op("Exp", step.x - kept(step, step.y)) * kept(step, step.g)
 
 
+def _extreme(step: Step) -> Tensor:
+    """Share the gradient among all that are the largest (or smallest)."""
+    found = step.x.equals(kept(step, step.y)).number()
+    return found * (kept(step, step.g) / found.sum(axes_of(step)))
+
+
+def _product(step: Step) -> Tensor:
+    """Divide the product by each element; where that is the only zero, it is the product of the others."""
+    zero = step.x.equals(0.0)
+    filled = step.tape.op("Where", zero, step.tape.of(1.0), step.x)
+    axes = axes_of(step)
+    others = filled.reduce("ReduceProd", axes) * zero.number().sum(axes).equals(1.0).number()
+    slope = step.tape.op("Where", zero, others, kept(step, step.y) / filled)
+    return kept(step, step.g) * slope
+
+
 def _unknown_axes(node: ir.Node) -> str:
     given = len(node.inputs) > 1 and node.inputs[1] is not None
     if given and edit.constant(node.inputs[1]) is None:
@@ -77,8 +93,14 @@ def _reduction(write: Callable[[Step], Tensor]) -> Rule:
 
 
 RULES: dict[str, Rule] = {
+    "ReduceL1": _reduction(lambda s: s.tape.op("Sign", s.x) * kept(s, s.g)),
     "ReduceL2": _reduction(_l2),
+    "ReduceLogSum": _reduction(lambda s: _spread(s, kept(s, s.g / s.tape.op("Exp", s.y)))),
     "ReduceLogSumExp": _reduction(_log_sum_exp),
+    "ReduceMax": _reduction(_extreme),
     "ReduceMean": _reduction(_mean),
+    "ReduceMin": _reduction(_extreme),
+    "ReduceProd": _reduction(_product),
     "ReduceSum": _reduction(_sum),
+    "ReduceSumSquare": _reduction(lambda s: s.x * (kept(s, s.g) * 2.0)),
 }

@@ -66,7 +66,7 @@ def test_student_comes_nearer_to_its_teacher_on_unseen_samples() -> None:
     assert divergence(student, teacher(), unseen) == before, "plan must not change the model"
     changes = distill.apply(student, plan)
     assert {change.subject for change in changes.done} == {"w1", "b1", "w2"}
-    assert re.fullmatch(r"loss [\d.]+ in the first epoch, [\d.]+ in the last of 30", changes.notes[0])
+    assert re.fullmatch(r"loss [\d.]+ in the first epoch, [\d.]+ in the last of 30", changes.notes[-1])
     assert changes.refused == ()
     assert divergence(student, teacher(), unseen) < before / 5
     assert plan.losses[-1] < plan.losses[0] / 5
@@ -93,18 +93,18 @@ def test_a_plan_read_back_gives_the_same_model() -> None:
 
 
 def test_weights_behind_a_node_without_gradient_are_refused_by_name() -> None:
-    student = damaged(NET.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
+    student = damaged(NET.replace("r = Relu(h)", "[act] r = Mod<fmod = 1>(h, h)"))
     distill = Distill(epochs=1)
     plan = distill.plan(student, context(student))
     changes = distill.apply(student, plan)
     assert [change.subject for change in changes.done] == ["w2"]
     assert {refusal.subject for refusal in changes.refused} == {"w1", "b1"}
-    assert all("node 'act' (HardSwish) has no gradient" in refusal.reason for refusal in changes.refused)
+    assert all("node 'act' (Mod) has no gradient" in refusal.reason for refusal in changes.refused)
 
 
 def test_nothing_trainable_raises() -> None:
-    student = damaged(NET.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
-    with pytest.raises(TrainingError, match=r"node 'last' \(Elu\) has no gradient"):
+    student = damaged(NET.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Mod<fmod = 1>(s, s)"))
+    with pytest.raises(TrainingError, match=r"node 'last' \(Mod\) has no gradient"):
         Distill(epochs=1).plan(student, context(student))
 
 
@@ -129,7 +129,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"temperature": 0.0}, {"hard_weight": 1.5}, {"optimizer": "adam"}, {"batch_size": 0}]
+    "options", [{"epochs": 0}, {"temperature": 0.0}, {"losses": {"kl": 0}}, {"optimizer": "adam"}, {"batch_size": 0}]
 )
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -193,7 +193,7 @@ def test_padding_by_name_trains_like_padding_by_number() -> None:
     for pads in ('auto_pad = "SAME_UPPER"', "pads = [1,1,1,1]"):
         proto = onnx.parser.parse_model(CNN.replace("PADS", pads, 1).replace("PADS", "pads = [0,0,1,1]"))
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in {"w": w, "fc": fc}.items())
-        student, _ = apply(proto, [Distill(epochs=3, hard_weight=1.0)], data=data)
+        student, _ = apply(proto, [Distill(epochs=3, losses={"cross-entropy": 1.0})], data=data)
         assert ("auto_pad" in str(student.graph.node[0].attribute)) == ("auto_pad" in pads)
         trained.append({t.name: onnx.numpy_helper.to_array(t) for t in student.graph.initializer})
     for name, array in trained[1].items():
@@ -218,7 +218,7 @@ def test_padding_that_is_known_only_when_it_runs_is_refused_by_name() -> None:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(4, np.int64), "zero"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "one"))
     data = {"x": random.standard_normal((32, 2, 7, 7)).astype(np.float32), "labels": random.integers(0, 3, 32)}
-    _, report = apply(proto, [Distill(epochs=1, hard_weight=1.0)], data=data)
+    _, report = apply(proto, [Distill(epochs=1, losses={"cross-entropy": 1.0})], data=data)
     reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
     assert set(reasons) == {"w", "v"}
     assert all("node 'late' (Conv) has no gradient with auto_pad" in reason for reason in reasons.values())
