@@ -50,6 +50,8 @@ class Objective:
         Running means and variances of BatchNormalization: initializer to the output that holds its next value.
     shapes : dict of str to tuple
         Of what the loss reads, without the batch, as far as the model says so.
+    fixed_batch : int, optional
+        How many samples each step takes, where the model cannot do with another number.
     """
 
     proto: onnx.ModelProto
@@ -58,6 +60,7 @@ class Objective:
     parameters: dict[str, npt.NDArray[np.float32]]
     states: dict[str, str]
     shapes: Shapes
+    fixed_batch: int | None = None
 
 
 def trainable_weights(
@@ -108,13 +111,7 @@ def build_objective(
     states = {} if evaluate else train_batch_norms(graph, frozen)
     inputs, read = tuple(str(value.name) for value in graph.inputs), _shapes(student)
     parameters = objective.parameters()
-    behind = Behind(graph)
-    for name, array in parameters.items():
-        behind.constant(name, array)
-    loss = behind.add("Identity", objective.add(behind, student))
-    score = behind.add("Identity", objective.score(behind, student))
-    for scalar, called in ((loss, LOSS), (score, SCORE)):
-        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    loss, score = _put_behind(graph, objective, student)
     weights = (*weights, *parameters)
     found_gradients: list[ir.Value] = []
     if gradients:
@@ -126,6 +123,40 @@ def build_objective(
         edit.make_input(graph.initializers[name])
     common.RemoveUnusedNodesPass()(copy)
     return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read)
+
+
+def build_evaluation(
+    model: ir.Model, loss: Loss, trained: Objective, samples: Arrays | None = None, engine: Engine = DEFAULT
+) -> onnx.ModelProto:
+    """Build the graph that tells loss and score of a batch for the model as it is used.
+
+    Its weights and running statistics are inputs, as those of the objective are.
+    """
+    copy, student = _prepared(model, loss.reads, samples, engine)
+    edit.set_outputs(copy.graph, _put_behind(copy.graph, loss, student))
+    common.RemoveUnusedNodesPass()(copy)
+    for name in (*trained.weights, *trained.states):
+        if name in copy.graph.initializers:
+            edit.make_input(copy.graph.initializers[name])
+    shapes.forget(copy)
+    return ir.to_proto(copy)
+
+
+def running_statistics(model: ir.Model) -> list[str]:
+    """Name the running means and variances of every BatchNormalization."""
+    nodes = (node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization")
+    return [str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None]
+
+
+def _put_behind(graph: ir.Graph, loss: Loss, student: Mapping[str, ir.Value]) -> list[ir.Value]:
+    """Add the operators of a loss and its score; returns both."""
+    behind = Behind(graph)
+    for name, array in loss.parameters().items():
+        behind.constant(name, array)
+    found = [behind.add("Identity", add(behind, student)) for add in (loss.add, loss.score)]
+    for scalar, called in zip(found, (LOSS, SCORE), strict=True):
+        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    return found
 
 
 def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...] | None]:
@@ -145,8 +176,8 @@ def _prepared(
     """
     copy = model.clone()
     flatten(copy)
-    places = _return_only(copy, reads)
-    _at_trainable_opset(copy, engine)
+    places = return_only(copy, reads)
+    at_trainable_opset(copy, engine)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
@@ -170,7 +201,7 @@ def computes(model: ir.Model, names: Collection[str]) -> Callable[[Arrays], dict
     """Return a function from feeds to tensors of a model, outputs or inner ones, by name."""
     copy = model.clone()
     flatten(copy)
-    places = _return_only(copy, names)
+    places = return_only(copy, names)
     session = open_session(copy)
 
     def run(feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -218,7 +249,7 @@ def _logits(value: ir.Value) -> ir.Value:
     return source
 
 
-def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
+def return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     """Let a model return these tensors alone; returns at which place each is."""
     found = {name: find_tensor(model, name) for name in names}
     values = list(dict.fromkeys(found.values()))
@@ -229,7 +260,8 @@ def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     return {name: values.index(value) for name, value in found.items()}
 
 
-def _at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+def at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+    """Convert a model, in place, to what an engine reads and rules are written in."""
     opset = model.opset_imports.get("", USUAL_OPSET)
     newest = engine.newest_opset or max(opset, USUAL_OPSET)
     if not OLDEST_OPSET <= opset <= newest:
