@@ -13,6 +13,8 @@ from onnxcompress.contract import Change, Refusal
 from onnxcompress.graph import edit
 
 from ..quantize.shared.clusters import clustered_weights
+from .qat.masters import find_masters
+from .steps.clusters import are_clustered
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +29,7 @@ def write_weights(model: ir.Model, weights: Mapping[str, Array]) -> tuple[list[C
         What does not fit the model.
     """
     known = {value.name: value for value in edit.values(model.graph)}
-    clustered = set(clustered_weights(model))
+    clustered, masters = set(clustered_weights(model)), find_masters(model)[0]
     done, refused = [], []
     for name, array in weights.items():
         value = known.get(name)
@@ -37,8 +39,12 @@ def write_weights(model: ir.Model, weights: Mapping[str, Array]) -> tuple[list[C
         if value is None or old is None or unfit:
             refused.append(Refusal(name, unfit))
             continue
-        told = _steps(old, array) if _is_integer(old) else _how_far(old, array) + _zeros(old, array)
-        done.append(Change(name, f"trained, {told}{_clusters(old, array) if name in clustered else ''}"))
+        if name in masters:
+            told = _changed(old, array) + _zeros(masters[name].steps_of(old), masters[name].steps_of(array))
+        else:
+            told = _how_far(old, array) + _zeros(old, array)
+        shared = name in clustered or (name in masters and are_clustered(masters[name]))
+        done.append(Change(name, f"trained, {told}{_clusters(old, array) if shared else ''}"))
         edit.set_constant(value, array.astype(old.dtype))
     return done, refused
 
@@ -59,7 +65,7 @@ def _is_integer(array: Array) -> bool:
     return array.dtype.kind in "iu" or array.dtype.name in ("int4", "uint4")
 
 
-def _steps(old: Array, new: Array) -> str:
+def _changed(old: Array, new: Array) -> str:
     """Say how many integers are others than before."""
     moved = float((old != new).mean())
     return f"{moved:.1%} of {old.dtype.name} changed, by {np.abs(_wide(new) - _wide(old)).max(initial=0)} at most"

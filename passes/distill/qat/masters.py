@@ -69,7 +69,11 @@ class Master:
     @property
     def steps(self) -> Steps:
         """How far the integers are from their zero points."""
-        return self.integers.astype(np.int64) - self._broadcast(self.point)
+        return self.steps_of(self.integers)
+
+    def steps_of(self, integers: npt.NDArray[Any]) -> Steps:
+        """Return how far others in their place are."""
+        return integers.astype(np.int64) - self._broadcast(self.point)
 
     @property
     def bounds(self) -> tuple[Steps, Steps] | None:
