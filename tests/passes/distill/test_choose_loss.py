@@ -215,3 +215,33 @@ def test_a_class_for_each_position_of_an_image() -> None:
     assert report.steps[0].done
     after = (open_session(trained).run({"x": x})["logits"].argmax(1) == answers).mean()
     assert after > (1 + before) / 2, (before, after)
+
+
+DETECTOR = """<ir_version: 7, opset_import: ["" : 11]>
+net (float[batch,3,8,8] x) => (float[batch,4,8,8] large, float[batch,4,4,4] small, float[batch,5] p) {
+  c = Conv<pads = [1,1,1,1]>(x, w0)
+  r = Relu(c)
+  l = Conv(r, w1)
+  large = Sigmoid(l)
+  s = Conv<strides = [2,2]>(r, w2)
+  small = Sigmoid(s)
+  g = GlobalAveragePool(r)
+  f = Flatten(g)
+  q = MatMul(f, w3)
+  n = Softmax(q)
+  p = Identity(n)
+}"""
+
+
+def test_two_maps_of_decisions_and_a_class_in_a_model_of_an_old_opset() -> None:
+    original = model(DETECTOR, {"w0": (8, 3, 3, 3), "w1": (4, 8, 1, 1), "w2": (4, 8, 1, 1), "w3": (8, 5)})
+    x = np.random.default_rng(3).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    student = damaged(original)
+    before = distance(student, original, {"x": x})
+    step = Distill(epochs=30, learning_rate=0.01, keep_masks=False)
+    plan = step.plan(student, Context(student, original=original, samples=load_samples({"x": x}, student)))
+    kinds = [note.split(" (")[0] for note in plan.notes[:3]]
+    assert kinds == ["output 'large': binary", "output 'small': binary", "output 'p': classes"]
+    step.apply(student, plan)
+    after = distance(student, original, {"x": x})
+    assert all(after[name] < before[name] / 2 for name in before), (before, after)
