@@ -196,9 +196,10 @@ def test_padding_teaches_nothing() -> None:
         data = {"x": x, "attention_mask": mask}
         student = damaged(original)
 
-        step = Distill(epochs=3)
+        step = Distill(epochs=3, learning_rate=0.003, keep_anyway=True)
         plan = step.plan(student, Context(student, original=original, samples=load_samples(data, student)))
-        assert plan.notes[0].endswith("compared by 1 kl, without padding ('attention_mask')")
+        assert any(note.endswith("by 1 kl, without padding ('attention_mask')") for note in plan.notes)
+        assert plan.weights
         weights.append(plan.weights)
     for name, array in weights[0].items():
         np.testing.assert_allclose(array, weights[1][name], rtol=1e-4, atol=1e-6)
@@ -240,7 +241,7 @@ def test_two_maps_of_decisions_and_a_class_in_a_model_of_an_old_opset() -> None:
     before = distance(student, original, {"x": x})
     step = Distill(epochs=30, learning_rate=0.01, keep_masks=False)
     plan = step.plan(student, Context(student, original=original, samples=load_samples({"x": x}, student)))
-    kinds = [note.split(" (")[0] for note in plan.notes[:3]]
+    kinds = [note.split(" (")[0] for note in plan.notes if note.startswith("output")]
     assert kinds == ["output 'large': binary", "output 'small': binary", "output 'p': classes"]
     step.apply(student, plan)
     after = distance(student, original, {"x": x})
