@@ -18,7 +18,7 @@ Passes in a row with the same ``rounds`` are repeated together, with numbers tha
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -119,11 +119,12 @@ def _parse(text: str) -> dict[str, Any]:
     if not words:
         raise OptionError(f"-p {text!r}: expected NAME key=value ...")
     options: dict[str, Any] = {}
+    plain = registry.plain_tables(words[0])
     for item in words[1:]:
         key, equals, value = item.partition("=")
         if not equals:
             raise OptionError(f"-p {text!r}: expected key=value, got '{item}'")
-        *path, last = _path(key)
+        *path, last = _path(key, plain)
         if not all(path):
             raise OptionError(f"-p {text!r}: expected {path[0]}.TERM.OPTION=VALUE, got '{item}'")
         inner = options
@@ -137,15 +138,19 @@ def _parse(text: str) -> dict[str, Any]:
     return {"name": words[0], **options}
 
 
-def _path(key: str) -> list[str]:
+def _path(key: str, plain: Collection[str] = ()) -> list[str]:
     """Take a dotted key apart: option, option.growth, option.term.option or option.term.option.growth.
 
-    >>> _path("sparsity.final"), _path("overrides.stem.weight.sparsity")
-    (['sparsity', 'final'], ['overrides', 'stem.weight', 'sparsity'])
+    What is behind the name of a `plain` table is one name.
+
+    >>> _path("sparsity.final"), _path("overrides.stem.weight.sparsity"), _path("losses.a.b", ["losses"])
+    (['sparsity', 'final'], ['overrides', 'stem.weight', 'sparsity'], ['losses', 'a.b'])
     """
     table, _, inner = key.partition(".")
     if not inner:
         return [table]
+    if table in plain:
+        return [table, inner]
     rest, _, last = inner.rpartition(".")
     if last in GROWTH and not rest:
         return [table, last]

@@ -35,6 +35,21 @@ def find(name: str) -> type[Pass]:
     return kind
 
 
+def plain_tables(name: str) -> frozenset[str]:
+    """Return the options of a pass that are tables of numbers or words; none of a pass that is not known.
+
+    Their keys are names of things, which may hold dots and be called like anything.
+    """
+    if name not in names():
+        return frozenset()
+    hints = typing.get_type_hints(find(name), include_extras=True)
+    return frozenset(field for field, hint in hints.items() if _is_plain_table(hint))
+
+
+def _is_plain_table(hint: Any) -> bool:
+    return typing.get_origin(hint) is dict and typing.get_args(hint)[1] in (bool, float, int, str)
+
+
 def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
     """Make the pass `name` with `options`; with ``strict=False`` option values may be text."""
     kind = find(name)
@@ -56,7 +71,7 @@ def make(name: str, options: dict[str, Any], *, strict: bool = True) -> Pass:
 
 def _read(name: str, field: str, value: Any, hints: dict[str, Any]) -> Any:
     """Read what the command line writes: a list as ``a,b,c``, a table of options by what each of these takes."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not _is_plain_table(hints[field]):
         return {
             term: {
                 key: check_option(name, f"{field}.{term}.{key}", _read(name, key, text, hints), hint, strict=False)
@@ -66,4 +81,6 @@ def _read(name: str, field: str, value: Any, hints: dict[str, Any]) -> Any:
             }
             for term, options in value.items()
         }
+    if not isinstance(value, dict) and _is_plain_table(hints[field]):
+        raise OptionError(f"{name}: {field} = {value!r}: it is a table; write {field}.NAME=VALUE")
     return [part for part in value.split(",") if part] if typing.get_origin(hints[field]) is tuple else value

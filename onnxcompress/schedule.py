@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from . import registry
 from .errors import OptionError, did_you_mean
 
 ROUNDS = "rounds"
@@ -104,7 +105,8 @@ class Written:
 
     def in_round(self, number: int, rounds: int | None) -> Written:
         """Return the pass as it is in one of the rounds."""
-        table = {k: self._at(k, v, number, rounds) for k, v in self.table.items() if k != ROUNDS}
+        plain = registry.plain_tables(str(self.table.get("name")))
+        table = {k: v if k in plain else self._at(k, v, number, rounds) for k, v in self.table.items() if k != ROUNDS}
         return Written(table, self.where if rounds is None else f"{self.where}, round {number + 1}", self.strict)
 
     def _at(self, key: str, value: Any, number: int, rounds: int | None) -> Any:

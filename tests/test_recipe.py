@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,33 @@ def test_a_surgeon_function_that_fails_is_one_line(tmp_path: Path, function: str
         apply(conv_chain(), passes)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_tables_of_words_and_numbers_have_names_of_things_as_keys() -> None:
+    """Tensors may hold dots, and be called like what makes a number grow."""
+    tables = {"losses": {"kl": 0.5, "fitnets": 0.25}, "features": {"a.b/c.0": "x.y", "final": "power"}}
+    text = "distill losses.kl=0.5 losses.fitnets=0.25 features.a.b/c.0=x.y features.final=power"
+    step = parse_pass(text)
+    assert {name: step.options()[name] for name in tables} == tables
+    assert parse_recipe(write_recipe([step])) == [step]
+    rounds = parse_recipe("[[pass]]\nname = 'distill'\nrounds = 2\nlosses = {kl = 1}\noutputs = {initial = 'classes'}")
+    assert [each.options()["outputs"] for each in rounds] == [{"initial": "classes"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distill losses=kl", "distill: losses = 'kl': it is a table; write losses.NAME=VALUE"),
+        ("distill losses.kl=much", "distill: losses = {'kl': 'much'}: expected `float`"),
+        ("distill losses.kld=1", "distill: losses: unknown 'kld'; did you mean 'kl'?"),
+        ("distill losses.kl=-1", "distill: losses.kl = -1.0: expected a number above 0"),
+        ("distill losses.kl=nan", "distill: losses.kl = nan: expected a number above 0"),
+        ("distill outputs.y=clases", "distill: outputs: unknown 'clases'; did you mean 'classes'?"),
+        ("distill losses.fitnets=1", "distill: losses: 'fitnets' compares inner tensors; say which, with features."),
+        ("distill losses.kl=1 features.a=b", "distill: features: no loss compares them; give losses one of fitnets,"),
+        ("distill output_weights.y=0", "distill: output_weights.y = 0.0: expected a number above 0"),
+    ],
+)
+def test_tables_that_are_wrong(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}"):
+        parse_pass(text)

@@ -86,7 +86,6 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Trained({}, [])
 
     monkeypatch.setattr(distill, "train", train)
-    monkeypatch.setattr(distill, "teacher_arrays", lambda *_: {})
     return found
 
 

@@ -65,6 +65,22 @@ def window(node: ir.Node, axis: int, rank: int, size: int, extent: int) -> tuple
     return stride, dilation, *((pads[axis], pads[axis + rank]) if pads else (0, 0))
 
 
+def says_its_size(node: ir.Node) -> bool:
+    """Tell whether a ConvTranspose says how large its result is: the padding follows from that."""
+    return "output_shape" in node.attributes or asks_for_same(node)
+
+
+def output_padding(node: ir.Node, rank: int) -> tuple[int, ...]:
+    """Return how much a ConvTranspose adds behind its result."""
+    return edit.ints_attribute(node, "output_padding") or (0,) * rank
+
+
+def padding_before(node: ir.Node, axis: int, rank: int, surplus: int) -> int:
+    """Return the padding before of a ConvTranspose that says its size, half of what would be too much."""
+    total = max(surplus + output_padding(node, rank)[axis], 0)
+    return total // 2 if _auto_pad(node) == "SAME_UPPER" else total - total // 2
+
+
 def _auto_pad(node: ir.Node) -> str:
     return node.attributes.get_string("auto_pad", "NOTSET")
 

@@ -39,6 +39,10 @@ class Behind:
         known = (value for value in self.graph.inputs if value.name == name)
         return next(known, None) or edit.add_input(self.graph, name, dtype, shape)
 
+    def model_input(self, name: str) -> ir.Value:
+        """Return an input that the model has."""
+        return next(value for value in self.graph.inputs if value.name == name)
+
     def add(self, op_type: str, *inputs: ir.Value | None, **attributes: int | str | Sequence[int]) -> ir.Value:
         """Add an operator, and return its output."""
         node = ir.node(op_type, inputs, attributes)
@@ -126,12 +130,15 @@ class CrossEntropy(Loss):
         Its axis of classes.
     smoothing : float
         This share of each label is spread over all classes evenly (Szegedy et al., arXiv:1512.00567).
+    mask : str
+        An input of the model, of the labels' shape, that is 0 at positions that do not count.
     """
 
     labels: npt.NDArray[Any]
     logits: str = LOGITS
     axis: int = -1
     smoothing: float = 0.0
+    mask: str = ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -157,7 +164,7 @@ class CrossEntropy(Loss):
 
     def add(self, behind: Behind, student: Mapping[str, ir.Value]) -> ir.Value:
         """Add the operators."""
-        logits, labels = student[self.logits], self._labels(behind)
+        logits, labels = student[self.logits], self.fed(behind)
         surprise = behind.add("Neg", behind.add("LogSoftmax", logits, axis=self.axis))
         axis = behind.constant("onnxcompress.class_axis", np.array([self.axis]))
         expected = behind.add("Mul", surprise, self._expected(behind, logits, labels))
@@ -165,12 +172,13 @@ class CrossEntropy(Loss):
 
     def score(self, behind: Behind, student: Mapping[str, ir.Value]) -> ir.Value:
         """Add the accuracy."""
-        labels = self._labels(behind)
+        labels = self.fed(behind)
         answers = behind.add("ArgMax", student[self.logits], axis=self.axis, keepdims=0)
         right = behind.number(behind.add("Equal", answers, labels))
         return behind.mean(right, self._counted(behind, labels))
 
-    def _labels(self, behind: Behind) -> ir.Value:
+    def fed(self, behind: Behind) -> ir.Value:
+        """Add the input for the labels."""
         names = ["batch", *(f"labelled/{axis}" for axis in range(1, self.labels.ndim))]
         return behind.fed(LABELS, ir.DataType.INT64, ir.Shape(names))
 
@@ -187,8 +195,11 @@ class CrossEntropy(Loss):
         return behind.add("Add", behind.scaled(chosen, 1 - self.smoothing, "certain"), spread)
 
     def _counted(self, behind: Behind, labels: ir.Value) -> ir.Value | None:
-        """Return 1 where there is a label, 0 where there is none."""
+        """Return 1 where there is a label, 0 where there is none or padding."""
         if self.labels.ndim == 1:
             return None
-        none = behind.constant("onnxcompress.no_label", np.int64(-1))
-        return behind.number(behind.add("Greater", labels, none))
+        counts = behind.add("Greater", labels, behind.constant("onnxcompress.no_label", np.int64(-1)))
+        if self.mask:
+            kept = behind.add("Cast", behind.model_input(self.mask), to=ir.DataType.BOOL)
+            counts = behind.add("And", counts, kept)
+        return behind.number(counts)

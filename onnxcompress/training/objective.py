@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +19,16 @@ from ..graph.opset import convert_opset
 from ..graph.weights import find_weights
 from ..runtime.session import open_session
 from ..samples.samples import Samples
-from .batch_norm import train_batch_norms, write_out_batch_norms
-from .forms import write_out_forms, write_out_padding
+from .batch_norm import train_batch_norms
+from .differentiate import differentiate
+from .engines import DEFAULT, Engine
+from .forms import write_out
 from .gradients import Trainable, find_trainable
 from .loss import LOGITS, Arrays, Behind, Loss, Shapes
-from .pooling import write_out_average_pools
 
 LOSS, SCORE = "onnxcompress.loss", "onnxcompress.score"
-# What onnxruntime-training 1.19.2 reads; BatchNormalization has a training mode from 14 on.
-OLDEST_OPSET, NEWEST_OPSET, NEWEST_IR = 14, 21, 10
+# Scatter adds from 16 on.
+OLDEST_OPSET, USUAL_OPSET = 16, 17
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Objective:
         Running means and variances of BatchNormalization: initializer to the output that holds its next value.
     shapes : dict of str to tuple
         Of what the loss reads, without the batch, as far as the model says so.
+    fixed_batch : int, optional
+        How many samples each step takes, where the model cannot do with another number.
     """
 
     proto: onnx.ModelProto
@@ -58,14 +60,20 @@ class Objective:
     parameters: dict[str, npt.NDArray[np.float32]]
     states: dict[str, str]
     shapes: Shapes
+    fixed_batch: int | None = None
 
 
-def trainable_weights(model: ir.Model, samples: Arrays | None = None, reads: Collection[str] = (LOGITS,)) -> Trainable:
+def trainable_weights(
+    model: ir.Model,
+    samples: Arrays | None = None,
+    reads: Collection[str] = (LOGITS,),
+    engine: Engine = DEFAULT,
+) -> Trainable:
     """Return which weights of `model` gradients of a loss on the tensors `reads` reach, and what stops the others.
 
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
-    copy, _ = _prepared(model, reads, samples=samples)
+    copy, _ = _prepared(model, reads, samples, engine)
     found = find_trainable(copy.graph, copy.graph.outputs)
     held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
     reason = "a Constant node holds it, and only initializers are trained"
@@ -78,15 +86,16 @@ def build_objective(
     *,
     frozen: Collection[str] = (),
     evaluate: bool = False,
+    gradients: bool = True,
     samples: Arrays | None = None,
+    engine: Engine = DEFAULT,
 ) -> Objective:
-    """Build the graph whose first output is the loss of a batch.
+    """Build the graph whose outputs are the loss of a batch, its score, and the gradients of the loss.
 
-    With `evaluate`
-    BatchNormalization stays as it is when the model is used. Extents that the model leaves open are those of `samples`:
-    onnxruntime-training crashes in the gradients of some operators where they are not known.
+    With `evaluate` BatchNormalization stays as it is when the model is used. Extents that the model leaves open are
+    those of `samples`: some rules need to know them.
     """
-    copy, student = _prepared(model, objective.reads, None if evaluate else frozen, samples)
+    copy, student = _prepared(model, objective.reads, samples, engine)
     graph = copy.graph
     found = find_trainable(graph, graph.outputs)
     stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
@@ -99,23 +108,55 @@ def build_objective(
         reason = next(iter(found.stopped.values()), none)
         towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
         raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")
-    states = {} if evaluate else train_batch_norms(graph)
-    _keep_statistics(graph)
+    states = {} if evaluate else train_batch_norms(graph, frozen)
     inputs, read = tuple(str(value.name) for value in graph.inputs), _shapes(student)
     parameters = objective.parameters()
-    behind = Behind(graph)
-    for name, array in parameters.items():
-        behind.constant(name, array)
-    loss = behind.add("Identity", objective.add(behind, student))
-    score = behind.add("Identity", objective.score(behind, student))
-    for scalar, called in ((loss, LOSS), (score, SCORE)):
-        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
-    edit.set_outputs(graph, [loss, score, *states.values()])
-    names = {state: str(value.name) for state, value in states.items()}
+    loss, score = _put_behind(graph, objective, student)
     weights = (*weights, *parameters)
-    _initializers_to_inputs(graph, [*weights, *names])
-    shapes.forget(copy)
+    found_gradients: list[ir.Value] = []
+    if gradients:
+        shapes.infer(copy)
+        found_gradients = differentiate(graph, loss, [graph.initializers[name] for name in weights], engine.kernels)
+    edit.set_outputs(graph, [loss, score, *states.values(), *found_gradients])
+    names = {state: str(value.name) for state, value in states.items()}
+    for name in (*weights, *names):
+        edit.make_input(graph.initializers[name])
+    common.RemoveUnusedNodesPass()(copy)
     return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read)
+
+
+def build_evaluation(
+    model: ir.Model, loss: Loss, trained: Objective, samples: Arrays | None = None, engine: Engine = DEFAULT
+) -> onnx.ModelProto:
+    """Build the graph that tells loss and score of a batch for the model as it is used.
+
+    Its weights and running statistics are inputs, as those of the objective are.
+    """
+    copy, student = _prepared(model, loss.reads, samples, engine)
+    edit.set_outputs(copy.graph, _put_behind(copy.graph, loss, student))
+    common.RemoveUnusedNodesPass()(copy)
+    for name in (*trained.weights, *trained.states):
+        if name in copy.graph.initializers:
+            edit.make_input(copy.graph.initializers[name])
+    shapes.forget(copy)
+    return ir.to_proto(copy)
+
+
+def running_statistics(model: ir.Model) -> list[str]:
+    """Name the running means and variances of every BatchNormalization."""
+    nodes = (node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization")
+    return [str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None]
+
+
+def _put_behind(graph: ir.Graph, loss: Loss, student: Mapping[str, ir.Value]) -> list[ir.Value]:
+    """Add the operators of a loss and its score; returns both."""
+    behind = Behind(graph)
+    for name, array in loss.parameters().items():
+        behind.constant(name, array)
+    found = [behind.add("Identity", add(behind, student)) for add in (loss.add, loss.score)]
+    for scalar, called in zip(found, (LOSS, SCORE), strict=True):
+        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    return found
 
 
 def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...] | None]:
@@ -127,29 +168,26 @@ def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...]
 
 
 def _prepared(
-    model: ir.Model, reads: Collection[str], frozen: Collection[str] | None = (), samples: Arrays | None = None
+    model: ir.Model, reads: Collection[str], samples: Arrays | None, engine: Engine
 ) -> tuple[ir.Model, dict[str, ir.Value]]:
-    """Copy the model up to what is read: no local functions, a batch of any size, an opset that can be trained.
+    """Copy the model up to what is read: no local functions, a batch of any size, an opset that rules are written in.
 
-    What is read comes beside it. Nodes stand in the form that has a gradient, and their shapes are inferred.
-    BatchNormalization with parameters in `frozen` stays as it is when the model is used; all of it, if that is None.
+    What is read comes beside it. Shapes are inferred.
     """
     copy = model.clone()
     flatten(copy)
-    places = _return_only(copy, reads)
-    _at_trainable_opset(copy)
+    places = return_only(copy, reads)
+    at_trainable_opset(copy, engine)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
             edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
-    write_out_padding(copy)
-    if frozen is None or frozen:
-        write_out_batch_norms(copy, frozen)
-    write_out_average_pools(copy)
     _free_batch(graph)
-    write_out_forms(copy)
+    shapes.infer(copy)
+    if write_out(graph):
+        shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy, {name: graph.outputs[place] for name, place in places.items()}
 
@@ -159,17 +197,27 @@ def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
     return teacher_arrays(model, {LOGITS: LOGITS}, samples)[LOGITS]
 
 
+def computes(model: ir.Model, names: Collection[str]) -> Callable[[Arrays], dict[str, npt.NDArray[Any]]]:
+    """Return a function from feeds to tensors of a model, outputs or inner ones, by name."""
+    copy = model.clone()
+    flatten(copy)
+    places = return_only(copy, names)
+    session = open_session(copy)
+
+    def run(feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
+        arrays = list(session.run(feeds).values())
+        return {name: arrays[place] for name, place in places.items()}
+
+    return run
+
+
 def teacher_arrays(model: ir.Model, tensors: Mapping[str, str], samples: Samples) -> dict[str, npt.NDArray[np.float32]]:
     """Return what a model computes for all samples: for each key, the tensor that it names."""
     if not tensors:
         return {}
-    copy = model.clone()
-    flatten(copy)
-    places = _return_only(copy, tensors.values())
-    session = open_session(copy)
-    runs = [list(session.run(feeds).values()) for feeds in samples.batches()]
-    arrays = [np.concatenate(parts).astype(np.float32) for parts in zip(*runs, strict=True)]
-    return {key: arrays[places[name]] for key, name in tensors.items()}
+    compute = computes(model, tensors.values())
+    runs = [compute(feeds) for feeds in samples.batches()]
+    return {key: np.concatenate([run[name] for run in runs]).astype(np.float32) for key, name in tensors.items()}
 
 
 def find_tensor(model: ir.Model, name: str) -> ir.Value:
@@ -201,7 +249,7 @@ def _logits(value: ir.Value) -> ir.Value:
     return source
 
 
-def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
+def return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     """Let a model return these tensors alone; returns at which place each is."""
     found = {name: find_tensor(model, name) for name in names}
     values = list(dict.fromkeys(found.values()))
@@ -212,15 +260,19 @@ def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     return {name: values.index(value) for name, value in found.items()}
 
 
-def _at_trainable_opset(model: ir.Model) -> None:
-    opset = model.opset_imports.get("", NEWEST_OPSET)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        wanted = min(max(opset, 17), NEWEST_OPSET)
+def at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+    """Convert a model, in place, to what an engine reads and rules are written in."""
+    opset = model.opset_imports.get("", USUAL_OPSET)
+    newest = engine.newest_opset or max(opset, USUAL_OPSET)
+    if not OLDEST_OPSET <= opset <= newest:
+        reads = f"{OLDEST_OPSET} to {newest}" if engine.newest_opset else f"{OLDEST_OPSET} and newer"
         try:
-            convert_opset(model, wanted, f"training reads opset {OLDEST_OPSET} to {NEWEST_OPSET}")
+            convert_opset(model, min(max(opset, USUAL_OPSET), newest), f"training reads opset {reads}")
         except PassError as error:
             raise TrainingError(str(error)) from None
-    model.ir_version = min(model.ir_version, NEWEST_IR)
+    edit.raise_ir_version(model)
+    if engine.newest_ir:
+        model.ir_version = min(model.ir_version, engine.newest_ir)
 
 
 def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> None:
@@ -261,25 +313,3 @@ def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | Non
     rest = rest if len(rest) == len(target) - 1 else target[1:].tolist()
     # -1 also serves a Reshape that takes the batch out of another dimension; 0 is the next best.
     return np.array([0 if -1 in rest else -1, *rest], np.int64)
-
-
-def _keep_statistics(graph: ir.Graph) -> None:
-    """Name all three outputs of each LayerNormalization: its gradient reads the mean and the deviation."""
-    for node in graph:
-        if node.op_type == "LayerNormalization":
-            node.resize_outputs(3)
-            for position, suffix in ((1, "mean"), (2, "inverse_deviation")):
-                node.outputs[position].name = node.outputs[position].name or f"{node.outputs[0].name}/{suffix}"
-
-
-def _initializers_to_inputs(graph: ir.Graph, names: list[str]) -> None:
-    for name in names:
-        value = graph.initializers[name]
-        # A node that reads one weight twice would get two gradients of the same name.
-        for node, count in Counter(node for node, _ in value.uses()).items():
-            for position in [i for i, read in enumerate(node.inputs) if read is value][1:count]:
-                alias = ir.node("Identity", [value])
-                alias.outputs[0].name = f"{name}/again_{node.outputs[0].name}_{position}"
-                graph.insert_before(node, alias)
-                node.replace_input_with(position, alias.outputs[0])
-        edit.make_input(value)

@@ -13,6 +13,7 @@ from corpus.trainable import MLP, cnn, log_softmax, mlp, samples, weights_of
 from onnxcompress.errors import DataError
 from onnxcompress.samples.samples import load_samples
 from onnxcompress.training import CrossEntropy, Loss, Settings, teacher_arrays, train, trainable_weights
+from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loss import LABELS
 from onnxcompress.training.objective import LOSS, SCORE, build_objective
 
@@ -48,7 +49,7 @@ def test_a_loss_on_inner_tensors_with_weights_of_its_own() -> None:
     inputs, _, _ = samples()
     loss, w = Regressed(), weights_of(mlp())
     taught = teacher_arrays(mlp(), loss.teacher, load_samples(inputs, mlp()))
-    objective = build_objective(mlp(), loss)
+    objective = build_objective(mlp(), loss, engine=ENGINES["onnxruntime"])
     assert objective.weights == ("w1", "b1", "regressor")
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = inputs | taught | {name: w[name] for name in ("w1", "b1")} | loss.parameters()
@@ -87,7 +88,8 @@ def test_cross_entropy_with_a_class_for_each_position(axis: int, smoothing: floa
     inputs, labels, _ = samples()
     w = weights_of(mlp())
     labels = np.stack([labels, np.where(np.arange(50) < 20, -100, labels[::-1])], 1)
-    objective = build_objective(mlp(text), CrossEntropy(labels, "logits", axis, smoothing))
+    loss = CrossEntropy(labels, "logits", axis, smoothing)
+    objective = build_objective(mlp(text), loss, engine=ENGINES["onnxruntime"])
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     value, score = session.run([LOSS, SCORE], inputs | w | {LABELS: labels})
     z = np.maximum(inputs["x"] @ w["w1"] + w["b1"], 0) @ w["w2"]

@@ -32,7 +32,15 @@ def digits(count: int = 64) -> dict[str, np.ndarray]:
 )
 def test_every_pattern_stays(prune, optimizer: str) -> None:
     pruned, _ = apply(cnn(), [prune])
-    distill = Distill(epochs=2, batch_size=16, optimizer=optimizer, learning_rate=0.02, weight_decay=0.5, hard_weight=1)
+    distill = Distill(
+        epochs=2,
+        batch_size=16,
+        optimizer=optimizer,
+        learning_rate=0.02,
+        weight_decay=0.5,
+        losses={"cross-entropy": 1.0},
+        holdout=0,
+    )
     trained, report = apply(pruned, [distill], data=digits())
     before, after = weights_of(pruned), weights_of(trained)
     factors = {name for name in ("w", "fc") if (before[name] == 0).any()}
@@ -100,7 +108,7 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
 def test_channels_that_pruning_zeroed_can_go_after_training(optimizer: str) -> None:
     """Also their biases, and what normalises them, stay without effect."""
     pruned, _ = apply(cnn(), [PruneChannels(sparsity=0.5)])
-    distill = Distill(epochs=2, hard_weight=1, optimizer=optimizer, learning_rate=0.02)
+    distill = Distill(epochs=2, losses={"cross-entropy": 1.0}, optimizer=optimizer, learning_rate=0.02)
     trained, _ = apply(pruned, [distill, Shrink()], data=digits())
     assert weights_of(trained)["w"].shape == (4, 1, 3, 3)
     assert weights_of(trained)["fc"].shape == (64, 10)

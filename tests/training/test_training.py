@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,19 +17,29 @@ from corpus.trainable import MLP, cnn, log_softmax, make, mlp, samples, weights_
 
 from onnxcompress.demo.data import load_split
 from onnxcompress.errors import DataError, TrainingError
-from onnxcompress.passes.distill.objectives.soft_targets import TEACHER, SoftTargets
+from onnxcompress.passes.distill.objectives.combined import Combined
+from onnxcompress.passes.distill.objectives.kl import KullbackLeibler
+from onnxcompress.passes.distill.objectives.tensors import Output, Tensor
 from onnxcompress.training import CrossEntropy, Settings, process, train, trainable_weights
-from onnxcompress.training.gradients import DIFFERENTIABLE
-from onnxcompress.training.loop import engine
+from onnxcompress.training.engines import ENGINES
+from onnxcompress.training.loop.data import Bucket, batches
 from onnxcompress.training.loop.schedule import rate_factor
 from onnxcompress.training.loop.state import CHECKPOINT
-from onnxcompress.training.loop.training import batches
 from onnxcompress.training.loss import LABELS
 from onnxcompress.training.objective import build_objective
 
 
 def forward(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"]
+
+
+TEACHER = "onnxcompress.teacher/logits"
+
+
+def soft_targets(labels: np.ndarray, temperature: float = 4.0, hard: float = 0.5) -> Combined:
+    logits = Tensor("logits", (50, 4), 1)
+    kl = KullbackLeibler(Output("logits", "classes", logits, logits, ""), temperature)
+    return Combined(((kl, 1 - hard), (CrossEntropy(labels), hard)))
 
 
 def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: float, hard: float) -> float:
@@ -44,7 +53,7 @@ def expected_loss(z: np.ndarray, labels: np.ndarray, teacher: np.ndarray, t: flo
 def test_loss_is_what_hinton_wrote(t: float, hard: float) -> None:
     model = mlp()
     inputs, labels, teacher = samples()
-    objective = build_objective(model, SoftTargets(labels, t, hard))
+    objective = build_objective(model, soft_targets(labels, t, hard), engine=ENGINES["onnxruntime"])
     session = onnxruntime.InferenceSession(objective.proto.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {**inputs, **weights_of(model), LABELS: labels, TEACHER: teacher}
     loss = session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
@@ -58,7 +67,7 @@ def test_first_steps_are_those_of_the_textbook(optimizer: str) -> None:
     settings = Settings(
         epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, schedule="constant", weight_decay=0.1
     )
-    trained = train(model, inputs, SoftTargets(labels), teacher={TEACHER: teacher}, settings=settings)
+    trained = train(model, inputs, soft_targets(labels), teacher={TEACHER: teacher}, settings=settings)
 
     w = {name: array.astype(np.float64) for name, array in weights_of(model).items()}
     moments = {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in w.items()}
@@ -134,7 +143,7 @@ def test_learns_digits_and_resumes_to_the_same_weights(tmp_path) -> None:
         checkpoint=tmp_path,
         progress=lambda _what, done, total: seen.append(done) if total == steps else None,
     )
-    assert min(seen) > 2 * 38
+    assert min(seen) >= 2 * 38
     assert resumed.losses == whole.losses
     for name, array in whole.weights.items():
         np.testing.assert_array_equal(resumed.weights[name], array)
@@ -170,7 +179,7 @@ def test_a_killed_worker_leaves_its_checkpoint(tmp_path, monkeypatch) -> None:
         train(
             mlp(),
             inputs,
-            SoftTargets(labels),
+            soft_targets(labels),
             teacher={TEACHER: teacher},
             settings=settings,
             checkpoint=tmp_path,
@@ -223,18 +232,25 @@ def test_a_loss_that_explodes_is_said_so(tmp_path) -> None:
     assert "FloatingPointError" in (tmp_path / process.LOG).read_text()
 
 
-def test_missing_uv_says_how_to_get_it(monkeypatch) -> None:
+def test_without_uv_the_other_engine_trains_and_it_is_said(monkeypatch) -> None:
+    inputs, labels, _ = samples()
+    first = train(mlp(), inputs, CrossEntropy(labels), settings=Settings(epochs=3))
     monkeypatch.setitem(__import__("sys").modules, "uv", None)
     monkeypatch.setattr(process.shutil, "which", lambda _name: None)
-    inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r'pip install "onnxcompress\[train\]"'):
-        train(mlp(), inputs, CrossEntropy(labels), settings=Settings())
+    second = train(mlp(), inputs, CrossEntropy(labels), settings=Settings(epochs=3))
+    assert first.notes == () and 'pip install "onnxcompress[train]"' in second.notes[0]
+    assert (first.settings.engine, second.settings.engine) == ("onnxruntime-training", "onnxruntime")
+    for name, array in first.weights.items():
+        np.testing.assert_allclose(second.weights[name], array, rtol=1e-4, atol=1e-6)
+    settings = Settings(engine="onnxruntime-training")
+    with pytest.raises(TrainingError, match=r'pip install "onnxcompress\[train\]"; engine=onnxruntime trains without'):
+        train(mlp(), inputs, CrossEntropy(labels), settings=settings)
 
 
 def test_a_node_without_gradient_is_named() -> None:
-    model = mlp(MLP.replace("r = Relu(h)", "[act] r = HardSwish(h)"))
+    model = mlp(MLP.replace("r = Relu(h)", "[act] r = Mod<fmod = 1>(h, h)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(HardSwish\) has no gradient"):
+    with pytest.raises(TrainingError, match=r"'w1' cannot be trained: node 'act' \(Mod\) has no gradient"):
         train(model, inputs, CrossEntropy(labels), settings=Settings())
     found = trainable_weights(model)
     assert found.free == ("w2",)
@@ -242,15 +258,15 @@ def test_a_node_without_gradient_is_named() -> None:
 
 
 def test_a_node_before_all_weights_stops_nothing() -> None:
-    """x - HardSwish - Gemm: nothing before the first weight needs a gradient."""
-    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = HardSwish(x)\n h = Gemm(s, w1, b1)")
+    """x - Mod - Gemm: nothing before the first weight needs a gradient."""
+    text = MLP.replace("h = Gemm(x, w1, b1)", "[pre] s = Mod<fmod = 1>(x, x)\n h = Gemm(s, w1, b1)")
     assert trainable_weights(mlp(text)).free == ("w1", "b1", "w2")
 
 
 def test_nothing_to_train_is_an_error() -> None:
-    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Elu(s)"))
+    model = mlp(MLP.replace("logits = MatMul(r, w2)", "s = MatMul(r, w2)\n [last] logits = Mod<fmod = 1>(s, s)"))
     inputs, labels, _ = samples()
-    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Elu\)"):
+    with pytest.raises(TrainingError, match=r"nothing in this model can be trained.*node 'last' \(Mod\)"):
         train(model, inputs, CrossEntropy(labels), settings=Settings(), frozen=("w1", "b1", "w2"))
 
 
@@ -292,19 +308,20 @@ def test_other_opsets_train_alike(opset: int) -> None:
 
 def test_data_that_does_not_fit() -> None:
     inputs, labels, teacher = samples()
-    with pytest.raises(DataError, match="same number of samples"):
-        train(mlp(), inputs, SoftTargets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
+    with pytest.raises(DataError, match="49 rows for 50 samples"):
+        train(mlp(), inputs, soft_targets(labels[:-1]), teacher={TEACHER: teacher}, settings=Settings())
     with pytest.raises(DataError, match="the model has 4 classes"):
-        train(mlp(), inputs, SoftTargets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
-    with pytest.raises(DataError, match="lack input 'x'"):
-        train(mlp(), {}, SoftTargets(labels), teacher={TEACHER: teacher}, settings=Settings())
+        train(mlp(), inputs, soft_targets(labels + 1), teacher={TEACHER: teacher}, settings=Settings())
+    with pytest.raises(DataError, match="input 'x' is missing"):
+        train(mlp(), {}, soft_targets(labels), teacher={TEACHER: teacher}, settings=Settings())
 
 
 def test_batches_cover_an_epoch_and_differ_by_one() -> None:
-    parts = list(batches(65, 3, seed=0, epoch=1))
+    bucket = Bucket({}, np.arange(65), np.arange(0))
+    parts = [part for _, part in batches([bucket], 22, seed=0, epoch=1)]
     assert sorted(len(part) for part in parts) == [21, 22, 22]
     assert sorted(np.concatenate(parts)) == list(range(65))
-    again = list(batches(65, 3, seed=0, epoch=2))
+    again = [part for _, part in batches([bucket], 22, seed=0, epoch=2)]
     assert not np.array_equal(parts[0], again[0])
 
 
@@ -313,14 +330,3 @@ def test_batches_cover_an_epoch_and_differ_by_one() -> None:
 )
 def test_schedules(schedule: str, factors: list[float]) -> None:
     assert [rate_factor(schedule, t) for t in (0, 0.5, 0.75)] == pytest.approx(factors, rel=1e-4)
-
-
-def test_the_table_of_gradients_is_true() -> None:
-    """Every operator in the table, differentiated where training happens, agrees with finite differences."""
-    script = Path(__file__).with_name("gradient_table.py")
-    command = [process.find_uv(), "run", "--no-project", "--script", str(script), engine.__file__]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert set(found) >= DIFFERENTIABLE
-    wrong = {op: found[op] for op in DIFFERENTIABLE if isinstance(found[op], str) or found[op] > 0.03}
-    assert wrong == {}
-    assert {op for op, error in found.items() if not isinstance(error, str)} == DIFFERENTIABLE
