@@ -154,13 +154,13 @@ class _Job:
                 "fingerprint": fingerprint,
                 "settings": dataclasses.asdict(self._settings),
                 "batch_size": self._settings.batch_size,
-                "fixed": self.objective.fixed_batch is not None,
+                "fixed": self.objective.fixed_batch,
                 "augment": [str(Path(name).resolve()) if ":" in name else name for name in self._settings.augment],
                 "teacher": live,
                 **self._hooks,
             }
             write_job(folder, self.objective, store, self._initial, job)
-            self._steps = step_count(store.buckets, int(self._settings.batch_size), fixed=job["fixed"])
+            self._steps = step_count(store.buckets, int(self._settings.batch_size), job["fixed"])
 
     def _add_targets(
         self, folder: Path, store: Store, teacher: Teacher, progress: Progress, *, live: bool
@@ -174,7 +174,7 @@ class _Job:
         if not isinstance(teacher, ir.Model):
             store.add({name: np.asarray((teacher or {})[name]) for name in wanted})
         elif wanted and (live or self._settings.augment):
-            return save_teacher(folder / "teacher.onnx", teacher, wanted, self.engine)
+            return save_teacher(folder / "teacher.onnx", teacher, wanted, self.engine, self.objective.fixed_batch)
         else:
             store.teach(teacher, wanted, progress)
         return {}

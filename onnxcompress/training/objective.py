@@ -19,6 +19,7 @@ from ..graph.opset import convert_opset
 from ..graph.weights import find_weights
 from ..runtime.session import open_session
 from ..samples.samples import Samples
+from .batch import free_batch
 from .batch_norm import train_batch_norms
 from .differentiate import differentiate
 from .engines import DEFAULT, Engine
@@ -73,7 +74,7 @@ def trainable_weights(
 
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
-    copy, _ = _prepared(model, reads, samples, engine)
+    copy, _, _ = _prepared(model, reads, samples, engine)
     found = find_trainable(copy.graph, copy.graph.outputs)
     held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
     reason = "a Constant node holds it, and only initializers are trained"
@@ -95,7 +96,7 @@ def build_objective(
     With `evaluate` BatchNormalization stays as it is when the model is used. Extents that the model leaves open are
     those of `samples`: some rules need to know them.
     """
-    copy, student = _prepared(model, objective.reads, samples, engine)
+    copy, student, fixed = _prepared(model, objective.reads, samples, engine)
     graph = copy.graph
     found = find_trainable(graph, graph.outputs)
     stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
@@ -122,7 +123,7 @@ def build_objective(
     for name in (*weights, *names):
         edit.make_input(graph.initializers[name])
     common.RemoveUnusedNodesPass()(copy)
-    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read)
+    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read, fixed)
 
 
 def build_evaluation(
@@ -132,7 +133,7 @@ def build_evaluation(
 
     Its weights and running statistics are inputs, as those of the objective are.
     """
-    copy, student = _prepared(model, loss.reads, samples, engine)
+    copy, student, _ = _prepared(model, loss.reads, samples, engine)
     edit.set_outputs(copy.graph, _put_behind(copy.graph, loss, student))
     common.RemoveUnusedNodesPass()(copy)
     for name in (*trained.weights, *trained.states):
@@ -169,27 +170,27 @@ def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...]
 
 def _prepared(
     model: ir.Model, reads: Collection[str], samples: Arrays | None, engine: Engine
-) -> tuple[ir.Model, dict[str, ir.Value]]:
+) -> tuple[ir.Model, dict[str, ir.Value], int | None]:
     """Copy the model up to what is read: no local functions, a batch of any size, an opset that rules are written in.
 
-    What is read comes beside it. Shapes are inferred.
+    What is read comes beside it, and how many samples it takes where that is fixed. Shapes are inferred.
     """
     copy = model.clone()
     flatten(copy)
-    places = return_only(copy, reads)
     at_trainable_opset(copy, engine)
+    places = return_only(copy, reads)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
             edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
-    _free_batch(graph)
+    fixed = free_batch(copy)
     shapes.infer(copy)
     if write_out(graph):
         shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
-    return copy, {name: graph.outputs[place] for name, place in places.items()}
+    return copy, {name: graph.outputs[place] for name, place in places.items()}, fixed
 
 
 def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
@@ -253,7 +254,7 @@ def return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     """Let a model return these tensors alone; returns at which place each is."""
     found = {name: find_tensor(model, name) for name in names}
     values = list(dict.fromkeys(found.values()))
-    if any(value.type is None for value in values):
+    if any(value.type is None or value.shape is None for value in values):
         shapes.infer(model)
     edit.set_outputs(model.graph, values)
     common.RemoveUnusedNodesPass()(model)
@@ -284,32 +285,3 @@ def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> Non
             rest = known if len(known) == len(open_) else open_
             dims = [d if isinstance(d, int) else r for d, r in zip(value.shape[1:], rest, strict=True)]
             value.shape = ir.Shape([value.shape[0], *dims])  # type: ignore[list-item]
-
-
-def _free_batch(graph: ir.Graph) -> None:
-    """Make the first dimension of every input symbolic, and that of each Reshape that wrote the old one down."""
-    fixed = {value.shape[0] for value in graph.inputs if value.shape and isinstance(value.shape[0], int)}
-    for node in list(graph):
-        target = edit.constant(node.inputs[1]) if node.op_type == "Reshape" and fixed else None
-        if target is not None and not node.attributes.get_int("allowzero"):
-            free = _batch_free(target.numpy(), fixed, node.outputs[0].shape)
-            if free is not None:
-                shape = f"{node.outputs[0].name}/batch_free_shape"
-                node.replace_input_with(1, edit.Inserter(graph).constant(shape, free))
-    for value in graph.inputs:
-        if value.shape:
-            value.shape = ir.Shape(["batch", *value.shape[1:]])
-    for node in graph:
-        for output in node.outputs:
-            read = output.is_graph_output() and output.shape
-            output.shape = ir.Shape(["batch", *output.shape[1:]]) if read and output.shape else None
-
-
-def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | None) -> npt.NDArray[Any] | None:
-    """Return a Reshape's target for a batch of any size; None where it says nothing of the batch."""
-    if target.size == 0 or int(target[0]) not in fixed:
-        return None
-    rest = [n for n in shape[1:] if isinstance(n, int)] if shape is not None else []
-    rest = rest if len(rest) == len(target) - 1 else target[1:].tolist()
-    # -1 also serves a Reshape that takes the batch out of another dimension; 0 is the next best.
-    return np.array([0 if -1 in rest else -1, *rest], np.int64)

@@ -67,11 +67,16 @@ class Settings:
     seed: int = 0
 
     def resolved(self, samples: int, fixed: int | None) -> Settings:
-        """Return the same with numbers for what the number of samples that train decides, and a batch that is fixed."""
+        """Return the same with numbers for what the number of samples that train decides.
+
+        Where the model takes a `fixed` number of samples at a time, a batch is some times as many.
+        """
         size = self.batch_size
         if size == "auto":
             size = 16 if samples < FEW else 32 if samples < MANY else 64
-        size, epochs = fixed or size, self.epochs
+        if fixed:
+            size = max(size // fixed, 1) * fixed
+        epochs = self.epochs
         if epochs == "auto":
             epochs = min(max(round(STEPS / math.ceil(samples / size)), LEAST_EPOCHS), MOST_EPOCHS)
         return dataclasses.replace(self, batch_size=size, epochs=epochs)

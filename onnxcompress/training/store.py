@@ -18,6 +18,7 @@ from ..progress import Progress, silent
 from ..runtime.session import open_session
 from ..samples.inputs import Input, find_layout, model_inputs
 from ..samples.samples import Batch
+from .batch import free_batch
 from .engines import Engine
 from .loop.data import Bucket, Rows
 from .objective import at_trainable_opset, return_only
@@ -264,10 +265,18 @@ def teacher_model(model: ir.Model, tensors: Mapping[str, str]) -> tuple[ir.Model
     return copy, return_only(copy, tensors.values())
 
 
-def save_teacher(path: Path, model: ir.Model, tensors: Mapping[str, str], engine: Engine) -> dict[str, str]:
-    """Write the teacher for the worker; returns the output that gives each tensor."""
+def save_teacher(
+    path: Path, model: ir.Model, tensors: Mapping[str, str], engine: Engine, fixed: int | None
+) -> dict[str, str]:
+    """Write the teacher for the worker, which feeds it like the student; returns the output that gives each tensor."""
     copy, places = teacher_model(model, tensors)
     at_trainable_opset(copy, engine)
+    own = free_batch(copy)
+    if own not in (None, fixed):
+        raise TrainingError(
+            f"the teacher takes {own} samples at a time, the student {fixed or 'any number'}: without augment= its "
+            "answers are computed beforehand, and both may differ"
+        )
     save(copy, path)
     return {key: str(copy.graph.outputs[places[name]].name) for key, name in tensors.items()}
 

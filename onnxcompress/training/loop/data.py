@@ -109,36 +109,38 @@ def read_buckets(job: dict[str, Any], folder: Path) -> list[Bucket]:
     return buckets
 
 
-def step_count(buckets: Sequence[Bucket], size: int, *, fixed: bool = False) -> int:
+def step_count(buckets: Sequence[Bucket], size: int, fixed: int | None = None) -> int:
     """Return the steps of one epoch."""
-    return sum(_parts(len(bucket.trained), size, fixed=fixed) for bucket in buckets)
+    return sum(_parts(len(bucket.trained), size, fixed) for bucket in buckets)
 
 
-def _parts(samples: int, size: int, *, fixed: bool) -> int:
+def _parts(samples: int, size: int, fixed: int | None) -> int:
     return 0 if not samples else max(samples // size, 1) if fixed else math.ceil(samples / size)
 
 
-def batches(buckets: Sequence[Bucket], size: int, seed: int, epoch: int, *, fixed: bool = False) -> Iterator[Batch]:
+def batches(buckets: Sequence[Bucket], size: int, seed: int, epoch: int, fixed: int | None = None) -> Iterator[Batch]:
     """Go through all samples once, in an order that seed and epoch alone decide.
 
-    Each bucket is split into nearly equal batches: every sample once, and no tiny batch at the end. Where the batch is
-    `fixed` all have that size, so that some samples wait for another epoch, or come twice where there are too few.
+    Each bucket is split into nearly equal batches: every sample once, and no tiny batch at the end. Where the model
+    takes a `fixed` number at a time, all are multiples of it, so that some samples wait for another epoch, or come
+    twice where there are too few.
     """
     random = np.random.default_rng([seed, epoch])
     found: list[Batch] = []
     for bucket in buckets:
         order = random.permutation(bucket.trained)
-        parts = _parts(len(order), size, fixed=fixed)
+        parts = _parts(len(order), size, fixed)
         if fixed and parts:
-            order = np.resize(order, parts * size)
+            order = np.resize(order, min(parts * size, math.ceil(len(order) / fixed) * fixed))
         found += [(bucket, np.sort(part)) for part in (np.array_split(order, parts) if parts else ())]
     if len(buckets) > 1:
         found = [found[i] for i in random.permutation(len(found))]
     yield from found
 
 
-def held_batches(buckets: Sequence[Bucket], size: int, *, fixed: bool = False) -> Iterator[Batch]:
+def held_batches(buckets: Sequence[Bucket], size: int, fixed: int | None = None) -> Iterator[Batch]:
     """Go through the samples that are held out; where the batch is `fixed`, the last one is filled up with others."""
+    size = fixed or size
     for bucket in buckets:
         for start in range(0, len(bucket.held), size):
             picked = bucket.held[start : start + size]

@@ -26,14 +26,19 @@ class Feeds:
         """Return feeds of samples as they are."""
         return self._with_teacher(bucket.read(picked))
 
-    def changed(self, bucket: Bucket, picked: Indices, step: int) -> dict[str, Any]:
-        """Return feeds of samples for a step that trains; seed and step alone decide how they are changed."""
-        feeds = bucket.read(picked)
-        if self._changes:
-            random = np.random.default_rng([self._job["settings"]["seed"], 1, step])
+    def changed(self, bucket: Bucket, picked: Indices, step: int) -> list[dict[str, Any]]:
+        """Return feeds of samples for a step that trains; seed and step alone decide how they are changed.
+
+        They are one dict, or several where the model takes a fixed number of samples at a time.
+        """
+        random = np.random.default_rng([self._job["settings"]["seed"], 1, step])
+        found = []
+        for part in np.split(picked, len(picked) // self._job["fixed"]) if self._job["fixed"] else [picked]:
+            feeds = bucket.read(part)
             for change in self._changes:
                 feeds |= change({name: feeds[name] for name in self._job["inputs"]}, random)
-        return self._with_teacher(feeds)
+            found.append(self._with_teacher(feeds))
+        return found
 
     def _with_teacher(self, feeds: dict[str, Any]) -> dict[str, Any]:
         if self._teacher is None:

@@ -33,7 +33,7 @@ class Judge:
         assert self._session is not None
         size, fixed, given = self._job["batch_size"], self._job["fixed"], state.weights | state.running
         total = score = seen = 0.0
-        for bucket, picked in held_batches(self._feeds.buckets, size, fixed=fixed):
+        for bucket, picked in held_batches(self._feeds.buckets, size, fixed):
             fed = self._feeds.plain(bucket, picked) | given
             feeds = {name: array for name, array in fed.items() if name in self._names}
             results = self._session.run([LOSS, SCORE], feeds)

@@ -29,7 +29,7 @@ def find_rate(job: dict[str, Any], folder: Path, feeds: Feeds, stepper: Stepper,
     The loss is that on the held-out samples, or in the last steps where there are none. A trial ends with its rate at
     zero, so that it tells what training would reach and not how much a large step shakes.
     """
-    total = job["settings"]["epochs"] * step_count(feeds.buckets, job["batch_size"], fixed=job["fixed"])
+    total = job["settings"]["epochs"] * step_count(feeds.buckets, job["batch_size"], job["fixed"])
     steps, tried, reporter = min(max(total // SHARE, LEAST), MOST), [], Reporter()
     for number, rate in enumerate(CANDIDATES):
         state = State.start(job, folder)
@@ -52,5 +52,5 @@ def find_rate(job: dict[str, Any], folder: Path, feeds: Feeds, stepper: Stepper,
 def _endless(job: dict[str, Any], feeds: Feeds) -> Any:
     epoch = 0
     while True:
-        yield from batches(feeds.buckets, job["batch_size"], job["settings"]["seed"], epoch, fixed=job["fixed"])
+        yield from batches(feeds.buckets, job["batch_size"], job["settings"]["seed"], epoch, job["fixed"])
         epoch += 1

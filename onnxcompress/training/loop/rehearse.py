@@ -35,7 +35,7 @@ def rehearse(job: dict[str, Any], folder: Path) -> None:
 
 def _again(job: dict[str, Any], feeds: Feeds) -> Any:
     while True:
-        yield from batches(feeds.buckets, job["batch_size"], 0, 0, fixed=job["fixed"])
+        yield from batches(feeds.buckets, job["batch_size"], 0, 0, job["fixed"])
 
 
 def _peak() -> int | None:

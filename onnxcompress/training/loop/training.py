@@ -33,7 +33,7 @@ class Training:
         self.feeds = Feeds(job, folder)
         self.stepper = Stepper(job, folder)
         self.judge = Judge(job, folder, self.feeds)
-        self.steps = step_count(self.feeds.buckets, job["batch_size"], fixed=job["fixed"])
+        self.steps = step_count(self.feeds.buckets, job["batch_size"], job["fixed"])
         self.total = job["total"] = self.settings["epochs"] * self.steps
         self._taken, self._since = 0, time.monotonic()
 
@@ -74,9 +74,7 @@ class Training:
         state, settings, reporter = self.state, self.settings, Reporter()
         assert state.rate is not None
         total, seen = 0.0, 0
-        order = batches(
-            self.feeds.buckets, self.job["batch_size"], settings["seed"], state.epoch, fixed=self.job["fixed"]
-        )
+        order = batches(self.feeds.buckets, self.job["batch_size"], settings["seed"], state.epoch, self.job["fixed"])
         for number, (bucket, picked) in enumerate(order):
             done = state.epoch * self.steps + number
             feeds = self.feeds.changed(bucket, picked, done)
