@@ -19,6 +19,7 @@ from ..graph.opset import convert_opset
 from ..runtime.session import open_session
 from ..samples.samples import Samples
 from .batch_norm import train_batch_norms
+from .composites import write_composites
 from .differentiate import differentiate
 from .engines import DEFAULT, Engine
 from .forms import write_out
@@ -151,8 +152,9 @@ def _prepared(
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
     _free_batch(graph)
+    write_composites(graph)  # what onnxruntime alone knows, inference does not
     shapes.infer(copy)
-    if write_out(graph):
+    while write_composites(graph) | write_out(graph):
         shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy, {name: graph.outputs[place] for name, place in places.items()}
