@@ -60,12 +60,33 @@ class Refusal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Epoch:
+    """How far training was: before the first epoch, or behind one.
+
+    Attributes
+    ----------
+    trained : float, optional
+        The mean loss on the samples that train; None before the first epoch.
+    loss, score : float, optional
+        On the samples that are held out; None without any. More is better for the score.
+    """
+
+    trained: float | None = None
+    loss: float | None = None
+    score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a pass did, what it refused, and what else it wants to tell: how it chose, what it measured."""
+    """What a pass did, what it refused, and what else it wants to tell: how it chose, what it measured.
+
+    `curve` is how training went, epoch by epoch.
+    """
 
     done: tuple[Change, ...] = ()
     refused: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    curve: tuple[Epoch, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +261,8 @@ class Context:
         What a pass judges by that looks at the outputs; see `onnxcompress.evaluation.metrics`.
     verifier : Verifier, optional
         One that holds `model`; made when it is needed otherwise.
+    rehearsal : bool
+        Nothing will be written: what takes long may be estimated in place of being done, and is said to be.
     """
 
     def __init__(
@@ -252,8 +275,9 @@ class Context:
         progress: Progress | None = None,
         metric: str | None = None,
         verifier: Verifier | None = None,
+        rehearsal: bool = False,
     ) -> None:
-        self.model = model
+        self.model, self.rehearsal = model, rehearsal
         self._verifier = verifier
         self.metric = metric
         self.original = original if original is not None else model
@@ -276,6 +300,7 @@ class Context:
             seed=self.seed,
             progress=self.progress,
             metric=self.metric,
+            rehearsal=self.rehearsal,
         )
         other._fitted_to = self._fitted_to
         return other

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .contract import Change, Refusal
+from .contract import Change, Epoch, Refusal
 from .samples.split import basis
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Step:
     refused : list of Refusal
     notes : list of str
         What else the pass tells: how it chose, what it measured.
+    curve : list of Epoch
+        How training went, where the pass trained.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Step:
     done: list[Change]
     refused: list[Refusal]
     notes: list[str] = field(default_factory=list)
+    curve: list[Epoch] = field(default_factory=list)
 
 
 @dataclass

@@ -59,6 +59,7 @@ def apply(
     seed: int = 0,
     progress: Progress | None = None,
     evaluate_on: Any = None,
+    rehearsal: bool = False,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -88,6 +89,9 @@ def apply(
         Samples to measure on: what a pass was fitted to should not judge it. Without them, and with 50 of `data` or
         more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
 
+    rehearsal : bool
+        Passes may estimate what takes long (training) in place of doing it; the report says so.
+
     Returns
     -------
     model, report
@@ -105,7 +109,7 @@ def apply(
     fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
     samples = split(original, data, evaluate_on, fits=fits, seed=seed)
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
-    run = Run(original, samples.fit, samples.judge, metric, seed, progress, apart=samples.apart)
+    run = Run(original, samples.fit, samples.judge, metric, seed, progress, apart=samples.apart, rehearsal=rehearsal)
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
@@ -162,7 +166,9 @@ class Run:
         progress: Progress | None,
         *,
         apart: bool = False,
+        rehearsal: bool = False,
     ) -> None:
+        self._rehearsal = rehearsal
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -203,7 +209,14 @@ class Run:
             self._check(step, copy)
             self.model = copy
         self.report.steps.append(
-            Step(step.name, step.options(), list(changes.done), list(changes.refused), list(changes.notes))
+            Step(
+                step.name,
+                step.options(),
+                list(changes.done),
+                list(changes.refused),
+                list(changes.notes),
+                list(changes.curve),
+            )
         )
         self._measure(step.name)
         self.progress(step.name, 1, 1)
@@ -218,6 +231,7 @@ class Run:
             progress=self.progress,
             metric=self._metric,
             verifier=self._verifier,
+            rehearsal=self._rehearsal,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)

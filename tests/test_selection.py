@@ -26,7 +26,8 @@ TEXT = """g (float[N,3,6,6] x, float[4] d1, float[4] d2) => (float[N,4] y) {
     [conv1] c1 = Conv<pads = [1,1,1,1]>(x, w1) [norm1] n1 = BatchNormalization(c1, s1, t1, m1, v1_var) r1 = Relu(n1)
     [conv2] c2 = Conv<pads = [1,1,1,1]>(r1, w2) [norm2] n2 = BatchNormalization(c2, s2, t2, m2, v2_var) r2 = Relu(n2)
     [pool] g = GlobalAveragePool(r2) [flat] f = Flatten(g) [sum1] h1 = Add(f, q1) [sum2] h2 = Add(h1, q2)
-    [fc1] a = MatMul(h2, w3) [twice1] b = Mul(a, half) [act] c = Relu(b) [fc2] d = MatMul(c, w4)
+    [skip1] o1 = MatMul(h2, u1) [res1] h3 = Add(h2, o1) [skip2] o2 = MatMul(h3, u2) [res2] h4 = Add(h3, o2)
+    [fc1] a = MatMul(h4, w3) [twice1] b = Mul(a, half) [act] c = Relu(b) [fc2] d = MatMul(c, w4)
     [twice2] e = Mul(d, half) [give1] i = Add(e, d1) [give2] y = Add(i, d2)
 }"""
 SHAPES = {"p": (8,), "s": (8,), "t": (8,), "m": (8,), "d": (4,)}
@@ -35,6 +36,7 @@ ONE = {
     "activation-prune": ("conv1", "w1"),
     "prune-channels": ("conv1", "w1"),
     "shrink": ("conv1", "w1"),
+    "drop-blocks": ("skip1", "h3"),
     "fold-affine": ("fc1", "twice1 (Mul)"),
     "fold-batch-norm": ("conv1", "norm1 (BatchNormalization)"),
     "fold-constants": ("k1", "k1 (Neg)"),
@@ -47,6 +49,7 @@ ONE = {
 """Pass → a term, and what then alone is in the report; of all others conv2 and its weight."""
 NEEDED: dict[str, dict[str, Any]] = {
     "apply-mask": {"masks": "masks.npz"},
+    "drop-blocks": {"share": 1.0, "choose": "alternate"},
     "quantize-weights": {"minimum_size": 1},
     "quantize-dynamic": {"conv": True},
 }
@@ -58,9 +61,10 @@ def net(text: str = TEXT) -> ir.Model:
     random = np.random.default_rng(0)
     weights = {f"{name}{n}": drawn(random, name, shape) for n in "12" for name, shape in SHAPES.items()}
     weights |= {f"v{n}_var": drawn(random, "var", (8,)) for n in "12"}
+    weights |= {f"u{n}": drawn(random, "u", (8, 8)) for n in "12"}
     weights |= {"w1": drawn(random, "w", (8, 3, 3, 3)), "w2": drawn(random, "w", (8, 8, 3, 3))}
     weights |= {"w3": drawn(random, "w", (8, 16)), "w4": drawn(random, "w", (16, 4)), "half": np.array([0.5], "f")}
-    weights["w2"][:, 1] = weights["w3"][2] = 0  # nothing reads these channels
+    weights["w2"][:, 1] = weights["u1"][2] = weights["u2"][2] = weights["w3"][2] = 0  # nothing reads these channels
     found = model(text, weights)
     shapes.infer(found)
     return found
@@ -82,7 +86,6 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Trained({}, [])
 
     monkeypatch.setattr(distill, "train", train)
-    monkeypatch.setattr(distill, "teacher_arrays", lambda *_: {})
     return found
 
 
@@ -243,7 +246,7 @@ def test_what_a_pass_cannot_touch_is_said() -> None:
     step = SelectivePass(include=("fc1", "act"), exclude=("act",))
     products = {node: known for node, known in node_subjects(subject.graph).items() if node.op_type == "MatMul"}
     found = step.select(subject, products)
-    assert [node.name for node in found.why_not] == ["fc2"]
+    assert [node.name for node in found.why_not] == ["skip1", "skip2", "fc2"]
     reason = "include names it, and there is nothing that selective-pass could do to it"
     assert [(refusal.subject, refusal.reason) for refusal in found.idle] == [("act", reason)]
 

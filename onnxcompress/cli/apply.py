@@ -94,6 +94,7 @@ def apply(
             overwrite=overwrite,
             seed=seed,
             progress=progress,
+            rehearsal=dry_run,
         )
     if target is not None:
         ctx.meta["written"] = f"{target}"

@@ -167,6 +167,38 @@ class Samples:
                 raise DataError(f"{self.description}: shapes differ between samples, so they make no single array")
         return self._join(pieces).feeds
 
+    def lying(self) -> Iterator[tuple[Batch, npt.NDArray[np.int64]]]:
+        """Yield the pieces of the source as they lie, each with the places in it of the samples that belong here.
+
+        The samples come in the same order as from `batches` of a `Samples` that is not `gathered`. Nothing is copied:
+        what lies in a file uncompressed stays there.
+        """
+        number, skip, left = 0, self._skip, self._limit
+        for piece in self._source.pieces():
+            batch = self._check(piece, number)
+            places = np.arange(batch.count)
+            if self._only is not None:
+                places = np.flatnonzero(judging(places + number) == (self._only == JUDGE))
+            number += batch.count
+            skip, places = max(skip - len(places), 0), places[skip:]
+            if left is not None:
+                places = places[:left]
+                left -= len(places)
+            if len(places):
+                yield batch, places
+            if left == 0:
+                return
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The model's inputs, as far as they are fed."""
+        return self._layout.inputs
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many samples the model takes at a time; None for any number."""
+        return self._layout.fixed_batch
+
     def few(self) -> list[dict[str, Array]]:
         """Return a few feeds to check a model with: eight samples at once, and fewer, of other shapes if there are."""
         feeds = [next(iter(self.head(8).batches()))]

@@ -7,10 +7,12 @@ come back in a checkpoint file.
 """
 
 from .gradients import Trainable
-from .launch import Settings, Trained, train
+from .launch import rehearse, train
 from .loss import LOGITS, Arrays, Behind, CrossEntropy, Loss, Shapes
 from .objective import computes, logits_of, teacher_arrays, trainable_weights
 from .saliency import Saliency, measure_saliency
+from .settings import Rehearsed, Settings, Trained
+from .sort import Sorted, sort_samples
 
 __all__ = [
     "LOGITS",
@@ -18,14 +20,18 @@ __all__ = [
     "Behind",
     "CrossEntropy",
     "Loss",
+    "Rehearsed",
     "Saliency",
     "Settings",
     "Shapes",
+    "Sorted",
     "Trainable",
     "Trained",
     "computes",
     "logits_of",
     "measure_saliency",
+    "rehearse",
+    "sort_samples",
     "teacher_arrays",
     "train",
     "trainable_weights",

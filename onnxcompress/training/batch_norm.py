@@ -14,7 +14,7 @@ MOMENTUM = 0.9
 
 
 def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str, ir.Value]:
-    """Let every BatchNormalization read the mean and the variance of the batch in place of its running statistics.
+    """Let every BatchNormalization normalise with the mean and the variance of the batch.
 
     Those with a parameter in `frozen` stay as they are when the model is used.
 
@@ -25,6 +25,7 @@ def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str
         with the population's variance, as ONNX has it.
     """
     states: dict[str, ir.Value] = {}
+    tape = Tape(graph, int(graph.opset_imports[""]))
     for node in list(graph):
         if edit.op_of(node) != "BatchNormalization" or any(
             v is not None and v.name in frozen for v in node.inputs[1:5]
@@ -32,32 +33,22 @@ def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str
             continue
         if node.attributes.get_int("training_mode", 0):
             raise TrainingError(f"{edit.label(node)} is in training mode already; export the model for inference")
-        _read_batch(graph, node, states)
+        _train(tape, node, states)
     return states
 
 
-def _read_batch(graph: ir.Graph, node: ir.Node, states: dict[str, ir.Value]) -> None:
-    data, momentum = node.inputs[0], node.attributes.get_float("momentum", MOMENTUM)
-    if data is None or data.shape is None:
-        raise TrainingError(f"{edit.label(node)} reads data whose rank is not known")
-    after = list(graph)
-    tape = Tape(graph, int(graph.opset_imports[""]))
-    axes = [axis for axis in range(len(data.shape)) if axis != 1]
-    column = [-1, *[1] * (len(axes) - 1)]
-    mean = tape.of(data).mean(axes, keepdims=False)
-    centred = tape.of(data) - (mean.reshape(column) if len(axes) > 1 else mean)
-    variance = (centred * centred).mean(axes, keepdims=False)
-    for index, batch in ((3, mean), (4, variance)):
-        running = node.inputs[index]
+def _train(tape: Tape, node: ir.Node, states: dict[str, ir.Value]) -> None:
+    momentum = node.attributes.get_float("momentum", MOMENTUM)
+    node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+    # So that the operator returns the statistics of the batch themselves: gradients are written in them.
+    node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
+    node.resize_outputs(3)
+    for running, batch in zip(node.inputs[3:5], node.outputs[1:], strict=True):
         if running is None or running.const_value is None:
             raise TrainingError(f"{edit.label(node)} has statistics that are no initializer")
         if str(running.name) in states:
             raise TrainingError(f"'{running.name}' is a running statistic of more than one BatchNormalization")
-        following = (tape.of(running) * momentum + batch * (1 - momentum)).value
-        following.name = f"{running.name}/next"
-        following.type, following.shape = running.type, running.shape
+        batch.name, batch.type, batch.shape = f"{running.name}/batch", running.type, running.shape
+        following = (tape.of(running) * momentum + tape.of(batch) * (1 - momentum)).value
+        following.name, following.type, following.shape = f"{running.name}/next", running.type, running.shape
         states[str(running.name)] = following
-        node.replace_input_with(index, batch.value)
-    made = [other for other in graph if other not in set(after)]
-    graph.remove(made)
-    graph.insert_before(node, made)

@@ -2,99 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..samples.samples import load_samples
 from ..scratch import temporary_folder
-from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .augment import check_augment
+from .checkpoint import check_checkpoint, checkpoint_folder, hash_arrays, how_to_resume, read_checkpoint
+from .held_out import hold_out
+from .job import initial_weights, write_job
+from .loop.data import step_count
 from .loop.flat import views
-from .loop.state import CHECKPOINT
 from .loss import Arrays, Loss
 from .masks import masked_weights
-from .objective import Objective, build_objective
-from .process import LOG, run_worker
+from .objective import Objective, build_evaluation, build_objective, running_statistics
+from .process import LOG, choose_engine, run_worker
+from .settings import Rehearsed, Settings, Trained
+from .sort import Sorted, sort_samples
+from .store import Store, save_teacher
 
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to train.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-        Passes over the samples, and samples per step (an epoch is split into nearly equal batches of at most that).
-    optimizer : {"adamw", "sgd"}
-        SGD has momentum 0.9.
-    learning_rate, schedule : float, {"constant", "linear", "cosine"}
-        The rate of the first step, and how it falls to zero.
-    weight_decay : float
-        Applied to weights of two or more dimensions: not to biases nor to normalisation.
-    keep_masks : bool
-        Weights that are zero stay zero (`masked_weights` tells which count).
-    seed : int
-        Decides the order of the samples.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    weight_decay: float = 0.01
-    keep_masks: bool = True
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came back: weights and running statistics by initializer, and the mean loss of each epoch."""
-
-    weights: dict[str, npt.NDArray[np.float32]]
-    losses: list[float]
+Teacher = ir.Model | Arrays | None
 
 
 def train(
     model: ir.Model,
-    inputs: Arrays,
+    samples: Sorted | Arrays,
     loss: Loss,
     *,
     settings: Settings,
-    teacher: Arrays | None = None,
+    teacher: Teacher = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     frozen: Collection[str] = (),
 ) -> Trained:
     """Train the weights of `model` on samples, starting from those it has.
 
-    BatchNormalization runs with the statistics of the batch, and its running mean and variance follow with its own
-    momentum, as in the framework that the model came from. `model` is not changed.
-
     Parameters
     ----------
     model : onnx_ir.Model
-        With float32 weights.
-    inputs : dict of str to numpy.ndarray
-        All N samples, for each input of the model.
+        With float32 weights; not changed.
+    samples : Sorted, or dict of str to numpy.ndarray
+        What `sort_samples` found, or all N samples for each input of the model.
     loss : Loss
         What is minimised, with its targets for all N samples.
     settings : Settings
         How to train.
-    teacher : dict of str to numpy.ndarray, optional
-        What `teacher_arrays` gives for the loss, where it has a teacher.
+    teacher : onnx_ir.Model, or dict of str to numpy.ndarray, optional
+        What computes the tensors that the loss wants of a teacher, or these, a row for each sample.
     checkpoint : pathlib.Path, optional
         A folder that gets a checkpoint after each epoch. If it holds one of the same training, it is taken up there
         and ends in the same weights.
@@ -111,116 +74,153 @@ def train(
     DataError
         The samples do not fit the model.
     """
-    objective = build_objective(model, loss, frozen=frozen, samples=inputs)
-    data = check_data(objective, inputs, loss, teacher)
-    initial = initial_weights(model, objective)
-    own = [name for name in objective.weights if name not in objective.parameters]
-    masked = masked_weights(model, own) if settings.keep_masks else []
-    return _run(objective, data, initial, masked, settings, checkpoint, progress or silent)
-
-
-def _run(
-    objective: Objective,
-    data: Arrays,
-    initial: Arrays,
-    masked: list[str],
-    settings: Settings,
-    checkpoint: Path | None,
-    progress: Progress,
-) -> Trained:
-    """Let the training interpreter train, from a checkpoint of the same training if there is one."""
-    with temporary_folder() as folder, _checkpoint_folder(checkpoint) as kept:
-        fingerprint = _fingerprint(objective, data, initial, settings)
-        _check_checkpoint(kept, fingerprint)
-        job = {"checkpoint": str(kept.resolve()), "fingerprint": fingerprint, "masked": masked}
-        job["settings"] = dataclasses.asdict(settings)
-        write_job(folder, objective, data, initial, job)
-        failed = run_worker(folder, kept / LOG, progress)
+    told = progress or silent
+    job = _Job(model, samples, loss, settings, frozen, told)
+    with temporary_folder() as folder, checkpoint_folder(checkpoint) as kept:
+        job.write(folder, teacher, kept, told, kind="train", resumes=checkpoint is not None)
+        failed = run_worker(folder, kept / LOG, told, job.engine).failed
         if failed:
-            raise TrainingError(f"{failed} (log: {kept / LOG}); {_how_to_resume(kept)}")
-        return _read_result(kept, objective, initial)
+            raise TrainingError(f"{failed} (log: {kept / LOG}); {how_to_resume(kept)}")
+        return job.result(kept)
 
 
-@contextmanager
-def _checkpoint_folder(given: Path | None) -> Iterator[Path]:
-    """Give the folder for checkpoint and log; one of our own goes away again unless a failed worker wrote a log."""
-    keep = given is not None
-    try:
-        folder = given or Path(tempfile.mkdtemp(prefix="onnxcompress-training-"))
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield folder
-        except TrainingError:
-            keep = keep or (folder / LOG).exists()
-            raise
-        finally:
-            if not keep:
-                shutil.rmtree(folder)
-    except OSError as error:
-        raise TrainingError(f"cannot write the training's files: {error}") from None
+def rehearse(
+    model: ir.Model,
+    samples: Sorted | Arrays,
+    loss: Loss,
+    *,
+    settings: Settings,
+    teacher: Teacher = None,
+    progress: Progress | None = None,
+    frozen: Collection[str] = (),
+) -> Rehearsed:
+    """Take a few steps of what `train` would do, and say what it would cost; nothing is trained.
+
+    Parameters and exceptions are those of `train`.
+    """
+    told = progress or silent
+    whole = _Job(model, samples, loss, settings, frozen, told)
+    with temporary_folder() as folder, checkpoint_folder(None) as kept:
+        whole.write(folder, teacher, kept, told, kind="rehearse", resumes=False)
+        answer = run_worker(folder, kept / LOG, told, whole.engine)
+        if answer.failed:
+            raise TrainingError(f"{answer.failed} (log: {kept / LOG})")
+    cost = answer.said["rehearsed"]
+    return whole.rehearsed(float(cost["seconds"]), cost["bytes"])
 
 
-def _fingerprint(objective: Objective, data: Arrays, initial: Arrays, settings: Settings) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be taken up."""
-    return {
-        "graph": hashlib.blake2b(objective.proto.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
-        "initial weights": _hash(initial),
-        "samples": _hash(data),
-        "settings": dataclasses.asdict(settings),
-    }
+class _Job:
+    """What is to be done, before and after it is on disk."""
 
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Sorted | Arrays,
+        loss: Loss,
+        settings: Settings,
+        frozen: Collection[str],
+        progress: Progress,
+    ) -> None:
+        self._model, self._loss = model, loss
+        self._found = samples if isinstance(samples, Sorted) else sort_samples(load_samples(dict(samples), model))
+        self._train, self._judge = hold_out(self._found.count, settings.holdout, settings.seed)
+        frozen = {*frozen, *(running_statistics(model) if settings.batch_norm == "frozen" else ())}
+        self.engine, self.why = choose_engine(settings.engine, progress)
+        how: dict[str, Any] = {"samples": self._found.examples(), "engine": self.engine}
+        self.objective: Objective = build_objective(model, loss, frozen=frozen, **how)
+        self._evaluation = build_evaluation(model, loss, self.objective, **how) if self._judge.any() else None
+        self._initial = initial_weights(model, self.objective)
+        self._settings = settings.resolved(int(self._train.sum()), self.objective.fixed_batch)
+        check_augment(settings.augment)
 
-def _hash(arrays: Arrays) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return digest.hexdigest()
+    def write(
+        self, folder: Path, teacher: Teacher, kept: Path, progress: Progress, *, kind: str, resumes: bool
+    ) -> None:
+        """Write everything that the worker reads."""
+        with contextlib.closing(Store(folder, self._found, self._train, self._judge)) as store:
+            live = self._add_targets(folder, store, teacher, progress, live=kind == "rehearse")
+            fingerprint = self._fingerprint(store) if resumes else {}
+            check_checkpoint(kept, fingerprint)
+            if self._evaluation is not None:
+                (folder / "evaluation.onnx").write_bytes(self._evaluation.SerializeToString())
+            job: dict[str, Any] = {
+                "kind": kind,
+                "checkpoint": str(kept.resolve()),
+                "fingerprint": fingerprint,
+                "settings": dataclasses.asdict(self._settings),
+                "batch_size": self._settings.batch_size,
+                "fixed": self.objective.fixed_batch,
+                "augment": [str(Path(name).resolve()) if ":" in name else name for name in self._settings.augment],
+                "teacher": live,
+                "masked": self._masked(),
+            }
+            write_job(folder, self.objective, store, self._initial, job)
+            self._steps = step_count(store.buckets, int(self._settings.batch_size), job["fixed"])
 
+    def _add_targets(
+        self, folder: Path, store: Store, teacher: Teacher, progress: Progress, *, live: bool
+    ) -> dict[str, str]:
+        """Write what the loss compares with; a teacher that the worker is to run itself comes as a file.
 
-def _read_checkpoint(kept: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
-    """Return the header and the arrays of the checkpoint in a folder, or None where there is none."""
-    path = kept / CHECKPOINT
-    if not path.exists():
-        return None
-    try:
-        arrays = read_arrays(path)
-        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes())
-        return {key: header[key] for key in ("epoch", "fingerprint", "losses")}, arrays
-    except UNREADABLE as error:
-        raise TrainingError(f"{path} is no training checkpoint ({error}); delete it or name another folder") from None
+        Returns the outputs of that file by what they are for.
+        """
+        store.add(self._loss.targets(self.objective.shapes))
+        wanted = self._loss.teacher
+        if not isinstance(teacher, ir.Model):
+            store.add({name: np.asarray((teacher or {})[name]) for name in wanted})
+        elif wanted and (live or self._settings.augment):
+            return save_teacher(folder / "teacher.onnx", teacher, wanted, self.engine, self.objective.fixed_batch)
+        else:
+            store.teach(teacher, wanted, progress)
+        return {}
 
+    def _masked(self) -> list[str]:
+        own = [name for name in self.objective.weights if name not in self.objective.parameters]
+        return masked_weights(self._model, own) if self._settings.keep_masks else []
 
-def _how_to_resume(kept: Path) -> str:
-    checkpoint = _read_checkpoint(kept)
-    if checkpoint is None:
-        return "no epoch was finished"
-    return f"a checkpoint of epoch {checkpoint[0]['epoch']} is in {kept}; train again with it as checkpoint to go on"
+    def _fingerprint(self, store: Store) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be taken up."""
+        graph = self.objective.proto.SerializeToString(deterministic=True)
+        return {
+            "graph": hashlib.blake2b(graph, digest_size=16).hexdigest(),
+            "initial weights": hash_arrays(self._initial),
+            "samples": store.fingerprint(),
+            "settings": dataclasses.asdict(self._settings)
+            | {"augment": list(self._settings.augment), "engine": self.engine.name},
+        }
 
-
-def _check_checkpoint(kept: Path, fingerprint: dict[str, Any]) -> None:
-    checkpoint = _read_checkpoint(kept)
-    if checkpoint is None:
-        return
-    other = [key for key, value in fingerprint.items() if checkpoint[0]["fingerprint"].get(key) != value]
-    if other:
-        raise TrainingError(
-            f"{kept / CHECKPOINT} belongs to another training ({' and '.join(other)} differ); "
-            "delete it or name another folder"
+    def result(self, kept: Path) -> Trained:
+        """Return what the last checkpoint holds."""
+        checkpoint = read_checkpoint(kept)
+        if checkpoint is None:
+            raise TrainingError(f"the training interpreter ended without a result (log: {kept / LOG})")
+        header, arrays = checkpoint
+        prefix, objective = "best_" if header["best"] else "", self.objective
+        pieces = views(arrays[f"{prefix}flat"], [list(self._initial[name].shape) for name in objective.weights])
+        weights = dict(zip(objective.weights, pieces, strict=True))
+        for name in objective.parameters:
+            del weights[name]
+        weights |= {name: arrays[f"{prefix}running_{i}"] for i, name in enumerate(objective.states)}
+        broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
+        if broken is not None:
+            raise TrainingError(f"training ended with '{broken}' not finite; try a lower learning rate")
+        return Trained(
+            weights,
+            header["losses"],
+            curve=[(float(loss), float(score)) for loss, score in header["curve"]],
+            best=header["best"],
+            settings=dataclasses.replace(self._settings, learning_rate=header["rate"], engine=self.engine.name),
+            trained=int(self._train.sum()),
+            held=int(self._judge.sum()),
+            tried=[(float(rate), float(loss)) for rate, loss in header["tried"]],
+            stopped=header["stopped"],
+            notes=(self.why,) if self.why else (),
         )
 
-
-def _read_result(kept: Path, objective: Objective, initial: Arrays) -> Trained:
-    checkpoint = _read_checkpoint(kept)
-    if checkpoint is None:
-        raise TrainingError(f"the training interpreter ended without a result (log: {kept / LOG})")
-    header, arrays = checkpoint
-    pieces = views(arrays["flat"], [list(initial[name].shape) for name in objective.weights])
-    weights = dict(zip(objective.weights, pieces, strict=True))
-    for name in objective.parameters:
-        del weights[name]
-    weights |= {name: arrays[f"running_{i}"] for i, name in enumerate(objective.states)}
-    broken = next((name for name, array in weights.items() if not np.isfinite(array).all()), None)
-    if broken is not None:
-        raise TrainingError(f"training ended with '{broken}' not finite; try a lower learning rate")
-    return Trained(weights, header["losses"])
+    def rehearsed(self, seconds: float, memory: int | None) -> Rehearsed:
+        """Return what it would be."""
+        steps = int(self._settings.epochs) * self._steps
+        counts = int(self._train.sum()), int(self._judge.sum())
+        weights = tuple(name for name in self.objective.weights if name not in self.objective.parameters)
+        notes = (self.why,) if self.why else ()
+        return Rehearsed(self._settings, *counts, steps, seconds, memory, weights, notes)

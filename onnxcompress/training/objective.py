@@ -18,6 +18,7 @@ from ..graph.functions import flatten
 from ..graph.opset import convert_opset
 from ..runtime.session import open_session
 from ..samples.samples import Samples
+from .batch import free_batch
 from .batch_norm import train_batch_norms
 from .composites import write_composites
 from .differentiate import differentiate
@@ -50,6 +51,8 @@ class Objective:
         Running means and variances of BatchNormalization: initializer to the output that holds its next value.
     shapes : dict of str to tuple
         Of what the loss reads, without the batch, as far as the model says so.
+    fixed_batch : int, optional
+        How many samples each step takes, where the model cannot do with another number.
     """
 
     proto: onnx.ModelProto
@@ -58,6 +61,7 @@ class Objective:
     parameters: dict[str, npt.NDArray[np.float32]]
     states: dict[str, str]
     shapes: Shapes
+    fixed_batch: int | None = None
 
 
 def trainable_weights(
@@ -70,7 +74,7 @@ def trainable_weights(
 
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
-    copy, _ = _prepared(model, reads, samples, engine)
+    copy, _, _ = _prepared(model, reads, samples, engine)
     return find_trainable(copy.graph, copy.graph.outputs)
 
 
@@ -89,7 +93,7 @@ def build_objective(
     With `evaluate` BatchNormalization stays as it is when the model is used. Extents that the model leaves open are
     those of `samples`: some rules need to know them.
     """
-    copy, student = _prepared(model, objective.reads, samples, engine)
+    copy, student, fixed = _prepared(model, objective.reads, samples, engine)
     graph = copy.graph
     found = find_trainable(graph, graph.outputs)
     stopped = {name: reason for name, reason in found.stopped.items() if name not in frozen}
@@ -105,13 +109,7 @@ def build_objective(
     states = {} if evaluate else train_batch_norms(graph, frozen)
     inputs, read = tuple(str(value.name) for value in graph.inputs), _shapes(student)
     parameters = objective.parameters()
-    behind = Behind(graph)
-    for name, array in parameters.items():
-        behind.constant(name, array)
-    loss = behind.add("Identity", objective.add(behind, student))
-    score = behind.add("Identity", objective.score(behind, student))
-    for scalar, called in ((loss, LOSS), (score, SCORE)):
-        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    loss, score = _put_behind(graph, objective, student)
     weights = (*weights, *parameters)
     found_gradients: list[ir.Value] = []
     if gradients:
@@ -122,7 +120,41 @@ def build_objective(
     for name in (*weights, *names):
         edit.make_input(graph.initializers[name])
     common.RemoveUnusedNodesPass()(copy)
-    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read)
+    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read, fixed)
+
+
+def build_evaluation(
+    model: ir.Model, loss: Loss, trained: Objective, samples: Arrays | None = None, engine: Engine = DEFAULT
+) -> onnx.ModelProto:
+    """Build the graph that tells loss and score of a batch for the model as it is used.
+
+    Its weights and running statistics are inputs, as those of the objective are.
+    """
+    copy, student, _ = _prepared(model, loss.reads, samples, engine)
+    edit.set_outputs(copy.graph, _put_behind(copy.graph, loss, student))
+    common.RemoveUnusedNodesPass()(copy)
+    for name in (*trained.weights, *trained.states):
+        if name in copy.graph.initializers:
+            edit.make_input(copy.graph.initializers[name])
+    shapes.forget(copy)
+    return ir.to_proto(copy)
+
+
+def running_statistics(model: ir.Model) -> list[str]:
+    """Name the running means and variances of every BatchNormalization."""
+    nodes = (node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization")
+    return [str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None]
+
+
+def _put_behind(graph: ir.Graph, loss: Loss, student: Mapping[str, ir.Value]) -> list[ir.Value]:
+    """Add the operators of a loss and its score; returns both."""
+    behind = Behind(graph)
+    for name, array in loss.parameters().items():
+        behind.constant(name, array)
+    found = [behind.add("Identity", add(behind, student)) for add in (loss.add, loss.score)]
+    for scalar, called in zip(found, (LOSS, SCORE), strict=True):
+        scalar.name, scalar.shape, scalar.type = called, ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+    return found
 
 
 def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...] | None]:
@@ -135,29 +167,29 @@ def _shapes(student: Mapping[str, ir.Value]) -> dict[str, tuple[int | None, ...]
 
 def _prepared(
     model: ir.Model, reads: Collection[str], samples: Arrays | None, engine: Engine
-) -> tuple[ir.Model, dict[str, ir.Value]]:
+) -> tuple[ir.Model, dict[str, ir.Value], int | None]:
     """Copy the model up to what is read: no local functions, a batch of any size, an opset that rules are written in.
 
-    What is read comes beside it. Shapes are inferred.
+    What is read comes beside it, and how many samples it takes where that is fixed. Shapes are inferred.
     """
     copy = model.clone()
     edit.lift_constants(copy.graph)
     flatten(copy)
-    places = _return_only(copy, reads)
-    _at_trainable_opset(copy, engine)
+    at_trainable_opset(copy, engine)
+    places = return_only(copy, reads)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
             edit.make_constant(value)
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
-    _free_batch(graph)
+    fixed = free_batch(copy)
     write_composites(graph)  # what onnxruntime alone knows, inference does not
     shapes.infer(copy)
     while write_composites(graph) | write_out(graph):
         shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
-    return copy, {name: graph.outputs[place] for name, place in places.items()}
+    return copy, {name: graph.outputs[place] for name, place in places.items()}, fixed
 
 
 def logits_of(model: ir.Model, samples: Samples) -> npt.NDArray[np.float32]:
@@ -169,7 +201,7 @@ def computes(model: ir.Model, names: Collection[str]) -> Callable[[Arrays], dict
     """Return a function from feeds to tensors of a model, outputs or inner ones, by name."""
     copy = model.clone()
     flatten(copy)
-    places = _return_only(copy, names)
+    places = return_only(copy, names)
     session = open_session(copy)
 
     def run(feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -217,18 +249,19 @@ def _logits(value: ir.Value) -> ir.Value:
     return source
 
 
-def _return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
+def return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     """Let a model return these tensors alone; returns at which place each is."""
     found = {name: find_tensor(model, name) for name in names}
     values = list(dict.fromkeys(found.values()))
-    if any(value.type is None for value in values):
+    if any(value.type is None or value.shape is None for value in values):
         shapes.infer(model)
     edit.set_outputs(model.graph, values)
     common.RemoveUnusedNodesPass()(model)
     return {name: values.index(value) for name, value in found.items()}
 
 
-def _at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+def at_trainable_opset(model: ir.Model, engine: Engine) -> None:
+    """Convert a model, in place, to what an engine reads and rules are written in."""
     opset = model.opset_imports.get("", USUAL_OPSET)
     newest = engine.newest_opset or max(opset, USUAL_OPSET)
     if not OLDEST_OPSET <= opset <= newest:
@@ -251,32 +284,3 @@ def _close_extents(graph: ir.Graph, sizes: Mapping[str, tuple[int, ...]]) -> Non
             rest = known if len(known) == len(open_) else open_
             dims = [d if isinstance(d, int) else r for d, r in zip(value.shape[1:], rest, strict=True)]
             value.shape = ir.Shape([value.shape[0], *dims])  # type: ignore[list-item]
-
-
-def _free_batch(graph: ir.Graph) -> None:
-    """Make the first dimension of every input symbolic, and that of each Reshape that wrote the old one down."""
-    fixed = {value.shape[0] for value in graph.inputs if value.shape and isinstance(value.shape[0], int)}
-    for node in list(graph):
-        target = edit.constant(node.inputs[1]) if node.op_type == "Reshape" and fixed else None
-        if target is not None and not node.attributes.get_int("allowzero"):
-            free = _batch_free(target.numpy(), fixed, node.outputs[0].shape)
-            if free is not None:
-                shape = f"{node.outputs[0].name}/batch_free_shape"
-                node.replace_input_with(1, edit.Inserter(graph).constant(shape, free))
-    for value in graph.inputs:
-        if value.shape:
-            value.shape = ir.Shape(["batch", *value.shape[1:]])
-    for node in graph:
-        for output in node.outputs:
-            read = output.is_graph_output() and output.shape
-            output.shape = ir.Shape(["batch", *output.shape[1:]]) if read and output.shape else None
-
-
-def _batch_free(target: npt.NDArray[Any], fixed: set[int], shape: ir.Shape | None) -> npt.NDArray[Any] | None:
-    """Return a Reshape's target for a batch of any size; None where it says nothing of the batch."""
-    if target.size == 0 or int(target[0]) not in fixed:
-        return None
-    rest = [n for n in shape[1:] if isinstance(n, int)] if shape is not None else []
-    rest = rest if len(rest) == len(target) - 1 else target[1:].tolist()
-    # -1 also serves a Reshape that takes the batch out of another dimension; 0 is the next best.
-    return np.array([0 if -1 in rest else -1, *rest], np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,16 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
+from ..samples.samples import load_samples
 from ..scratch import temporary_folder
-from .job import UNREADABLE, check_data, initial_weights, read_arrays, write_job
+from .engines import Engine
+from .held_out import hold_out
+from .job import UNREADABLE, initial_weights, read_arrays, write_job
 from .loss import Arrays, CrossEntropy
 from .objective import Objective, build_objective, trainable_weights
-from .process import LOG, run_worker
+from .process import LOG, choose_engine, run_worker
+from .sort import Sorted, sort_samples
+from .store import Store
 
 WeightAxis = tuple[str, int]
 """A weight's name and one of its axes."""
@@ -75,13 +81,14 @@ def measure_saliency(
     DataError
         The samples do not fit the model.
     """
-    found = trainable_weights(model, inputs)
+    engine, _ = choose_engine("auto", progress or silent)
+    found = trainable_weights(model, inputs, engine=engine)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
     loss = CrossEntropy(labels)
-    objective = build_objective(model, loss, frozen=frozen, evaluate=True, samples=inputs)
-    data = check_data(objective, inputs, loss)
+    objective = build_objective(model, loss, frozen=frozen, evaluate=True, samples=inputs, engine=engine)
+    sorted_ = sort_samples(load_samples(dict(inputs), model))
     initial = initial_weights(model, objective)
-    arrays = _run(objective, data, initial, progress or silent)
+    arrays = _run(objective, sorted_, loss.targets(objective.shapes), initial, progress or silent, engine)
     axes = {
         f"{number}_{axis}": (weight, axis)
         for number, weight in enumerate(objective.weights)
@@ -96,13 +103,17 @@ def measure_saliency(
     return Saliency(first, second, stopped)
 
 
-def _run(objective: Objective, data: Arrays, initial: Arrays, progress: Progress) -> Arrays:
+def _run(
+    objective: Objective, found: Sorted, targets: Arrays, initial: Arrays, progress: Progress, engine: Engine
+) -> Arrays:
     """Let the training interpreter measure; returns what `loop.saliency` writes."""
     try:
         with temporary_folder() as folder:
             result = folder / "result.npz"
-            write_job(folder, objective, data, initial, {"result": str(result)})
-            failed = run_worker(folder, folder / LOG, progress)
+            with contextlib.closing(Store(folder, found, *hold_out(found.count, 0, 0))) as store:
+                store.add(targets)
+                write_job(folder, objective, store, initial, {"kind": "measure", "result": str(result)})
+            failed = run_worker(folder, folder / LOG, progress, engine).failed
             if failed:
                 raise TrainingError(failed)
             try:

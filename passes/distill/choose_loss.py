@@ -77,8 +77,9 @@ class _Chooser:
         classes = [output for output in self.outputs if output.kind == "classes"]
         found = next((output for output in classes if fits(self.labels, output.student)), None)
         plain = next((output for output in classes if not any(n > 1 for n in output.student.positions)), None)
-        if found is None and plain is not None:
-            self._cross_entropy(plain).targets({plain.student.name: (plain.student.features,)})  # says what is wrong
+        meant = plain if found is None else found
+        if meant is not None:
+            self._cross_entropy(meant).targets({meant.student.name: meant.student.shape[1:]})  # says what is wrong
         return found
 
     def _cross_entropy(self, output: Output) -> CrossEntropy:

@@ -12,14 +12,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
+from onnxcompress.contract import Change, Changes, Context, Epoch, Needs, Plan, Refusal
 from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
 from onnxcompress.selection import Subject, value_subjects
-from onnxcompress.training import Settings, teacher_arrays, train, trainable_weights
+from onnxcompress.training import Settings, rehearse, sort_samples, train, trainable_weights
 from onnxcompress.training.masks import masked_weights
 
 from ..quantize.shared.clusters import clustered_weights
+from . import outcome
 from .choose_loss import choose_loss
 from .comparing import ComparingPass
 from .students.initialise import Initialise, initialised
@@ -31,14 +32,14 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlan(Plan):
-    """Trained weights (and running statistics of BatchNormalization) by initializer, and the loss of each epoch.
+    """Trained weights (and running statistics of BatchNormalization) by initializer, and how training went.
 
-    With a `student` they are of the model in that file.
+    With a `student` they are of the model in that file. There are none where training made the model worse.
     """
 
     student: StudentFile | None = None
     weights: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
+    curve: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,38 @@ class Distill(ComparingPass):
 
     Attributes
     ----------
-    epochs : int
-        Passes over the samples.
-    batch_size : int
-        Samples per step.
+    epochs : int or "auto"
+        Passes over the samples; auto: 10 to 60, fewer the more samples there are.
+    batch_size : int or "auto"
+        Samples per step; auto: 16, 32 or 64, more the more samples there are. A model that takes only a certain number
+        at a time is trained with that.
     optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
-    learning_rate : float
-        The rate of the first step.
+    learning_rate : float or "auto"
+        The highest rate; auto: of a few that are tried for some steps each, the one with the least loss on the samples
+        held out.
     schedule : {"constant", "linear", "cosine"}
         How the rate falls to zero.
+    warmup : float
+        The share of the steps over which the rate rises first.
     weight_decay : float
         Applied to weights of two or more dimensions.
+    batch_norm : {"train", "frozen"}
+        Whether BatchNormalization sees the statistics of each batch, or those that it came with.
+    augment : tuple of str
+        Random changes of the samples that train: crop, flip and mixup of images, or ``file.py:function``, which gets
+        the arrays of a batch and a numpy generator and returns new arrays; the teacher sees what the student sees. It
+        runs in the training interpreter, which has numpy alone.
+    engine : {"auto", "onnxruntime-training", "onnxruntime"}
+        What trains: onnxruntime-training, in an interpreter that uv sets up, or the onnxruntime that is installed;
+        auto: the first, or the second where uv, a Python up to 3.12 or the packages are not to be had.
+    holdout : float
+        The share of the samples that judges and does not train (50 samples at least, a third at most); the weights of
+        the best epoch are taken, and none where all are worse than before. 0: the last weights are taken, unjudged.
+    patience : int
+        Stop when so many epochs have brought nothing better; 0: never.
+    keep_anyway : bool
+        Take the weights even where training made the model worse.
     keep_masks : bool
         Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
         with nothing but zeros is trained like any other.
@@ -82,12 +103,19 @@ class Distill(ComparingPass):
     .. [1] G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
     """
 
-    epochs: Annotated[int, Meta(ge=1)] = 10
-    batch_size: Annotated[int, Meta(ge=1)] = 32
+    epochs: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
+    batch_size: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0)] | Literal["auto"] = "auto"
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    batch_norm: Literal["train", "frozen"] = "train"
+    augment: tuple[str, ...] = ()
+    engine: Literal["auto", "onnxruntime-training", "onnxruntime"] = "auto"
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
+    patience: Annotated[int, Meta(ge=0)] = 0
+    keep_anyway: bool = False
     keep_masks: bool = True
     teacher: str = ""
     student: str = ""
@@ -101,10 +129,10 @@ class Distill(ComparingPass):
         model, student = find_student(self.student, model)
         _check_unquantized(model)
         samples = context.samples
-        arrays = samples.arrays()
+        given = sort_samples(samples)
         taught = find_teacher(self.teacher, model, context.original)
         loss, compared = choose_loss(self, model, taught, samples, context.seed)
-        found = trainable_weights(model, arrays, loss.reads)
+        found = trainable_weights(model, given.examples(), loss.reads)
         selected = self.select(model, _subjects(model, found.free))
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
         stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
@@ -112,23 +140,26 @@ class Distill(ComparingPass):
         masked = masked_weights(model, found.free) if self.keep_masks else ()
         free = [name for name in found.free if name not in stopped]
         drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
-        trained = train(
-            drawn,
-            arrays,
-            loss,
-            settings=self._settings(context.seed),
-            teacher=teacher_arrays(taught, loss.teacher, samples),
-            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
-            progress=context.progress,
-            frozen=tuple(stopped),
-        )
-        refused = tuple(Refusal(name, reason) for name, reason in stopped.items())
+        how: dict[str, Any] = {
+            "settings": self._settings(context.seed),
+            "teacher": taught,
+            "progress": context.progress,
+            "frozen": tuple(stopped),
+        }
+        notes = (*(() if student is None else student.notes), *compared, *notes)
+        refused = (*(Refusal(name, reason) for name, reason in stopped.items()), *selected.idle)
+        if context.rehearsal:
+            told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
+            return WeightsPlan(refused=refused, notes=(*notes, *told))
+        trained = train(drawn, given, loss, **how, checkpoint=Path(self.checkpoint) if self.checkpoint else None)
+        taken = self.keep_anyway or outcome.is_taken(trained)
         return WeightsPlan(
-            student=student,
-            weights=trained.weights,
-            losses=trained.losses,
-            refused=(*refused, *selected.idle),
-            notes=(*(() if student is None else student.notes), *compared, *notes),
+            student=student if taken else None,
+            weights=trained.weights if taken else {},
+            curve=outcome.epochs(trained),
+            unmet=() if taken else outcome.unmet(trained),
+            refused=refused,
+            notes=(*outcome.notes(trained), *notes),
         )
 
     def _settings(self, seed: int) -> Settings:
@@ -153,13 +184,7 @@ class Distill(ComparingPass):
             if lost := _lost_clusters(old, array) if name in clustered else "":
                 refused.append(Refusal(name, lost))
             edit.set_constant(value, array)
-        losses = _loss(plan.losses) if done and plan.losses else ()
-        return Changes(tuple(done), tuple(refused), (*plan.notes, *losses))
-
-
-def _loss(losses: list[float]) -> tuple[str, ...]:
-    grew = "; it grew: try a lower learning rate" if losses[-1] > losses[0] else ""
-    return (f"loss {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last of {len(losses)}{grew}",)
+        return Changes(tuple(done), tuple(refused), plan.notes, plan.curve)
 
 
 def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]:

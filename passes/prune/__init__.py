@@ -3,6 +3,7 @@
 from .activation_prune import ActivationPrune
 from .apply_mask import ApplyMask
 from .cluster import Cluster
+from .drop_blocks import DropBlocks
 from .magnitude_prune import MagnitudePrune
 from .prune_blocks import PruneBlocks
 from .prune_channels import PruneChannels
@@ -14,6 +15,7 @@ __all__ = [
     "ActivationPrune",
     "ApplyMask",
     "Cluster",
+    "DropBlocks",
     "MagnitudePrune",
     "PruneBlocks",
     "PruneChannels",

@@ -39,6 +39,7 @@ def test_every_pattern_stays(prune, optimizer: str) -> None:
         learning_rate=0.02,
         weight_decay=0.5,
         losses={"cross-entropy": 1.0},
+        holdout=0,
     )
     trained, report = apply(pruned, [distill], data=digits())
     before, after = weights_of(pruned), weights_of(trained)

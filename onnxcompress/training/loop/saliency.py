@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .data import read_buckets
 from .engine import open_session
 from .flat import views
 from .tell import Reporter, tell
@@ -20,12 +21,13 @@ def measure(job: dict[str, Any], folder: Path) -> None:
     """
     start = np.load(folder / "start.npz")
     weights = dict(zip(job["weights"], views(start["flat"], job["shapes"]), strict=True))
-    data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
+    buckets = read_buckets(job, folder)
+    samples = [(bucket, number) for bucket in buckets for number in bucket.trained]
     session = open_session(folder / "objective.onnx", job["threads"])
     sums: dict[str, Any] = {}
     reporter = Reporter()
-    for sample in range(job["samples"]):
-        feeds = {name: np.ascontiguousarray(array[sample : sample + 1]) for name, array in data.items()}
+    for done, (bucket, number) in enumerate(samples):
+        feeds = bucket.read(np.array([number]))
         gradients = session.run([f"{name}_grad" for name in weights], feeds | weights)
         for number, (weight, gradient) in enumerate(zip(weights.values(), gradients, strict=True)):
             product = (weight * gradient).astype(np.float64)
@@ -33,8 +35,8 @@ def measure(job: dict[str, Any], folder: Path) -> None:
                 others = tuple(a for a in range(product.ndim) if a != axis)
                 for key, part in (("first", np.abs(product.sum(others))), ("second", (product**2).sum(others) / 2)):
                     name = f"{key}_{number}_{axis}"
-                    sums[name] = part if sample == 0 else sums[name] + part
+                    sums[name] = part if done == 0 else sums[name] + part
         if reporter.due():
-            tell(event="step", what="gradients", done=sample + 1, total=job["samples"])
+            tell(event="step", what="gradients", done=done + 1, total=len(samples))
     with Path(job["result"]).open("wb") as file:
-        np.savez(file, **{name: array / job["samples"] for name, array in sums.items()})
+        np.savez(file, **{name: array / len(samples) for name, array in sums.items()})

@@ -1,83 +1,138 @@
-"""The loop: epochs, batches, steps."""
+"""The loop: epochs, batches, steps; the best weights are kept."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .engine import LOSS, open_session
-from .flat import views
+from .data import batches, step_count
+from .feeds import Feeds
 from .hooks import Hook, make_hooks
-from .optimizer import decays, update
+from .judge import Judge, is_best
+from .rate import find_rate
 from .schedule import rate_factor
 from .state import State
+from .step import Stepper
 from .tell import Reporter, tell
 
 
 def train(job: dict[str, Any], folder: Path) -> None:
     """Train from the last checkpoint if there is one."""
-    state = State.begin(job, folder)
-    data = {name: np.load(folder / file, mmap_mode="r") for name, file in job["data"].items()}
-    session = open_session(folder / "objective.onnx", job["threads"])
-    hooks = make_hooks(job, folder, state)
-    tell(event="ready", epoch=state.epoch)
-    while state.epoch < job["settings"]["epochs"]:
-        run_epoch(job, state, session, data, hooks)
-        state.save(job)
-        epochs, steps = job["settings"]["epochs"], step_count(job)
-        report(state.epoch, epochs, state.losses[-1], state.epoch * steps, epochs * steps)
+    Training(job, folder).run()
 
 
-def run_epoch(job: dict[str, Any], state: State, session: Any, data: dict[str, Any], hooks: list[Hook]) -> None:
-    """Go through all samples once, in an order that seed and epoch alone decide."""
-    settings, samples = job["settings"], job["samples"]
-    decay = decays(job["shapes"], settings["weight_decay"])
-    steps = step_count(job)
-    names = [LOSS, *job["states"].values(), *(f"{name}_grad" for name in job["weights"])]
-    total, reporter = 0.0, Reporter()
-    for step, picked in enumerate(batches(samples, steps, settings["seed"], state.epoch)):
-        feeds = {name: np.ascontiguousarray(array[picked]) for name, array in data.items()}
-        results = session.run(names, feeds | state.weights | state.running)
-        loss = float(results[0])
-        done, of = state.epoch * steps + step, settings["epochs"] * steps
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {done + 1} of {of}; try a lower learning rate")
-        total += loss * len(picked)
-        state.running = dict(zip(job["states"], results[1 : len(job["states"]) + 1], strict=True))
-        gradient = np.concatenate([array.ravel() for array in results[len(job["states"]) + 1 :]])
-        for hook in hooks:
-            hook.before(state, gradient, done)
-        if not np.isfinite(gradient).all():
-            broken = zip(job["weights"], views(gradient, job["shapes"]), strict=True)
-            name = next(name for name, part in broken if not np.isfinite(part).all())
-            raise FloatingPointError(f"the gradient of '{name}' is not finite at step {done + 1} of {of}")
-        rate = settings["learning_rate"] * rate_factor(settings["schedule"], done / of)
-        update(settings["optimizer"], state, gradient, rate, decay, done + 1)
-        for hook in hooks:
-            hook.after(state, done)
-        if reporter.due():
-            report(state.epoch + 1, settings["epochs"], loss, done + 1, of)
-    if not all(np.isfinite(array).all() for array in (state.flat, *state.running.values())):
-        raise FloatingPointError(f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate")
-    state.epoch += 1
-    state.losses.append(total / samples)
+class Training:
+    """One training: the job, what it is fed with, and how far it is."""
+
+    def __init__(self, job: dict[str, Any], folder: Path) -> None:
+        self.job, self.settings, self.folder = job, job["settings"], folder
+        self.state = State.begin(job, folder)
+        self.feeds = Feeds(job, folder)
+        self.stepper = Stepper(job, folder)
+        self.judge = Judge(job, folder, self.feeds)
+        self.steps = step_count(self.feeds.buckets, job["batch_size"], job["fixed"])
+        self.total = self.settings["epochs"] * self.steps
+        self._taken, self._since = 0, time.monotonic()
+
+    def run(self) -> None:
+        """Go through all epochs, or until nothing gets better any more."""
+        state = self.state
+        tell(event="ready", epoch=state.epoch)
+        if state.rate is None:
+            self._begin()
+        hooks = make_hooks(self.job, self.folder, state)
+        self._since = time.monotonic()
+        while state.epoch < self.settings["epochs"] and not state.stopped:
+            try:
+                self._epoch(hooks)
+            except FloatingPointError as error:
+                if not state.epoch:
+                    raise
+                self._stop(str(error))
+                return
+            self._judge()
+            state.save()
+            self._report(state.epoch, state.losses[-1], state.epoch * self.steps)
+
+    def _begin(self) -> None:
+        """Measure where the student starts, and find out which learning rate suits it."""
+        state = self.state
+        if self.judge.samples:
+            state.curve = [list(self.judge.measure(state))]
+        rate = self.settings["learning_rate"]
+        if rate == "auto":
+            state.tried = find_rate(self.job, self.folder, self.feeds, self.stepper, self.judge)
+            rate = min(state.tried, key=lambda each: each[1])[0]
+        state.rate = float(rate)
+        state.save()
+
+    def _epoch(self, hooks: list[Hook]) -> None:
+        """Go through all samples once."""
+        state, settings, reporter = self.state, self.settings, Reporter()
+        assert state.rate is not None
+        total, seen = 0.0, 0
+        order = batches(self.feeds.buckets, self.job["batch_size"], settings["seed"], state.epoch, self.job["fixed"])
+        for number, (bucket, picked) in enumerate(order):
+            done = state.epoch * self.steps + number
+            feeds = self.feeds.changed(bucket, picked, done)
+            rate = state.rate * rate_factor(settings["schedule"], self._progress(done), settings["warmup"])
+            try:
+                loss = self.stepper.take(state, feeds, rate, done, hooks)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"{error} at step {done + 1} of {self.total}; try a lower learning rate"
+                ) from None
+            total, seen = total + loss * len(picked), seen + len(picked)
+            self._taken += len(picked)
+            if reporter.due():
+                self._report(state.epoch + 1, total / seen, done + 1)
+        if not all(np.isfinite(array).all() for array in (state.flat, *state.running.values())):
+            raise FloatingPointError(f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate")
+        state.epoch += 1
+        state.losses.append(total / seen)
+
+    def _progress(self, done: int) -> float:
+        """Return how far the training is at a step; where the rate warms up, the first step is taken, too."""
+        first = 1 if self.settings["warmup"] else 0
+        return float((done + first) / (self.total + first))
+
+    def _judge(self) -> None:
+        """Measure the student, and keep its weights if they are the best; without samples held out, the last are."""
+        state = self.state
+        if not self.judge.samples:
+            state.keep()
+        else:
+            state.curve.append(list(self.judge.measure(state)))
+            if is_best(state.curve, state.best, self.judge.samples):
+                state.keep()
+        patience = self.settings["patience"]
+        if patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
+            state.stopped = f"after epoch {state.epoch}: none of the last {patience} was better than epoch {state.best}"
+
+    def _stop(self, why: str) -> None:
+        """End with the best weights that there are: those of the last checkpoint are still good."""
+        self.state = State.load(self.job)
+        self.state.stopped = why
+        self.state.save()
+
+    def _report(self, epoch: int, loss: float, done: int) -> None:
+        """Say how far the training is, how good, and how fast."""
+        parts = [f"training: epoch {epoch} of {self.settings['epochs']}, loss {loss:.4g}"]
+        if len(self.state.curve) > 1:
+            parts.append(f"held out: loss {self.state.curve[-1][0]:.4g}, score {self.state.curve[-1][1]:.4g}")
+        seconds = time.monotonic() - self._since
+        if self._taken and seconds > 1:
+            per_second = self._taken / seconds
+            samples = sum(len(bucket.trained) for bucket in self.feeds.buckets)
+            left = samples * (self.settings["epochs"] - done / self.steps) / per_second
+            parts.append(f"{per_second:.3g} samples/s, {_duration(left)} left")
+        tell(event="step", what=", ".join(parts), done=done, total=self.total)
 
 
-def step_count(job: dict[str, Any]) -> int:
-    """Return the steps of one epoch."""
-    return math.ceil(int(job["samples"]) / int(job["settings"]["batch_size"]))
-
-
-def batches(samples: int, steps: int, seed: int, epoch: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Split a shuffled epoch into nearly equal batches: every sample once, and no tiny batch at the end."""
-    order = np.random.default_rng([seed, epoch]).permutation(samples)
-    yield from (np.sort(part) for part in np.array_split(order, steps))
-
-
-def report(epoch: int, epochs: int, loss: float, done: int, total: int) -> None:
-    """Say how far the training is."""
-    tell(event="step", what=f"training: epoch {epoch} of {epochs}, loss {loss:.4g}", done=done, total=total)
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

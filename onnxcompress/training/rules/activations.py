@@ -18,13 +18,12 @@ def _where(step: Step, condition: Tensor, yes: Tensor | float, no: Tensor | floa
 
 
 def _relu(step: Step) -> Tensor:
-    if "ReluGrad" in step.tape.kernels:
-        return step.tape.op("ReluGrad", step.g, step.y, domain="com.microsoft")
-    return _where(step, step.y > 0.0, step.g, 0.0)
+    return step.g.only(step.y > 0.0)
 
 
 def _leaky_relu(step: Step) -> Tensor:
-    return _where(step, step.x > 0.0, step.g, step.g * step.number("alpha", 0.01))
+    alpha = step.number("alpha", 0.01)
+    return step.g * ((step.x > 0.0).number() * (1 - alpha) + alpha)
 
 
 def _prelu(step: Step) -> Gradients:
@@ -32,16 +31,16 @@ def _prelu(step: Step) -> Gradients:
     if step.wants(0):
         found[0] = _where(step, positive, step.g, step.g * step.input(1))
     if step.wants(1):
-        found[1] = step.fit(_where(step, positive, 0.0, step.g * step.x), 1)
+        found[1] = step.fit((step.g * step.x).only(step.tape.op("Not", positive)), 1)
     return found
 
 
 def _thresholded_relu(step: Step) -> Tensor:
-    return _where(step, step.x > step.number("alpha", 1.0), step.g, 0.0)
+    return step.g.only(step.x > step.number("alpha", 1.0))
 
 
 def _shrink(step: Step) -> Tensor:
-    return _where(step, step.tape.op("Abs", step.x) > step.number("lambd", 0.5), step.g, 0.0)
+    return step.g.only(step.tape.op("Abs", step.x) > step.number("lambd", 0.5))
 
 
 def _elu(step: Step) -> Tensor:
@@ -59,13 +58,13 @@ def _celu(step: Step) -> Tensor:
 
 def _hard_sigmoid(step: Step) -> Tensor:
     inside = step.tape.op("And", step.y > 0.0, step.y < 1.0)
-    return _where(step, inside, step.g * step.number("alpha", 0.2), 0.0)
+    return step.g.only(inside) * step.number("alpha", 0.2)
 
 
 def _hard_swish(step: Step) -> Tensor:
     """Add to the gate what moves it: it does only between -3 and 3."""
     gate = step.tape.op("HardSigmoid", step.x, alpha=1 / 6, beta=0.5)
-    moved = _where(step, step.tape.op("Abs", step.x) < 3.0, step.x * (1 / 6), 0.0)
+    moved = step.x.only(step.tape.op("Abs", step.x) < 3.0) * (1 / 6)
     return step.g * (gate + moved)
 
 

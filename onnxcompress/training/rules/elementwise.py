@@ -45,12 +45,27 @@ def _pow(step: Step) -> Gradients:
     held = step.constant(1)
     if held is not None and held.dtype.kind in "iu":
         exponent = step.tape.of(held.astype(np.float32))
-    base = step.g * exponent * step.tape.op("Pow", step.x, exponent - 1.0) if step.wants(0) else None
+    base = None
+    if step.wants(0):
+        steep = held is None or bool((held < 1).any())
+        g, x = _without_poles(step.g, step.x) if steep else (step.g, step.x)
+        base = g * exponent * step.tape.op("Pow", x, exponent - 1.0)
     if not step.wants(1):
         return _binary(step, base, None)
     positive = step.x > 0.0
     logarithm = step.tape.op("Log", step.tape.op("Where", positive, step.x, step.tape.of(1.0)))
     return _binary(step, base, step.g * step.y * logarithm)
+
+
+def _without_poles(gradient: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    """Take 0 for a slope that is infinite at 0, as that of a root: a Relu before it could not make 0 of infinity."""
+    zero = divisor.equals(0.0)
+    return gradient.only(gradient.tape.op("Not", zero)), divisor + zero.number()
+
+
+def _sqrt(step: Step) -> Tensor:
+    gradient, root = _without_poles(step.g, step.y)
+    return gradient * 0.5 / root
 
 
 def _extreme(step: Step) -> Gradients:
@@ -60,32 +75,23 @@ def _extreme(step: Step) -> Gradients:
     for index in range(len(step.node.inputs)):
         chosen = step.input(index).equals(step.y)
         if step.wants(index):
-            found[index] = step.fit(step.tape.op("Where", chosen, left, step.tape.of(0.0)), index)
-        left = step.tape.op("Where", chosen, step.tape.of(0.0), left)
+            found[index] = step.fit(left.only(chosen), index)
+        left = left.only(step.tape.op("Not", chosen))
     return found
 
 
 def _where(step: Step) -> Gradients:
-    condition, zero = step.input(0), step.tape.of(0.0)
-    found: Gradients = {}
+    condition, found = step.input(0), Gradients()
     if step.wants(1):
-        found[1] = step.fit(step.tape.op("Where", condition, step.g, zero), 1)
+        found[1] = step.fit(step.g.only(condition), 1)
     if step.wants(2):
-        found[2] = step.fit(step.tape.op("Where", condition, zero, step.g), 2)
+        found[2] = step.fit(step.g.only(step.tape.op("Not", condition)), 2)
     return found
 
 
 def _clip(step: Step) -> Tensor:
-    """Let through what was not clipped; bounds are attributes before opset 11."""
-    inside: Tensor | None = None
-    for index, name in ((1, "min"), (2, "max")):
-        bound = step.input(index) if step.has(index) else None
-        if bound is None and name in step.node.attributes:
-            bound = step.tape.of(step.number(name, 0.0))
-        if bound is not None:
-            within = step.x >= bound if index == 1 else step.x <= bound
-            inside = within if inside is None else step.tape.op("And", inside, within)
-    return step.g if inside is None else step.tape.op("Where", inside, step.g, step.tape.of(0.0))
+    """Let through what was not clipped."""
+    return step.g.only(step.x.equals(step.y))
 
 
 def _cast(step: Step) -> Tensor:
@@ -146,7 +152,7 @@ RULES: dict[str, Rule] = {
     "Reciprocal": first(lambda s: -(s.g * s.y * s.y)),
     "Sin": first(lambda s: s.g * _unary("Cos", s)),
     "Sinh": first(lambda s: s.g * _unary("Cosh", s)),
-    "Sqrt": first(lambda s: s.g * 0.5 / s.y),
+    "Sqrt": first(_sqrt),
     "Sub": Rule(_sub),
     "Sum": Rule(_add),
     "Tan": first(lambda s: s.g * (s.y * s.y + 1.0)),

@@ -6,16 +6,19 @@ import math
 
 import onnx_ir as ir
 
+from .products import channel_sums
 from .step import Gradients, Rule, Step, first
-from .tape import Tensor
+from .tape import MICROSOFT, Tensor, product
 
 WHOLE_ROWS = 13
 """From this opset on Softmax works along one axis; before, over all from there on."""
+LONG_ROW = 512
+"""Two rows of so many numbers are multiplied faster as matrices than one by one and then summed."""
 
 
 def _softmax(step: Step) -> Tensor:
-    product = step.g * step.y
-    return product - step.y * product.sum(_softmax_axes(step))
+    weighted = step.g * step.y
+    return weighted - step.y * weighted.sum(_softmax_axes(step))
 
 
 def _log_softmax(step: Step) -> Tensor:
@@ -116,25 +119,41 @@ def _instance_norm(step: Step) -> Gradients:
 
 
 def _batch_norm(step: Step) -> Gradients:
-    """Differentiate by the statistics too: where a batch has its own, they are computed of the data before."""
-    rank, others = step.rank(), [axis for axis in range(step.rank()) if axis != 1]
-    column = [-1, *[1] * (rank - 2)]
-    scale, mean, variance = (step.input(index) for index in (1, 3, 4))
-    inverse = 1.0 / step.tape.op("Sqrt", variance + step.number("epsilon", 1e-5))
-    found: Gradients = {}
-    factor = scale * inverse
-    if step.wants(0):
-        found[0] = step.g * factor.reshape(column)
-    total = step.g.sum(others, keepdims=False)
-    if step.wants(2):
-        found[2] = total
-    if step.wants(3):
-        found[3] = -(total * factor)
-    if step.wants(1) or step.wants(4):
-        weighted = (step.g * step.x).sum(others, keepdims=False) - total * mean
+    """S. Ioffe, C. Szegedy, "Batch Normalization", arXiv:1502.03167; a batch that trains has its own statistics."""
+    trains = step.integer("training_mode", 0)
+    scale = step.input(1)
+    mean, variance = (step.tape.of(v) for v in step.node.outputs[1:3]) if trains else (step.input(3), step.input(4))
+    epsilon = step.number("epsilon", 1e-5)
+    inverse = 1.0 / step.tape.op("Sqrt", variance + epsilon)
+    if trains and "BatchNormalizationGrad" in step.tape.kernels:
+        given = (step.g, step.x, scale, mean, inverse)
+        made = step.tape.ops("BatchNormalizationGrad", *given, domain=MICROSOFT, outputs=3, epsilon=epsilon)
+        return dict(enumerate(made))
+    factor, total = scale * inverse, channel_sums(step.g, step.rank())
+    found: Gradients = {2: total}
+    if step.wants(0) or step.wants(1) or step.wants(4):
+        weighted = _channel_dots(step) - total * mean
         found[1] = weighted * inverse
         found[4] = weighted * factor * inverse * inverse * -0.5
+    if step.wants(0):
+        found[0] = step.g * factor.reshape([-1, *[1] * (step.rank() - 2)])
+    if trains:
+        # What moves the statistics moves all of the channel: again a normalisation of the same data, in one pass.
+        share = -factor / (step.tape.op("Size", step.x).number() / step.tape.op("Size", scale).number())
+        moved = (step.x, found[1] * share, total * share, mean, variance)
+        found[0] = found[0] + step.tape.op("BatchNormalization", *moved, epsilon=epsilon)
+    elif step.wants(3):
+        found[3] = -(total * factor)
     return found
+
+
+def _channel_dots(step: Step) -> Tensor:
+    """Return the sums of gradient times data for each channel."""
+    space = (step.dims(step.x) or ())[2:]
+    if not all(isinstance(extent, int) for extent in space) or math.prod(space) < LONG_ROW:  # type: ignore[arg-type]
+        return channel_sums(step.g * step.x, step.rank())
+    rows = [tensor.reshape([0, 0, 1, -1]) for tensor in (step.g, step.x)]
+    return product(*rows, transpose_b=True).sum([0], keepdims=False).reshape([-1])
 
 
 def _returns_more(node: ir.Node) -> str:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ...graph import edit
 from ...graph.layer import Layer, axes_of
-from ...graph.windows import asks_for_same, window
+from ...graph.windows import asks_for_same
+from .kernel import Geometry, weight_gradient
 from .step import Gradients, Rule, Step, sum_where_one
-from .tape import Dim, Tensor
-
-MICROSOFT = "com.microsoft"
-
-
-def product(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
-    """Multiply two stacks of matrices, the last two axes of either exchanged or not."""
-    return a.tape.op("FusedMatMul", a, b, domain=MICROSOFT, transA=int(transpose_a), transB=int(transpose_b))
+from .tape import MICROSOFT, Dim, Tensor, product
 
 
 def _matmul(step: Step) -> Gradients:
@@ -96,26 +91,29 @@ def _gemm(step: Step) -> Gradients:
 
 
 def _conv(step: Step) -> Gradients:
-    found: Gradients = {}
+    geometry, found = Geometry(step), Gradients()
+    turned = set(geometry.strides) == {1} and min(_turned_pads(geometry)) >= 0
+    if step.wants(0) and turned:
+        found[0] = _turned_data(step, geometry)
     if "ConvGrad" in step.tape.kernels:
-        return _conv_kernel(step)
-    if step.wants(0):
-        found[0] = _conv_data(step)
-    if step.wants(1):
-        found[1] = _conv_weight(step)
+        wanted = {index for index in (0, 1) if step.wants(index) and index not in found}
+        found |= _conv_kernel(step, geometry, wanted)
+    elif step.wants(0) and not turned:
+        found[0] = _conv_data(step, geometry)
+    if step.wants(1) and 1 not in found:
+        found[1] = _conv_weight(step, geometry)
     if step.wants(2):
-        found[2] = channel_sums(step)
+        found[2] = channel_sums(step.g, step.rank())
     return found
 
 
-def channel_sums(step: Step) -> Tensor:
-    """Return the gradient of a bias with a number for each channel."""
-    return step.g.sum([axis for axis in range(step.rank()) if axis != 1], keepdims=False)
+def channel_sums(tensor: Tensor, rank: int) -> Tensor:
+    """Sum over all axes but that of the channels."""
+    return tensor.sum([axis for axis in range(rank) if axis != 1], keepdims=False)
 
 
-def _conv_kernel(step: Step) -> Gradients:
+def _conv_kernel(step: Step, geometry: Geometry, wanted: set[int]) -> Gradients:
     """Let the training kernel do it; it knows no auto_pad."""
-    geometry = Geometry(step)
     attributes = {
         "group": geometry.groups,
         "kernel_shape": geometry.kernel,
@@ -123,46 +121,44 @@ def _conv_kernel(step: Step) -> Gradients:
         "dilations": geometry.dilations,
         "pads": [*geometry.before, *geometry.after],
     }
-    made = step.tape.ops("ConvGrad", step.g, step.x, step.input(1), domain=MICROSOFT, outputs=3, **attributes)
+    if not wanted:
+        return {}
+    made = step.tape.ops("ConvGrad", step.g, step.x, step.input(1), domain=MICROSOFT, outputs=2, **attributes)
     for index, tensor in enumerate(made):
-        if not step.wants(index):
+        if index not in wanted:
             tensor.value.name = ""
-    return {index: tensor for index, tensor in enumerate(made) if step.wants(index)}
+    return {index: made[index] for index in wanted}
 
 
-class Geometry:
-    """Strides, dilations and padding of a convolution, an entry for each spatial axis."""
-
-    def __init__(self, step: Step) -> None:
-        weight, data = step.dims(step.input(1)) or (), step.dims(step.x) or ()
-        self.kernel = [int(extent) for extent in weight[2:]]  # type: ignore[arg-type]
-        self.channels = (weight[0], weight[1])
-        self.groups = Layer(step.node).groups
-        self.sizes = data[2:]
-        rank = len(self.kernel)
-        sizes = [size if isinstance(size, int) else 0 for size in self.sizes]
-        windows = [window(step.node, axis, rank, sizes[axis], self.kernel[axis]) for axis in range(rank)]
-        self.strides, self.dilations, self.before, self.after = ([w[i] for w in windows] for i in range(4))
-        self.spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+def _turned_pads(geometry: Geometry) -> list[int]:
+    pads = [*geometry.before, *geometry.after]
+    return [span - 1 - pad for span, pad in zip(geometry.spans * 2, pads, strict=True)]
 
 
-def _conv_data(step: Step) -> Tensor:
-    """Convolve the gradient with the kernel turned around; where there are strides, ConvTranspose does that."""
-    geometry, weight, tape = Geometry(step), step.input(1), step.tape
-    rank = len(geometry.kernel)
-    pads = [span - 1 - pad for span, pad in zip(geometry.spans * 2, [*geometry.before, *geometry.after], strict=True)]
-    if set(geometry.strides) == {1} and min(pads) >= 0:
-        turned = _turned(step, geometry)
-        return tape.op("Conv", step.g, turned, dilations=geometry.dilations, pads=pads, group=geometry.groups)
-    whole = tape.op(
-        "ConvTranspose",
-        step.g,
-        weight,
-        strides=geometry.strides,
-        dilations=geometry.dilations,
-        group=geometry.groups,
-        output_padding=[stride - 1 for stride in geometry.strides],
-    )
+def _turned_data(step: Step, geometry: Geometry) -> Tensor:
+    """Convolve the gradient with the kernel turned around."""
+    attributes: dict[str, Any] = {
+        "dilations": geometry.dilations,
+        "pads": _turned_pads(geometry),
+        "group": geometry.groups,
+    }
+    return step.tape.op("Conv", step.g, _turned(step, geometry), **attributes)
+
+
+def _conv_data(step: Step, geometry: Geometry) -> Tensor:
+    """Convolve back; how much of the end no window reads follows from the size, and is cut off where that is open."""
+    weight, tape, rank = step.input(1), step.tape, len(geometry.kernel)
+    attributes: dict[str, Any] = {
+        "strides": geometry.strides,
+        "dilations": geometry.dilations,
+        "group": geometry.groups,
+    }
+    rest = geometry.unread()
+    if rest is not None:
+        pads = [*geometry.before, *geometry.after]
+        return tape.op("ConvTranspose", step.g, weight, pads=pads, output_padding=rest, **attributes)
+    padding = [stride - 1 for stride in geometry.strides]
+    whole = tape.op("ConvTranspose", step.g, weight, output_padding=padding, **attributes)
     starts = tape.ints(*geometry.before)
     ends = tape.op("Shape", step.x, start=2) + starts
     return tape.op("Slice", whole, starts, ends, tape.ints(*range(2, rank + 2)))
@@ -194,39 +190,10 @@ def _turned(step: Step, geometry: Geometry) -> Tensor:
     return exchanged.reshape([groups * int(read), each, *geometry.kernel])  # type: ignore[arg-type]
 
 
-def _conv_weight(step: Step) -> Tensor:
-    geometry = Geometry(step)
+def _conv_weight(step: Step, geometry: Geometry) -> Tensor:
     if math.prod(geometry.kernel) == 1 and geometry.groups == 1 and not any([*geometry.before, *geometry.after]):
         return _pointwise_weight(step, geometry)
     return weight_gradient(geometry, step.x, step.g, step.input(1))
-
-
-def weight_gradient(geometry: Geometry, data: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
-    """Convolve the data with the gradient as kernel: samples take the place of channels."""
-    tape = data.tape
-    rank, groups = len(geometry.kernel), geometry.groups
-    space = list(range(2, rank + 2))
-    if groups > 1:
-        read = int(geometry.channels[1])  # type: ignore[arg-type]
-        shape = tape.op("Concat", tape.ints(-1, groups, read), tape.op("Shape", data, start=2), axis=0)
-        split = data.reshape(shape).transpose(2, 1, 0, *(axis + 1 for axis in space))
-        shape = tape.op("Concat", tape.ints(read, -1), tape.op("Shape", data, start=2), axis=0)
-        data = split.reshape(shape)
-    else:
-        data = data.transpose(1, 0, *space)
-    kernel = gradient.transpose(1, 0, *space)
-    found = tape.op(
-        "Conv",
-        data,
-        kernel,
-        strides=geometry.dilations,
-        dilations=geometry.strides,
-        pads=[*geometry.before, *geometry.after],
-        group=groups,
-    )
-    ends = tape.ints(*geometry.kernel)
-    cut = tape.op("Slice", found, tape.ints(*[0] * rank), ends, tape.ints(*space))
-    return cut.transpose(1, 0, *space)
 
 
 def _pointwise_weight(step: Step, geometry: Geometry) -> Tensor:

@@ -16,6 +16,9 @@ Dim: TypeAlias = int | str | None
 
 Operand: TypeAlias = "Tensor | ir.Value | float | npt.NDArray[Any]"
 
+MICROSOFT = "com.microsoft"
+"""The domain of operators that every onnxruntime has beside ONNX's own."""
+
 REDUCES_BY_INPUT = 18
 """From this opset on all reductions take their axes as an input; ReduceSum has since 13."""
 
@@ -151,6 +154,10 @@ class Tensor:
         """Return 1 where it is true and 0 where not, as float32."""
         return self.tape.op("Cast", self, to=int(ir.DataType.FLOAT))
 
+    def only(self, condition: Tensor) -> Tensor:
+        """Keep it where a condition holds, 0 elsewhere: a product, for Where takes onnxruntime six times as long."""
+        return self * condition.number()
+
     def sum(self, axes: Sequence[int] | Tensor | None = None, *, keepdims: bool = True) -> Tensor:
         """Sum over axes, over all of them without."""
         return self.reduce("ReduceSum", axes, keepdims=keepdims)
@@ -196,3 +203,8 @@ class Tensor:
     def expand_like(self, other: Operand) -> Tensor:
         """Broadcast to the shape of another."""
         return self.tape.op("Expand", self, self.tape.of(other).shape())
+
+
+def product(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+    """Multiply two stacks of matrices, the last two axes of either exchanged or not."""
+    return a.tape.op("FusedMatMul", a, b, domain=MICROSOFT, transA=int(transpose_a), transB=int(transpose_b))

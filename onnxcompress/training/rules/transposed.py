@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from ...graph import edit
 from ...graph.windows import output_padding, padding_before, says_its_size
-from .products import Geometry, channel_sums, unknown_window, weight_gradient
+from .kernel import Geometry, weight_gradient
+from .products import channel_sums, unknown_window
 from .step import Gradients, Rule, Step
 from .tape import Tensor
 
@@ -20,7 +21,7 @@ def _conv_transpose(step: Step) -> Gradients:
     if step.wants(1):
         found[1] = weight_gradient(geometry, step.g, step.x, step.input(1))
     if step.wants(2):
-        found[2] = channel_sums(step)
+        found[2] = channel_sums(step.g, step.rank())
     return found
 
 

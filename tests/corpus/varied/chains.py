@@ -14,9 +14,11 @@ LOSSLESS = ("FoldConstants", "FoldBatchNorm", "FoldAffine", "RemoveDead", "Shrin
 MASKS = (
     "MagnitudePrune", "RandomPrune", "PruneChannels", "PruneNOfM", "PruneBlocks", "PruneSlices", "ActivationPrune",
 )  # fmt: skip
+DEPTH = ("DropBlocks",)
 QUANTIZERS = ("Quantize", "QuantizeDynamic", "QuantizeWeights", "ConvertFloat")
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "FoldConstants": {"keep_shared": (False, True)},
+    "DropBlocks": {"choose": ("alternate", "least-change"), "share": (0.5, 1.0)},
     "Shrink": {"merge_equal": (False, False, True)},
     "MagnitudePrune": {
         "sparsity": (0.3, 0.5, 0.9, 20), "normalise": ("tensor", "channel", "model"),
@@ -74,7 +76,7 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("PruneNOfM", "QuantizeWeights"), ("Cluster", "QuantizeWeights"), ("FoldConstants", "QuantizeWeights"),
     ("FoldBatchNorm", "Quantize"), ("Shrink", "Quantize"), ("ConvertFloat", "PruneChannels", "Shrink"),
     ("Quantize", "Shrink"), ("Quantize", "FoldConstants"), ("QuantizeWeights", "PruneChannels", "Shrink"),
-    ("QuantizeDynamic", "Shrink"), ("QuantizeWeights", "FoldConstants"),
+    ("QuantizeDynamic", "Shrink"), ("QuantizeWeights", "FoldConstants"), ("DropBlocks", "PruneChannels", "Shrink"),
 )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def random_chain(seed: int) -> list[Pass]:
     """Draw passes with options: one alone, a common chain, or anything after anything."""
     random = np.random.default_rng([seed, 20_000])
     way = random.random()
-    alone = (*LOSSLESS, "Shrink", *MASKS, "Cluster", *QUANTIZERS, "Quantize", "Quantize", "QuantizeDynamic")
+    alone = (*LOSSLESS, "Shrink", *MASKS, *DEPTH, "Cluster", *QUANTIZERS, "Quantize", "Quantize", "QuantizeDynamic")
     if way < 0.45:
         names: tuple[str, ...] = (str(random.choice(alone)),)
     elif way < 0.9:

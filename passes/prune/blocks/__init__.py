@@ -1,0 +1,1 @@
+"""Residual blocks: found on the graph, chosen, left out."""
