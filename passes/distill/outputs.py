@@ -258,8 +258,8 @@ def _partner(tensor: Tensor, name: str, kind: Kind, teacher: Probe, taken: set[s
     there = ", ".join(map(str, free.values())) or "none"
     what = f"output '{name}' is compared by {tensor}" if tensor.name != name else f"output {tensor}"
     raise TrainingError(
-        f"{what}, and the teacher has no such tensor (there: {there}); "
-        f"give a teacher with the same outputs, or leave it out with outputs.{name}=ignore"
+        f"{what}, and the teacher has no such tensor (there: {there}); give a teacher with the same outputs, "
+        f"or leave it out with outputs.{name}=ignore (features may differ in width)"
     )
 
 

@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, softmax
 
 from onnxcompress.passes.distill.objectives.losses import FEATURE_LOSSES, OUTPUT_LOSSES
@@ -196,6 +198,26 @@ def test_losses_between_outputs(name: tuple[str, str], layout: tuple, seed: int)
         scale=2.0,
     )
     check(case, seed)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], int]:
+    shape = tuple(draw(st.lists(st.integers(2, 5), min_size=2, max_size=5)))
+    return shape, draw(st.integers(1, len(shape) - 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(layouts(), st.sampled_from(list(FORMULAS)), st.integers(0, 99))
+def test_values_for_any_shape_and_axis(layout: tuple, name: tuple[str, str], seed: int) -> None:
+    (loss, kind), (shape, axis), random = name, layout, np.random.default_rng(seed)
+    tensor = Tensor("y", shape, axis)
+    made = OUTPUT_LOSSES[loss](Output("y", kind, tensor, tensor, ""), **FORMULAS[name][1])  # type: ignore[arg-type]
+    student, teacher = (2 * random.standard_normal(shape).astype(np.float32) for _ in range(2))
+    fed = dict.fromkeys(made.teacher, teacher) | {"attention_mask": np.ones(shape[:2], np.int64)}
+    value, score, _ = run(Case(shape, made, FORMULAS[name][0]), student, fed)
+    s, t = (rows_of(array.astype(np.float64), axis) for array in (student, teacher))
+    assert value == pytest.approx(FORMULAS[name][0](s, t, None), rel=1e-3, abs=1e-5)
+    assert score == pytest.approx(SCORES[kind](s, t), rel=1e-3, abs=1e-5)
 
 
 def test_another_layout_of_the_teacher() -> None:
