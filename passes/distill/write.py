@@ -28,12 +28,12 @@ def write_weights(model: ir.Model, weights: Mapping[str, Array]) -> tuple[list[C
     list of Refusal
         What does not fit the model.
     """
-    known = {value.name: value for value in edit.values(model.graph)}
+    holders = edit.stored(model.graph)
     clustered, masters = set(clustered_weights(model)), find_masters(model)[0]
     done, refused = [], []
     for name, array in weights.items():
-        value = known.get(name)
-        tensor = edit.constant(value)
+        value = holders.get(name)
+        tensor = edit.stored_in(value)
         old = None if tensor is None else tensor.numpy()
         unfit = _unfit(old, array)
         if value is None or old is None or unfit:
@@ -52,7 +52,7 @@ def write_weights(model: ir.Model, weights: Mapping[str, Array]) -> tuple[list[C
 def _unfit(old: Array | None, new: Array) -> str:
     """Return why trained weights cannot take the place of those that the model has, or an empty string."""
     if old is None:
-        return "the plan trained it, and the model has no such initializer"
+        return "the plan trained it, and the model holds no such weight"
     if old.shape != new.shape:
         return f"the plan has shape {list(new.shape)}, the model {list(old.shape)}"
     if _is_integer(old) != _is_integer(new):

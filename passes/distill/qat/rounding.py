@@ -13,8 +13,6 @@ from onnxcompress.training.rules.tape import Tape
 
 from .masters import Master
 
-PREFIX = "onnxcompress.rounding"
-
 WITHIN = 0.49
 """How far beyond the last integer a float may be: it still rounds to it."""
 
@@ -36,7 +34,7 @@ def with_floats(model: ir.Model, masters: Mapping[str, Master], *, rounded: bool
     if not masters:
         return model
     copy = model.clone()
-    tape = Tape(copy.graph, int(copy.graph.opset_imports[""]), prefix=PREFIX)
+    tape = Tape(copy.graph, int(copy.graph.opset_imports[""]))
     constants = {value.name: value for value in edit.values(copy.graph)}
     for name, master in masters.items():
         value = constants[name]
