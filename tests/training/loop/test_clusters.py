@@ -40,7 +40,7 @@ def test_shared_values_move_as_one_by_the_sum_of_their_gradients(optimizer: str,
         np.testing.assert_array_equal(gradient[18:], plain[18:])
         update(optimizer, state, gradient, 0.1, decays(SHAPES, 0.01), step + 1)
         hook.after(state, step)
-        update(optimizer, alone, sums.astype(np.float32), 0.1, np.full(4, 0.01, np.float32), step + 1)
+        update(optimizer, alone, sums.astype(np.float32), 0.1, decays([[2, 2]], 0.01), step + 1)
     moved = state.flat[6:18]
     for value, expected in zip(values, alone.flat, strict=True):
         assert len(np.unique(moved[shared == value])) == 1
