@@ -33,17 +33,18 @@ def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str
             continue
         if node.attributes.get_int("training_mode", 0):
             raise TrainingError(f"{edit.label(node)} is in training mode already; export the model for inference")
-        _train(tape, node, states)
+        _train(graph, tape, node, states)
     return states
 
 
-def _train(tape: Tape, node: ir.Node, states: dict[str, ir.Value]) -> None:
+def _train(graph: ir.Graph, tape: Tape, node: ir.Node, states: dict[str, ir.Value]) -> None:
     momentum = node.attributes.get_float("momentum", MOMENTUM)
     node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
     # So that the operator returns the statistics of the batch themselves: gradients are written in them.
     node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
     node.resize_outputs(3)
-    for running, batch in zip(node.inputs[3:5], node.outputs[1:], strict=True):
+    for index, batch in zip((3, 4), node.outputs[1:], strict=True):
+        running = node.inputs[index]
         if running is None or running.const_value is None:
             raise TrainingError(f"{edit.label(node)} has statistics that are no initializer")
         if str(running.name) in states:
@@ -52,3 +53,10 @@ def _train(tape: Tape, node: ir.Node, states: dict[str, ir.Value]) -> None:
         following = (tape.of(running) * momentum + tape.of(batch) * (1 - momentum)).value
         following.name, following.type, following.shape = f"{running.name}/next", running.type, running.shape
         states[str(running.name)] = following
+        # onnxruntime writes over what stands here, whoever else reads it; it counts for nothing.
+        spare = (tape.of(running) * 0.0).value
+        made = spare.producer()
+        assert made is not None
+        graph.remove(made)
+        graph.insert_before(node, made)
+        node.replace_input_with(index, spare)

@@ -177,8 +177,8 @@ def _prepared(
     """
     copy = model.clone()
     flatten(copy)
-    places = return_only(copy, reads)
     at_trainable_opset(copy, engine)
+    places = return_only(copy, reads)
     graph = copy.graph
     for value in list(graph.inputs):
         if value.is_initializer():
@@ -254,7 +254,7 @@ def return_only(model: ir.Model, names: Collection[str]) -> dict[str, int]:
     """Let a model return these tensors alone; returns at which place each is."""
     found = {name: find_tensor(model, name) for name in names}
     values = list(dict.fromkeys(found.values()))
-    if any(value.type is None for value in values):
+    if any(value.type is None or value.shape is None for value in values):
         shapes.infer(model)
     edit.set_outputs(model.graph, values)
     common.RemoveUnusedNodesPass()(model)

@@ -36,7 +36,7 @@ class KullbackLeibler(OutputLoss):
         """Add the operators."""
         both = [soften(rows, value, self.temperature) for value in (rows.student, rows.teacher)]
         if self.output.kind == "binary":
-            both = [_against_zero(rows, value) for value in both]
+            both = [_against_zero(rows, value, self.output.name) for value in both]
         found = divergence(rows, *both)
         if self.output.kind == "binary":
             shape = rows.behind.constant("onnxcompress.rows_shape", np.array([-1, rows.features]))
@@ -58,9 +58,9 @@ def divergence(rows: Rows, student: ir.Value, teacher: ir.Value) -> ir.Value:
     return rows.sum(add("Mul", add("Softmax", teacher, axis=1), surprise))
 
 
-def _against_zero(rows: Rows, logits: ir.Value) -> ir.Value:
+def _against_zero(rows: Rows, logits: ir.Value, name: str) -> ir.Value:
     """Return each logit and a zero: a softmax over the two is the sigmoid of the logit."""
     behind = rows.behind
     column = behind.add("Reshape", logits, behind.constant("onnxcompress.column", np.array([-1, 1])))
-    column = known(column, f"onnxcompress.decisions/{rows.features}", 1)
+    column = known(column, f"onnxcompress.decisions/{name}", 1)
     return behind.add("Mul", column, behind.constant("onnxcompress.yes_no", np.array([[1, 0]], np.float32)))
