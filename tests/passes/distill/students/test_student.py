@@ -63,6 +63,16 @@ def test_what_include_and_exclude_name_is_of_the_student() -> None:
     assert {refusal.subject: refusal.reason for refusal in report.steps[0].refused} == {"c": "excluded by 'c'"}
 
 
+def test_a_dry_run_goes_on_with_the_student() -> None:
+    shown = call(
+        "apply", "big.onnx", "--dry-run", "-p", "distill student=small.onnx", "-p", "cluster", "--data", "x.npz"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert "small.onnx takes its place" in shown.stdout
+    clustered = shown.stdout.split("cluster clusters")[1]
+    assert "w1" not in clustered and " a " in clustered
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "other.onnx: no such file"),
     (SMALL.replace("M,6", "M,7"),
