@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from . import units
-from .page import Frame, Tick, fill, range_ticks
+from .frame import Frame, Tick, range_ticks
+from .page import fill
+from .training import HEIGHTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..evaluation.sensitivity import Point, Sensitivity
-
-HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
 def table(found: Sensitivity) -> list[RenderableType]:

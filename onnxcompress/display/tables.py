@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contract import MODEL
-from . import slowness, units
+from . import slowness, training, units
 from .layout import new_table, titled
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def notes(found: Sequence[Step]) -> Table:
 
 
 def _on_the_whole(step: Step) -> list[str]:
-    return [*step.notes, *(change.what for change in step.done if change.subject == MODEL)]
+    return [*step.notes, *training.summary(step.curve), *(c.what for c in step.done if c.subject == MODEL)]
 
 
 def stages(report: Evidence) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -219,9 +220,21 @@ def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
     step = max(1, FINITE_SLICE * len(rows) // array.size)
     for start in range(0, len(rows), step):
         finite = np.isfinite(rows[start : start + step]).reshape(min(step, len(rows) - start), -1).all(axis=1)
+        release_pages(array)
         if not finite.all():
             first = offset + start + int(np.argmin(finite))
             raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
+
+
+def release_pages(array: Array) -> None:
+    """Let the system take back the memory of an array that is mapped from a file; it is read again when needed."""
+    base: Any = array
+    read_only = False
+    while base is not None and not isinstance(base, mmap.mmap):
+        read_only = read_only or getattr(base, "mode", "") == "r"  # what was written into another's pages is not lost
+        base = getattr(base, "base", None)
+    if base is not None and read_only and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 MOST_RANDOM_BYTES = 1 << 34

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..errors import DataError
 from ..runtime.session import Array
-from .inputs import Input, Layout, check_feeds, find_layout, model_inputs
+from .inputs import Input, Layout, check_feeds, find_layout, model_inputs, release_pages
 from .sources import Piece, Source, find_source
 
 DEFAULT_BATCH = 32
@@ -303,6 +303,8 @@ class Samples:
             for start in range(0, whole.count, step):
                 batch = self._part(whole, start, min(start + step, whole.count))
                 yield piece[0], batch if self._only is None else self._drawn(batch, number + start)
+                for array in whole.feeds.values():
+                    release_pages(array)
             number += whole.count
 
     def _drawn(self, batch: Batch, number: int) -> Batch:

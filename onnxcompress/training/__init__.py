@@ -10,7 +10,7 @@ from .gradients import Trainable
 from .launch import rehearse, train
 from .loss import LOGITS, Arrays, Behind, CrossEntropy, Loss, Shapes
 from .objective import computes, logits_of, teacher_arrays, trainable_weights
-from .saliency import Saliency, measure_saliency
+from .saliency import Saliency, class_axis, measure_saliency
 from .settings import Rehearsed, Settings, Trained
 from .sort import Sorted, sort_samples
 
@@ -27,6 +27,7 @@ __all__ = [
     "Sorted",
     "Trainable",
     "Trained",
+    "class_axis",
     "computes",
     "logits_of",
     "measure_saliency",

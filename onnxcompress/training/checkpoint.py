@@ -38,8 +38,11 @@ def checkpoint_folder(given: Path | None) -> Iterator[Path]:
             if not keep:
                 shutil.rmtree(folder)
     except OSError as error:
-        room = "; make room there" if error.errno in NO_ROOM else ""
-        raise TrainingError(f"cannot write the training's files: {error}{room}") from None
+        place = error.filename or given or tempfile.gettempdir()
+        room = "; make room there, or name another folder in TMPDIR" if error.errno in NO_ROOM else ""
+        raise TrainingError(
+            f"{place}: the training's files cannot be written: {error.strerror or error}{room}"
+        ) from None
 
 
 def hash_arrays(arrays: Arrays) -> str:

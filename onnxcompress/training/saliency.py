@@ -64,11 +64,12 @@ def measure_saliency(
     Parameters
     ----------
     model : onnx_ir.Model
-        A classifier with logits of shape [batch, classes]; not changed.
+        A classifier with logits of shape [batch, classes], [batch, positions, classes] or, of images, [batch, classes,
+        height, width]; not changed.
     inputs : dict of str to numpy.ndarray
         All N samples, for each input of the model.
     labels : numpy.ndarray
-        N class numbers.
+        N class numbers, or as many for each position.
     weights : collection of str
         The initializers that are asked about.
     progress : callable, optional
@@ -84,7 +85,7 @@ def measure_saliency(
     engine, _ = choose_engine("auto", progress or silent)
     found = trainable_weights(model, inputs, engine=engine)
     frozen = {*found.stopped, *(name for name in found.free if name not in weights)}
-    loss = CrossEntropy(labels)
+    loss = CrossEntropy(labels, axis=class_axis(labels.ndim + 1))
     objective = build_objective(model, loss, frozen=frozen, evaluate=True, samples=inputs, engine=engine)
     sorted_ = sort_samples(load_samples(dict(inputs), model))
     initial = initial_weights(model, objective)
@@ -98,9 +99,14 @@ def measure_saliency(
     broken = next((key[0] for key in first if not np.isfinite([first[key], second[key]]).all()), None)
     if broken is not None:
         raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")
-    reason = "it is no float32 initializer that gradients reach"
+    reason = "it is no float32 constant that gradients reach"
     stopped = {w: found.stopped.get(w, reason) for w in weights if w not in objective.weights}
     return Saliency(first, second, stopped)
+
+
+def class_axis(rank: int) -> int:
+    """Return the axis of classes in logits of so many axes."""
+    return 1 if rank > 3 else rank - 1
 
 
 def _run(

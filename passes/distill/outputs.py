@@ -193,9 +193,10 @@ def _kind(probe: Probe, value: ir.Value, labels: npt.NDArray[Any] | None) -> tup
     node = _maker(value)
     if node is not None and node.op_type in PROBABILITIES and (hint is None or hint[0] == "classes"):
         return PROBABILITIES[node.op_type], f"a {node.op_type} makes it"
-    if hint is not None:
-        return hint[0], f"'{hint[1]}' in its name"
     tensor = probe.tensor(value, "values")
+    if hint is not None:
+        single = hint[0] == "classes" and tensor is not None and tensor.features == 1
+        return "binary" if single else hint[0], f"'{hint[1]}' in its name"
     shape = () if tensor is None else tensor.shape
     if labels is not None and len(shape) > 1 and fits(labels, tensor):
         return "classes", "the labels fit it"
@@ -258,8 +259,8 @@ def _partner(tensor: Tensor, name: str, kind: Kind, teacher: Probe, taken: set[s
     there = ", ".join(map(str, free.values())) or "none"
     what = f"output '{name}' is compared by {tensor}" if tensor.name != name else f"output {tensor}"
     raise TrainingError(
-        f"{what}, and the teacher has no such tensor (there: {there}); "
-        f"give a teacher with the same outputs, or leave it out with outputs.{name}=ignore"
+        f"{what}, and the teacher has no such tensor (there: {there}); give a teacher with the same outputs, "
+        f"or leave it out with outputs.{name}=ignore (features may differ in width)"
     )
 
 

@@ -106,6 +106,33 @@ def test_padding_by_name_counts_like_padding_by_number(extents: str) -> None:
             np.testing.assert_allclose(named.second[key], numbered.second[key], rtol=1e-6)
 
 
+def test_a_class_for_each_pixel() -> None:
+    """Scaling a filter by 1 + e changes the loss by e times the sum of w·g."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[batch,2,4,4] image) => (float[batch,3,4,4] logits) {
+      c = Conv<pads = [1,1,1,1]>(image, w)
+      r = Relu(c)
+      logits = Conv(r, v)
+    }"""
+    random = np.random.default_rng(0)
+    w, v = (random.standard_normal(shape).astype(np.float32) for shape in ((5, 2, 3, 3), (3, 5, 1, 1)))
+    image = random.standard_normal((1, 2, 4, 4)).astype(np.float32)
+    labels = random.integers(0, 3, (1, 4, 4))
+    found = measure_saliency(make(text, w=w, v=v), {"image": image}, labels, ["v"]).first["v", 1]
+
+    def loss(channel: int, factor: float) -> float:
+        changed = v.copy()
+        changed[:, channel] *= factor
+        proto = ir.to_proto(make(text, w=w, v=changed)).SerializeToString()
+        session = onnxruntime.InferenceSession(proto, providers=["CPUExecutionProvider"])
+        rows = session.run(None, {"image": image})[0].transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
+        return -float(log_softmax(rows)[np.arange(16), labels.ravel()].mean())
+
+    for channel in range(5):
+        slope = (loss(channel, 1.01) - loss(channel, 0.99)) / 0.02
+        assert found[channel] == pytest.approx(abs(slope), rel=0.01, abs=1e-4)
+
+
 def test_without_gradients_it_says_which_node() -> None:
     text = MLP.replace("r = Relu(h)", "[act] r = Mod<fmod = 1>(h, h)").replace("MatMul(r, w2)", "Identity(r)")
     inputs, labels, _ = samples()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .engine import LOSS, open_session
+from .engine import Gradients
 from .flat import views
 from .hooks import Hook
 from .optimizer import decays, update
@@ -20,9 +20,7 @@ class Stepper:
 
     def __init__(self, job: dict[str, Any], folder: Path) -> None:
         self._job = job
-        self._session = open_session(folder / "objective.onnx", job["threads"])
-        self._names = [LOSS, *job["states"].values(), *(f"{name}_grad" for name in job["weights"])]
-        self._states = len(job["states"])
+        self._gradients = Gradients(job, folder)
         self._decay = decays(job["shapes"], job["settings"]["weight_decay"])
 
     def take(self, state: State, parts: list[dict[str, Any]], rate: float, step: int, hooks: list[Hook]) -> float:
@@ -35,16 +33,16 @@ class Stepper:
         FloatingPointError
             The loss or a gradient is no finite number; the weights are as they were.
         """
-        loss, running, gradient = 0.0, state.running, None
-        for feeds in parts:
-            results = self._session.run(self._names, feeds | state.weights | running)
-            flat = np.concatenate([array.ravel() for array in results[self._states + 1 :]])
-            gradient = flat if gradient is None else gradient + flat
-            loss += float(results[0]) / len(parts)
-            running = dict(zip(self._job["states"], results[1 : self._states + 1], strict=True))
+        loss, running, gradient = 0.0, state.running, self._gradients.flat
+        for number, feeds in enumerate(parts):
+            so_far = gradient.copy() if number else None
+            each, running = self._gradients.run(feeds | state.weights | running)
+            loss += each / len(parts)
+            if so_far is not None:
+                gradient += so_far
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss}")
-        if gradient is not None and len(parts) > 1:
+        if len(parts) > 1:
             gradient /= np.float32(len(parts))
         for hook in hooks:
             hook.before(state, gradient, step)
@@ -57,7 +55,8 @@ class Stepper:
 
     def _check(self, gradient: Any) -> None:
         """Raise `FloatingPointError` naming the weight whose gradient is no finite number."""
-        if not np.isfinite(gradient).all():
+        # One number tells it sooner; its square may be too large where nothing else is.
+        if not (math.isfinite(np.dot(gradient, gradient)) or np.isfinite(gradient).all()):
             broken = zip(self._job["weights"], views(gradient, self._job["shapes"]), strict=True)
             name = next(name for name, part in broken if not np.isfinite(part).all())
             raise FloatingPointError(f"the gradient of '{name}' is not finite")

@@ -14,7 +14,7 @@ from onnxcompress.channels.groups import Group, Groups, Member
 from onnxcompress.contract import Context, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.statistics.summaries import Moment
-from onnxcompress.training import logits_of, measure_saliency
+from onnxcompress.training import class_axis, logits_of, measure_saliency
 
 from .activations import TensorAxis, activated_members, by_channel, places_of, read_members, tensor_axis
 from .norms import norms
@@ -236,7 +236,8 @@ def _loss_change(order: Literal["first", "second"]) -> Measure:
         samples = context.samples.head(GRADIENT_SAMPLES)
         labels = samples.labels
         if labels is None:
-            labels = logits_of(context.original, samples).argmax(axis=-1)
+            logits = logits_of(context.original, samples)
+            labels = logits.argmax(class_axis(logits.ndim))
         weights = {str(m.value.name): None for group in chosen for m in _weights(group, ("in", "out"))}
         found = measure_saliency(context.model, samples.arrays(), labels, tuple(weights), progress=context.progress)
         answer: dict[TensorAxis, Scores] = getattr(found, order)
