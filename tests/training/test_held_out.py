@@ -120,7 +120,7 @@ def test_next_to_no_samples(count: int) -> None:
     expected = {
         1: "one sample alone: it trains and judges",
         2: "all 2 samples train and judge",
-        3: "2 samples trained, 1 others judged",
+        3: "2 samples trained, 1 that did not judged",
     }
     assert said and said[0].startswith(expected[count])
 
