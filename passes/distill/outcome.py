@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnxcompress.contract import Epoch
 from onnxcompress.display.units import size
 from onnxcompress.training import Rehearsed, Settings, Trained
+from onnxcompress.training.loop.judge import is_better
 
 MOST_NAMES = 6
 ONE = "one sample alone: it trains and judges, so that its score says nothing of others; give 50 or more"
@@ -23,11 +24,8 @@ def epochs(trained: Trained) -> tuple[Epoch, ...]:
 
 
 def is_taken(trained: Trained) -> bool:
-    """Tell whether the best weights are better than what training started from: by the score, and then by the loss."""
-    if not trained.curve:
-        return True
-    (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
-    return (best_score, -best_loss) > (score, -loss)
+    """Tell whether the best weights are better than what training started from."""
+    return not trained.curve or is_better(trained.curve[trained.best], trained.curve[0], trained.held)
 
 
 def unmet(trained: Trained) -> tuple[str, ...]:
@@ -42,7 +40,7 @@ def unmet(trained: Trained) -> tuple[str, ...]:
 def _worse(trained: Trained) -> str:
     (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
     return (
-        f"training made it worse: score {score:.4g} (loss {loss:.4g}) on {trained.held} samples held out before, "
+        f"training made it no better: score {score:.4g} (loss {loss:.4g}) on {trained.held} samples held out before, "
         f"{best_score:.4g} ({best_loss:.4g}) at best, after epoch {trained.best}"
     )
 
