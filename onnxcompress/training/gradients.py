@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..graph import edit, operators
-from .rules import CONSTANT_RESULT, RULES
+from .rules import CONSTANT_RESULT, RULES, quantize
 from .rules.tape import PREFIX
 
 WEIGHT_INPUTS: dict[str, frozenset[int]] = {
@@ -18,6 +18,9 @@ WEIGHT_INPUTS: dict[str, frozenset[int]] = {
 }
 """Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
 deviation that the images are normalised with."""
+
+KEEP_WEIGHTS = operators.KEEP_ELEMENTS | quantize.RULES.keys() | {"Max", "Min"}
+"""What may stand between a weight and the operator that it is one of: moved, clipped, rounded."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,6 @@ def _reaches_weight_input(value: ir.Value) -> bool:
     for node, index in value.uses():
         if index in WEIGHT_INPUTS.get(edit.op_of(node), ()):
             return True
-        if node.op_type in operators.KEEP_ELEMENTS and index == 0 and _reaches_weight_input(node.outputs[0]):
+        if edit.op_of(node) in KEEP_WEIGHTS and index == 0 and _reaches_weight_input(node.outputs[0]):
             return True
     return False

@@ -24,8 +24,9 @@ def epochs(trained: Trained) -> tuple[Epoch, ...]:
 
 
 def is_taken(trained: Trained) -> bool:
-    """Tell whether the best weights are better than what training started from."""
-    return not trained.curve or is_better(trained.curve[trained.best], trained.curve[0], trained.held)
+    """Tell whether the best weights are better than what training started from; pruning it may have cost something."""
+    none_asked = not trained.curve or trained.pruned
+    return bool(none_asked) or is_better(trained.curve[trained.best], trained.curve[0], trained.held)
 
 
 def unmet(trained: Trained) -> tuple[str, ...]:
