@@ -150,6 +150,7 @@ def running_statistics(model: ir.Model) -> list[str]:
 def _put_behind(graph: ir.Graph, loss: Loss, student: Mapping[str, ir.Value]) -> list[ir.Value]:
     """Add the operators of a loss and its score; returns both."""
     behind = Behind(graph)
+    student = {name: behind.as_float(value) for name, value in student.items()}
     for name, array in loss.parameters().items():
         behind.constant(name, array)
     found = [behind.add("Identity", add(behind, student)) for add in (loss.add, loss.score)]

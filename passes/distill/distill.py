@@ -150,7 +150,7 @@ class Distill(ComparingPass):
         refused = (*(Refusal(name, reason) for name, reason in stopped.items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
-            return WeightsPlan(refused=refused, notes=(*notes, *told))
+            return WeightsPlan(student=student, refused=refused, notes=(*notes, *told))
         trained = train(drawn, given, loss, **how, checkpoint=Path(self.checkpoint) if self.checkpoint else None)
         taken = self.keep_anyway or outcome.is_taken(trained)
         return WeightsPlan(
