@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..graph import edit, operators
 from .composites import COMPOSITES
-from .rules import CONSTANT_RESULT, RULES
+from .rules import CONSTANT_RESULT, RULES, quantize
 from .rules.tape import PREFIX
 
 WEIGHT_INPUTS: dict[str, frozenset[int]] = {
@@ -23,6 +23,8 @@ WEIGHT_INPUTS: dict[str, frozenset[int]] = {
 """Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
 deviation that the images are normalised with."""
 
+KEEP_WEIGHTS = operators.KEEP_ELEMENTS | quantize.RULES.keys() | {"Concat", "Expand", "Max", "Min", "Slice", "Split"}
+"""What may stand between a weight and the operator that it is one of: moved, clipped, rounded."""
 
 ADVICE = {
     "is not known": "simpler shapes help: give samples of one size, or put fold-constants before distill",
@@ -35,9 +37,6 @@ ADVICE = {
 
 
 INSIDE = "is not trained: export the model without"
-
-MOVES = operators.KEEP_ELEMENTS | {"Concat", "Expand", "Slice", "Split"}
-"""What may stand between a weight and the node that uses it."""
 
 
 @dataclass(frozen=True)
@@ -165,4 +164,4 @@ def _reaches_weight_input(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
 def _moves(node: ir.Node, index: int, value: ir.Value) -> bool:
     if node.op_type == "Concat":  # zeros that widen a tensor are no weight
         return value.const_value is None or bool(value.const_value.numpy().any())
-    return node.op_type in MOVES and index == 0
+    return edit.op_of(node) in KEEP_WEIGHTS and index == 0

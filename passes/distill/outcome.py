@@ -24,7 +24,7 @@ def epochs(trained: Trained) -> tuple[Epoch, ...]:
 
 def is_taken(trained: Trained) -> bool:
     """Tell whether the best weights are better than what training started from: by the score, and then by the loss."""
-    if not trained.curve:
+    if not trained.curve or trained.pruned:
         return True
     (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
     return (best_score, -best_loss) > (score, -loss)
