@@ -57,8 +57,8 @@ def is_masked(steps: npt.NDArray[Any]) -> bool:
 
     Few bits round many small weights to zero, about as many as to the integers beside it; pruning leaves more, or none
     beside it, or whole rows. Where half of them are zero, they stay so in any case. Of a density that falls off as a
-    normal or Laplace distribution does, no more than ``c1 · c1 / c2`` are expected at zero, where c1 and c2 are the mean
-    counts at one and at two from it.
+    normal or Laplace distribution does, no more than ``c1 · c1 / c2`` are expected at zero, where c1 and c2 are the
+    mean counts at one and at two from it.
 
     >>> is_masked(np.rint(np.random.default_rng(0).normal(0, 2, 4096)))
     False
