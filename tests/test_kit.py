@@ -15,6 +15,7 @@ from loading import load_kit
 from onnxcompress import apply, load, save
 from onnxcompress.evaluation.timing import Timing
 from onnxcompress.passes import (
+    DropBlocks,
     FoldBatchNorm,
     FoldConstants,
     FreezeInputs,
@@ -113,6 +114,48 @@ def test_prune_shrink_quantize(kit: Path, tmp_path: Path, name: str) -> None:
     assert out.stat().st_size < 0.6 * path_of(kit, name).stat().st_size
     assert {node.op_type for node in onnx.load(out).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
     assert report.stages[-1].agreement is not None
+
+
+BLOCKS = {
+    "resnet20_cifar10": 7,
+    "resnet56_cifar10": 25,
+    "vit_cifar10": 2,
+    "minilm_l6_v2": 6,
+    "ppocr_cls": 7,
+    "ppocr_rec": 2,
+}
+"""Model → residual blocks as their papers count them, without those that change the shape."""
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_second_block_goes(kit: Path, name: str) -> None:
+    result, report = apply(path_of(kit, name), [DropBlocks(choose="alternate")])
+    gone = [change.subject for change in report.steps[0].done]
+    assert len(gone) == BLOCKS[name] // 2
+    assert report.steps[0].refused == []
+    assert f"{len(gone)} of {BLOCKS[name]} residual blocks" in report.steps[0].notes[0]
+    assert all(np.isfinite(value).all() for value in plain_run(result, example(result)).values())
+    parameters = [int(change.what.split(" with ")[1].split(" ")[0].replace(",", "")) for change in report.steps[0].done]
+    assert report.stages[0].parameters - report.stages[1].parameters == sum(parameters)
+
+
+def test_the_cache_of_a_block_that_goes_stays(kit: Path) -> None:
+    path = kit / "structures" / "llama_opset23.onnx"
+    random = np.random.default_rng(0)
+    data = {"input_ids": random.integers(0, 4096, (4, 8)), "position_ids": np.tile(np.arange(4, 12), (4, 1))}
+    data["attention_mask"] = np.ones((4, 12), np.int64)
+    caches = [f"past_key_values.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")]
+    data |= {cache: random.standard_normal((4, 2, 4, 32)).astype(np.float32) for cache in caches}
+    result, report = apply(path, [DropBlocks(choose="alternate")], data=data)
+    (gone,) = report.steps[0].done
+    assert {refusal.subject for refusal in report.steps[0].refused} == {"present.1.key", "present.1.value"}
+    before, after = plain_run(load(path), data), plain_run(result, data)
+    assert list(before) == list(after)
+    for cache in ("present.0.key", "present.0.value"):
+        np.testing.assert_allclose(after[cache], before[cache], rtol=1e-5, atol=1e-6)
+    assert gone.what == "left out: 33 nodes with 184,576 parameters"
+    assert report.stages[1].parameters < 0.9 * report.stages[0].parameters
 
 
 IMAGES = """

@@ -37,7 +37,9 @@ NET = """g (float[N,3,8,8] x) => (float[N,4] y) {
     r2 = Relu(moved)
     p = GlobalAveragePool(r2)
     f = Flatten(p)
-    h = MatMul(f, w3)
+    skip = MatMul(f, w5)
+    both = Add(f, skip)
+    h = MatMul(both, w3)
     hb = Add(h, b3)
     r3 = Relu(hb)
     y = Gemm(r3, w4, b4)
@@ -48,6 +50,7 @@ SHAPES: dict[str, Any] = {
     "w2": (16, 8, 3, 3),
     "w3": (16, 128),
     "b3": (128,),
+    "w5": (16, 16),
     "w4": (128, 4),
     "b4": (4,),
     "shift": (8,),
@@ -65,7 +68,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("cluster", {"granularity": "channel"}),
     ("convert-float", {}),
     ("convert-float", {"dtype": "bfloat16", "keep_io": False}),
-    ("distill", {"epochs": 1}),
+    ("distill", {"epochs": 1, "keep_anyway": True}),
+    ("distill", {"epochs": 1, "keep_anyway": True, "student": "m.onnx", "initialise": "he"}),
+    ("drop-blocks", {"share": 1.0}),
     ("fold-affine", {}),
     ("fold-batch-norm", {}),
     ("fold-constants", {}),

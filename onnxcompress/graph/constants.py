@@ -44,6 +44,18 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return _from_attribute(node)
 
 
+def stored(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Return what holds constants of a graph, by name: initializers, and outputs of Constant nodes."""
+    nodes = (node.outputs[0] for node in graph if node.op_type == "Constant")
+    held = {str(value.name): value for value in nodes if constant(value) is not None}
+    return dict(graph.initializers) | held
+
+
+def stored_in(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of what `stored` found, also of an initializer that is an input of the model."""
+    return None if value is None else value.const_value or constant(value)
+
+
 CONSTANT_ATTRIBUTES = {
     "value_float": np.float32,
     "value_floats": np.float32,

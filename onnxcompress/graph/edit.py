@@ -18,6 +18,8 @@ from onnx_ir.passes import common
 from .constants import MAPPED, is_mapped
 from .constants import array as array
 from .constants import constant as constant
+from .constants import stored as stored
+from .constants import stored_in as stored_in
 from .constants import tensor as tensor
 from .nodes import RANDOM as RANDOM
 from .nodes import graph_of as graph_of
@@ -82,6 +84,19 @@ def make_constant(value: ir.Value, tensor: ir.TensorProtocol | None = None, *, o
         graph.register_initializer(value)
     if not optional and value.is_graph_input():
         graph.inputs.remove(value)
+
+
+def lift_constants(graph: ir.Graph) -> None:
+    """Make initializers, of the same names, of the floating-point constants that Constant nodes of a graph hold."""
+    for node in list(graph):
+        old, held = node.outputs[0], constant(node.outputs[0]) if node.op_type == "Constant" else None
+        if held is None or not held.dtype.is_floating_point() or held.size < 2 or old.is_graph_output():
+            continue
+        value = ir.Value(name=old.name, shape=old.shape, type=ir.TensorType(held.dtype), const_value=held)
+        value.shape = ir.Shape(held.shape.numpy())
+        old.replace_all_uses_with(value)
+        graph.remove(node, safe=True)
+        graph.register_initializer(value)
 
 
 def release_pages(tensor: ir.TensorProtocol | None) -> None:

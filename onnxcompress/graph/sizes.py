@@ -75,9 +75,18 @@ class Sizes:
             yield from (replace(self, length=size) for size in LENGTHS[1:])
 
     def larger(self) -> Iterator[Sizes]:
-        """Yield larger sizes; then those where only the batch is, as some models take images of one size alone."""
+        """Yield larger sizes; then those where images are only wider, only higher, and where only the batch is larger.
+
+        Some models take images of one height, or of one size alone.
+        """
         more = replace(self, batch=2, broadcast=dict.fromkeys(self.broadcast, 1))
-        yield replace(more, image=2 * self.image, length=self.length * 3 // 2)
+        larger = replace(more, image=2 * self.image, length=self.length * 3 // 2)
+        yield larger
+        for axis in (2, 3):
+            held = {dims[axis] for dims in self.dims.values() if len(dims) >= IMAGE_RANK}
+            kept = {dim: self.image for dim in held if isinstance(dim, str)}
+            if kept:
+                yield replace(larger, asked=kept | self.asked)
         yield more
 
     def _default(self, axis: int, rank: int) -> int:

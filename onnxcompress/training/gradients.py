@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..graph import edit, operators
 from .rules import CONSTANT_RESULT, RULES
+from .rules.tape import PREFIX
 
 WEIGHT_INPUTS: dict[str, frozenset[int]] = {
     **{op: frozenset(known.parameters) for op, known in operators.OPERATORS.items() if op in RULES},
@@ -112,7 +113,7 @@ def _casts_to_integers(node: ir.Node) -> bool:
 def _is_weight(value: ir.Value) -> bool:
     """A floating-point initializer of more than one element that some node uses as a weight."""
     array = value.const_value
-    if array is None or not array.dtype.is_floating_point() or array.size < 2:
+    if array is None or not array.dtype.is_floating_point() or array.size < 2 or str(value.name).startswith(PREFIX):
         return False
     return _reaches_weight_input(value)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import TrainingError
+from ..graph import edit
 from .loss import Arrays
 from .objective import Objective
 from .store import Store
@@ -30,14 +31,14 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 def initial_weights(model: ir.Model, objective: Objective) -> dict[str, npt.NDArray[np.float32]]:
     """Return the values of the objective's weights and running statistics."""
-    initializers = model.graph.initializers
+    holders = edit.stored(model.graph)
     arrays = dict(objective.parameters)
     for name in (*objective.weights, *objective.states):
         if name in arrays:
             continue
-        tensor = initializers[name].const_value
+        tensor = edit.stored_in(holders.get(name))
         if tensor is None:
-            raise TrainingError(f"initializer '{name}' has no values; load the model with its weights")
+            raise TrainingError(f"weight '{name}' has no values; load the model with its weights")
         arrays[name] = tensor.numpy().astype(np.float32)
     return arrays
 

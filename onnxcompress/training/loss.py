@@ -70,6 +70,10 @@ class Behind:
         at_least_one = self.constant("onnxcompress.one", np.float32(1))
         return self.add("Div", total, self.add("Max", self.add("ReduceSum", counted, keepdims=0), at_least_one))
 
+    def as_float(self, value: ir.Value) -> ir.Value:
+        """Return a tensor of another type in float32."""
+        return value if value.dtype in (None, ir.DataType.FLOAT) else self.add("Cast", value, to=ir.DataType.FLOAT)
+
     def number(self, condition: ir.Value) -> ir.Value:
         """Return 1 where a condition holds, 0 where not."""
         return self.add("Cast", condition, to=ir.DataType.FLOAT)

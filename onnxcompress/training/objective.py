@@ -16,11 +16,11 @@ from ..errors import DataError, PassError, TrainingError, did_you_mean
 from ..graph import edit, shapes
 from ..graph.functions import flatten
 from ..graph.opset import convert_opset
-from ..graph.weights import find_weights
 from ..runtime.session import open_session
 from ..samples.samples import Samples
 from .batch import free_batch
 from .batch_norm import train_batch_norms
+from .composites import write_composites
 from .differentiate import differentiate
 from .engines import DEFAULT, Engine
 from .forms import write_out
@@ -75,10 +75,7 @@ def trainable_weights(
     Extents that the model leaves open are those of `samples`; some nodes have a gradient only where they are known.
     """
     copy, _, _ = _prepared(model, reads, samples, engine)
-    found = find_trainable(copy.graph, copy.graph.outputs)
-    held = [str(w.value.name) for w in find_weights(model.graph) if w.value.producer() is not None]
-    reason = "a Constant node holds it, and only initializers are trained"
-    return Trainable(found.free, found.stopped | dict.fromkeys(held, reason))
+    return find_trainable(copy.graph, copy.graph.outputs)
 
 
 def build_objective(
@@ -105,7 +102,7 @@ def build_objective(
         raise TrainingError(f"'{name}' cannot be trained: {reason} ({len(stopped)} such weights)")
     weights = tuple(name for name in found.free if name not in frozen)
     if not weights:
-        none = "no float32 initializer is a weight of a node that leads to it (what Constant nodes hold is not trained)"
+        none = "no float32 constant is a weight of a node that leads to it"
         reason = next(iter(found.stopped.values()), none)
         towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
         raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")
@@ -152,6 +149,7 @@ def running_statistics(model: ir.Model) -> list[str]:
 def _put_behind(graph: ir.Graph, loss: Loss, student: Mapping[str, ir.Value]) -> list[ir.Value]:
     """Add the operators of a loss and its score; returns both."""
     behind = Behind(graph)
+    student = {name: behind.as_float(value) for name, value in student.items()}
     for name, array in loss.parameters().items():
         behind.constant(name, array)
     found = [behind.add("Identity", add(behind, student)) for add in (loss.add, loss.score)]
@@ -176,6 +174,7 @@ def _prepared(
     What is read comes beside it, and how many samples it takes where that is fixed. Shapes are inferred.
     """
     copy = model.clone()
+    edit.lift_constants(copy.graph)
     flatten(copy)
     at_trainable_opset(copy, engine)
     places = return_only(copy, reads)
@@ -186,8 +185,9 @@ def _prepared(
     common.TopologicalSortPass()(copy)
     _close_extents(graph, {name: np.shape(array)[1:] for name, array in (samples or {}).items()})
     fixed = free_batch(copy)
+    write_composites(graph)  # what onnxruntime alone knows, inference does not
     shapes.infer(copy)
-    if write_out(graph):
+    while write_composites(graph) | write_out(graph):
         shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy, {name: graph.outputs[place] for name, place in places.items()}, fixed

@@ -99,7 +99,7 @@ def measure_saliency(
     broken = next((key[0] for key in first if not np.isfinite([first[key], second[key]]).all()), None)
     if broken is not None:
         raise TrainingError(f"the gradient of the loss by '{broken}' is not finite; the samples may be out of range")
-    reason = "it is no float32 initializer that gradients reach"
+    reason = "it is no float32 constant that gradients reach"
     stopped = {w: found.stopped.get(w, reason) for w in weights if w not in objective.weights}
     return Saliency(first, second, stopped)
 

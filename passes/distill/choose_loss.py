@@ -99,7 +99,7 @@ class _Chooser:
             return
         judge = self._cross_entropy(output) if output is self.labelled else OUTPUT_LOSSES[USUAL[output.kind]](output)
         self.judges.append((judge, share))
-        what = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+        what = " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items())
         axis = f" on axis {output.student.axis}" if output.kind == "classes" and len(output.student.shape) > 2 else ""
         padding = f", without padding ('{output.mask}')" if output.mask else ""
         self.notes.append(f"output '{output.name}': {output.kind}{axis} ({output.why}), compared by {what}{padding}")
@@ -160,8 +160,9 @@ class _Chooser:
                 if reason := made.why_not():
                     raise TrainingError(f"features: '{loss}' cannot compare {one} of the student with {two}: {reason}")
                 self.terms.append((made, weight))
+                times = "" if weight == 1 else f"{weight:g} "
                 trained = f", {type(made).__name__.lower()} trained along" if made.parameters() else ""
-                self.notes.append(f"tensor {one} is compared with {two} of the teacher by {weight:g} {loss}{trained}")
+                self.notes.append(f"tensor {one} is compared with {two} of the teacher by {times}{loss}{trained}")
 
     def _check_weights(self) -> None:
         names = [output.name for output in self.outputs]

@@ -150,7 +150,7 @@ class Distill(ComparingPass):
         refused = (*(Refusal(name, reason) for name, reason in stopped.items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
-            return WeightsPlan(refused=refused, notes=(*notes, *told))
+            return WeightsPlan(student=student, refused=refused, notes=(*notes, *told))
         trained = train(drawn, given, loss, **how, checkpoint=Path(self.checkpoint) if self.checkpoint else None)
         taken = self.keep_anyway or outcome.is_taken(trained)
         return WeightsPlan(
@@ -171,10 +171,11 @@ class Distill(ComparingPass):
         done, refused = [], list(plan.refused)
         if plan.student is not None:
             done.append(put_in_place(model, plan.student))
-        clustered = clustered_weights(model)
+        clustered, holders = clustered_weights(model), edit.stored(model.graph)
         for name, array in plan.weights.items():
-            value = model.graph.initializers.get(name)
-            old = None if value is None or value.const_value is None else value.const_value.numpy()
+            value = holders.get(name)
+            held = edit.stored_in(value)
+            old = None if held is None else held.numpy()
             unfit = _unfit(old, array)
             if value is None or old is None or unfit:
                 refused.append(Refusal(name, unfit))
@@ -200,7 +201,7 @@ def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]
 def _unfit(old: npt.NDArray[Any] | None, new: npt.NDArray[np.float32]) -> str:
     """Return why trained weights cannot take the place of those that the model has, or an empty string."""
     if old is None:
-        return "the plan trained it, and the model has no such initializer"
+        return "the plan trained it, and the model holds no such weight"
     if old.shape != new.shape:
         return f"the plan has shape {list(new.shape)}, the model {list(old.shape)}"
     return "" if np.isfinite(new).all() else "the plan has values that are not finite"

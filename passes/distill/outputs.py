@@ -193,9 +193,10 @@ def _kind(probe: Probe, value: ir.Value, labels: npt.NDArray[Any] | None) -> tup
     node = _maker(value)
     if node is not None and node.op_type in PROBABILITIES and (hint is None or hint[0] == "classes"):
         return PROBABILITIES[node.op_type], f"a {node.op_type} makes it"
-    if hint is not None:
-        return hint[0], f"'{hint[1]}' in its name"
     tensor = probe.tensor(value, "values")
+    if hint is not None:
+        single = hint[0] == "classes" and tensor is not None and tensor.features == 1
+        return "binary" if single else hint[0], f"'{hint[1]}' in its name"
     shape = () if tensor is None else tensor.shape
     if labels is not None and len(shape) > 1 and fits(labels, tensor):
         return "classes", "the labels fit it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from corpus.oracle import assert_same, plain_run
@@ -161,3 +162,37 @@ def test_operands_that_only_a_run_knows_to_fit_stay_as_they_are() -> None:
     masked, _ = apply(subject, [PruneChannels(sparsity=0.5)])
     small, _ = apply(masked, [Shrink()])
     assert_same(plain_run(masked, feeds), plain_run(small, feeds))
+
+
+HEIGHT_OF_ITS_OWN = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[n,3,h,w] x) => (float[n,?,?] y) {
+ c = Conv<pads = [1,1,1,1]>(x, k)
+ r = Relu(c)
+ d = Conv<kernel_shape = [HEIGHT,1]>(r, tall)
+ m = ReduceMax<axes = [2]>(r)
+ e = Concat<axis = 1>(d, m)
+ s = Squeeze(e, two)
+ t = Transpose<perm = [0,2,1]>(s)
+ full = Shape(t)
+ steps = Slice(full, one, two)
+ asked = Concat<axis = 0>(zero, steps, pair)
+ heads = Reshape(t, asked)
+ y = ReduceMean<axes = [2], keepdims = 0>(heads)
+}"""
+
+
+def test_a_length_is_open_where_images_have_one_height() -> None:
+    """No height but one fits, and the width is still free: a Reshape that asks for it must not get a number."""
+    height = 64
+    proto = onnx.parser.parse_model(HEIGHT_OF_ITS_OWN.replace("HEIGHT", str(height)))
+    random = np.random.default_rng(0)
+    arrays = {"k": random.standard_normal((8, 3, 3, 3)), "tall": random.standard_normal((6, 8, height, 1))}
+    integers = {"zero": [0], "one": [1], "two": [2], "pair": [2, 7]}
+    for name, array in arrays.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    for name, numbers in integers.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(numbers, np.int64), name))
+    built = ir.from_proto(proto)
+    smaller, larger = shapes.concrete_twice(built)
+    asked = next(node for node in built.graph if node.op_type == "Reshape").inputs[1]
+    assert smaller.values[asked].tolist() != larger.values[asked].tolist()

@@ -281,6 +281,81 @@ q = Reshape(x, line); y = com.microsoft.RotaryEmbedding(q, zero_i, cosine_18, si
 q = Reshape(x, line); y = com.microsoft.RotaryEmbedding<num_heads = 6, interleaved = 1>(q, zero_i, cosine, sine)
 """
 
+FUSED = """
+y = com.microsoft.BiasGelu(x, s6)
+y = com.microsoft.FastGelu(x, s6)
+y = com.microsoft.FusedConv<activation = "Relu", pads = [1, 1, 1, 1]>(x, k3, b5)
+y = com.microsoft.FusedConv<activation = "LeakyRelu", activation_params = [0.3]>(x, k3, b5)
+y = com.microsoft.FusedConv<activation = "Clip", activation_params = [-0.2, 0.31]>(x, k3, b5)
+c = Conv(x, k2, b5); y = com.microsoft.FusedConv<activation = "Tanh">(x, k2, b5, c)
+f = Flatten(x); y = com.microsoft.FusedGemm<activation = "LeakyRelu", activation_alpha = 0.2>(f, dense, c5)
+f = Flatten(x); y = com.microsoft.FusedGemm<activation = "Sigmoid", transB = 1, alpha = 0.5>(f, dense_t, c5)
+y = com.microsoft.FusedMatMul<alpha = 0.5, transA = 1>(x, m67)
+y = com.microsoft.FusedMatMul<transB = 1>(x, p)
+e, i, t = com.microsoft.EmbedLayerNormalization(words, segments, s66, m66, two_rows, s6, h6); g = Add(e, t); {embedded}
+e, i = com.microsoft.EmbedLayerNormalization(words, , s66, m66, , s6, h6, , swapped); g = Mul(e, e); {embedded}
+"""
+
+EMBEDDED = "a = ReduceMean<axes = [1, 2]>(g); b = Reshape(a, rows_first); y = Mul(x, b)"
+
+SKIPS = """
+y = com.microsoft.SkipLayerNormalization<epsilon = 0.1>(q, r, s36, h36, b36)
+y, m, i, t = com.microsoft.SkipLayerNormalization<epsilon = 0.1>(q, q, s36)
+a, m, i, t = com.microsoft.SkipLayerNormalization(q, r, s36, h36); y = Add(a, t)
+y = com.microsoft.SkipSimplifiedLayerNormalization<epsilon = 0.1>(q, r, s36, b36)
+a, m, i, t = com.microsoft.SkipSimplifiedLayerNormalization<epsilon = 0.1>(q, q, s36); y = Mul(a, t)
+y = com.microsoft.Attention<num_heads = 3>(q, joint, b36)
+y = com.microsoft.Attention<num_heads = 3, unidirectional = 1, scale = 0.7>(q, joint, b36)
+y = com.microsoft.Attention<num_heads = 2, mask_filter_value = -100.0>(q, joint, b36, mask_2)
+y = com.microsoft.Attention<num_heads = 2, qkv_hidden_sizes = [8, 8, 20]>(q, joint, b36, , , bias_4)
+y = com.microsoft.MultiHeadAttention<num_heads = 3>(q, r, q)
+y = com.microsoft.MultiHeadAttention<num_heads = 3>(q, q, q, b108, mask_2)
+y = com.microsoft.MultiHeadAttention<num_heads = 2, scale = 0.3>(q, q, q, , , bias_4)
+"""
+
+COMPOSED = """
+18: y = GroupNormalization<num_groups = 2, epsilon = 0.1>(x, s2, h2)
+21: y = GroupNormalization<num_groups = 2, epsilon = 0.1>(x, s4, h4)
+y = MeanVarianceNormalization(x)
+y = MeanVarianceNormalization<axes = [1, -1]>(x)
+y = LpNormalization(x)
+y = LpNormalization<axis = 1, p = 1>(x)
+y = LRN<size = 3, alpha = 0.5, beta = 0.6, bias = 1.5>(x)
+y = LpPool<kernel_shape = [2, 2], strides = [2, 1]>(x)
+y = LpPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], p = 3>(x)
+y = LpPool<kernel_shape = [3, 3], auto_pad = "SAME_UPPER", p = 1>(x)
+19: y = LpPool<kernel_shape = [2, 2], dilations = [2, 2]>(x)
+r = Relu(x); y = LpPool<kernel_shape = [1, 2]>(r)
+y = GlobalLpPool(x)
+y = GlobalLpPool<p = 3>(x)
+y = Compress<axis = 2>(x, condition_6)
+a = Compress<axis = 1>(x, condition_3); y = Mul(a, a)
+g = Mul(grid, s1); y = GridSample(x, g)
+g = Mul(grid, s1); y = GridSample<align_corners = 1, padding_mode = "border">(x, g)
+y = GridSample<mode = "nearest">(x, grid)
+20: y = GridSample<mode = "linear", padding_mode = "border">(x, grid)
+20: y = GridSample<mode = "nearest", align_corners = 1>(x, grid)
+23: y = Attention(x, p, x)
+23: y = Attention<is_causal = 1, scale = 0.6>(x, p, x)
+23: y = Attention(x, p, x, seen)
+23: y = Attention(x, p, x, m66)
+23: a, b = Split<axis = 1, num_outputs = 2>(p); y = Attention(x, a, b)
+23: q = Reshape(x, line); r = Reshape(p, line); y = Attention<q_num_heads = 6, kv_num_heads = 6>(q, r, r)
+"""
+
+RECURRENT = """
+a = LSTM<hidden_size = 5>(t, w_lstm, r_lstm, b_lstm); {one}
+a, h = LSTM<hidden_size = 5, direction = "reverse">(t, w_lstm, r_lstm, , , h0, c0); {one}
+a, h, c = LSTM<hidden_size = 5, direction = "bidirectional">(t, w_lstm2, r_lstm2, b_lstm2, lengths_4, h02, c02); {both}
+a = GRU<hidden_size = 5>(t, w_gru, r_gru, b_gru); {one}
+a = GRU<hidden_size = 5, linear_before_reset = 1>(t, w_gru, r_gru, b_gru, , h0); {one}
+a, h = GRU<hidden_size = 5, linear_before_reset = 1, direction = "bidirectional">(t, w_gru2, r_gru2); {one}
+a = RNN<hidden_size = 5>(t, w_rnn, r_rnn, b_rnn); {one}
+a = RNN<hidden_size = 5, activations = ["Sigmoid"], direction = "reverse">(t, w_rnn, r_rnn, b_rnn, , h0); {one}
+""".replace("{both}", "z = Concat<axis = 0>(h, c); y = Transpose<perm = [1, 0, 2]>(z)").replace(
+    "{one}", "y = Transpose<perm = [2, 0, 1, 3]>(a)"
+)
+
 REFUSED = {
     '16: y = ScatterElements<axis = 1, reduction = "mul">(x, permuted, p)': "no gradient with the reduction 'mul'",
     '16: y = ScatterND<reduction = "mul">(x, positions, updates)': "no gradient with the reduction 'mul'",
@@ -301,7 +376,10 @@ def lines(text: str) -> list[str]:
 
 
 RIGHT = [
-    *lines(PRODUCTS + NORMS + ELEMENTS + SUMS + MOVES + CONSTANTS + EINSUMS + TRANSPOSED + ROTARY),
+    *lines(PRODUCTS + NORMS + ELEMENTS + SUMS + MOVES + CONSTANTS + EINSUMS + TRANSPOSED + ROTARY + COMPOSED),
+    *(line.replace("{embedded}", EMBEDDED) for line in lines(FUSED)),
+    *(f"q = Reshape(x, line); r = Reshape(p, line); {line}" for line in lines(SKIPS)),
+    *(f"q = Reshape(x, line); t = Transpose<perm = [1, 0, 2]>(q); {line}" for line in lines(RECURRENT)),
     *(line.format(op) for op in REDUCING for line in lines(REDUCTIONS)),
     *(line.replace("(x", "(p") for line in lines(REDUCTIONS.format(*["ReduceLogSum"] * REDUCTIONS.count("{}")))),
     "y = ReduceProd<axes = [-1, 1], keepdims = 0>(p)",
@@ -332,7 +410,23 @@ def constants() -> dict[str, np.ndarray]:
         "cosine_2": (6, 2),
         "sine_2": (6, 2),
     }
+    addends |= {
+        "two_rows": (2, 6),
+        "h2": (2,),
+        "h36": (36,),
+        "b36": (36,),
+        "b108": (108,),
+        "grid": (3, 4, 5, 2),
+        "bias_4": (1, 2, 4, 4),
+    }
+    addends |= {"m66": (6, 6), "h0": (1, 3, 5), "c0": (1, 3, 5), "h02": (2, 3, 5), "c02": (2, 3, 5)}
+    for cell, gates in (("lstm", 4), ("gru", 3), ("rnn", 1)):
+        for many, count in (("", 1), ("2", 2)):
+            addends |= {f"r_{cell}{many}": (count, 5 * gates, 5), f"b_{cell}{many}": (count, 10 * gates)}
+            factors[f"w_{cell}{many}"] = (count, 5 * gates, 36)
+    factors["joint"] = (36, 36)
     addends |= {"cosine_18": (4, 18), "sine_18": (4, 18)}
+    scales |= {"s2": (2,), "s36": (36,)}
     scales["s3466"] = (3, 4, 6, 6)
     integers = {"one": [1], "two_i": [2], "three_i": [3], "minus_1": [-1], "minus_2": [-2], "many": [99], "few": [-99]}
     integers |= {"minus_1_scalar": -1, "minus_2_scalar": -2, "axes_23": [2, 3], "empty": [], "picked": [0, 2, -1]}
@@ -340,7 +434,14 @@ def constants() -> dict[str, np.ndarray]:
     integers |= {"zero_one": [0, 1], "many_three": [99, 3], "one_three": [1, 3], "pads": [0, 0, 1, 2, 0, 0, 1, 0]}
     integers |= {"negative_pads": [0, 0, -1, 0, 0, 0, 1, -1], "four_pads": [1, 0, 2, 1], "expanded": [3, 2, 4, 6, 6]}
     integers |= {"whole": [3, 4, 6, 6], "repeats": [1, 2, 1, 3], "joined": [0, 2, -1], "three_rows": [3, -1]}
-    integers |= {"two_scalar": 2, "one_scalar": 1, "lengths": [2, 4, 3], "sizes": [3, 4, 9, 4], "zero_i": [0]}
+    integers |= {
+        "two_scalar": 2,
+        "one_scalar": 1,
+        "lengths": [2, 4, 3],
+        "sizes": [3, 4, 9, 4],
+        "zero_i": [0],
+        "rows_first": [3, 1, 1, 1],
+    }
     integers |= {"small": [3, 4, 3, 4], "places": [[0, 2, 4, 1, 5, 3]] * 3}
     integers |= {"line": [0, 4, 36], "solid": [0, 4, 3, 3, 4]}
     elements = random.integers(-4, 4, (3, 4, 6, 6))
@@ -354,6 +455,14 @@ def constants() -> dict[str, np.ndarray]:
         **{name: np.array(value, np.int64) for name, value in integers.items()},
         **{name: np.array(value, np.float32) for name, value in numbers.items()},
         "condition": random.random((3, 4, 6, 6)) > 0.5,
+        "condition_3": np.array([True, False, True]),
+        "seen": np.tril(np.ones((6, 6), bool), 2),
+        "s1": np.array([[1.1, 0.93]], np.float32),
+        "mask_2": np.array([[1, 1, 0, 1], [1, 1, 1, 0], [1, 1, 1, 1]], np.int32),
+        "words": np.array([[0, 2, 1], [5, 4, 4], [1, 1, 3]], np.int32),
+        "segments": np.array([[0, 0, 1], [0, 1, 1], [1, 1, 1]], np.int32),
+        "swapped": np.array([[2, 1, 0]] * 3, np.int32),
+        "lengths_4": np.array([4, 4, 4], np.int32),
         "mostly": random.random((3, 4, 6, 6)) > 0.3,
         "condition_6": random.random(6) > 0.5,
         "elements": elements,

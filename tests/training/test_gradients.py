@@ -16,13 +16,14 @@ from training.gradient_cases import ONLY_NEW, REFUSED, RIGHT, WINDOWS, constants
 
 from onnxcompress.errors import TrainingError
 from onnxcompress.training import process
+from onnxcompress.training.composites import COMPOSITES
 from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loop import engine
 from onnxcompress.training.loss import LABELS, CrossEntropy
 from onnxcompress.training.objective import Objective, build_objective
 from onnxcompress.training.rules import RULES, quantize
 
-TEXT = """<ir_version: 9, opset_import: ["" : {opset}]>
+TEXT = """<ir_version: 9, opset_import: ["" : {opset}, "com.microsoft" : 1]>
 g ({dtype}{shape} image) => ({dtype}[N,?] logits) {{
  x = Add(image, w)
  size = Abs(x)
@@ -31,7 +32,7 @@ g ({dtype}{shape} image) => ({dtype}[N,?] logits) {{
  rows = Flatten(y)
  logits = MatMul(rows, head)
 }}"""
-ROUNDED = ("Shrink",)
+ROUNDED = ("GroupNormalization", "Shrink")
 """Operators whose double kernel computes in float."""
 BATCH, CLASSES = 3, 5
 # Far enough from each other, and from zero, that a small step passes no kink.
@@ -174,8 +175,9 @@ def test_gradient_is_that_of_the_model(name: str) -> None:
     step, tolerance = 1e-5, 1e-3
     try:
         loss = loss_in(case, weights, "double")
+        loss()
     except Exception:  # noqa: BLE001 - ONNX Runtime has no double kernel of it, and says so in many ways
-        step, tolerance = 1e-3, 2e-2
+        step, tolerance = 1e-3, 3e-2
         loss = loss_in(case, weights, "float")
     assert float(gradients[engine.LOSS]) == pytest.approx(loss(), rel=1e-4)
     for weight, array in weights.items():
@@ -206,7 +208,7 @@ def test_both_engines_agree(name: str, trained: Path) -> None:
 
 def test_each_rule_has_a_case() -> None:
     tested = {op for case in CASES.values() for op in operators_of(case.model(reference=False))}
-    assert sorted({*RULES} - {*quantize.RULES} - tested) == []  # those are tested in a file of their own
+    assert sorted({*RULES, *COMPOSITES} - {*quantize.RULES} - tested) == []  # those are tested in a file of their own
 
 
 def operators_of(model: onnx.ModelProto) -> set[str]:

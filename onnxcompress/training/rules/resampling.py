@@ -99,13 +99,12 @@ def _resizing(step: Step, axis: int) -> Matrix:
 def _alone(step: Step, given: dict[int, Matrix]) -> Callable[[Matrix], Matrix]:
     """Return the node as a function of its data, with other constants."""
     data = ir.Value(name="data", type=ir.TensorType(ir.DataType.FLOAT))
-    values = [ir.Value(name=f"c{i}", const_value=ir.tensor(given[i])) if i in given else None for i in range(1, 4)]
-    attributes = [value for name, value in step.node.attributes.items() if name != "axes"]
-    node = ir.Node("", step.node.op_type, [data, *values], attributes)
-    node.outputs[0].name, node.outputs[0].type = "result", ir.TensorType(ir.DataType.FLOAT)
-    held = [value for value in values if value is not None]
-    opset = {"": step.tape.opset}
-    graph = ir.Graph([data], node.outputs, nodes=[node], initializers=held, opset_imports=opset, name="alone")
+    graph = ir.Graph([data], [], nodes=[], opset_imports={"": step.tape.opset}, name="alone")
+    insert = edit.Inserter(graph)
+    values = [insert.constant(f"given_{i}", given[i]) if i in given else None for i in range(1, 4)]
+    attributes = {name: value for name, value in step.node.attributes.items() if name != "axes"}
+    made = insert.node(step.node.op_type, [data, *values], attributes=attributes, dtype=ir.DataType.FLOAT)
+    edit.set_outputs(graph, [made])
     session = open_session(ir.Model(graph, ir_version=10))
     return lambda array: next(iter(session.run({"data": array}).values()))
 

@@ -23,8 +23,12 @@ REDUCES_BY_INPUT = 18
 """From this opset on all reductions take their axes as an input; ReduceSum has since 13."""
 
 
+PREFIX = "onnxcompress."
+"""What all names of added constants and values start with."""
+
+
 class Tape:
-    """Adds operators to the end of a graph.
+    """Adds operators to a graph.
 
     Parameters
     ----------
@@ -34,10 +38,16 @@ class Tape:
         Of ONNX's own operators in it.
     kernels : frozenset of str
         Operators of ``com.microsoft`` that the engine has beside those of every onnxruntime.
+
+    Attributes
+    ----------
+    before : onnx_ir.Node or None
+        Where they are added: before a node, or at the end.
     """
 
     def __init__(self, graph: ir.Graph, opset: int, kernels: frozenset[str] = frozenset()) -> None:
         self.graph, self.opset, self.kernels = graph, opset, kernels
+        self.before: ir.Node | None = None
         self._insert = edit.Inserter(graph)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -65,17 +75,20 @@ class Tape:
         values = [None if operand is None else self.of(operand).value for operand in inputs]
         made = ir.node(op_type, values, attributes, domain=domain, num_outputs=outputs)
         for number, output in enumerate(made.outputs):
-            output.name = f"onnxcompress.gradient/{len(self.graph)}/{op_type}/{number}"
-        made.name = f"onnxcompress.gradient/{len(self.graph)}/{op_type}"
+            output.name = self._insert.names.value(f"{PREFIX}gradient/{len(self.graph)}/{op_type}/{number}")
+        made.name = self._insert.names.node(f"{PREFIX}gradient/{len(self.graph)}/{op_type}")
         if domain:
             self.graph.opset_imports.setdefault(domain, 1)
-        self.graph.append(made)
+        if self.before is None:
+            self.graph.append(made)
+        else:
+            self.graph.insert_before(self.before, made)
         return [Tensor(self, output) for output in made.outputs]
 
     def _constant(self, array: npt.NDArray[Any]) -> ir.Value:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"onnxcompress.constant/{len(self._constants)}"
+            name = f"{PREFIX}constant/{len(self._constants)}"
             self._constants[key] = self._insert.constant(name, array)
         return self._constants[key]
 

@@ -18,7 +18,7 @@ class Tensor:
     shape : tuple of int
         For the samples that were tried.
     axis : int
-        That of classes or features; the others, beside the batch, are positions.
+        That of classes or features; the others, beside the batch, are positions. One number for each sample has none.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Tensor:
     @property
     def features(self) -> int:
         """How many classes or features."""
-        return self.shape[self.axis]
+        return self.shape[self.axis] if len(self.shape) > 1 else 1
 
     @property
     def positions(self) -> tuple[int, ...]:

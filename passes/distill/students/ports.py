@@ -7,7 +7,26 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxcompress.errors import ModelError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, shapes
+from onnxcompress.samples.inputs import find_layout, model_inputs
+from onnxcompress.training.batch import free_batch
+
+
+def open_batch(model: ir.Model, like: ir.Model, called: str) -> None:
+    """Let a model that was exported for some number of samples take any number, in place, where another does.
+
+    Raises
+    ------
+    ModelError
+        That cannot be.
+    """
+    any_number, fixed = (find_layout(model_inputs(each)).fixed_batch for each in (like, model))
+    if any_number is not None or fixed is None:
+        return
+    if free_batch(model) is not None:
+        reason = f"it takes {fixed} samples at a time, and the model any number"
+        raise ModelError(f"{called}: {reason}; export it with a batch of any size")
+    shapes.infer(model)
 
 
 def take_inputs(model: ir.Model, like: ir.Model, called: str) -> list[str]:

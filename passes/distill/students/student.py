@@ -13,7 +13,7 @@ from onnxcompress.graph.fingerprint import Fingerprints
 from onnxcompress.graph.load import load
 from onnxcompress.kinds import working_copy
 
-from .ports import take_inputs, take_outputs
+from .ports import open_batch, take_inputs, take_outputs
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,6 @@ def put_in_place(model: ir.Model, student: StudentFile) -> Change:
 def _read(file: str, model: ir.Model) -> tuple[ir.Model, str, tuple[str, ...]]:
     loaded = load(file)
     student, called = working_copy(loaded), f"student {file}"
+    open_batch(student, model, called)
     notes = [*take_inputs(student, model, called), *take_outputs(student, model, called)]
     return student, Fingerprints().of(loaded), tuple(notes)

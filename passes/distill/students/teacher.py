@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxcompress.graph.load import load
 from onnxcompress.kinds import working_copy
 
-from .ports import take_inputs
+from .ports import open_batch, take_inputs
 
 
 def find_teacher(path: str, model: ir.Model, original: ir.Model) -> ir.Model:
@@ -29,6 +29,7 @@ def find_teacher(path: str, model: ir.Model, original: ir.Model) -> ir.Model:
     """
     if not path:
         return original
-    teacher = working_copy(load(path))
-    take_inputs(teacher, model, f"teacher {path}")
+    teacher, called = working_copy(load(path)), f"teacher {path}"
+    open_batch(teacher, model, called)
+    take_inputs(teacher, model, called)
     return teacher

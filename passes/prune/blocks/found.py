@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import MODEL, Refusal
 from onnxcompress.graph import edit, shapes
+from onnxcompress.graph.cost import parameters
 from onnxcompress.selection import Subject
 
 from .bypass import Bypass
@@ -47,10 +48,10 @@ def find_blocks(model: ir.Model) -> FoundBlocks:
     flow = Flow(model.graph)
     known = find_residuals(flow, _known_alike(model))
     blocks = joined(flow, known.blocks)
-    found = FoundBlocks()
+    found, sizes = FoundBlocks(), parameters(model)
     for block, name in zip(blocks, _names(flow, blocks), strict=True):
         constants = _constants(flow, block)
-        count = sum(edit.tensor(value).size for value in constants if edit.tensor(value).dtype.is_floating_point())
+        count = sum(sizes.get(str(value.name), 0) for value in constants)
         what = f"{len(block.nodes)} nodes with {count:,} parameters"
         found.bypasses.append(Bypass(name, str(block.before.name), str(block.after.name), what))
         found.kept[name] = kept_outputs(flow, block)

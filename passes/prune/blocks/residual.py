@@ -16,8 +16,9 @@ from .flow import Flow
 SameShape: TypeAlias = Callable[[ir.Value, ir.Value], bool]
 
 SUMS = {"Add", "Sum"}
-ADDS = {*SUMS, "com.microsoft::SkipLayerNormalization"}
-"""Operators whose first two inputs are added, and of these those that do nothing else."""
+FUSED = {"com.microsoft::SkipLayerNormalization"}
+ADDS = SUMS | FUSED
+"""Operators whose first two inputs are added; FUSED ones normalise the sum, and never broadcast the stream."""
 
 PASSES_ON = {"Dropout", "Identity"}
 """Operators that give what they read, where nothing is trained."""
@@ -122,7 +123,8 @@ def _residual(flow: Flow, node: ir.Node, same_shape: SameShape) -> Block | None:
         for term in terms:
             source = _source(term)
             others = [other for other in terms if other is not term]
-            if others and same_shape(source, total) and all(flow.between(source, other) for other in others):
+            alike = edit.op_of(node) in FUSED or same_shape(source, total)
+            if others and alike and all(flow.between(source, other) for other in others):
                 nodes = flow.between(source, total)
                 if any(map(flow.is_layer, nodes)):
                     return Block(source, total, total, tuple(nodes), parts)

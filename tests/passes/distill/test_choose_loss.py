@@ -73,9 +73,9 @@ def test_each_kind_has_its_loss_and_outputs_count_alike() -> None:
     terms, notes = chosen()
     assert terms == {"l/kl": 0.333333, "boxes/huber": 0.333333, "embedding/cosine": 0.333333}
     assert notes == [
-        "output 'scores': classes (a Softmax makes it), compared by 1 kl",
-        "output 'boxes': values ('box' in its name), compared by 1 huber",
-        "output 'embedding': embedding ('embed' in its name), compared by 1 cosine",
+        "output 'scores': classes (a Softmax makes it), compared by kl",
+        "output 'boxes': values ('box' in its name), compared by huber",
+        "output 'embedding': embedding ('embed' in its name), compared by cosine",
     ]
     terms, _ = chosen(LABELS)
     assert terms["l/kl"] == terms["l/cross-entropy"] == 0.166667
@@ -96,8 +96,8 @@ def test_losses_go_to_the_outputs_that_they_are_for() -> None:
 def test_features_are_compared_beside_outputs() -> None:
     terms, notes = chosen(outputs={"*": "ignore"}, features={"r": "h", "e": "l"})
     assert terms == {"r/fitnets": 1, "e/fitnets": 1}
-    assert notes[0] == "tensor 'r' [batch, 8] is compared with 'h' [batch, 8] of the teacher by 1 fitnets"
-    assert notes[1].endswith("[batch, 5] of the teacher by 1 fitnets, hint trained along")
+    assert notes[0] == "tensor 'r' [batch, 8] is compared with 'h' [batch, 8] of the teacher by fitnets"
+    assert notes[1].endswith("[batch, 5] of the teacher by fitnets, hint trained along")
     terms, _ = chosen(losses={"kl": 1, "regressor": 0.1}, features={"r": "h"})
     assert terms == {"l/kl": 0.333333, "r/regressor": 0.1}
 
@@ -198,7 +198,7 @@ def test_padding_teaches_nothing() -> None:
 
         step = Distill(epochs=3, learning_rate=0.003, keep_anyway=True)
         plan = step.plan(student, Context(student, original=original, samples=load_samples(data, student)))
-        assert any(note.endswith("by 1 kl, without padding ('attention_mask')") for note in plan.notes)
+        assert any(note.endswith("by kl, without padding ('attention_mask')") for note in plan.notes)
         assert plan.weights
         weights.append(plan.weights)
     for name, array in weights[0].items():
@@ -246,3 +246,15 @@ def test_two_maps_of_decisions_and_a_class_in_a_model_of_an_old_opset() -> None:
     step.apply(student, plan)
     after = distance(student, original, {"x": x})
     assert all(after[name] < before[name] / 2 for name in before), (before, after)
+
+
+def test_an_output_of_half_precision() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[batch,6] x) => (float16[batch,5] y) { h = MatMul(x, w0) y = Cast<to = 10>(h) }"""
+    original = model(text, {"w0": (6, 5)})
+    student = damaged(original)
+    before = distance(student, original, {"x": X})
+    step = Distill(epochs=20, learning_rate=0.01, outputs={"y": "mse"})
+    plan = step.plan(student, Context(student, original=original, samples=load_samples({"x": X}, student)))
+    step.apply(student, plan)
+    assert distance(student, original, {"x": X})["y"] < before["y"] / 4

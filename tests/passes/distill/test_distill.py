@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from onnxcompress import apply
 from onnxcompress.contract import Context
 from onnxcompress.errors import OptionError, TrainingError
-from onnxcompress.graph.edit import set_constant
+from onnxcompress.graph.edit import set_constant, stored, stored_in
 from onnxcompress.passes.distill import Distill, WeightsPlan, outcome
 from onnxcompress.passes.prune import Cluster
 from onnxcompress.runtime.session import open_session
@@ -104,6 +104,27 @@ def test_weights_behind_a_node_without_gradient_are_refused_by_name() -> None:
     assert [change.subject for change in changes.done] == ["w2"]
     assert {refusal.subject for refusal in changes.refused} == {"w1", "b1"}
     assert all("node 'act' (Mod) has no gradient" in refusal.reason for refusal in changes.refused)
+
+
+def test_constant_nodes_are_trained_as_initializers_are() -> None:
+    """The same model, its weights in Constant nodes: the same weights come out, masks and all, and stay there."""
+    plain, nodes = damaged(), damaged()
+    for name, value in list(nodes.graph.initializers.items()):
+        node = ir.node("Constant", [], {"value": value.const_value})
+        nodes.graph.initializers.pop(name)
+        value.replace_all_uses_with(node.outputs[0])
+        node.outputs[0].name = name
+        nodes.graph.insert_before(nodes.graph[0], node)
+    distill = Distill(epochs=2)
+    trained = []
+    for model in (plain, nodes):
+        changes = distill.apply(model, distill.plan(model, context(model)))
+        assert {change.subject for change in changes.done} == {"w1", "b1", "w2"}
+        trained.append({name: stored_in(value).numpy() for name, value in stored(model.graph).items()})
+    assert not nodes.graph.initializers
+    assert (trained[1]["w1"][:, ::4] == 0).all()
+    for name, array in trained[0].items():
+        np.testing.assert_allclose(trained[1][name], array, atol=1e-6)
 
 
 def test_nothing_trainable_raises() -> None:

@@ -58,6 +58,8 @@ MAKERS = [
     (VECTOR, "y = MatMul(x, w)", "float[n,5] pred_boxes", "values", "pred_boxes", 1),
     (VECTOR, "l = MatMul(x, w)\n y = Sigmoid(l)", "float[n,5] pred_boxes", "values", "pred_boxes", 1),
     (VECTOR, "y = MatMul(x, one)", "float[n,1] y", "values", "y", 1),
+    (VECTOR, "y = MatMul(x, one)", "float[n,1] logits", "binary", "logits", 1),
+    (VECTOR, "m = MatMul(x, one)\n y = Squeeze(m)", "float[n] y", "values", "y", 0),
     (TOKENS, "y = MatMul(x, w)", "float[n,t,5] y", "classes", "y", 2),
     (TOKENS, "l = MatMul(x, w)\n y = Softmax<axis = 1>(l)", "float[n,t,5] y", "classes", "l", 1),
     (TOKENS, "y = LayerNormalization(x, s)", "float[n,t,6] y", "embedding", "y", 2),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from corpus.text import model
 
 from onnxcompress import apply
 from onnxcompress.contract import Change, Changes, Context
+from onnxcompress.graph import shapes
 from onnxcompress.passes.prune import DropBlocks
 from onnxcompress.passes.prune.blocks.found import NONE, FoundBlocks, find_blocks
 from onnxcompress.plans import write_plans
@@ -170,6 +172,29 @@ def test_a_skip_through_what_passes_on_counts() -> None:
     subject = net(plain("i = Identity({0}) j = Dropout(i) f = MatMul({0}, w1) {1} = Add(j, f)"))
     assert ends(find_blocks(subject)) == [("x", "s1")]
     assert [node.op_type for node in without(subject, share=1)[0].graph] == ["Identity"]
+
+
+def test_sums_that_an_optimizer_has_fused_with_their_normalisation_count() -> None:
+    head = '<ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]> g (float[N,5,8] x) => (float[N,5,8] y) {'
+    fused = "f{2} = MatMul({0}, w{2}) {1} = com.microsoft.SkipLayerNormalization(f{2}, {0}, g, h)"
+    body = " ".join(fused.format(*names) for names in (("x", "s1", 1), ("s1", "s2", 2), ("s2", "s3", 3)))
+    proto = onnx.parser.parse_model(f"{head} {body} y = Neg(s3) }}")
+    random = np.random.default_rng(0)
+    for name in ("w1", "w2", "w3", "g", "h"):
+        array = random.standard_normal(WEIGHTS[name]).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    subject = ir.from_proto(proto)
+    shapes.infer(subject)
+    result, changes = without(subject, share=1, include=("s2",))
+    assert names(changes) == ["s2"]
+    assert [node.op_type for node in result.graph] == [*["MatMul", "SkipLayerNormalization"] * 2, "Neg"]
+    known = {name: value.const_value.numpy() for name, value in subject.graph.initializers.items()}
+    expected = X
+    for weight in ("w1", "w3"):
+        total = expected + expected @ known[weight]
+        normalised = (total - total.mean(-1, keepdims=True)) / np.sqrt(total.var(-1, keepdims=True) + 1e-12)
+        expected = normalised * known["g"] + known["h"]
+    np.testing.assert_allclose(ran(result)["y"], -expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_it_computes_for_others_holds_it() -> None:

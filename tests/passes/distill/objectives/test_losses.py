@@ -28,9 +28,9 @@ Formula = Callable[..., float]
 def student_of(shape: tuple[int, ...]) -> ir.Model:
     """A model whose output is its only weight, so that the gradient of that is the one of the output."""
     dims = ",".join(map(str, shape))
-    rest = ",".join(f"d{axis}" for axis in range(1, len(shape)))
+    rest = ",".join(["batch", *(f"d{axis}" for axis in range(1, len(shape)))])
     proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
-    net (float[batch,{rest}] x, int64[batch,positions] attention_mask) => (float[{dims}] y) {{ y = Add(x, w) }}""")
+    net (float[{rest}] x, int64[batch,positions] attention_mask) => (float[{dims}] y) {{ y = Add(x, w) }}""")
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), "w"))
     return ir.from_proto(proto)
 
@@ -74,8 +74,8 @@ def check(case: Case, seed: int) -> None:
     random = np.random.default_rng(seed)
     student = (case.scale * random.standard_normal(case.shape)).astype(np.float32)
     teacher = (case.scale * random.standard_normal(case.their_shape or case.shape)).astype(np.float32)
-    mask = np.zeros(case.shape[:2], np.int64)
-    for row, length in enumerate(random.integers(1, case.shape[1] + 1, case.shape[0])):
+    mask = np.zeros((*case.shape, 1)[:2], np.int64)
+    for row, length in enumerate(random.integers(1, mask.shape[1] + 1, len(mask))):
         mask[row, :length] = 1
     fed = dict.fromkeys(case.loss.teacher, teacher) | {"attention_mask": mask} | case.fed
     loss, score, gradients = run(case, student, fed)
@@ -218,6 +218,15 @@ def test_values_for_any_shape_and_axis(layout: tuple, name: tuple[str, str], see
     s, t = (rows_of(array.astype(np.float64), axis) for array in (student, teacher))
     assert value == pytest.approx(FORMULAS[name][0](s, t, None), rel=1e-3, abs=1e-5)
     assert score == pytest.approx(SCORES[kind](s, t), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [("kl", "binary"), ("mse", "values"), ("huber", "values")], ids="-".join)
+def test_one_number_for_each_sample(name: tuple[str, str]) -> None:
+    tensor = Tensor("y", (6,), 0)
+    formula, options = FORMULAS[name]
+    made = OUTPUT_LOSSES[name[0]](Output("y", name[1], tensor, tensor, ""), **options)  # type: ignore[arg-type]
+    score = SCORES[name[1]]
+    check(Case((6,), made, lambda s, t, **_: formula(s, t, None), lambda s, t, **_: score(s, t)), 0)
 
 
 def test_another_layout_of_the_teacher() -> None:

@@ -63,6 +63,38 @@ def test_what_include_and_exclude_name_is_of_the_student() -> None:
     assert {refusal.subject: refusal.reason for refusal in report.steps[0].refused} == {"c": "excluded by 'c'"}
 
 
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_one_that_was_exported_for_one_sample_takes_any_number(kind: str) -> None:
+    reshaped = "w = Reshape(pixels, shape) x = MatMul(w, a)"
+    text = SMALL.replace("float[M,", "float[1,").replace("x = MatMul(pixels, a)", reshaped)
+    weights = {"a": (6, 24), "b": (24, 4), "c": (4,), "shape": np.int64([1, 6])}
+    save(model(text, weights), "fixed.onnx")
+    step = Distill(**{kind: "fixed.onnx"}, epochs=1, keep_anyway=True)
+    result, report = apply("big.onnx", [step], data="x.npz")
+    assert report.steps[0].done
+    assert open_session(result).run({"x": X})["logits"].shape == (200, 4)
+    held = text.replace("Reshape(pixels, shape)", "Tile(pixels, shape)").replace(
+        "shape) x =", "shape) s = ReduceMax(w) v = Mul(w, s) x ="
+    )
+    save(
+        model(held.replace("MatMul(w, a)", "MatMul(v, a)"), weights | {"shape": np.int64([1, 1])}),
+        "fixed.onnx",
+        overwrite=True,
+    )
+    with pytest.raises(ModelError, match=f"^{kind} fixed.onnx: it takes 1 samples at a time, and the model any number"):
+        apply("big.onnx", [step], data="x.npz")
+
+
+def test_a_dry_run_goes_on_with_the_student() -> None:
+    shown = call(
+        "apply", "big.onnx", "--dry-run", "-p", "distill student=small.onnx", "-p", "cluster", "--data", "x.npz"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert "small.onnx takes its place" in shown.stdout
+    clustered = shown.stdout.split("cluster clusters")[1]
+    assert "w1" not in clustered and " a " in clustered
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "other.onnx: no such file"),
     (SMALL.replace("M,6", "M,7"),
