@@ -88,7 +88,7 @@ def prepare(kit: ModuleType, folder: Path, name: str) -> tuple[ir.Model, dict[st
     for value in model.graph.inputs:
         value.shape = ir.Shape(feeds[str(value.name)].shape)
     convert_opset(model, 17, "both read opset 17")
-    common.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    common.LiftConstantsToInitializersPass(size_limit=0)(model)
     edit.set_outputs(model.graph, [find_tensor(model, LOGITS)])
     common.RemoveUnusedNodesPass()(model)
     model, _ = apply(model, [FoldConstants()])
