@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from .job import initial_weights, write_job
 from .loop.data import step_count
 from .loop.flat import views
 from .loss import Arrays, Loss
-from .masks import masked_weights
 from .objective import Objective, build_evaluation, build_objective, running_statistics
 from .process import LOG, choose_engine, run_worker
 from .settings import Rehearsed, Settings, Trained
@@ -43,6 +43,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     frozen: Collection[str] = (),
+    hooks: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train the weights of `model` on samples, starting from those it has.
 
@@ -65,6 +66,8 @@ def train(
         Called as ``progress(what, done, total)``; counts steps.
     frozen : collection of str
         Initializers to leave as they are.
+    hooks : dict, optional
+        What else happens at each step: a field for each of `loop.hooks.HOOKS`, with what it is told.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def train(
         The samples do not fit the model.
     """
     told = progress or silent
-    job = _Job(model, samples, loss, settings, frozen, told)
+    job = _Job(model, samples, loss, settings, frozen, hooks or {}, told)
     with temporary_folder() as folder, checkpoint_folder(checkpoint) as kept:
         job.write(folder, teacher, kept, told, kind="train", resumes=checkpoint is not None)
         failed = run_worker(folder, kept / LOG, told, job.engine).failed
@@ -93,13 +96,14 @@ def rehearse(
     teacher: Teacher = None,
     progress: Progress | None = None,
     frozen: Collection[str] = (),
+    hooks: Mapping[str, Any] | None = None,
 ) -> Rehearsed:
     """Take a few steps of what `train` would do, and say what it would cost; nothing is trained.
 
     Parameters and exceptions are those of `train`.
     """
     told = progress or silent
-    whole = _Job(model, samples, loss, settings, frozen, told)
+    whole = _Job(model, samples, loss, settings, frozen, hooks or {}, told)
     with temporary_folder() as folder, checkpoint_folder(None) as kept:
         whole.write(folder, teacher, kept, told, kind="rehearse", resumes=False)
         answer = run_worker(folder, kept / LOG, told, whole.engine)
@@ -119,9 +123,10 @@ class _Job:
         loss: Loss,
         settings: Settings,
         frozen: Collection[str],
+        hooks: Mapping[str, Any],
         progress: Progress,
     ) -> None:
-        self._model, self._loss = model, loss
+        self._model, self._loss, self._hooks = model, loss, hooks
         self._found = samples if isinstance(samples, Sorted) else sort_samples(load_samples(dict(samples), model))
         self._train, self._judge = hold_out(self._found.count, settings.holdout, settings.seed)
         frozen = {*frozen, *(running_statistics(model) if settings.batch_norm == "frozen" else ())}
@@ -152,7 +157,7 @@ class _Job:
                 "fixed": self.objective.fixed_batch,
                 "augment": [str(Path(name).resolve()) if ":" in name else name for name in self._settings.augment],
                 "teacher": live,
-                "masked": self._masked(),
+                **self._hooks,
             }
             write_job(folder, self.objective, store, self._initial, job)
             self._steps = step_count(store.buckets, int(self._settings.batch_size), job["fixed"])
@@ -174,10 +179,6 @@ class _Job:
             store.teach(teacher, wanted, progress)
         return {}
 
-    def _masked(self) -> list[str]:
-        own = [name for name in self.objective.weights if name not in self.objective.parameters]
-        return masked_weights(self._model, own) if self._settings.keep_masks else []
-
     def _fingerprint(self, store: Store) -> dict[str, Any]:
         """What must be the same for a checkpoint to be taken up."""
         graph = self.objective.proto.SerializeToString(deterministic=True)
@@ -187,6 +188,7 @@ class _Job:
             "samples": store.fingerprint(),
             "settings": dataclasses.asdict(self._settings)
             | {"augment": list(self._settings.augment), "engine": self.engine.name},
+            "masks, clusters or pruning": hash_arrays({"": np.frombuffer(json.dumps(self._hooks).encode(), np.uint8)}),
         }
 
     def result(self, kept: Path) -> Trained:
@@ -214,6 +216,7 @@ class _Job:
             held=int(self._judge.sum()),
             tried=[(float(rate), float(loss)) for rate, loss in header["tried"]],
             stopped=header["stopped"],
+            pruned="prune" in self._hooks,
             notes=(self.why,) if self.why else (),
         )
 

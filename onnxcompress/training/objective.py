@@ -18,6 +18,7 @@ from ..graph.functions import flatten
 from ..graph.opset import convert_opset
 from ..runtime.session import open_session
 from ..samples.samples import Samples
+from . import extents
 from .batch import free_batch
 from .batch_norm import train_batch_norms
 from .composites import write_composites
@@ -189,6 +190,9 @@ def _prepared(
     shapes.infer(copy)
     while write_composites(graph) | write_out(graph):
         shapes.infer(copy)
+    if extents.complete(copy):
+        while write_composites(graph) | write_out(graph):
+            shapes.infer(copy)
     common.RemoveUnusedNodesPass()(copy)  # the training interpreter stumbles over initializers that nothing reads
     return copy, {name: graph.outputs[place] for name, place in places.items()}, fixed
 

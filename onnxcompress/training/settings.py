@@ -40,8 +40,6 @@ class Settings:
     batch_norm : {"train", "frozen"}
         Whether BatchNormalization runs with the statistics of each batch, which its running statistics follow, or with
         the running ones, which stay.
-    keep_masks : bool
-        Weights that are zero stay zero (`masked_weights` tells which count).
     holdout : float
         The share of the samples that judges and does not train; 0: the last weights are taken without judgement.
     patience : int
@@ -62,7 +60,6 @@ class Settings:
     warmup: float = 0.0
     weight_decay: float = 0.01
     batch_norm: Literal["train", "frozen"] = "train"
-    keep_masks: bool = True
     holdout: float = 0.0
     patience: int = 0
     augment: tuple[str, ...] = ()
@@ -109,6 +106,8 @@ class Trained:
         Why training ended before its last epoch; empty if it did not.
     notes : tuple of str
         What else is to be known: why another engine had to do.
+    pruned : bool
+        It was pruned meanwhile, so that where it started is no measure of where it ends.
     """
 
     weights: dict[str, npt.NDArray[np.float32]]
@@ -121,6 +120,7 @@ class Trained:
     tried: list[tuple[float, float]] = field(default_factory=list)
     stopped: str = ""
     notes: tuple[str, ...] = ()
+    pruned: bool = False
 
 
 @dataclass(frozen=True)

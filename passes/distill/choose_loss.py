@@ -63,8 +63,10 @@ class _Chooser:
     def choose(self) -> tuple[Loss, tuple[str, ...]]:
         """Return the loss and notes."""
         self._check_weights()
+        weights = {output.name: self._weights(output) for output in self.outputs}
+        total = sum(self._output_weight(name) for name, own in weights.items() if own)
         for output in self.outputs:
-            self._compare(output)
+            self._compare(output, weights[output.name], self._output_weight(output.name) / (total or 1))
         self._compare_features()
         self._check_use()
         self._tell_rest()
@@ -89,9 +91,8 @@ class _Chooser:
             labels = labels.reshape(len(labels), *positions)
         return CrossEntropy(labels, output.student.name, output.student.axis, self.options.label_smoothing, output.mask)
 
-    def _compare(self, output: Output) -> None:
-        weights = self._weights(output)
-        share = self._share(output)
+    def _compare(self, output: Output, weights: dict[str, float], share: float) -> None:
+        """Add the losses of an output, which has this share of the whole."""
         losses: dict[str, Loss] = {name: self._make(name, output) for name in weights}
         self.terms += [(losses[name], weight * share) for name, weight in weights.items()]
         if not weights:
@@ -119,11 +120,6 @@ class _Chooser:
             return own or {name: given[name] for name, kind in named.items() if output.kind in kind.others}
         usual = USUAL[output.kind]
         return {usual: 0.5, LABEL_LOSS: 0.5} if output is self.labelled else {usual: 1.0}
-
-    def _share(self, output: Output) -> float:
-        """Return an output's share of the loss."""
-        weights = {each.name: self._output_weight(each.name) for each in self.outputs}
-        return weights[output.name] / sum(weights.values())
 
     def _output_weight(self, name: str) -> float:
         given = reversed([*self.options.output_weights.items()])

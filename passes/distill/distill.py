@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from msgspec import Meta
 
-from onnxcompress.contract import Change, Changes, Context, Epoch, Needs, Plan, Refusal
-from onnxcompress.errors import TrainingError
+from onnxcompress.contract import Changes, Context, Epoch, Needs, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.selection import Subject, value_subjects
 from onnxcompress.training import Settings, rehearse, sort_samples, train, trainable_weights
-from onnxcompress.training.masks import masked_weights
 
-from ..quantize.shared.clusters import clustered_weights
 from . import outcome
 from .choose_loss import choose_loss
-from .comparing import ComparingPass
+from .keeping import KeepingPass
+from .qat.masters import find_masters, is_quantized
+from .qat.rounding import integers_of, with_floats
 from .students.initialise import Initialise, initialised
 from .students.student import StudentFile, find_student, put_in_place
 from .students.teacher import find_teacher
-
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+from .write import write_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsPlan(Plan):
     """Trained weights (and running statistics of BatchNormalization) by initializer, and how training went.
 
+    Of what holds integers they are integers.
+
     With a `student` they are of the model in that file. There are none where training made the model worse.
     """
 
     student: StudentFile | None = None
-    weights: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    weights: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     curve: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(ComparingPass):
+class Distill(KeepingPass):
     """Train the model to give the answers of its teacher, and the right ones where there are labels.
 
     What each output is (classes, an embedding, values) is told from its name, its shape and the operators that make it,
@@ -83,9 +82,6 @@ class Distill(ComparingPass):
         Stop when so many epochs have brought nothing better; 0: never.
     keep_anyway : bool
         Take the weights even where training made the model worse.
-    keep_masks : bool
-        Weights that are zero stay exactly zero: what pruning zeroed, whatever the pattern. A bias or another addend
-        with nothing but zeros is trained like any other.
     teacher : str
         An ONNX file with the inputs of the model (by name, or by type and shape where only one can be meant), which is
         imitated; empty for the model that the recipe started from.
@@ -116,7 +112,6 @@ class Distill(ComparingPass):
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
     patience: Annotated[int, Meta(ge=0)] = 0
     keep_anyway: bool = False
-    keep_masks: bool = True
     teacher: str = ""
     student: str = ""
     initialise: Initialise = "as-is"
@@ -127,27 +122,30 @@ class Distill(ComparingPass):
     def plan(self, model: ir.Model, context: Context) -> WeightsPlan:
         """Run the teacher over the samples, train, and return the weights."""
         model, student = find_student(self.student, model)
-        _check_unquantized(model)
+        masters, unfit = find_masters(model)
+        floats = with_floats(model, masters)
         samples = context.samples
         given = sort_samples(samples)
         taught = find_teacher(self.teacher, model, context.original)
         loss, compared = choose_loss(self, model, taught, samples, context.seed)
-        found = trainable_weights(model, given.examples(), loss.reads)
+        found = trainable_weights(floats, given.examples(), loss.reads)
         selected = self.select(model, _subjects(model, found.free))
         defaults = {str(value.name) for value in edit.defaults(model.graph)}
-        stopped = found.stopped | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
+        stopped = found.stopped | unfit | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
-        masked = masked_weights(model, found.free) if self.keep_masks else ()
         free = [name for name in found.free if name not in stopped]
-        drawn, notes = initialised(self.initialise, model, free, context.seed, masked)
+        hooks = self.hooks(model, masters, free)
+        new = [name for name in free if name not in masters]
+        drawn, notes = initialised(self.initialise, floats, new, context.seed, hooks.job["masked"])
         how: dict[str, Any] = {
-            "settings": self._settings(context.seed),
+            "settings": self._settings(context.seed, frozen=is_quantized(model)),
             "teacher": taught,
             "progress": context.progress,
             "frozen": tuple(stopped),
+            "hooks": hooks.job,
         }
-        notes = (*(() if student is None else student.notes), *compared, *notes)
-        refused = (*(Refusal(name, reason) for name, reason in stopped.items()), *selected.idle)
+        notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes)
+        refused = (*(Refusal(name, reason) for name, reason in (stopped | hooks.refused).items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
             return WeightsPlan(student=student, refused=refused, notes=(*notes, *told))
@@ -155,36 +153,24 @@ class Distill(ComparingPass):
         taken = self.keep_anyway or outcome.is_taken(trained)
         return WeightsPlan(
             student=student if taken else None,
-            weights=trained.weights if taken else {},
+            weights=integers_of(masters, trained.weights) if taken else {},
             curve=outcome.epochs(trained),
             unmet=() if taken else outcome.unmet(trained),
             refused=refused,
             notes=(*outcome.notes(trained), *notes),
         )
 
-    def _settings(self, seed: int) -> Settings:
+    def _settings(self, seed: int, *, frozen: bool) -> Settings:
+        """Return how to train; between integers BatchNormalization is as the engine will compute it."""
         names = {field.name for field in fields(Settings)} - {"seed"}
-        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+        settings = Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+        return replace(settings, batch_norm="frozen") if frozen else settings
 
     def apply(self, model: ir.Model, plan: WeightsPlan) -> Changes:
         """Write the weights of the plan into the model."""
-        done, refused = [], list(plan.refused)
-        if plan.student is not None:
-            done.append(put_in_place(model, plan.student))
-        clustered, holders = clustered_weights(model), edit.stored(model.graph)
-        for name, array in plan.weights.items():
-            value = holders.get(name)
-            held = edit.stored_in(value)
-            old = None if held is None else held.numpy()
-            unfit = _unfit(old, array)
-            if value is None or old is None or unfit:
-                refused.append(Refusal(name, unfit))
-                continue
-            done.append(Change(name, f"trained, {_how_far(old, array)}{_zeros(old, array)}"))
-            if lost := _lost_clusters(old, array) if name in clustered else "":
-                refused.append(Refusal(name, lost))
-            edit.set_constant(value, array)
-        return Changes(tuple(done), tuple(refused), plan.notes, plan.curve)
+        done = [] if plan.student is None else [put_in_place(model, plan.student)]
+        written, unfit = write_weights(model, plan.weights)
+        return Changes((*done, *written), (*plan.refused, *unfit), plan.notes, plan.curve)
 
 
 def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]:
@@ -196,43 +182,3 @@ def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]
             together = Subject().joined(*parameters.values())
             found |= dict.fromkeys(parameters, together)
     return found
-
-
-def _unfit(old: npt.NDArray[Any] | None, new: npt.NDArray[np.float32]) -> str:
-    """Return why trained weights cannot take the place of those that the model has, or an empty string."""
-    if old is None:
-        return "the plan trained it, and the model holds no such weight"
-    if old.shape != new.shape:
-        return f"the plan has shape {list(new.shape)}, the model {list(old.shape)}"
-    return "" if np.isfinite(new).all() else "the plan has values that are not finite"
-
-
-def _check_unquantized(model: ir.Model) -> None:
-    for node in model.graph.all_nodes():
-        if node.op_type in QUANTIZED:
-            raise TrainingError(
-                f"node '{node.name or node.outputs[0].name}' ({node.op_type}) has no gradient: "
-                "put distill before quantization in the recipe"
-            )
-
-
-def _how_far(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
-    distance = float(np.linalg.norm(new - old))
-    length = float(np.linalg.norm(old))
-    return f"moved by {100 * distance / length:.3g} %" if length > 0 else f"moved by {distance:.3g}"
-
-
-def _zeros(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
-    """Say what became of zeros among other weights."""
-    zero = old == 0
-    if not zero.any() or (zero.all() and new.any()):
-        return ""
-    kept = np.count_nonzero(new[zero] == 0) / zero.size
-    return f"; of {zero.mean():.1%} zeros {kept:.1%} stayed" if kept < zero.mean() else f"; {kept:.1%} zeros stay"
-
-
-def _lost_clusters(old: npt.NDArray[Any], new: npt.NDArray[np.float32]) -> str:
-    """Say that few different values became many, or return an empty string."""
-    before, after = len(np.unique(old)), len(np.unique(new))
-    what = f"{before:,} different values became {after:,}"
-    return f"training does not keep clusters: {what}; put cluster behind distill" if 1 < before < after else ""

@@ -69,6 +69,9 @@ class Quantize(OverridablePass):
     activations : {"uint8", "int8", "uint16", "int16", "float8e4m3fn"}, optional
         The type of activations; None: what the target takes first. 16 bits need opset 21, 8-bit floats (then also of
         the weights) opset 19; onnxruntime has no integer kernels for either on a CPU, and computes in float.
+    weights : {"int8", "uint8", "int4"}, optional
+        The type of weights; None: as the target wants. "int4" needs opset 21; onnxruntime has no integer kernels for it
+        on a CPU, and computes in float. It costs accuracy, which `distill` behind it gets back.
     symmetric : bool, optional
         Zero points of activations are the middle of their type's range; None: as the target wants.
     granularity : {"tensor", "channel"}, optional
@@ -111,6 +114,7 @@ class Quantize(OverridablePass):
 
     target: str | None = None
     activations: Literal["uint8", "int8", "uint16", "int16", "float8e4m3fn"] | None = None
+    weights: Literal["int8", "uint8", "int4"] | None = None
     symmetric: bool | None = None
     granularity: Granularity | None = None
     calibration: Method = "minmax"
@@ -171,7 +175,7 @@ class Quantize(OverridablePass):
         """Return how numbers are stored."""
         target = load_target(self.target or local_target())
         options = quantize_options(target)
-        scheme = Scheme.of(options, self.activations, self.symmetric, self.granularity, self.coverage)
+        scheme = Scheme.of(options, self.activations, self.symmetric, self.granularity, self.coverage, self.weights)
         for term, own in self.overrides.items():
             wanted = own.get("activations")
             if wanted is not None and wanted != scheme.activations:

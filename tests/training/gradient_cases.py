@@ -340,6 +340,7 @@ y = GridSample<mode = "nearest">(x, grid)
 23: y = Attention(x, p, x, seen)
 23: y = Attention(x, p, x, m66)
 23: a, b = Split<axis = 1, num_outputs = 2>(p); y = Attention(x, a, b)
+23: a, k, v = Attention<is_causal = 1>(x, p, x, , p, x); b = ReduceMean<keepdims = 1>(k, axes_23); y = Mul(a, b)
 23: q = Reshape(x, line); r = Reshape(p, line); y = Attention<q_num_heads = 6, kv_num_heads = 6>(q, r, r)
 """
 

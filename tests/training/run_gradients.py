@@ -10,7 +10,7 @@ FOLDER holds ``objective.onnx`` and ``feeds.npz``, and gets ``gradients.npz`` or
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -20,10 +20,9 @@ import onnxruntime
 
 def main(source: str, cases: Path) -> None:
     onnxruntime.set_default_logger_severity(4)
-    spec = importlib.util.spec_from_file_location("engine", source)
-    engine = importlib.util.module_from_spec(spec)
-    sys.modules["engine"] = engine
-    spec.loader.exec_module(engine)
+    package = Path(source).parent
+    sys.path.insert(0, str(package.parent))
+    engine = importlib.import_module(f"{package.name}.{Path(source).stem}")
     for case in cases.iterdir():
         feeds = dict(np.load(case / "feeds.npz"))
         weights = [name.removeprefix("weight:") for name in feeds if name.startswith("weight:")]

@@ -8,6 +8,7 @@ from corpus.trainable import cnn, make, mlp, samples, weights_of
 
 from onnxcompress import apply
 from onnxcompress.demo.data import load_split
+from onnxcompress.errors import TrainingError
 from onnxcompress.passes import Distill, MagnitudePrune, PruneBlocks, PruneChannels, PruneNOfM, PruneSlices, Shrink
 from onnxcompress.training import CrossEntropy, Settings, train
 from onnxcompress.training.masks import masked_weights
@@ -77,7 +78,8 @@ def test_what_counts_as_a_mask() -> None:
     inputs, labels, _ = samples()
     drawn["w1"][1::2] = 0.1
     model = make(text, **drawn, **zeros, **ones)
-    trained = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2)).weights
+    hooks = {"masked": masked_weights(model, names)}
+    trained = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2), hooks=hooks).weights
     assert not trained["w1"][::2].any() and trained["w1"][1::2].all()
     assert trained["scale"][5] == 0
     assert all(trained[name].any() for name in zeros)
@@ -87,18 +89,20 @@ def test_masks_can_be_given_up_and_belong_to_a_checkpoint(tmp_path) -> None:
     inputs, labels, _ = samples()
     model, _ = apply(mlp(), [MagnitudePrune(sparsity=0.5)])
     zero = weights_of(model)["w2"] == 0
-    free = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2, keep_masks=False))
+    free = train(model, inputs, CrossEntropy(labels), settings=Settings(epochs=2))
     assert free.weights["w2"][zero].all()
 
     def interrupt(_what: str, done: int, total: int) -> None:
         if total == 8 and done == 4:
             raise KeyboardInterrupt
 
-    settings = Settings(epochs=4, batch_size=25)
-    whole = train(model, inputs, CrossEntropy(labels), settings=settings).weights
+    how = {"settings": Settings(epochs=4, batch_size=25), "hooks": {"masked": ["w1", "w2"]}}
+    whole = train(model, inputs, CrossEntropy(labels), **how).weights
     with pytest.raises(KeyboardInterrupt):
-        train(model, inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path, progress=interrupt)
-    resumed = train(model, inputs, CrossEntropy(labels), settings=settings, checkpoint=tmp_path).weights
+        train(model, inputs, CrossEntropy(labels), **how, checkpoint=tmp_path, progress=interrupt)
+    with pytest.raises(TrainingError, match="belongs to another training \\(masks, clusters or pruning differ\\)"):
+        train(model, inputs, CrossEntropy(labels), settings=how["settings"], checkpoint=tmp_path)
+    resumed = train(model, inputs, CrossEntropy(labels), **how, checkpoint=tmp_path).weights
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array)
     assert not resumed["w2"][zero].any()

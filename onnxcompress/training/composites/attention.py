@@ -35,15 +35,16 @@ def _together(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 2, 1, 3).reshape([0, 0, -1])
 
 
-def _causal(query: Tensor, key: Tensor) -> Tensor:
-    """Hide what comes later; what is asked and what is looked at start at the same position."""
+def _causal(query: Tensor, key: Tensor, past: Tensor | None = None) -> Tensor:
+    """Hide what comes later; `past` is how many keys come before the first query."""
     tape = query.tape
     numbers = []
     for tensor in (query, key):
         length = tape.op("Squeeze", tape.op("Shape", tensor, start=2, end=3))
         zero, one = (tape.of(np.array(n, np.int64)) for n in (0, 1))
         numbers.append(tape.op("Range", zero, length, one))
-    later = numbers[0].unsqueeze(1) < numbers[1].unsqueeze(0)
+    asks = numbers[0] if past is None else numbers[0] + past
+    later = asks.unsqueeze(1) < numbers[1].unsqueeze(0)
     return later.number() * HIDDEN
 
 
@@ -125,16 +126,21 @@ def _own(step: Step) -> Results:
     heads = [_heads(step.node, index) for index in range(3)]
     if flat:
         operands = [_apart(a, count) for a, count in zip(operands, heads, strict=True)]
-    query, key, value = operands
+    query, *kept = operands
+    past = step.tape.of(np.array(0, np.int64))
+    if step.has(4):
+        past = step.tape.op("Squeeze", step.tape.op("Shape", step.input(4), start=2, end=3))
+        kept = [step.tape.op("Concat", step.input(4 + i), tensor, axis=2) for i, tensor in enumerate(kept)]
+    key, value = kept
     group = heads[0] // heads[1]
     if group > 1:
         key, value = (_repeated(a, group, heads[0]) for a in (key, value))
     last = int((step.dims(step.x) or ())[-1])  # type: ignore[arg-type]
     scale = _scale(step, last // heads[0] if flat else last)
     biases = [_mask(step)] if step.has(3) else []
-    biases += [_causal(query, key)] if step.integer("is_causal", 0) else []
+    biases += [_causal(query, key, past)] if step.integer("is_causal", 0) else []
     made = _attend(step, query, key, value, biases, scale=scale)
-    return [_together(made) if flat else made]
+    return [_together(made) if flat else made, *(step.tape.op("Identity", tensor) for tensor in kept)]
 
 
 def _mask(step: Step) -> Tensor:
@@ -158,8 +164,8 @@ def _heads(node: ir.Node, index: int) -> int:
 
 
 def _unfit_own(node: ir.Node) -> str:
-    if given(node, 4, 5, 6) or reads_more(node, 1):
-        return "with keys and values of the past, or where its scores are read"
+    if given(node, 6) or given(node, 4) != given(node, 5) or reads_more(node, 3):
+        return "with a length of the keys of its own, or where its scores are read"
     if node.attributes.get_float("softcap", 0.0):
         return "with softcap"
     if any(node.attributes.get_int(name, -1) >= 0 for name in ("left_window_size", "right_window_size")):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...graph import edit
 from ..rules.step import Step
 from ..rules.tape import Tensor
-from .composite import Composite, Results, extents
+from .composite import Composite, Results, extents, reads_more
 
 PER_CHANNEL = 21
 """From this opset on GroupNormalization has a scale for each channel; before, for each group."""
@@ -31,6 +31,21 @@ def _group_norm(step: Step) -> Results:
     made = tape.op("InstanceNormalization", rows, ones, zeros, epsilon=epsilon).reshape_like(step.x)
     scale, shift = (step.input(index).reshape([-1, *[1] * (rank - 2)]) for index in (1, 2))
     return [made * scale + shift]
+
+
+def _batch_norm(step: Step) -> Results:
+    """Write one that always takes the statistics of its batch, as normalised weights have it."""
+    axes = [axis for axis in range(step.rank()) if axis != 1]
+    centred = step.x - step.x.mean(axes)
+    deviation = step.tape.op("Sqrt", (centred * centred).mean(axes) + step.number("epsilon", 1e-5))
+    scale, shift = (step.input(index).reshape([-1, *[1] * (step.rank() - 2)]) for index in (1, 2))
+    return [centred / deviation * scale + shift]
+
+
+def _unfit_batch_norm(node: ir.Node) -> str:
+    if not edit.int_attribute(node, "training_mode", 0):
+        return "outside of training mode"
+    return "in training mode where running statistics are read" if reads_more(node, 1) else _unknown_rank(node)
 
 
 def _mean_variance(step: Step) -> Results:
@@ -105,6 +120,7 @@ def _unknown_channels(node: ir.Node) -> str:
 
 
 COMPOSITES: dict[str, Composite] = {
+    "BatchNormalization": Composite(_batch_norm, _unfit_batch_norm),
     "GlobalLpPool": Composite(_global_lp_pool, _unknown_rank),
     "GroupNormalization": Composite(_group_norm, _unknown_rank),
     "LRN": Composite(_local_response, _unknown_channels),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from .clusters import Clusters
 from .masks import Masks
+from .pruning import Pruning
 from .state import State
 
 
@@ -18,8 +21,15 @@ class Hook(Protocol):
     def after(self, state: State, step: int) -> None:
         """Change the weights in place, behind that step."""
 
+    def settled(self, steps: int) -> bool:
+        """Tell whether, with so many steps behind, the student is what it shall be."""
 
-HOOKS = {"masked": Masks}
+
+HOOKS: dict[str, Callable[[dict[str, Any], Path, State], Hook]] = {
+    "masked": Masks,
+    "prune": Pruning,
+    "clusters": Clusters,
+}
 """The field of the job that asks for it (missing or empty: not asked for), and the class."""
 
 

@@ -28,3 +28,7 @@ class Masks:
 
     def after(self, _state: State, _step: int) -> None:
         """Nothing is left to do."""
+
+    def settled(self, _steps: int) -> bool:
+        """It is from the first step on."""
+        return True

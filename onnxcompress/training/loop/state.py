@@ -13,7 +13,7 @@ import numpy as np
 from .flat import views
 
 CHECKPOINT = "checkpoint.npz"
-KEPT = ("epoch", "losses", "curve", "best", "rate", "tried", "stopped")
+KEPT = ("epoch", "losses", "curve", "best", "rate", "tried", "stopped", "settled")
 """What of the state stands in the header of a checkpoint."""
 
 
@@ -34,6 +34,8 @@ class State:
         The learning rate once it is known; what was tried to find it, with the loss that each ended with.
     stopped : str
         Why training ended before its time.
+    settled : int
+        The last epoch in which it was still being pruned.
     """
 
     def __init__(self, job: dict[str, Any], arrays: dict[str, Any], header: Mapping[str, Any]) -> None:
@@ -50,6 +52,7 @@ class State:
         self.rate: float | None = header.get("rate")
         self.tried: list[list[float]] = header.get("tried", [])
         self.stopped: str = header.get("stopped", "")
+        self.settled: int = header.get("settled", 0)
 
     @classmethod
     def begin(cls, job: dict[str, Any], folder: Path) -> State:

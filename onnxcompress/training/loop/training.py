@@ -34,7 +34,7 @@ class Training:
         self.stepper = Stepper(job, folder)
         self.judge = Judge(job, folder, self.feeds)
         self.steps = step_count(self.feeds.buckets, job["batch_size"], job["fixed"])
-        self.total = self.settings["epochs"] * self.steps
+        self.total = job["total"] = self.settings["epochs"] * self.steps
         self._taken, self._since = 0, time.monotonic()
 
     def run(self) -> None:
@@ -49,11 +49,11 @@ class Training:
             try:
                 self._epoch(hooks)
             except FloatingPointError as error:
-                if not state.epoch:
+                if not state.best:
                     raise
                 self._stop(str(error))
                 return
-            self._judge()
+            self._judge(hooks)
             state.save()
             self._report(state.epoch, state.losses[-1], state.epoch * self.steps)
 
@@ -99,18 +99,27 @@ class Training:
         first = 1 if self.settings["warmup"] else 0
         return float((done + first) / (self.total + first))
 
-    def _judge(self) -> None:
-        """Measure the student, and keep its weights if they are the best; without samples held out, the last are."""
+    def _judge(self, hooks: list[Hook]) -> None:
+        """Measure the student, and keep its weights if they are the best; without samples held out, the last are.
+
+        While it is being pruned it is not what is asked for, however good.
+        """
         state = self.state
-        if not self.judge.samples:
-            state.keep()
-        else:
+        if self.judge.samples:
             state.curve.append(list(self.judge.measure(state)))
-            if is_best(state.curve, state.best, self.judge.samples):
-                state.keep()
+        if not all(hook.settled(state.epoch * self.steps) for hook in hooks):
+            state.settled = state.epoch
+            return
+        if not self.judge.samples or self._is_best():
+            state.keep()
         patience = self.settings["patience"]
         if patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
             state.stopped = f"after epoch {state.epoch}: none of the last {patience} was better than epoch {state.best}"
+
+    def _is_best(self) -> bool:
+        state = self.state
+        curve = [state.curve[0], *state.curve[state.settled + 1 :]]
+        return is_best(curve, max(state.best - state.settled, 0), self.judge.samples)
 
     def _stop(self, why: str) -> None:
         """End with the best weights that there are: those of the last checkpoint are still good."""

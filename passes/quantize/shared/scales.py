@@ -55,7 +55,9 @@ UINT16 = Grid(0, 65535, "uint16")
 FLOAT8 = Grid(-448, 448, "float8_e4m3fn")
 """Not evenly spaced: three bits behind the leading one."""
 GRIDS = {grid.dtype: grid for grid in (UINT8, INT8, INT4, UINT4, INT16, UINT16)} | {"float8e4m3fn": FLOAT8}
-SYMMETRIC_GRIDS = {"int8": SYMMETRIC, "uint8": Grid(1, 255, "uint8"), "float8e4m3fn": FLOAT8}
+SYMMETRIC_GRIDS = {
+    "int8": SYMMETRIC, "uint8": Grid(1, 255, "uint8"), "int4": Grid(-7, 7, "int4"), "float8e4m3fn": FLOAT8,
+}  # fmt: skip
 """Type → what symmetric weights may be."""
 
 SHRINKS = np.linspace(1, 0.2, 41)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Coverage = Literal["layers", "all"]
 Granularity = Literal["tensor", "channel"]
 
-OPSETS = {"float8e4m3fn": FLOAT16, "int16": BLOCKS, "uint16": BLOCKS}
+OPSETS = {"float8e4m3fn": FLOAT16, "int4": BLOCKS, "int16": BLOCKS, "uint16": BLOCKS}
 """Type → the first opset whose QuantizeLinear gives it, where that is later than `PER_CHANNEL`."""
 
 INT16 = {"int8": "int16", "uint8": "uint16"}
@@ -68,12 +68,13 @@ class Scheme:
         symmetric: bool | None,
         granularity: Granularity | None,
         coverage: Coverage | None,
+        weights: str | None = None,
     ) -> Scheme:
         """Return what a target wants, but for what is given."""
         eight_bit_float = activations == "float8e4m3fn"
         return cls(
             activations=options["activations"] if activations is None else activations,
-            weights="float8e4m3fn" if eight_bit_float else options["weights"],
+            weights="float8e4m3fn" if eight_bit_float else weights or options["weights"],
             symmetric=eight_bit_float or (options["symmetric"] if symmetric is None else symmetric),
             granularity=options["granularity"] if granularity is None else granularity,
             bias="float" if eight_bit_float else options["bias"],
@@ -109,4 +110,6 @@ class Scheme:
     @property
     def opset(self) -> int:
         """The first opset that can say all this."""
-        return max(OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.int16 or self.activations))
+        return max(
+            OPSETS.get(name, PER_CHANNEL) for name in (self.activations, self.weights, self.int16 or self.activations)
+        )

@@ -1,0 +1,1 @@
+"""Quantization-aware training: float masters behind the integers of a quantized model."""

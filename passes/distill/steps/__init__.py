@@ -1,0 +1,1 @@
+"""What else happens at each step of a training: masks, clusters, pruning."""
