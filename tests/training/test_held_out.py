@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from onnxcompress.passes import Distill
 from onnxcompress.training import CrossEntropy, Settings, process, train
 from onnxcompress.training.held_out import hold_out
 from onnxcompress.training.loop.judge import is_best, is_better
+from onnxcompress.training.loop.rate import CANDIDATES, FIRST, climb
 from onnxcompress.training.loop.schedule import rate_factor
 from onnxcompress.training.objective import build_evaluation, build_objective
 
@@ -153,7 +155,21 @@ def test_the_learning_rate_is_the_one_that_did_best() -> None:
     settings = Settings(epochs=2, learning_rate="auto", holdout=0.2)
     trained = train(cnn(), inputs, CrossEntropy(labels), settings=settings)
     assert trained.settings.learning_rate == min(trained.tried, key=lambda each: each[1])[0]
-    assert [rate for rate, _ in trained.tried] == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+    assert len(trained.tried) >= 3 and {rate for rate, _ in trained.tried} >= {3e-4, 1e-3}
+
+
+@pytest.mark.parametrize("best", range(len(CANDIDATES)))
+def test_rates_are_tried_until_they_get_worse(best: int) -> None:
+    """A rate that destroys has no loss that is a number."""
+    tried: list[int] = []
+
+    def lose(place: int) -> float:
+        tried.append(place)
+        return math.inf if place > best + 1 else float(abs(place - best))
+
+    found = climb(lose)
+    assert min(found, key=lambda place: found[place]) == best
+    assert len(tried) == len(set(tried)) <= abs(best - FIRST) + 3
 
 
 def test_warm_up_rises_and_then_falls() -> None:
