@@ -108,7 +108,7 @@ def plans(found: Sequence[Step]) -> list[RenderableType]:
             table.add_row("leave", Text(refusal.subject), Text(refusal.reason))
         for text in step.notes:
             table.add_row("note", "", Text(text))
-        if not step.done and not step.refused:
+        if not step.done and not step.refused and not step.notes:
             table.add_row("nothing", "", "there is nothing for it to do")
         parts.append(titled(f"{step.name} {options}".strip(), table))
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,9 @@ def save_teacher(
 ) -> dict[str, str]:
     """Write the teacher for the worker, which feeds it like the student; returns the output that gives each tensor."""
     copy, places = teacher_model(model, tensors)
-    at_trainable_opset(copy, engine)
+    if copy.opset_imports.get("", 0) > (engine.newest_opset or math.inf):  # an older one runs as it is
+        at_trainable_opset(copy, engine)
+    copy.ir_version = min(copy.ir_version, engine.newest_ir or copy.ir_version)
     own = free_batch(copy)
     if own not in (None, fixed):
         raise TrainingError(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from onnxcompress.contract import Epoch
 from onnxcompress.display.units import size
-from onnxcompress.training import Rehearsed, Trained
+from onnxcompress.training import Rehearsed, Settings, Trained
+from onnxcompress.training.loop.judge import is_better
 
 MOST_NAMES = 6
 ONE = "one sample alone: it trains and judges, so that its score says nothing of others; give 50 or more"
@@ -23,11 +24,9 @@ def epochs(trained: Trained) -> tuple[Epoch, ...]:
 
 
 def is_taken(trained: Trained) -> bool:
-    """Tell whether the best weights are better than what training started from: by the score, and then by the loss."""
-    if not trained.curve or trained.pruned:
-        return True
-    (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
-    return (best_score, -best_loss) > (score, -loss)
+    """Tell whether the best weights are better than what training started from; pruning it may have cost something."""
+    none_asked = not trained.curve or trained.pruned
+    return bool(none_asked) or is_better(trained.curve[trained.best], trained.curve[0], trained.held)
 
 
 def unmet(trained: Trained) -> tuple[str, ...]:
@@ -42,7 +41,7 @@ def unmet(trained: Trained) -> tuple[str, ...]:
 def _worse(trained: Trained) -> str:
     (loss, score), (best_loss, best_score) = trained.curve[0], trained.curve[trained.best]
     return (
-        f"training made it worse: score {score:.4g} (loss {loss:.4g}) on {trained.held} samples held out before, "
+        f"training made it no better: score {score:.4g} (loss {loss:.4g}) on {trained.held} samples held out before, "
         f"{best_score:.4g} ({best_loss:.4g}) at best, after epoch {trained.best}"
     )
 
@@ -70,7 +69,7 @@ def _judged(trained: int, held: int) -> str:
         return NONE
     if trained == held == 1:
         return ONE
-    return BOTH.format(held) if trained == held <= 2 else f"{trained} samples trained, {held} others judged"
+    return BOTH.format(held) if trained == held <= 2 else f"{trained} samples trained, {held} that did not judged"
 
 
 def _steps(trained: Trained) -> str:
@@ -79,7 +78,11 @@ def _steps(trained: Trained) -> str:
     if trained.tried:
         rates = ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in trained.tried)
         rate += f", the best of a few tried for some steps (loss {rates})"
-    return f"{settings.epochs} epochs in batches of {settings.batch_size}, {rate}"
+    return f"{_epochs(settings)} in batches of {settings.batch_size}, {rate}"
+
+
+def _epochs(settings: Settings) -> str:
+    return f"{settings.epochs} epoch{'' if settings.epochs == 1 else 's'}"
 
 
 def rehearsed(found: Rehearsed) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def rehearsed(found: Rehearsed) -> tuple[str, ...]:
     rate = "; before that, learning rates are tried" if settings.learning_rate == "auto" else ""
     return (
         f"it would train {len(found.weights)} tensors: {listed(found.weights)}",
-        f"{found.steps} steps ({settings.epochs} epochs in batches of {settings.batch_size}; {found.trained} samples "
+        f"{found.steps} steps ({_epochs(settings)} in batches of {settings.batch_size}; {found.trained} samples "
         f"train, {found.held} judge), {1000 * found.seconds:.3g} ms for one: about {time}{memory}{rate}",
         *found.notes,
     )

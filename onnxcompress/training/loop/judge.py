@@ -63,6 +63,20 @@ def is_best(curve: Sequence[Sequence[float]], kept: int, held: int) -> bool:
     if not kept or not math.isfinite(old_loss):
         return True
     highest = max(score for _, score in curve[1:])
-    error = math.sqrt(highest * (1 - highest) / held) if 0 <= highest <= 1 else 0.0
-    floor = max(highest - error, min(curve[0][1], highest))
+    floor = max(highest - standard_error(highest, held), min(curve[0][1], highest))
     return math.isfinite(loss) and score >= floor and (old_score < floor or loss < old_loss)
+
+
+def is_better(one: Sequence[float], start: Sequence[float], held: int) -> bool:
+    """Tell whether a (loss, score) is better than the start: not below in score, and above or in loss.
+
+    A score that is higher by less than a standard error is no proof while the loss has grown.
+    """
+    (loss, score), (start_loss, start_score) = one, start
+    proven = score > start_score + standard_error(score, held)
+    return math.isfinite(loss) and score >= start_score and (proven or loss < start_loss)
+
+
+def standard_error(score: float, held: int) -> float:
+    """Return how far the share of so many samples may be off by chance; 0 for what is no share."""
+    return math.sqrt(score * (1 - score) / held) if 0 <= score <= 1 else 0.0
