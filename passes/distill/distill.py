@@ -125,7 +125,7 @@ class Distill(KeepingPass):
         model, student = find_student(self.student, model)
         masters, unfit = find_masters(model)
         factors: dict[str, float] = {}
-        floats = with_floats(model, masters, scales=factors if self.scales else None)
+        floats = with_floats(model, masters, scales=factors if self.train_scales else None)
         samples = context.samples
         given = sort_samples(samples)
         taught = find_teacher(self.teacher, model, context.original)

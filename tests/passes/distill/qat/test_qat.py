@@ -47,7 +47,7 @@ def test_masks_of_integers_can_be_given_up() -> None:
         [MagnitudePrune(sparsity=0.6), Quantize(**EIGHT)], masks=False, epochs=2, learning_rate=0.01
     )
     before, after = steps(start), steps(end)
-    assert sum(np.count_nonzero(after[name][array == 0]) for name, array in before.items()) > 100
+    assert sum(np.count_nonzero(after[name][array == 0]) for name, array in before.items()) > 20
 
 
 def test_batch_norm_between_integers_has_the_statistics_that_it_came_with() -> None:
