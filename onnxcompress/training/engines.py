@@ -28,7 +28,9 @@ class Engine:
 
 
 ENGINES: dict[str, Engine] = {
-    "onnxruntime-training": Engine("onnxruntime-training", frozenset({"BatchNormalizationGrad", "ConvGrad"}), 21, 10),
+    "onnxruntime-training": Engine(
+        "onnxruntime-training", frozenset({"BatchNormalizationGrad", "ConvGrad", "GatherGrad"}), 21, 10
+    ),
     "onnxruntime": Engine("onnxruntime"),
 }
 """Engines by name; 1.19.2 is the last release of the first."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Gradients
 from .flat import views
+from .gradients import Gradients
 from .hooks import Hook
 from .optimizer import decays, update
 from .state import State

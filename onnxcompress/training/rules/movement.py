@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ...graph import edit
 from .step import Gradients, Rule, Step, first, unbroadcast
-from .tape import Tensor
+from .tape import MICROSOFT, Tensor
 
 
 def _like_input(step: Step) -> Tensor:
@@ -115,6 +115,9 @@ def _unknown_rank(node: ir.Node) -> str:
 def _gather(step: Step) -> Tensor:
     """Add up the rows that were read, by the number that each has."""
     axis, tape = step.integer("axis", 0) % step.rank(), step.tape
+    if "GatherGrad" in tape.kernels:
+        indices = _positive(step, step.input(1), tape.op("Gather", step.x.shape(), tape.of(np.array(axis, np.int64))))
+        return tape.op("GatherGrad", step.x.shape(), indices, step.g, domain=MICROSOFT, axis=axis)
     picked_rank = len(step.dims(step.input(1)) or ())
     order = [*range(axis, axis + picked_rank), *range(axis), *range(axis + picked_rank, step.rank() - 1 + picked_rank)]
     rows = step.g.transpose(*order) if axis else step.g

@@ -41,7 +41,9 @@ def _shared_matrix(step: Step, a: Tensor, b: Tensor, g: Tensor, shapes: list[tup
         found[0] = product(g, b, transpose_b=True)
     if step.wants(1):
         rows, made = (t.reshape(tape.op("Concat", tape.ints(-1), _last(t), axis=0)) for t in (a, g))
-        found[1] = tape.op("Gemm", rows, made, transA=1).reshape_like(step.input(1))
+        found[1] = tape.op("Gemm", rows, made, transA=1)
+        if step.rank(1) == 1:
+            found[1] = found[1].reshape_like(step.input(1))
     return found
 
 

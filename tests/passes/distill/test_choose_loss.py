@@ -239,7 +239,7 @@ def test_two_maps_of_decisions_and_a_class_in_a_model_of_an_old_opset() -> None:
     x = np.random.default_rng(3).standard_normal((40, 3, 8, 8)).astype(np.float32)
     student = damaged(original)
     before = distance(student, original, {"x": x})
-    step = Distill(epochs=30, learning_rate=0.01, keep_masks=False)
+    step = Distill(epochs=30, learning_rate=0.01)
     plan = step.plan(student, Context(student, original=original, samples=load_samples({"x": x}, student)))
     kinds = [note.split(" (")[0] for note in plan.notes if note.startswith("output")]
     assert kinds == ["output 'large': binary", "output 'small': binary", "output 'p': classes"]
