@@ -175,6 +175,10 @@ class Quantize(OverridablePass):
         """Return how numbers are stored."""
         target = load_target(self.target or local_target())
         options = quantize_options(target)
+        if self.weights is not None and self.activations == "float8e4m3fn":
+            raise OptionError(
+                f"{self.name}: weights = '{self.weights}': activations are float8e4m3fn, and weights then, too"
+            )
         scheme = Scheme.of(options, self.activations, self.symmetric, self.granularity, self.coverage, self.weights)
         for term, own in self.overrides.items():
             wanted = own.get("activations")

@@ -79,7 +79,7 @@ class Scheme:
             granularity=options["granularity"] if granularity is None else granularity,
             bias="float" if eight_bit_float else options["bias"],
             power_of_two=options["power_of_two"],
-            reduce_range=options["reduce_range"],
+            reduce_range=options["reduce_range"] and (weights or "int8") == "int8",
             operators=tuple(sorted(options["operators"])),
             coverage=options["coverage"] if coverage is None else coverage,
         )
