@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from pathlib import Path
 
@@ -209,6 +210,14 @@ def test_both_engines_agree(name: str, trained: Path) -> None:
 def test_each_rule_has_a_case() -> None:
     tested = {op for case in CASES.values() for op in operators_of(case.model(reference=False))}
     assert sorted({*RULES, *COMPOSITES} - {*quantize.RULES} - tested) == []  # those are tested in a file of their own
+
+
+def test_the_docs_list_what_has_a_gradient() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distill.md").read_text(encoding="utf-8")
+    section = page.split("## Which operators have a gradient")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    listed = [op for row in rows for op in re.findall(r"`([\w.:]+)`", row)]
+    assert sorted(listed) == sorted({*RULES, *COMPOSITES})
 
 
 def operators_of(model: onnx.ModelProto) -> set[str]:

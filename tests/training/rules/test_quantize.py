@@ -156,4 +156,4 @@ def test_what_has_no_gradient_is_said(point: type, shape: list[int] | None, reas
     scale = ir.val("scale", const_value=ir.tensor(np.ones(2, np.float32)))
     zero = ir.val("zero", const_value=ir.tensor(np.zeros(2, point)))
     node = ir.node("QuantizeLinear", [x, scale, zero], name="q")
-    assert why_no_gradient(node) == f"node 'q' (QuantizeLinear) has no gradient {reason}"
+    assert why_no_gradient(node).startswith(f"node 'q' (QuantizeLinear) has no gradient {reason}")
