@@ -175,3 +175,18 @@ def test_every_sample_comes_once_an_epoch(counts: list[int], size: int, fixed: i
 @given(st.integers(1, 5000))
 def test_padding_adds_a_quarter_at_most(length: int) -> None:
     assert length <= rounded(length) < length + max(8, length / 4 + 1)
+
+
+@given(st.integers(60, 200), st.integers(1, 50), st.integers(0, 40))
+def test_pieces_hold_the_samples_of_the_batches(count: int, limit: int, skip: int) -> None:
+    x = np.arange(count, dtype=np.float32)[:, None] * np.ones(6, np.float32)
+    parts = load_samples([{"x": part} for part in np.array_split(x, 3)], mlp()).split()
+    assert parts is not None
+    for part in parts:
+        for samples in (part, part.head(limit), part.tail(skip)):
+            try:
+                expected = np.concatenate([feeds["x"] for feeds in samples.batches()])
+            except DataError:
+                continue
+            found = np.concatenate([batch.feeds["x"][places] for batch, places in samples.lying()])
+            np.testing.assert_array_equal(found, expected)
