@@ -23,6 +23,9 @@ WEIGHT_INPUTS: dict[str, frozenset[int]] = {
 """Inputs at which an initializer is a weight. Not Sub and Div: there it is nearly always the mean and the standard
 deviation that the images are normalised with."""
 
+FACTOR = "/onnxcompress.factor"
+"""What the names of constants end with that are trained whatever reads them: factors of scales."""
+
 KEEP_WEIGHTS = operators.KEEP_ELEMENTS | quantize.RULES.keys() | {"Concat", "Expand", "Max", "Min", "Slice", "Split"}
 """What may stand between a weight and the operator that it is one of: moved, clipped, rounded."""
 
@@ -144,6 +147,8 @@ def _casts_to_integers(node: ir.Node) -> bool:
 def _is_weight(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
     """A floating-point initializer of more than one element that some node uses as a weight."""
     array = value.const_value
+    if str(value.name).endswith(FACTOR):
+        return True
     if array is None or not array.dtype.is_floating_point() or array.size < 2 or str(value.name).startswith(PREFIX):
         return False
     return _reaches_weight_input(value, known)

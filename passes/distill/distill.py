@@ -97,6 +97,7 @@ class Distill(KeepingPass):
     References
     ----------
     .. [1] G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+    .. [2] S. Esser et al., "Learned Step Size Quantization", 2020, arXiv:1902.08153.
     """
 
     epochs: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
@@ -123,7 +124,8 @@ class Distill(KeepingPass):
         """Run the teacher over the samples, train, and return the weights."""
         model, student = find_student(self.student, model)
         masters, unfit = find_masters(model)
-        floats = with_floats(model, masters)
+        factors: dict[str, float] = {}
+        floats = with_floats(model, masters, scales=factors if self.train_scales else None)
         samples = context.samples
         given = sort_samples(samples)
         taught = find_teacher(self.teacher, model, context.original)
@@ -134,15 +136,15 @@ class Distill(KeepingPass):
         stopped = found.stopped | unfit | {name: f"it {edit.DEFAULT}" for name in found.free if name in defaults}
         stopped |= {str(value.name): reason for value, reason in selected.why_not.items()}
         free = [name for name in found.free if name not in stopped]
-        hooks = self.hooks(model, masters, free)
-        new = [name for name in free if name not in masters]
+        hooks = self.hooks(model, masters, [name for name in free if name not in factors])
+        new = [name for name in free if name not in masters and name not in factors]
         drawn, notes = initialised(self.initialise, floats, new, context.seed, hooks.job["masked"])
         how: dict[str, Any] = {
             "settings": self._settings(context.seed, frozen=is_quantized(model)),
             "teacher": taught,
             "progress": context.progress,
             "frozen": tuple(stopped),
-            "hooks": hooks.job,
+            "hooks": hooks.job | {"scales": factors},
         }
         notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes)
         refused = (*(Refusal(name, reason) for name, reason in (stopped | hooks.refused).items()), *selected.idle)
@@ -153,7 +155,7 @@ class Distill(KeepingPass):
         taken = self.keep_anyway or outcome.is_taken(trained)
         return WeightsPlan(
             student=student if taken else None,
-            weights=integers_of(masters, trained.weights) if taken else {},
+            weights=integers_of(model, masters, trained.weights) if taken else {},
             curve=outcome.epochs(trained),
             unmet=() if taken else outcome.unmet(trained),
             refused=refused,

@@ -47,6 +47,8 @@ class KeepingPass(ComparingPass):
         with nothing but zeros is trained like any other, and so are zeros that rounding to few bits made.
     clusters : bool
         Weights that share few values go on sharing them: the values are trained.
+    train_scales : bool
+        Of a model that holds integers, train its scales as well (LSQ [2]_).
     prune : dict
         Zeroes more and more weights while it trains. final: the share in the end; initial (0) and power (3): how it
         grows; begin (0) and end (0.75): from when to when, up to 1 as a share of the training, else as steps; frequency
@@ -58,6 +60,7 @@ class KeepingPass(ComparingPass):
 
     masks: bool = True
     clusters: bool = True
+    train_scales: bool = False
     prune: dict[str, float] = field(default_factory=dict)
     pattern: Pattern = "weights"
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from .clusters import Clusters
 from .masks import Masks
 from .pruning import Pruning
+from .scales import Scales
 from .state import State
 
 
@@ -29,6 +30,7 @@ HOOKS: dict[str, Callable[[dict[str, Any], Path, State], Hook]] = {
     "masked": Masks,
     "prune": Pruning,
     "clusters": Clusters,
+    "scales": Scales,
 }
 """The field of the job that asks for it (missing or empty: not asked for), and the class."""
 

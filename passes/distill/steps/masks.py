@@ -56,8 +56,9 @@ def is_masked(steps: npt.NDArray[Any]) -> bool:
     """Tell whether integers are zero more often than rounding alone makes them.
 
     Few bits round many small weights to zero, about as many as to the integers beside it; pruning leaves more, or none
-    beside it, or whole rows. Of a density that falls off as a normal or Laplace distribution does, no more than
-    ``c1 · c1 / c2`` are expected at zero, where c1 and c2 are the mean counts at one and at two from it.
+    beside it, or whole rows. Where half of them are zero, they stay so in any case. Of a density that falls off as a
+    normal or Laplace distribution does, no more than ``c1 · c1 / c2`` are expected at zero, where c1 and c2 are the
+    mean counts at one and at two from it.
 
     >>> is_masked(np.rint(np.random.default_rng(0).normal(0, 2, 4096)))
     False
@@ -67,7 +68,7 @@ def is_masked(steps: npt.NDArray[Any]) -> bool:
     zeros, *others = (int(np.count_nonzero(steps == n)) for n in (0, -1, 1, -2, 2))
     one, two = (others[0] + others[1]) / 2, (others[2] + others[3]) / 2
     expected = WIDER * one * max(1.0, one / max(two, 1.0))
-    if zeros > expected + SURE * np.sqrt(expected + 1):
+    if 2 * zeros >= steps.size or zeros > expected + SURE * np.sqrt(expected + 1):
         return True
     rows = (steps.any(tuple(a for a in range(steps.ndim) if a != axis)) for axis in range(steps.ndim))
     return steps.ndim > 1 and any(not row.all() for row in rows)
