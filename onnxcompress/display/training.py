@@ -82,7 +82,11 @@ def drawings(curve: Sequence[Epoch]) -> list[Drawing]:
         up = range_ticks(values, 3)
         frame = Frame(300, 150, 46, 288, 12, 126, most=float(len(curve) - 1), low=up[0], high=up[-1])
         lines = [
-            Line(label, style, " ".join(f"{frame.x(epoch)},{frame.y(value)}" for epoch, value in points[key]))
+            Line(
+                label.partition(", ")[2],
+                style,
+                " ".join(f"{frame.x(epoch)},{frame.y(value)}" for epoch, value in points[key]),
+            )
             for label, key, style in LINES
             if points.get(key)
         ]

@@ -60,13 +60,14 @@ def _is_close(array: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
 
 def _free(graph: ir.Graph, layout: Layout) -> None:
     """Make the axis that counts samples symbolic, and that of each Reshape that wrote the old number down."""
+    insert = edit.Inserter(graph)
     for node in list(graph):
         target = edit.constant(node.inputs[1]) if node.op_type == "Reshape" and layout.fixed_batch else None
         if target is not None and not node.attributes.get_int("allowzero"):
             free = _batch_free(target.numpy(), int(layout.fixed_batch or 0), node.outputs[0].shape)
             if free is not None:
                 shape = f"{node.outputs[0].name}/batch_free_shape"
-                node.replace_input_with(1, edit.Inserter(graph).constant(shape, free))
+                node.replace_input_with(1, insert.constant(shape, free))
     counted = {item.name for item in layout.inputs if item.batch_axis == 0}
     for value in graph.inputs:
         if value.shape and value.name in counted:

@@ -129,7 +129,7 @@ def _onward(graph: ir.Graph, value: ir.Value, stops: dict[ir.Node, str]) -> list
     for node, index in value.uses():
         if node.graph is not graph:
             reader = f"node '{node.name}' ({node.op_type})"
-            reasons.append(f"{reader} reads it inside an If, a Loop or a Scan, which {INSIDE}")
+            reasons.append(f"{reader} is inside an If, a Loop or a Scan, which {INSIDE}")
         elif node in stops and _carries(node, index):
             reasons.append(stops[node])
     return reasons

@@ -104,6 +104,8 @@ def build_objective(
     weights = tuple(name for name in found.free if name not in frozen)
     if not weights:
         none = "no float32 constant is a weight of a node that leads to it"
+        inside = next((node for node in graph if edit.inner_graphs(node)), None)
+        none += f"; what {edit.label(inside)} runs is not trained: export the model without" if inside else ""
         reason = next(iter(found.stopped.values()), none)
         towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
         raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")

@@ -316,6 +316,7 @@ y = com.microsoft.MultiHeadAttention<num_heads = 2, scale = 0.3>(q, q, q, , , bi
 COMPOSED = """
 18: y = GroupNormalization<num_groups = 2, epsilon = 0.1>(x, s2, h2)
 21: y = GroupNormalization<num_groups = 2, epsilon = 0.1>(x, s4, h4)
+y, m, v = BatchNormalization<training_mode = 1, epsilon = 0.1>(x, s4, h4, mean, var)
 y = MeanVarianceNormalization(x)
 y = MeanVarianceNormalization<axes = [1, -1]>(x)
 y = LpNormalization(x)

@@ -280,6 +280,48 @@ def test_weights_in_constant_nodes_are_trained() -> None:
     assert found.stopped == {}
 
 
+def test_weights_are_found_behind_what_moves_them() -> None:
+    """A token that is put in front, and positions up to a length; zeros that widen a tensor are none."""
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[N,3,2] x) => (float[N,2] logits) {
+     batch = Shape<start = 0, end = 1>(x)
+     extents = Concat<axis = 0>(batch, one_two)
+     front = Expand(token, extents)
+     rows = Concat<axis = 1>(front, x)
+     near = Slice(positions, zero, four, one)
+     placed = Add(rows, near)
+     blanks = Expand(blank, extents)
+     wide = Concat<axis = 1>(placed, blanks)
+     sums = ReduceSum<keepdims = 0>(wide, one)
+     logits = MatMul(sums, w)
+    }"""
+    arrays = {
+        "token": np.ones((1, 1, 2)),
+        "blank": np.zeros((1, 1, 2)),
+        "positions": np.ones((1, 9, 2)),
+        "w": np.ones((2, 2)),
+    }
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    integers = {"one_two": [1, 2], "zero": [0], "one": [1], "four": [4]}
+    arrays |= {name: np.array(value) for name, value in integers.items()}
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    assert set(trainable_weights(ir.from_proto(proto)).free) == {"token", "positions", "w"}
+
+
+def test_weights_inside_an_if_are_said_to_be_not_trained() -> None:
+    text = MLP.replace(
+        "r = Relu(h)",
+        "[choice] r = If (flag) <then_branch = t () => (float[batch,2] a) { [in] a = Mul(h, s) },"
+        " else_branch = e () => (float[batch,2] b) { b = Relu(h) }>",
+    )
+    model = make(text, **weights_of(mlp()), flag=np.array(True), s=np.ones(2, np.float32))
+    stopped = trainable_weights(model).stopped
+    assert set(stopped) == {"w1", "b1", "s"}
+    for reason in stopped.values():
+        assert "is inside an If, a Loop or a Scan, which is not trained: export the model without" in reason
+
+
 def test_fixed_batch_and_reshape_train_on_any_batch() -> None:
     text = MLP.replace("float[batch,6]", "float[1,6]").replace("float[batch,4]", "float[1,4]")
     text = text.replace("r = Relu(h)", "q = Relu(h)\n r = Reshape(q, shape)")

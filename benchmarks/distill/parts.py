@@ -1,0 +1,188 @@
+"""What is trained: one function for each table, which yields its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import student
+from subjects import Samples, Subject
+
+from onnxcompress import apply
+from onnxcompress.contract import Pass
+from onnxcompress.passes import (
+    Cluster,
+    Distill,
+    DropBlocks,
+    FoldBatchNorm,
+    FoldConstants,
+    MagnitudePrune,
+    PruneNOfM,
+    Quantize,
+)
+
+MORE = 20_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recipe on one model. `begin` is what the training starts from, scored for comparison."""
+
+    part: str
+    model: str
+    what: str
+    subject: Subject
+    source: Path
+    recipe: list[Pass]
+    data: Any
+    judge: Any
+    begin: Path | None = None
+    repeated: bool = False
+
+    def before(self) -> float | None:
+        """Score what the training starts from."""
+        return None if self.begin is None else _score(self.subject, self.begin)
+
+
+@lru_cache
+def _score(subject: Subject, path: Path) -> float:
+    return subject.score(path)
+
+
+def few(samples: Samples | list[Samples]) -> Samples | list[Samples]:
+    """Return what the report is made of, which is not what is printed here."""
+    return samples[:2] if isinstance(samples, list) else {key: array[:2] for key, array in samples.items()}
+
+
+TUTORIAL: dict[str, tuple[dict[str, float], dict[str, str], bool]] = {
+    "labels only": ({"cross-entropy": 1.0}, {}, True),
+    "kd": ({"kl": 0.9, "cross-entropy": 0.1}, {}, True),
+    "cosine of hidden maps": ({"hidden-cosine": 1.0, "cross-entropy": 1.0}, {}, True),
+    "feature regressor": ({"regressor": 1.0, "cross-entropy": 1.0}, {}, True),
+    "dkd": ({"dkd": 1.0, "cross-entropy": 1.0}, {}, True),
+    "dist": ({"dist": 1.0, "cross-entropy": 1.0}, {}, True),
+    "kd without labels": ({"kl": 1.0}, {}, False),
+}
+"""Losses and their weights, tensors that are compared, and whether labels are given."""
+
+FEATURES = {student.HIDDEN: "/layer3/layer3.2/Relu_1_output_0"}
+COMPARES = {"cosine of hidden maps", "feature regressor"}
+TUTORIAL_EPOCHS, TUTORIAL_RATE = 8, 3e-3
+
+
+def tutorial(kit: Path, kept: Path) -> Iterator[Case]:
+    """Train a small student of another architecture from scratch on CIFAR-10, as PyTorch's tutorial does."""
+    subject = Subject.of(kit, "resnet20_cifar10", kept)
+    file = student.write(kept / "student.onnx")
+    images, labels = subject.more(MORE)
+    for what, (losses, _, labelled) in TUTORIAL.items():
+        recipe = Distill(
+            student=str(file),
+            initialise="he",
+            losses=losses,
+            features=FEATURES if what in COMPARES else {},
+            epochs=TUTORIAL_EPOCHS,
+            learning_rate=TUTORIAL_RATE,
+            batch_size=64,
+            keep_anyway=True,
+        )
+        data = {"image": images, "labels": labels} if labelled else {"image": images}
+        yield Case(
+            "tutorial", subject.name, what, subject, subject.path, [recipe], data, few({"image": images}), repeated=True
+        )
+
+
+HALVED = (
+    "resnet20_cifar10",
+    "vit_cifar10",
+    "ppocr_cls",
+    "mobilenet_v1_025_imagenet",
+    "resnet56_cifar10",
+)
+
+
+def half(kit: Path, kept: Path) -> Iterator[Case]:
+    """Give models of half the multiply-accumulates their score back, from unlabelled samples."""
+    for name in HALVED:
+        subject = Subject.of(kit, name, kept)
+        begin = subject.half()
+        for more in (0, MORE) if name.endswith("cifar10") else (0,):
+            samples = subject.samples(more)
+            count = len(next(iter(samples.values())))  # type: ignore[union-attr]
+            recipe: list[Pass] = [Distill(teacher=str(subject.path))]
+            yield Case("half", name, f"{count:,} samples", subject, begin, recipe, samples, few(samples), begin)
+
+
+def encoder(kit: Path, kept: Path) -> Iterator[Case]:
+    """Take every second layer out of a sentence encoder, and train the rest."""
+    subject = Subject.of(kit, "minilm_l6_v2", kept)
+    samples = subject.calibration
+    begin = kept / "minilm_l6_v2-half.onnx"
+    if not begin.exists():
+        apply(subject.path, [DropBlocks(share=0.5)], output=begin)
+    recipe: list[Pass] = [Distill(teacher=str(subject.path))]
+    yield Case("encoder", subject.name, "half of the layers", subject, begin, recipe, samples, few(samples), begin)
+
+
+def recogniser(kit: Path, kept: Path) -> Iterator[Case]:
+    """Train a text recogniser, with a class for each position, at half of its multiply-accumulates."""
+    subject = Subject.of(kit, "ppocr_rec", kept)
+    samples, begin = subject.calibration, subject.half()
+    recipe: list[Pass] = [Distill(teacher=str(subject.path))]
+    yield Case("recogniser", subject.name, "half", subject, begin, recipe, samples, few(samples), begin)
+
+
+SPARSE: dict[str, Pass] = {
+    "2:4": PruneNOfM(n=2, m=4),
+    "80 % zeros": MagnitudePrune(sparsity=0.8),
+    "16 clusters": Cluster(clusters=16),
+}
+FOLDS: list[Pass] = [FoldConstants(), FoldBatchNorm()]
+
+
+def masks(kit: Path, kept: Path) -> Iterator[Case]:
+    """Sparse and clustered weights, without and with training."""
+    subject = Subject.of(kit, "resnet20_cifar10", kept)
+    samples = subject.calibration
+    for what, step in SPARSE.items():
+        for trained in ([], [Distill()]):
+            name = what + (", trained" if trained else "")
+            yield Case(
+                "masks", subject.name, name, subject, subject.path, [*FOLDS, step, *trained], samples, few(samples)
+            )
+
+
+def qat(kit: Path, kept: Path) -> Iterator[Case]:
+    """Integers after training and during it, alone and with masks and clusters."""
+    for name in ("resnet20_cifar10", "mobilenet_v1_025_imagenet"):
+        subject = Subject.of(kit, name, kept)
+        samples = subject.calibration
+        for bits in (8, 4):
+            integers: list[Pass] = [Quantize(**WEIGHTS[bits])]
+            kinds: dict[str, list[Pass]] = {
+                "PTQ": integers,
+                "QAT": [*integers, Distill()],
+                "PQAT": [MagnitudePrune(sparsity=0.5), *integers, Distill()],
+                "CQAT": [Cluster(clusters=16), *integers, Distill()],
+                "PCQAT": [MagnitudePrune(sparsity=0.5), Cluster(clusters=16), *integers, Distill()],
+            }
+            for what, recipe in kinds.items():
+                yield Case(
+                    "qat", name, f"W{bits}A8 {what}", subject, subject.path, [*FOLDS, *recipe], samples, few(samples)
+                )
+
+
+WEIGHTS: dict[int, dict[str, Any]] = {8: {}, 4: {}}
+
+PARTS: dict[str, Callable[[Path, Path], Iterator[Case]]] = {
+    "half": half,
+    "tutorial": tutorial,
+    "masks": masks,
+    "qat": qat,
+    "recogniser": recogniser,
+    "encoder": encoder,
+}
+"""Tables by name."""
