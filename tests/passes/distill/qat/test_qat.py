@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from corpus.quantized import CASES, EIGHT, FOUR, NET, divergence, images, integers, operators, steps, teacher, trained
 
@@ -13,6 +14,8 @@ from onnxcompress.contract import Context
 from onnxcompress.graph import edit
 from onnxcompress.passes import Distill, MagnitudePrune, Quantize, QuantizeWeights
 from onnxcompress.passes.distill import WeightsPlan
+from onnxcompress.passes.distill.qat.masters import find_masters
+from onnxcompress.passes.distill.qat.rounding import with_floats
 from onnxcompress.samples.samples import load_samples
 
 
@@ -77,3 +80,20 @@ def test_a_plan_read_back_gives_the_same_integers() -> None:
     for one, two in zip(edit.values(model.graph), edit.values(other.graph), strict=True):
         if edit.constant(one) is not None:
             np.testing.assert_array_equal(edit.array(one), edit.array(two))
+
+
+@pytest.mark.parametrize("options", [FOUR, EIGHT])
+def test_what_is_trained_computes_what_the_integers_do(options: dict[str, object]) -> None:
+    start, _ = apply(teacher(), [Quantize(**options)], data={"x": images(1, 100)})
+    model = ir.from_proto(start)
+    copy = ir.to_proto(with_floats(model, find_masters(model)[0]))
+    plain = onnxruntime.SessionOptions()
+    plain.log_severity_level = 3
+    plain.add_session_config_entry("session.disable_quant_qdq", "1")
+    x = images(5, 200)
+    integers_, exact, found = (
+        onnxruntime.InferenceSession(m.SerializeToString(), how).run(None, {"x": x})[0]
+        for m, how in ((start, None), (start, plain), (copy, plain))
+    )
+    np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
+    assert np.square(found - integers_).mean() < 1e-3 * np.square(integers_).mean()
