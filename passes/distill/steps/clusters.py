@@ -16,7 +16,7 @@ GAPS = 3
 
 def clusters_of(model: ir.Model, free: Collection[str], masters: Mapping[str, Master]) -> list[str]:
     """Name the weights that share few values, in a model with floats in place of integers."""
-    floats = set(clustered_weights(model))
+    floats = set(clustered_weights(model)) - masters.keys()
     return [name for name in free if name in floats or (name in masters and are_clustered(masters[name]))]
 
 
