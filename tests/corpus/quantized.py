@@ -1,100 +1,91 @@
-"""A teacher, what earlier steps may have made of it, and training behind them."""
+"""Small quantized models from text, legal for every engine that takes uint8 activations and int8 weights."""
 
 from __future__ import annotations
 
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
-from scipy.special import log_softmax
 
-from onnxcompress import apply
-from onnxcompress.contract import Pass
-from onnxcompress.passes import Cluster, Distill, MagnitudePrune, PruneNOfM, Quantize, QuantizeWeights
-from onnxcompress.passes.distill.qat.masters import find_masters
+from .text import model
 
-NET = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[batch,2,8,8] x) => (float[batch,5] logits) {
-  a = Conv<pads = [1,1,1,1]>(x, w1, b1)
-  r = Relu(a)
-  b = Conv<pads = [1,1,1,1], strides = [2,2]>(r, w2, b2)
-  s = Relu(b)
-  f = Flatten(s)
-  logits = Gemm<transB = 1>(f, w3, b3)
-}"""
-
-SHAPES = {"w1": (8, 2, 3, 3), "b1": (8,), "w2": (16, 8, 3, 3), "b2": (16,), "w3": (5, 256), "b3": (5,)}
-
-FOUR = {"weights": "int4", "rounding": "nearest", "correct": False}
-EIGHT = {"target": "onnxruntime-cpu", "granularity": "tensor", "rounding": "nearest", "correct": False}
-
-CASES: dict[str, list[Pass]] = {
-    "QAT, 4 bits for each channel": [Quantize(**FOUR)],
-    "QAT, 4 bits": [Quantize(**FOUR, granularity="tensor")],
-    "QAT, 8 bits": [Quantize(**EIGHT)],
-    "QAT, 8 bits for each channel": [Quantize(**(EIGHT | {"granularity": "channel"}))],
-    "QAT, weights alone": [QuantizeWeights(dtype="int4", minimum_size=1)],
-    "QAT, weights alone in blocks": [QuantizeWeights(dtype="uint4", block_size=16, minimum_size=1)],
-    "PQAT": [MagnitudePrune(sparsity=0.6), Quantize(**EIGHT)],
-    "PQAT, n of m": [PruneNOfM(), Quantize(**FOUR)],
-    "CQAT": [Cluster(clusters=8), Quantize(**EIGHT)],
-    "PCQAT": [MagnitudePrune(sparsity=0.6), Cluster(clusters=8), Quantize(**EIGHT)],
+CONV = """
+g (float[1, 4, 8, 8] x) => (float[1, 6, 8, 8] y) {
+    [first] xq = QuantizeLinear (x, xs, xz)
+    [second] xd = DequantizeLinear (xq, xs, xz)
+    [weight] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [bias] bd = DequantizeLinear <axis = 0> (b, bs)
+    [conv] c = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)
+    [third] yq = QuantizeLinear (c, ys, yz)
+    [last] y = DequantizeLinear (yq, ys, yz)
 }
+"""
+MATMUL = """
+g (float[2, 32] x) => (float[2, 8] y) {
+    [first] xq = QuantizeLinear (x, xs, xz)
+    [second] xd = DequantizeLinear (xq, xs, xz)
+    [weight] wd = DequantizeLinear <axis = 1> (w, ws, wz)
+    [matmul] y = MatMul (xd, wd)
+}
+"""
+BLOCKS = """
+g (float[2, 32] x) => (float[2, 8] y) {
+    [weight] wd = DequantizeLinear <axis = 0, block_size = 16> (w, ws)
+    [matmul] y = MatMul (x, wd)
+}
+"""
+POOL = """
+g (float[1, 4, 8, 8] x) => (float[1, 4, 4, 4] y) {
+    [first] xq = QuantizeLinear (x, xs, xz)
+    [second] xd = DequantizeLinear (xq, xs, xz)
+    [pool] p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (xd)
+    [third] pq = QuantizeLinear (p, ys, yz)
+    [last] y = DequantizeLinear (pq, ys, yz)
+}
+"""
+UNARY = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    [first] xq = QuantizeLinear (x, xs, xz)
+    [second] xd = DequantizeLinear (xq, xs, xz)
+    [op] s = Sigmoid (xd)
+    [third] yq = QuantizeLinear (s, ys, yz)
+    [last] y = DequantizeLinear (yq, ys, yz)
+}
+"""
+QLINEAR = """
+g (uint8[2, 32] x) => (uint8[2, 8] y) {
+    [matmul] y = QLinearMatMul (x, xs, xz, w, ws, wz, ys, yz)
+}
+"""
 
 
-@cache
-def teacher() -> onnx.ModelProto:
-    random, proto = np.random.default_rng(0), onnx.parser.parse_model(NET)
-    for name, shape in SHAPES.items():
-        array = (2 * random.standard_normal(shape) / np.sqrt(max(np.prod(shape[1:]), 8))).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return proto
+SECOND_READER = "[mid] yd = DequantizeLinear (yq, ys, yz)\n y = Max (c, yd)"
+"""For CONV: something else reads the convolution's output as well."""
 
 
-def images(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, 2, 8, 8)).astype(np.float32)
+def f32(*values: float) -> np.ndarray:
+    return np.array(values[0] if len(values) == 1 else values, np.float32)
 
 
-def logits(model: onnx.ModelProto) -> np.ndarray:
-    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": images(9, 500)})[0]
+def weights(text: str) -> dict[str, np.ndarray]:
+    """What makes the graphs above legal for every target that takes uint8 activations and int8 weights."""
+    random = np.random.default_rng(0)
+    common = {"xs": f32(0.5), "xz": np.uint8(3), "ys": f32(0.25), "yz": np.uint8(7)}
+    if text not in (BLOCKS, POOL, UNARY):
+        shape, channels = ((6, 4, 3, 3), 6) if text == CONV else ((32, 8), 8)
+        scale = np.exp2(-np.arange(3, 3 + channels)).astype(np.float32)
+        common |= {"w": random.integers(-60, 60, shape, np.int8), "ws": scale, "wz": np.zeros(channels, np.int8)}
+        if text == CONV:
+            common |= {"b": np.arange(6, dtype=np.int32), "bs": f32(0.5) * scale}
+    if text == BLOCKS:
+        return {"w": random.integers(-60, 60, (32, 8), np.int8), "ws": np.ones((2, 8), np.float32)}
+    if text == POOL:
+        common |= {"ys": common["xs"], "yz": common["xz"]}
+    used = {name for name in common if f" {name}," in text or f" {name})" in text or f"({name}," in text}
+    return {name: np.asarray(array) for name, array in common.items() if name in used}
 
 
-def divergence(model: onnx.ModelProto) -> float:
-    """How far it is from its teacher, on samples that nothing was fitted to."""
-    p, q = (log_softmax(logits(m).astype(np.float64), 1) for m in (teacher(), model))
-    return float((np.exp(p) * (p - q)).sum(1).mean())
-
-
-def steps(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """How far the integers are from their zero points."""
-    masters = find_masters(ir.from_proto(model))[0]
-    return {name: master.steps for name, master in masters.items() if master.steps.ndim > 1}
-
-
-def trained(passes: list[Pass], **options: Any) -> tuple[onnx.ModelProto, onnx.ModelProto, Any]:
-    """Return the model before and after training, and the report."""
-    data = {"x": images(1, 2000)}
-    start, _ = apply(teacher(), passes, data=data)
-    settings: dict[str, Any] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-3, "losses": {"kl": 1.0}}
-    settings |= {"outputs": {"logits": "classes"}, "teacher": "", "keep_anyway": True} | options
-    end, report = apply(teacher(), [*passes, Distill(**settings)], data=data)
-    return start, end, report
-
-
-def integers(model: onnx.ModelProto) -> set[str]:
-    return set(find_masters(ir.from_proto(model))[0])
-
-
-def operators(model: onnx.ModelProto) -> list[str]:
-    """The operators that onnxruntime makes of it."""
-    options = onnxruntime.SessionOptions()
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return sorted(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+def build(text: str, change: dict[str, Any], replace: tuple[str, str] = ("", ""), opset: int = 21) -> ir.Model:
+    arrays = weights(text) | {name: np.asarray(array) for name, array in change.items()}
+    changed = text.replace(*replace)
+    return model(changed, {n: a for n, a in arrays.items() if f"{n}," in changed or f"{n})" in changed}, opset=opset)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from corpus.quantized import images, teacher
+from corpus.aware import images, teacher
 
 from onnxcompress import apply
 from onnxcompress.errors import OptionError

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from corpus.quantized import CASES, EIGHT, FOUR, NET, divergence, images, integers, operators, steps, teacher, trained
+from corpus.aware import CASES, EIGHT, FOUR, NET, divergence, images, integers, operators, steps, teacher, trained
 
 from onnxcompress import apply
 from onnxcompress.contract import Context

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from corpus.quantized import CASES, FOUR, divergence, images, operators, teacher, trained
+from corpus.aware import CASES, FOUR, divergence, images, operators, teacher, trained
 
 from onnxcompress import apply
 from onnxcompress.graph import edit

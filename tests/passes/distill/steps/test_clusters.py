@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import pytest
-from corpus.quantized import CASES, images, teacher
+from corpus.aware import CASES, images, teacher
 
 from onnxcompress import apply
 from onnxcompress.passes.distill.qat.masters import find_masters
