@@ -54,7 +54,9 @@ def measure(case: Case, seed: int, kept: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"part": case.part, "model": case.model, "what": case.what, "seed": seed}
     started = time.perf_counter()
     try:
-        _, report = apply(case.source, case.recipe, data=case.data, evaluate_on=case.judge, output=target, seed=seed)
+        _, report = apply(
+            case.source, case.recipe, data=case.data, evaluate_on=case.judge, output=target, seed=seed, overwrite=True
+        )
     except OnnxCompressError as error:
         return row | {"refused": str(error).splitlines()[0]}
     row["seconds"] = round(time.perf_counter() - started, 1)
@@ -103,9 +105,9 @@ def main() -> int:
     options.kept.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.kept / "results.jsonl")
     if not options.markdown:
-        for case in cases(options.parts, options.only, options.kit, options.kept):
-            for seed in range(options.seeds if case.repeated else 1):
-                if not rows.has(case, seed):
+        for seed in range(options.seeds):
+            for case in cases(options.parts, options.only, options.kit, options.kept):
+                if not rows.has(case, seed) and (case.repeated or seed == 0):
                     rows.add(measure(case, seed, options.kept))
     print(markdown(rows.read(), options.parts))
     return 0
