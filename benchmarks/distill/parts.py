@@ -59,10 +59,10 @@ def few(samples: Samples | list[Samples]) -> Samples | list[Samples]:
 
 TUTORIAL: dict[str, tuple[dict[str, float], dict[str, str], bool]] = {
     "labels only": ({"cross-entropy": 1.0}, {}, True),
-    "kd": ({"kl": 0.9, "cross-entropy": 0.1}, {}, True),
+    "kd": ({"kl": 0.25, "cross-entropy": 0.75}, {}, True),
     "cosine of hidden maps": ({"hidden-cosine": 1.0, "cross-entropy": 1.0}, {}, True),
     "feature regressor": ({"regressor": 1.0, "cross-entropy": 1.0}, {}, True),
-    "dkd": ({"dkd": 1.0, "cross-entropy": 1.0}, {}, True),
+    "dkd": ({"dkd": 0.25, "cross-entropy": 0.75}, {}, True),
     "dist": ({"dist": 1.0, "cross-entropy": 1.0}, {}, True),
     "kd without labels": ({"kl": 1.0}, {}, False),
 }
@@ -87,6 +87,8 @@ def tutorial(kit: Path, kept: Path) -> Iterator[Case]:
             epochs=TUTORIAL_EPOCHS,
             learning_rate=TUTORIAL_RATE,
             batch_size=64,
+            temperature=2.0,
+            beta=2.0,
             keep_anyway=True,
         )
         data = {"image": images, "labels": labels} if labelled else {"image": images}

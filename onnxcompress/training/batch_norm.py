@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import onnx_ir as ir
@@ -16,7 +17,8 @@ MOMENTUM = 0.9
 def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str, ir.Value]:
     """Let every BatchNormalization normalise with the mean and the variance of the batch.
 
-    Those with a parameter in `frozen` stay as they are when the model is used.
+    Those with a parameter in `frozen` stay as they are when the model is used, and so do those whose statistics are
+    computed or shared.
 
     Returns
     -------
@@ -26,10 +28,15 @@ def train_batch_norms(graph: ir.Graph, frozen: Collection[str] = ()) -> dict[str
     """
     states: dict[str, ir.Value] = {}
     tape = Tape(graph, int(graph.opset_imports[""]))
-    for node in list(graph):
-        if edit.op_of(node) != "BatchNormalization" or any(
-            v is not None and v.name in frozen for v in node.inputs[1:5]
-        ):
+    nodes = [node for node in graph if edit.op_of(node) == "BatchNormalization"]
+    readers = Counter(value for node in nodes for value in node.inputs[3:5])
+    for node in nodes:
+        held = {value.name for value in node.inputs[1:5] if value is not None}
+        # Statistics that are computed, or shared by several, have no next value to write back.
+        own = all(
+            value is not None and value.const_value is not None and readers[value] == 1 for value in node.inputs[3:5]
+        )
+        if held & set(frozen) or not own:
             continue
         if node.attributes.get_int("training_mode", 0):
             raise TrainingError(f"{edit.label(node)} is in training mode already; export the model for inference")
@@ -44,11 +51,7 @@ def _train(graph: ir.Graph, tape: Tape, node: ir.Node, states: dict[str, ir.Valu
     node.attributes["momentum"] = ir.AttrFloat32("momentum", 0.0)
     node.resize_outputs(3)
     for index, batch in zip((3, 4), node.outputs[1:], strict=True):
-        running = node.inputs[index]
-        if running is None or running.const_value is None:
-            raise TrainingError(f"{edit.label(node)} has statistics that are no initializer")
-        if str(running.name) in states:
-            raise TrainingError(f"'{running.name}' is a running statistic of more than one BatchNormalization")
+        running = edit.required(node, index)
         batch.name, batch.type, batch.shape = f"{running.name}/batch", running.type, running.shape
         following = (tape.of(running) * momentum + tape.of(batch) * (1 - momentum)).value
         following.name, following.type, following.shape = f"{running.name}/next", running.type, running.shape

@@ -122,8 +122,7 @@ def build_objective(
     names = {state: str(value.name) for state, value in states.items()}
     for name in (*weights, *names):
         edit.make_input(graph.initializers[name])
-    common.RemoveUnusedNodesPass()(copy)
-    return Objective(ir.to_proto(copy), inputs, weights, parameters, names, read, fixed)
+    return Objective(_written(copy), inputs, weights, parameters, names, read, fixed)
 
 
 def build_evaluation(
@@ -140,7 +139,17 @@ def build_evaluation(
         if name in copy.graph.initializers:
             edit.make_input(copy.graph.initializers[name])
     shapes.forget(copy)
-    return ir.to_proto(copy)
+    return _written(copy)
+
+
+def _written(model: ir.Model) -> onnx.ModelProto:
+    """Return what is run, without what no output depends on."""
+    common.RemoveUnusedNodesPass()(model)
+    names = edit.Names(model.graph)
+    for node in model.graph:
+        # onnxruntime 1.19.2 names what it fuses after nodes, and trips over two without a name.
+        node.name = node.name or names.node(f"{edit.output_name(node)}/{node.op_type}")
+    return ir.to_proto(model)
 
 
 def running_statistics(model: ir.Model) -> list[str]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, TrainingError
+from ..graph import edit
 from ..graph.functions import flatten
 from ..graph.save import save
 from ..progress import Progress, silent
@@ -263,6 +264,9 @@ def teacher_model(model: ir.Model, tensors: Mapping[str, str]) -> tuple[ir.Model
     """Copy a model so that it gives these tensors alone; at which place each is comes beside it."""
     copy = model.clone()
     flatten(copy)
+    edit.raise_ir_version(copy)  # before IR version 4 every initializer is an input, too
+    for value in edit.defaults(copy.graph):
+        edit.make_constant(value)  # a default, which nobody replaces here: a shape among them may hold the batch
     return copy, return_only(copy, tensors.values())
 
 
