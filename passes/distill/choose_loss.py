@@ -119,7 +119,8 @@ class _Chooser:
             own = {name: given[name] for name, kind in named.items() if output.kind in kind.kinds} | label
             return own or {name: given[name] for name, kind in named.items() if output.kind in kind.others}
         usual = USUAL[output.kind]
-        return {usual: 0.5, LABEL_LOSS: 0.5} if output is self.labelled else {usual: 1.0}
+        hard = self.options.hard_weight if output is self.labelled else 0.0
+        return {name: weight for name, weight in ((usual, 1 - hard), (LABEL_LOSS, hard)) if weight}
 
     def _output_weight(self, name: str) -> float:
         given = reversed([*self.options.output_weights.items()])

@@ -27,7 +27,9 @@ class ComparingPass(SelectivePass):
     losses : dict
         Loss → weight, summed up as they are: kl, dkd, dist, mse, huber and cosine between outputs, cross-entropy with
         the labels, fitnets, attention, hidden-cosine and regressor between `features`. Without any: kl for classes,
-        cosine for embeddings, huber for values, and half of it cross-entropy where labels fit.
+        cosine for embeddings, huber for values, and a share of cross-entropy where labels fit.
+    hard_weight : float
+        That share: 0 imitates the teacher alone, 1 learns from the labels alone.
     outputs : dict
         Output or pattern → what it is (classes, binary, embedding, values, ignore), or by which loss it is compared.
         Without: by name, shape and the operators that make it.
@@ -44,6 +46,7 @@ class ComparingPass(SelectivePass):
     """
 
     losses: dict[str, float] = field(default_factory=dict)
+    hard_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
     outputs: dict[str, str] = field(default_factory=dict)
     output_weights: dict[str, float] = field(default_factory=dict)
     features: dict[str, str] = field(default_factory=dict)

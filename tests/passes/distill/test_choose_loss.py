@@ -81,6 +81,16 @@ def test_each_kind_has_its_loss_and_outputs_count_alike() -> None:
     assert terms["l/kl"] == terms["l/cross-entropy"] == 0.166667
 
 
+@pytest.mark.parametrize(
+    ("hard", "expected"),
+    [(0.0, {"l/kl": 1.0}), (0.25, {"l/kl": 0.75, "l/cross-entropy": 0.25}), (1.0, {"l/cross-entropy": 1.0})],
+)
+def test_labels_take_their_share(hard: float, expected: dict[str, float]) -> None:
+    terms, _ = chosen(LABELS, hard_weight=hard)
+    share = {name: round(3 * weight, 5) for name, weight in terms.items() if name.startswith("l/")}
+    assert share == pytest.approx(expected, abs=1e-4)
+
+
 def test_losses_go_to_the_outputs_that_they_are_for() -> None:
     terms, _ = chosen(LABELS, losses={"dist": 2, "mse": 1, "cross-entropy": 0.5}, output_weights={"boxes": 2})
     assert terms == {"l/dist": 0.5, "l/cross-entropy": 0.125, "boxes/mse": 0.5, "embedding/mse": 0.25}
