@@ -216,8 +216,9 @@ def test_values_for_any_shape_and_axis(layout: tuple, name: tuple[str, str], see
     fed = dict.fromkeys(made.teacher, teacher) | {"attention_mask": np.ones(shape[:2], np.int64)}
     value, score, _ = run(Case(shape, made, FORMULAS[name][0]), student, fed)
     s, t = (rows_of(array.astype(np.float64), axis) for array in (student, teacher))
-    assert value == pytest.approx(FORMULAS[name][0](s, t, None), rel=1e-3, abs=1e-5)
-    assert score == pytest.approx(SCORES[kind](s, t), rel=1e-3, abs=1e-5)
+    # Of two classes the correlation is 1 or -1, and what float32 makes of one minus it is rounding.
+    assert value == pytest.approx(FORMULAS[name][0](s, t, None), rel=1e-3, abs=2e-4)
+    assert score == pytest.approx(SCORES[kind](s, t), rel=1e-3, abs=2e-4)
 
 
 @pytest.mark.parametrize("name", [("kl", "binary"), ("mse", "values"), ("huber", "values")], ids="-".join)
