@@ -102,7 +102,7 @@ HALVED: dict[str, dict[int, dict[str, Any]]] = {
     "ppocr_cls": {0: {}},
     "mobilenet_v1_025_imagenet": {0: {"augment": PHOTOS, "epochs": 100}},
     "vit_cifar10": {0: {"augment": PHOTOS, "epochs": 60}, MORE: {"epochs": 20}},
-    "resnet20_cifar10": {0: {"augment": PHOTOS, "epochs": 60}, MORE: {"epochs": 10}},
+    "resnet20_cifar10": {0: {"augment": PHOTOS, "epochs": 60}, MORE: {"epochs": 6}},
     "resnet56_cifar10": {0: {"augment": PHOTOS, "epochs": 20}, MORE: {"epochs": 5}},
 }
 """What is asked of `distill`, by model and by how many further images there are."""
@@ -126,8 +126,8 @@ def encoder(kit: Path, kept: Path) -> Iterator[Case]:
     samples = subject.calibration
     begin = kept / "minilm_l6_v2-half.onnx"
     if not begin.exists():
-        apply(subject.path, [DropBlocks(share=0.5)], output=begin)
-    recipe: list[Pass] = [Distill(teacher=str(subject.path), epochs=3)]
+        apply(subject.path, [DropBlocks(share=0.5)], data=subject.few(64), output=begin)
+    recipe: list[Pass] = [Distill(teacher=str(subject.path), epochs=1, batch_size=32, learning_rate=1e-4)]
     yield Case("encoder", subject.name, "half of the layers", subject, begin, recipe, samples, few(samples), begin)
 
 
@@ -135,7 +135,7 @@ def recogniser(kit: Path, kept: Path) -> Iterator[Case]:
     """Train a text recogniser, with a class for each position, at half of its multiply-accumulates."""
     subject = Subject.of(kit, "ppocr_rec", kept)
     samples, begin = subject.calibration, subject.half()
-    recipe: list[Pass] = [Distill(teacher=str(subject.path))]
+    recipe: list[Pass] = [Distill(teacher=str(subject.path), epochs=12, batch_size=8, learning_rate=3e-4)]
     yield Case("recogniser", subject.name, "half", subject, begin, recipe, samples, few(samples), begin)
 
 
@@ -152,7 +152,7 @@ def masks(kit: Path, kept: Path) -> Iterator[Case]:
     subject = Subject.of(kit, "resnet20_cifar10", kept)
     samples = subject.calibration
     for what, step in SPARSE.items():
-        for trained in ([], [Distill()]):
+        for trained in ([], [Distill(epochs=MASK_EPOCHS, learning_rate=QAT_RATE)]):
             name = what + (", trained" if trained else "")
             yield Case(
                 "masks", subject.name, name, subject, subject.path, [*FOLDS, step, *trained], samples, few(samples)
@@ -185,7 +185,7 @@ def qat(kit: Path, kept: Path) -> Iterator[Case]:
 
 
 WEIGHTS: dict[int, dict[str, Any]] = {8: {}, 4: {"weights": "int4"}}
-QAT_EPOCHS, QAT_RATE = 5, 5e-4
+QAT_EPOCHS, MASK_EPOCHS, QAT_RATE = 4, 8, 5e-4
 
 PARTS: dict[str, Callable[[Path, Path], Iterator[Case]]] = {
     "half": half,
