@@ -119,17 +119,6 @@ def pads_of(node: ir.Node, data: Sequence[int] | None, kernel: Extents) -> list[
     return [before for before, _ in padding] + [after for _, after in padding]
 
 
-def names_padding(node: ir.Node) -> bool:
-    """Tell whether a node has `auto_pad`."""
-    return "auto_pad" in node.attributes
-
-
-def write_pads(node: ir.Node, pads: Sequence[int]) -> None:
-    """State the padding, in the place of `auto_pad`."""
-    node.attributes.pop("auto_pad", None)
-    edit.set_attribute(node, "pads", list(pads))
-
-
 def patches(
     node: ir.Node,
     array: npt.NDArray[Any],

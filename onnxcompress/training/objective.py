@@ -85,7 +85,6 @@ def build_objective(
     *,
     frozen: Collection[str] = (),
     evaluate: bool = False,
-    gradients: bool = True,
     samples: Arrays | None = None,
     engine: Engine = DEFAULT,
 ) -> Objective:
@@ -114,11 +113,9 @@ def build_objective(
     parameters = objective.parameters()
     loss, score = _put_behind(graph, objective, student)
     weights = (*weights, *parameters)
-    found_gradients: list[ir.Value] = []
-    if gradients:
-        shapes.infer(copy)
-        found_gradients = differentiate(graph, loss, [graph.initializers[name] for name in weights], engine.kernels)
-    edit.set_outputs(graph, [loss, score, *states.values(), *found_gradients])
+    shapes.infer(copy)
+    gradients = differentiate(graph, loss, [graph.initializers[name] for name in weights], engine.kernels)
+    edit.set_outputs(graph, [loss, score, *states.values(), *gradients])
     names = {state: str(value.name) for state, value in states.items()}
     for name in (*weights, *names):
         edit.make_input(graph.initializers[name])

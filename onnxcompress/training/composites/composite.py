@@ -49,8 +49,3 @@ def extents(value: ir.Value | None) -> list[int | None]:
     """Return the extents of a value; [] where its rank is not known."""
     shape = () if value is None or value.shape is None else value.shape
     return [extent if isinstance(extent, int) else None for extent in shape]
-
-
-def int_scalar(step: Step, value: Tensor) -> Tensor:
-    """Return a vector of one element as a scalar."""
-    return step.tape.op("Squeeze", value)

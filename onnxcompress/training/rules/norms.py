@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from .products import channel_sums
-from .step import Gradients, Rule, Step, first
+from .step import Gradients, Rule, Step, first, unknown_rank
 from .tape import MICROSOFT, Tensor, product
 
 WHOLE_ROWS = 13
@@ -158,28 +158,23 @@ def _channel_dots(step: Step) -> Tensor:
 
 def _returns_more(node: ir.Node) -> str:
     more = any(output.uses() for output in node.outputs[1:])
-    return "where its second output is read" if more else _unknown_rank(node)
+    return "where its second output is read" if more else unknown_rank(node)
 
 
 def _trains(node: ir.Node) -> str:
     if node.attributes.get_int("training_mode", 0):
         return "in training mode"
-    return _unknown_rank(node)
-
-
-def _unknown_rank(node: ir.Node) -> str:
-    data = node.inputs[0]
-    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
+    return unknown_rank(node)
 
 
 _RMS = Rule(_rms_norm, frozenset({0, 1}), _returns_more)
 
 RULES: dict[str, Rule] = {
     "BatchNormalization": Rule(_batch_norm, refuses=_trains),
-    "InstanceNormalization": Rule(_instance_norm, refuses=_unknown_rank),
-    "LayerNormalization": Rule(_layer_norm, refuses=_unknown_rank),
-    "LogSoftmax": first(_log_softmax, _unknown_rank),
+    "InstanceNormalization": Rule(_instance_norm, refuses=unknown_rank),
+    "LayerNormalization": Rule(_layer_norm, refuses=unknown_rank),
+    "LogSoftmax": first(_log_softmax, unknown_rank),
     "RMSNormalization": _RMS,
     "SimplifiedLayerNormalization": _RMS,
-    "Softmax": first(_softmax, _unknown_rank),
+    "Softmax": first(_softmax, unknown_rank),
 }

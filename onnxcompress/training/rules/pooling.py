@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...graph import edit
 from ...graph.windows import window
-from .step import Rule, Step, first
+from .step import Rule, Step, first, unknown_rank
 from .tape import Tensor
 
 
@@ -93,14 +93,9 @@ def _global_max(step: Step) -> Tensor:
     return found * (step.g / found.sum(axes))
 
 
-def _unknown_rank(node: ir.Node) -> str:
-    data = node.inputs[0]
-    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
-
-
 RULES: dict[str, Rule] = {
     "AveragePool": first(_average_pool, _unknown_extents),
     "GlobalAveragePool": first(_global_average),
-    "GlobalMaxPool": first(_global_max, _unknown_rank),
+    "GlobalMaxPool": first(_global_max, unknown_rank),
     "MaxPool": first(_max_pool, _numbers_columns),
 }

@@ -12,7 +12,7 @@ from ...graph import edit
 from ...graph.layer import Layer, axes_of
 from ...graph.windows import asks_for_same
 from .kernel import Geometry, weight_gradient
-from .step import Gradients, Rule, Step, sum_where_one
+from .step import Gradients, Rule, Step, sum_where_one, unknown_rank
 from .tape import MICROSOFT, Dim, Tensor, product
 
 
@@ -221,7 +221,7 @@ def unknown_window(node: ir.Node) -> str:
     strided = set(edit.ints_attribute(node, "strides") or (1,)) != {1}
     if asks_for_same(node) and strided and not sized:
         return "with auto_pad where the size of its input is not known before it runs"
-    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
+    return unknown_rank(node)
 
 
 def _unknown_rank(node: ir.Node) -> str:

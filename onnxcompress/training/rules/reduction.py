@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from ...graph import edit
-from .step import Rule, Step, first
+from .step import Rule, Step, first, unknown_rank
 from .tape import Tensor
 
 
@@ -84,8 +84,7 @@ def _unknown_axes(node: ir.Node) -> str:
     given = len(node.inputs) > 1 and node.inputs[1] is not None
     if given and edit.constant(node.inputs[1]) is None:
         return "with axes that are computed"
-    data = node.inputs[0]
-    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
+    return unknown_rank(node)
 
 
 def _reduction(write: Callable[[Step], Tensor]) -> Rule:

@@ -89,6 +89,12 @@ Gradients = dict[int, Tensor]
 """Input to its gradient."""
 
 
+def unknown_rank(node: ir.Node) -> str:
+    """Refuse a node where nobody knows how many axes its first input has."""
+    data = node.inputs[0]
+    return "" if data is not None and data.shape is not None else "where the rank of its input is not known"
+
+
 def _refuses_nothing(_: ir.Node) -> str:
     return ""
 
