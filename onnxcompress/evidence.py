@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -64,6 +64,43 @@ class Step:
     curve: list[Epoch] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One recipe that a search has tried.
+
+    Attributes
+    ----------
+    number : int
+        In the order in which they were asked for.
+    recipe : str
+        In words, short: "prune 25 % → quantize (3 layers in float)".
+    bytes, zipped : int
+        Of the saved model, and of it compressed by zlib; None where nobody asked.
+    macs : int
+        Multiply-accumulates of one sample.
+    ratio : float or None
+        Its time over the original's, timed side by side; None where it was not timed.
+    drop, error : float or None
+        How much of the metric was lost on the samples that the search judges by, and the standard error of that.
+    state : {"winner", "front", "dominated", "stopped", "failed"}
+        "front": nothing that was tried is better in both, cost and drop; "stopped": it lost too much on the first
+        samples.
+    note : str
+        Why it failed or was stopped.
+    """
+
+    number: int
+    recipe: str
+    bytes: int
+    zipped: int | None
+    macs: int
+    ratio: float | None
+    drop: float | None
+    error: float | None
+    state: Literal["winner", "front", "dominated", "stopped", "failed"]
+    note: str = ""
+
+
 @dataclass
 class Evidence:
     """The evidence of one run of a pipeline.
@@ -97,6 +134,10 @@ class Evidence:
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
         Package → version.
+    trials : list of Trial
+        What a search has tried; empty where nothing was searched.
+    objective : str or None
+        What the search was for: latency, size, zipped, macs or memory.
     stays : list of str
         Data files of a model that was overwritten which were not removed, and why.
     """
@@ -116,6 +157,8 @@ class Evidence:
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    objective: str | None = None
     stays: list[str] = field(default_factory=list)
 
     def basis(self) -> str:
