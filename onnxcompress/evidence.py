@@ -9,6 +9,7 @@ import msgspec
 
 from .contract import Change, Epoch, Refusal
 from .samples.split import basis
+from .speed import Speed
 
 if TYPE_CHECKING:
     from .evaluation.slowness import NotFaster
@@ -26,8 +27,10 @@ class Stage:
         Of the saved model; multiply-accumulates of one sample.
     metric, agreement : float or None
         The metric, and the share of samples on which it decides as the original does.
-    milliseconds, ratio : float or None
-        Median latency of one sample, all stages interleaved in one process, and its ratio to the original's.
+    ratio, ratio_low, ratio_high : float or None
+        Its time over the original's, all stages taking turns in one process, with a 95 % interval; None not timed.
+    milliseconds : float or None
+        For one sample: the original's median times `ratio`, so that the two never disagree.
     """
 
     name: str
@@ -38,6 +41,21 @@ class Stage:
     agreement: float | None = None
     milliseconds: float | None = None
     ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+    @property
+    def speed(self) -> Speed | None:
+        """How fast it is beside the original; None where it was not timed."""
+        if self.ratio is None:
+            return None
+        low, high = (self.ratio if end is None else end for end in (self.ratio_low, self.ratio_high))
+        return Speed(self.ratio, low, high)
+
+    def time(self, speed: Speed, original: float) -> None:
+        """Enter how fast it is beside the original, whose median in milliseconds is `original`."""
+        self.ratio, self.ratio_low, self.ratio_high = speed.ratio, speed.low, speed.high
+        self.milliseconds = original * speed.ratio
 
 
 @dataclass
@@ -127,7 +145,7 @@ class Evidence:
     layers : dict
         Layer → bytes of its weights (before, after).
     not_faster : NotFaster or None
-        Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
+        Where a quantized result is not faster than the original: the layers that cost the time.
     unmet : list of str
         What was asked for and is not kept, each after the pass that could not; empty when all holds.
     notes : list of str
