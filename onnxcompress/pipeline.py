@@ -280,26 +280,26 @@ class Run:
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        for index, timing in zip(chosen, time_models(self._models, feeds, seconds=TIMED_SECONDS), strict=True):
-            self.report.stages[index].milliseconds = timing.median_ms
-            self.report.stages[index].ratio = timing.ratio
-        self._explain_slowness(feeds, timing)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
+        for index, timing in zip(chosen, timings, strict=True):
+            self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._explain_slowness(feeds, timings)
         before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
         self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
         return self.report
 
-    def _explain_slowness(self, feeds: dict[str, Array], timing: Timing) -> None:
+    def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
         from .evaluation import slowness
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if not quantized or slowness.is_faster(timing):
+        if not quantized or slowness.is_faster(timings[-1]):
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
-            self.report.stages[-1].ratio = again.ratio
-            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds, again)
+            self.report.stages[-1].time(again.speed, timings[0].median_ms)
+            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
