@@ -19,6 +19,7 @@ from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .machines.workers import Here
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluation.compare import Reference
     from .evaluation.timing import Timing
     from .kinds import AnyModel
+    from .machines.workers import Workers
     from .runtime.session import Array
     from .samples.samples import Samples
 
@@ -60,6 +62,7 @@ def apply(
     progress: Progress | None = None,
     evaluate_on: Any = None,
     rehearsal: bool = False,
+    workers: Workers | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -88,9 +91,11 @@ def apply(
     evaluate_on : optional
         Samples to measure on: what a pass was fitted to should not judge it. Without them, and with 50 of `data` or
         more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
-
     rehearsal : bool
         Passes may estimate what takes long (training) in place of doing it; the report says so.
+    workers : Workers, optional
+        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        result is the same.
 
     Returns
     -------
@@ -109,11 +114,23 @@ def apply(
     fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
     samples = split(original, data, evaluate_on, fits=fits, seed=seed)
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
-    run = Run(original, samples.fit, samples.judge, metric, seed, progress, apart=samples.apart, rehearsal=rehearsal)
+    workers = workers or Here()
+    run = Run(
+        original,
+        samples.fit,
+        samples.judge,
+        metric,
+        seed,
+        progress,
+        apart=samples.apart,
+        rehearsal=rehearsal,
+        workers=workers,
+    )
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
     report = run.finish()
+    report.notes += workers.notes
     if output is not None:
         report.stays = save(run.model, output, overwrite=overwrite)
     return back(run.model), report
@@ -167,8 +184,9 @@ class Run:
         *,
         apart: bool = False,
         rehearsal: bool = False,
+        workers: Workers | None = None,
     ) -> None:
-        self._rehearsal = rehearsal
+        self._rehearsal, self._workers = rehearsal, workers
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -232,6 +250,7 @@ class Run:
             metric=self._metric,
             verifier=self._verifier,
             rehearsal=self._rehearsal,
+            workers=self._workers,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)
