@@ -53,7 +53,6 @@ class Job:
 
     Attributes
     ----------
-    source : Source
     number : int
     recipe : tuple of Part
     stop_above : float
@@ -64,7 +63,6 @@ class Job:
         It is given up after so long.
     """
 
-    source: Source
     number: int
     recipe: tuple[Part, ...]
     stop_above: float

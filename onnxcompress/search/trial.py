@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
-import pickle
 import time
 import zlib
-from collections.abc import Collection
-from functools import lru_cache
+from collections.abc import Callable, Collection
 from typing import Any
 
 import onnx
@@ -229,14 +227,9 @@ def passes_of(outcome: Outcome) -> list[Pass]:
     return [make_step(json.loads(text), "trial") for text in outcome.passes]
 
 
-def run_trial(job: Job) -> Outcome:
-    """Carry out one trial in whatever process this is; what trials of one search share is made once in each."""
-    return _tester(pickle.dumps(job.source)).run(job)
-
-
-@lru_cache(maxsize=1)
-def _tester(source: bytes) -> Tester:
-    return Tester(pickle.loads(source))  # noqa: S301  it was pickled three lines above
+def trials_of(source: Source) -> Callable[[Job], Outcome]:
+    """Return what carries out trials, in whatever process this is; see `onnxcompress.machines.workers`."""
+    return Tester(source).run
 
 
 def _load(model: str | bytes) -> ir.Model:
