@@ -85,6 +85,12 @@ class Study:
             trial.suggest_categorical(f"{trial.params['precision']}.{name}", values)
         return dict(trial.params)
 
+    def waiting(self) -> int:
+        """Return how many known good recipes have not been asked for."""
+        from optuna.trial import TrialState
+
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     def tell(self, trial: optuna.Trial, outcome: Outcome, values: tuple[float, float] | None) -> None:
         """Tell what came of a recipe: cost and drop, or None where it was not carried to its end."""
         from optuna.trial import TrialState
