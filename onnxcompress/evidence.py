@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from .contract import Change, Epoch, Refusal
 from .samples.split import basis
+from .speed import Speed
 
 if TYPE_CHECKING:
     from .evaluation.slowness import NotFaster
@@ -26,8 +27,10 @@ class Stage:
         Of the saved model; multiply-accumulates of one sample.
     metric, agreement : float or None
         The metric, and the share of samples on which it decides as the original does.
-    milliseconds, ratio : float or None
-        Median latency of one sample, all stages interleaved in one process, and its ratio to the original's.
+    ratio, ratio_low, ratio_high : float or None
+        Its time over the original's, all stages taking turns in one process, with a 95 % interval; None not timed.
+    milliseconds : float or None
+        For one sample: the original's median times `ratio`, so that the two never disagree.
     """
 
     name: str
@@ -38,6 +41,21 @@ class Stage:
     agreement: float | None = None
     milliseconds: float | None = None
     ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+    @property
+    def speed(self) -> Speed | None:
+        """How fast it is beside the original; None where it was not timed."""
+        if self.ratio is None:
+            return None
+        low, high = (self.ratio if end is None else end for end in (self.ratio_low, self.ratio_high))
+        return Speed(self.ratio, low, high)
+
+    def time(self, speed: Speed, original: float) -> None:
+        """Enter how fast it is beside the original, whose median in milliseconds is `original`."""
+        self.ratio, self.ratio_low, self.ratio_high = speed.ratio, speed.low, speed.high
+        self.milliseconds = original * speed.ratio
 
 
 @dataclass
@@ -64,12 +82,86 @@ class Step:
     curve: list[Epoch] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether what was asked for holds.
+
+    Attributes
+    ----------
+    state : {"held", "not shown", "not held", "nothing helps"}
+        "held": the whole 95 % interval of the drop, on samples that nothing was fitted to, is within what was asked
+        for. "not shown": the drop is, but so few samples, or such as were fitted to, do not show that it is no luck.
+        "nothing helps": the original is the best that was found.
+    sentence : str
+        The first thing that a report says.
+    details : tuple of str
+        What else belongs to it, a sentence each: what is missing, what it was measured on.
+    drop, low, high : float or None
+        How much of the metric was lost, and the 95 % interval of that.
+    asked : dict
+        What was asked for: option → value.
+    holds : bool
+        The state is "held"; the exit status is 0 then, and 1 otherwise.
+    """
+
+    state: Literal["held", "not shown", "not held", "nothing helps"]
+    sentence: str
+    details: tuple[str, ...] = ()
+    drop: float | None = None
+    low: float | None = None
+    high: float | None = None
+    asked: dict[str, float | str] = field(default_factory=dict)
+    holds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", self.state == "held")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe that a search has tried.
+
+    Attributes
+    ----------
+    number : int
+        In the order in which they were asked for.
+    recipe : str
+        In words, short: "prune 25 % → quantize (3 layers in float)".
+    bytes, zipped : int
+        Of the saved model, and of it compressed by zlib; None where nobody asked.
+    macs : int
+        Multiply-accumulates of one sample.
+    ratio : float or None
+        Its time over the original's, timed side by side; None where it was not timed.
+    drop, error : float or None
+        How much of the metric was lost on the samples that the search judges by, and the standard error of that.
+    state : {"winner", "front", "dominated", "stopped", "failed"}
+        "front": nothing that was tried is better in both, cost and drop; "stopped": it lost too much on the first
+        samples.
+    note : str
+        Why it failed or was stopped.
+    """
+
+    number: int
+    recipe: str
+    bytes: int
+    zipped: int | None
+    macs: int
+    ratio: float | None
+    drop: float | None
+    error: float | None
+    state: Literal["winner", "front", "dominated", "stopped", "failed"]
+    note: str = ""
+
+
 @dataclass
 class Evidence:
     """The evidence of one run of a pipeline.
 
     Attributes
     ----------
+    verdict : Verdict or None
+        Whether what was asked for holds; None where nothing was.
     metric : str or None
         The metric's name; None when there were no samples.
     data : str or None
@@ -90,17 +182,22 @@ class Evidence:
     layers : dict
         Layer → bytes of its weights (before, after).
     not_faster : NotFaster or None
-        Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
+        Where a quantized result is not faster than the original: the layers that cost the time.
     unmet : list of str
         What was asked for and is not kept, each after the pass that could not; empty when all holds.
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
         Package → version.
+    trials : list of Trial
+        What a search has tried; empty where nothing was searched.
+    objective : str or None
+        What the search was for: latency, size, zipped, macs or memory.
     stays : list of str
         Data files of a model that was overwritten which were not removed, and why.
     """
 
+    verdict: Verdict | None = None
     metric: str | None = None
     data: str | None = None
     random: bool = False
@@ -116,6 +213,8 @@ class Evidence:
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    objective: str | None = None
     stays: list[str] = field(default_factory=list)
 
     def basis(self) -> str:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .app import FELL_SHORT, AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .app import (
+    FELL_SHORT,
+    AsJson,
+    DataOption,
+    JudgeOption,
+    MaxDrop,
+    MetricOption,
+    ModelPath,
+    Overwrite,
+    Seed,
+    exit_status,
+)
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -52,6 +63,7 @@ def apply(
     data: DataOption = None,
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
+    max_drop: MaxDrop = None,
     report: ReportOption = None,
     plans: PlansOption = None,
     dry_run: DryRun = False,
@@ -72,14 +84,14 @@ def apply(
     )
     from .. import pipeline
     from ..display import console
-    from ..outputs import check_outputs
+    from ..outputs import check_outputs, named_by
     from ..plans import read_plans
     from ..recipe import read_steps
 
     planned = None if replay is None else read_plans(replay)
     passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
-    read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric} | {f"-r {r}": r for r in recipe or ()}
+    read = named_by(data, evaluate_on, metric) | {f"-r {r}": r for r in recipe or ()}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:
@@ -90,6 +102,7 @@ def apply(
             data=data,
             evaluate_on=evaluate_on,
             metric=metric,
+            max_drop=max_drop,
             output=target,
             overwrite=overwrite,
             seed=seed,
@@ -132,7 +145,8 @@ def _verdict(found: Report, *, dry_run: bool) -> int:
         return 0
     for text in found.unmet:
         console.say(f"fell short: {text}")
-    return FELL_SHORT if found.unmet else 0
+    status = exit_status(found.verdict)
+    return FELL_SHORT if found.unmet else status
 
 
 def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:
