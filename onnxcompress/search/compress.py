@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from .. import registry
-from ..errors import DataError, OptionError, VerifyError
+from ..errors import OnnxCompressError, OptionError
 from ..files import check_target
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
@@ -18,14 +17,15 @@ from ..graph.save import save
 from ..inspection import saved_bytes
 from ..kinds import to_ir
 from ..machines.workers import Here
-from ..pipeline import Run, check_budget
+from ..pipeline import check_budget
 from ..progress import Progress, silent
+from ..targets import load_target
 from . import space
 from .budget import MAX_DROP, SECONDS, Budget, read_budget
-from .decide import Base, best, front, neighbours
-from .finish import explain_nothing, judge_limits, trials, untouched
+from .decide import NOISE, Base, best, front, neighbours
+from .finish import judge_limits, made_again, nothing_helps, trials, untouched
 from .job import Outcome, Part, Source
-from .look import Look, look
+from .look import look
 from .memory import peak_bytes
 from .rounds import Rounds
 from .study import Study
@@ -34,8 +34,11 @@ from .trial import Tester, zipped_bytes
 if TYPE_CHECKING:
     from ..kinds import AnyModel
     from ..machines.workers import Workers
-    from ..plans import PlannedStep
     from ..report import Report
+
+QUANTIZED = "it is quantized already; give the float model that it was made of"
+
+Say = Callable[[str], None]
 
 
 def compress(
@@ -115,8 +118,8 @@ def compress(
     Notes
     -----
     Known good recipes come first; then the tree-structured Parzen estimator varies them for both, cost and drop.
-    Ozaki et al. 2020, "Multiobjective tree-structured Parzen estimator", doi:10.1145/3377930.3389817; Akiba et al. 2019,
-    arXiv:1907.10902.
+    Ozaki et al. 2020, "Multiobjective tree-structured Parzen estimator", doi:10.1145/3377930.3389817; Akiba et al.
+    2019, arXiv:1907.10902.
     """
     asked = read_budget(
         objective,
@@ -128,17 +131,114 @@ def compress(
         budget=budget,
     )
     check_budget(asked.max_drop, metric)
+    names = _names(output, keep, overwrite=overwrite)
+    if target is not None:
+        load_target(target)
+    original, back = to_ir(model)
+    source = Source("", data, evaluate_on, metric, seed, asked.seconds)
+    tester = Tester(source, model=original, progress=progress)
+    search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
+    if not why:
+        search.study = Study(
+            search.able,
+            space.ladder(asked.objective, search.able),
+            fingerprint=_fingerprint(tester, asked, target),
+            path=study,
+            resume=resume,
+            seed=seed,
+        )
+        search.run()
+    made, report, winner = _result(search, why)
+    if names and winner is None:
+        untouched(model, original, names[0], overwrite=overwrite)
+    elif names and winner is not None:
+        report.stays = save(made, names[0], overwrite=overwrite)
+        report.notes += _save_others(search, winner, names[1:], overwrite=overwrite)
+    return back(made), report
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _names(output: str | Path | None, keep: int, *, overwrite: bool) -> list[Path]:
+    """Return the files of the best model, and of the others that are kept."""
     if keep < 1:
         raise OptionError(f"keep = {keep}: expected 1 or more")
-    names = _names(output, keep)
+    if output is None:
+        return []
+    path = Path(output)
+    names = [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, keep + 1))]
     for name in names:
         check_target(name, overwrite=overwrite, suffix=".onnx")
-    original, back = to_ir(model)
-    source = Source(model="", data=data, evaluate_on=evaluate_on, metric=metric, seed=seed)
-    tester = Tester(source, model=original, progress=progress)
-    found = _look(tester, target)
-    search = _search(tester, found, asked, target, study, resume, seed, progress, workers, say or silent_line)
-    if "float" in found.facts:
-        search.run()
-    search.base = dataclasses.replace(search.base, bytes=saved_bytes(model, original))
-    return _finished(model, search, names, overwrite=overwrite, back=back, found=found)
+    return names
+
+
+def _prepared(
+    tester: Tester,
+    budget: Budget,
+    size: int,
+    target: str | None,
+    workers: Workers | None,
+    progress: Progress | None,
+    say: Say,
+) -> tuple[Rounds, str]:
+    """Look at the model, say what will be tried, and return the search, or why there is nothing to search for."""
+    folded = tester.stage(tuple(Part(text) for text in space.FOLDS))
+    seen = look(tester.original, folded.model, tester.feed, tester.parts, target)
+    able, lacking = space.elements(budget.objective, seen.facts)
+    for line in seen.lines(able, lacking, tester.parts, budget):
+        say(line)
+    if not tester.shows:
+        budget = dataclasses.replace(budget, max_drop=max(budget.max_drop, NOISE))
+    original = tester.original
+    base = Base(
+        size,
+        zipped_bytes(original) if budget.objective == "zipped" else None,
+        cost.cost(original, tester.sizes).macs,
+        peak_bytes(original, tester.sizes),
+    )
+    search = Rounds(tester, able, budget, base, target, workers or Here(), progress or silent)
+    return search, "" if "float" in seen.facts else QUANTIZED
+
+
+def _fingerprint(tester: Tester, budget: Budget, target: str | None) -> str:
+    """Return what tells studies apart: the model, the samples, and what was asked for."""
+    parts = tester.parts
+    data = f"{parts.fit.description} {parts.search.count}"
+    return f"{Fingerprints().of(tester.original)} {data} {tester.source.metric} {budget.objective} {target}"
+
+
+def _result(search: Rounds, why: str) -> tuple[ir.Model, Report, Outcome | None]:
+    """Make the best model once more; one whose passes do not keep their promise gives way to the next."""
+    outcomes = list(search.outcomes)
+    while not why and (winner := best(outcomes, search.base, search.budget)) is not None:
+        stage = search.tester.stage(search.recipe_of(winner))
+        try:
+            made, report = made_again(search, stage.planned, search.base.bytes)
+        except OnnxCompressError as error:
+            search.fail(winner, str(error))
+            outcomes = list(search.outcomes)
+            continue
+        report.verdict = judge_limits(report.verdict, report, winner.memory, search.budget)
+        return made, _told(search, report, winner), winner
+    made, report = made_again(search, (), search.base.bytes)
+    report.verdict = nothing_helps(search, why)
+    return search.tester.original, _told(search, report, None), None
+
+
+def _told(search: Rounds, report: Report, winner: Outcome | None) -> Report:
+    report.objective, report.trials = search.budget.objective, trials(search, winner)
+    report.notes += ["The search was interrupted; this is the best until then"] if search.interrupted else []
+    return report
+
+
+def _save_others(search: Rounds, winner: Outcome, names: list[Path], *, overwrite: bool) -> list[str]:
+    """Write what else is on the front, the nearest to the winner first; returns a line for each."""
+    on_front = front(search.outcomes, search.base, search.budget)
+    said = []
+    for name, other in zip(names, neighbours(winner, on_front, len(names)), strict=False):
+        stage = search.tester.stage(search.recipe_of(other))
+        save(stage.model, name, overwrite=overwrite)
+        said.append(f"{name.name}: {search.words_of(other)}, drop {other.drop:.4f} on the samples of the search")
+    return said

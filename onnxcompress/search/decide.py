@@ -1,4 +1,4 @@
-"""Which of the recipes that were tried is the best within a budget, and which are better than all others in something."""
+"""Which of the recipes that were tried is the best within a budget, and which no other is better than."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three parts of the samples: what is fitted to, what trials are judged by, and what nothing sees before the verdict."""
+"""Three parts of the samples: to fit to, to judge trials by, and what nothing sees before the verdict."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ class Parts:
     apart: bool
 
 
-def divide(model: ir.Model, data: Any, evaluate_on: Any, seed: int) -> Parts | None:
-    """Divide samples; None where there are none."""
-    if data is None and evaluate_on is None:
-        return None
+def divide(model: ir.Model, data: Any, evaluate_on: Any, seed: int) -> Parts:
+    """Divide samples; without `data`, those of `evaluate_on` serve for all."""
     if data is None:
         data, evaluate_on = evaluate_on, None
     given = load_samples(data, model, seed)

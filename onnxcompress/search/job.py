@@ -34,6 +34,8 @@ class Source:
         Samples, as for `onnxcompress.apply`.
     metric : str or None
     seed : int
+    seconds : float
+        How long the search may take: it goes by that how many samples a trial may.
     fit, search : int
         Up to so many samples are fitted to, and judge trials.
     """
@@ -43,6 +45,7 @@ class Source:
     evaluate_on: Any = None
     metric: str | None = None
     seed: int = 0
+    seconds: float = 300.0
     fit: int = 512
     search: int = 2048
 

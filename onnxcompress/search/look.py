@@ -54,7 +54,7 @@ class Look:
     facts: frozenset[str]
     what: str
 
-    def lines(self, able: Sequence[Element], lacking: Sequence[Element], parts: Parts | None, budget: Budget) -> list[str]:
+    def lines(self, able: Sequence[Element], lacking: Sequence[Element], parts: Parts, budget: Budget) -> list[str]:
         """Return the three lines that are said before the search."""
         names = [f"{each.name} ({each.words})" if each.words != each.name else each.name for each in able]
         out = []
@@ -72,7 +72,7 @@ class Look:
         ]
 
 
-def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Parts | None, target: str | None) -> Look:
+def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Parts, target: str | None) -> Look:
     """Look at a model, as it came and folded."""
     macs = cost.macs(folded, {name: (1, *array.shape[1:]) for name, array in feed.items() if array.ndim})
     work: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
     layers = [node for node in folded.graph.all_nodes() if edit.op_of(node) in operators.LAYERS]
     quantized = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
     dtypes = _bytes_by_type(model)
-    known = parts is not None and not parts.fit.random
+    known = not parts.fit.random
     holds = {
         "samples": known,
         "no samples": not known,
@@ -104,7 +104,9 @@ def _where(model: ir.Model, feed: Mapping[str, Any]) -> str:
     """Say which operators take the time, and which type of numbers the bytes."""
     dtypes = _bytes_by_type(model)
     total = sum(dtypes.values())
-    said = [f"{100 * size / total:.0f} % of the weights {name}" for name, size in dtypes.most_common(1)] if total else []
+    said = (
+        [f"{100 * size / total:.0f} % of the weights {name}" for name, size in dtypes.most_common(1)] if total else []
+    )
     if total <= PROFILED_BYTES:
         try:
             kernels = profile_models([model], feed)[0]
@@ -128,9 +130,7 @@ def _bytes_by_type(model: ir.Model) -> Counter[str]:
     return found
 
 
-def _divided(parts: Parts | None) -> str:
-    if parts is None:
-        return "there are no samples, so that nothing will be known of what it loses"
+def _divided(parts: Parts) -> str:
     if parts.fit.random:
         return "random samples cannot show what it loses"
     if not parts.apart:

@@ -41,13 +41,14 @@ class Rounds:
     Attributes
     ----------
     tester : Tester
-    study : Study
     able : sequence of Element
     budget : Budget
     base : Base
     target : str or None
     workers : Workers
     progress : callable
+    study : Study
+        Set before it runs.
     tried : list
         Choices and outcome of each trial.
     interrupted : bool
@@ -55,20 +56,15 @@ class Rounds:
     """
 
     tester: Tester
-    study: Study
     able: Sequence[Element]
     budget: Budget
     base: Base
     target: str | None
     workers: Workers
     progress: Progress = silent
+    study: Study | None = None
     tried: list[tuple[Params, Outcome]] = field(default_factory=list)
     interrupted: bool = False
-
-    def __post_init__(self) -> None:
-        self.tried += [(params, dataclasses.replace(o, number=n)) for n, (params, o) in enumerate(self.study.before)]
-        self._known = {text_of(params): outcome for params, outcome in self.tried}
-        self._begun = time.monotonic()
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -81,12 +77,17 @@ class Rounds:
 
     def run(self) -> None:
         """Try until time is up, or for some rounds nothing better was found; Ctrl-C ends it, too."""
+        assert self.study is not None
+        self.tried = [(params, dataclasses.replace(o, number=n)) for n, (params, o) in enumerate(self.study.before)]
+        self._known = {text_of(params): outcome for params, outcome in self.tried}
+        self._begun = time.monotonic()
         idle = 0
         try:
             while self.spent() < self.budget.seconds and idle < PATIENCE:
                 before = best(self.outcomes, self.base, self.budget)
-                self._round()
-                idle = idle + 1 if best(self.outcomes, self.base, self.budget) is before and not self._rungs() else 0
+                self._round(self.study)
+                better = best(self.outcomes, self.base, self.budget) is not before
+                idle = 0 if better or self.study.waiting() else idle + 1
             self._time_finalists()
         except Ended:
             raise
@@ -95,12 +96,8 @@ class Rounds:
                 raise
             self.interrupted = True
 
-    def _rungs(self) -> bool:
-        """Tell whether known good recipes wait to be tried."""
-        return self.study.waiting() > 0
-
-    def _round(self) -> None:
-        asked = self.study.ask(ROUND)
+    def _round(self, study: Study) -> None:
+        asked = study.ask(ROUND)
         fresh: dict[str, tuple[Job, Params]] = {}
         for _, params in asked:
             text = text_of(params)
@@ -113,9 +110,9 @@ class Rounds:
         for trial, params in asked:
             found = self._known.get(text_of(params))
             if found is None:
-                self.study.give_up(trial)
+                study.give_up(trial)
             else:
-                self.study.tell(trial, found, self._values(found))
+                study.tell(trial, found, self._values(found))
 
     def _carried_out(self, jobs: Sequence[Job]) -> Iterable[Outcome]:
         """Yield what comes of jobs, until time is up."""
@@ -149,7 +146,7 @@ class Rounds:
         """Time the best ones once more: what was quickest of many in a short time was so by luck, too."""
         if self.budget.objective != "latency" or not self.workers.near:
             return
-        able = [each for each in self.tried if usable(each[1]) and rank(each[1], self.base, self.budget)[0] < 2]  # noqa: PLR2004
+        able = [each for each in self.tried if usable(each[1]) and rank(each[1], self.base, self.budget)[0] < 2]
         able = sorted(able, key=lambda each: rank(each[1], self.base, self.budget))[:FINALISTS]
         if not able:
             return
@@ -169,11 +166,27 @@ class Rounds:
         """Return the recipe of some choices."""
         return recipe(params, self.able, self.budget.objective, self.target)
 
+    def params_of(self, outcome: Outcome) -> Params:
+        """Return the choices that a trial was made of."""
+        return next(params for params, each in self.tried if each is outcome)
+
+    def recipe_of(self, outcome: Outcome) -> tuple[Part, ...]:
+        """Return the recipe of a trial."""
+        return self.recipe(self.params_of(outcome))
+
+    def words_of(self, outcome: Outcome) -> str:
+        """Say in a few words what a trial did."""
+        return describe(self.params_of(outcome), self.able)
+
+    def fail(self, outcome: Outcome, why: str) -> None:
+        """Take back what a trial found: it cannot be made."""
+        at = next(place for place, (_, each) in enumerate(self.tried) if each is outcome)
+        self.tried[at] = (self.tried[at][0], dataclasses.replace(outcome, failed=why))
+
     def _show(self) -> None:
         found = best(self.outcomes, self.base, self.budget)
         said = "nothing better yet"
         if found is not None:
-            params = next(params for params, outcome in self.tried if outcome is found)
-            said = f"best: {describe(params, self.able)}, {cost_of(found, self.base, self.budget):.2f} of the original's"
+            said = f"best: {self.words_of(found)}, {cost_of(found, self.base, self.budget):.2f} of the original's"
         spent = min(self.spent(), self.budget.seconds)
         self.progress(f"{len(self.tried)} tried; {said}", int(spent), int(self.budget.seconds))

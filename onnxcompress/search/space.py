@@ -120,7 +120,9 @@ PRECISIONS = (
         "4-bit weights",
         "weights in 4 bits",
         (
-            Part("quantize-weights dtype=uint4 block_size={block} calibration=mse rounding=gptq format={format}", "spare"),
+            Part(
+                "quantize-weights dtype=uint4 block_size={block} calibration=mse rounding=gptq format={format}", "spare"
+            ),
             REST,
         ),
         {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits"), "spare": SPARED},
@@ -174,7 +176,7 @@ LADDERS: Mapping[Objective, tuple[Params, ...]] = {
 }
 """Objective → known good recipes, which are tried first; choices that are not named are the first of each."""
 
-LIKE = {"zipped": "size", "memory": "size"}
+LIKE: Mapping[Objective, Objective] = {"zipped": "size", "memory": "size"}
 """Objectives that begin as others do."""
 
 
@@ -191,7 +193,7 @@ def ladder(objective: Objective, able: Collection[Element]) -> list[Params]:
     """Return the known good recipes that can be tried, with every choice made."""
     names = {each.name for each in able}
     rungs: list[Params] = [{}]
-    for rung in LADDERS[LIKE.get(objective, objective)]:  # type: ignore[call-overload]
+    for rung in LADDERS[LIKE.get(objective, objective)]:
         precision = rung.get("precision")
         if (precision is None or precision in names) and ("prune" not in rung or PRUNE.name in names):
             rungs.append(completed(rung, able))
@@ -217,14 +219,16 @@ def completed(rung: Params, able: Collection[Element]) -> Params:
 def recipe(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
     """Write out the recipe that was chosen."""
     parts = [Part(text) for text in FOLDS]
-    given = {"counted": COUNTED_BY[objective], "target": f" target={target}" if target else ""}
+    given: Params = {"counted": COUNTED_BY[objective], "target": f" target={target}" if target else ""}
     if params.get("prune"):
         own = given | {"share": params["prune"], "importance": params["prune.importance"]}
         parts += [Part(part.text.format(**own)) for part in PRUNE.parts]
     for element in able:
         if element.name == params.get("precision"):
             own = given | {name: params[f"{element.name}.{name}"] for name in element.choices}
-            parts += [Part(part.text.format(**own), own[part.spare] if part.spare else 0.0) for part in element.parts]
+            parts += [
+                Part(part.text.format(**own), own[str(part.spare)] if part.spare else 0.0) for part in element.parts
+            ]
     return tuple(parts)
 
 

@@ -123,7 +123,9 @@ def _open(path: str | Path | None, *, resume: bool, seed: int) -> optuna.Study:
             study_name=NAME, storage=storage, sampler=sampler, directions=["minimize"] * 2, load_if_exists=True
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise OptionError(f"study = {str(path)!r}: it holds no study ({type(error).__name__}); give another file") from None
+        raise OptionError(
+            f"study = {str(path)!r}: it holds no study ({type(error).__name__}); give another file"
+        ) from None
 
 
 def _storage(path: Path, *, resume: bool) -> Any:

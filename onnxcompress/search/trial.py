@@ -24,6 +24,7 @@ from ..kinds import to_ir, working_copy
 from ..plans import PlannedStep
 from ..progress import Progress, silent
 from ..recipe import make_step, parse_pass, step_table
+from ..runtime.session import open_session
 from ..samples.samples import Samples
 from .divide import Parts, divide
 from .job import Job, Outcome, Part, Source
@@ -38,14 +39,24 @@ TIMED_SECONDS = 0.4
 RANKED_BY = 64
 """Samples that tell which layers cost most."""
 
+RANDOM = "random"
+"""The samples where there are none."""
+
 KEPT = 12
 """Models that are kept for trials that begin alike."""
+
+FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.02
+"""The original may take such shares of the time of the search to go once through the samples that are fitted to, that
+judge a trial, and that give the verdict."""
+
+LEAST = 128
+"""Fewer samples than these are not taken, however long they take."""
 
 SIGMAS = 2.0
 """A drop that exceeds what is allowed by so many standard errors is beyond it."""
 
 
-class OutOfTime(OnnxCompressError):
+class TimeIsUpError(OnnxCompressError):
     """A trial took longer than it may."""
 
 
@@ -69,35 +80,57 @@ class Tester:
     Attributes
     ----------
     original : onnx_ir.Model
-    parts : Parts or None
-        The samples, divided; None without any.
+    parts : Parts
+        The samples, divided.
+    feed, sizes : dict
+        One sample, and the shapes of it.
+    pace : float
+        Seconds that the original takes for a sample.
     """
 
     def __init__(self, source: Source, *, model: ir.Model | None = None, progress: Progress | None = None) -> None:
         self.source, self._progress = source, progress or silent
         self.original = model if model is not None else _load(source.model)
-        self.parts: Parts | None = divide(self.original, source.data, source.evaluate_on, source.seed)
+        self.parts = _divided(self.original, source)
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
         self._stages: dict[tuple[Part, ...], Stage] = {}
-        self.feed = timing.example_feed(self.original) if self.parts is None else _one(self.parts.search)
-        self._sizes = {name: (1, *array.shape[1:]) for name, array in self.feed.items() if array.ndim}
-        fit = None
-        if self.parts is not None:
-            fit = self.parts.fit.head(source.fit)
-            judges = self.parts.search.head(source.search)
-            self._all = Reference(self.original, judges)
-            self._first = Reference(self.original, judges.head(FIRST)) if judges.count > 1.5 * FIRST else None
+        self.feed = _one(self.parts.search)
+        self.sizes = {name: (1, *array.shape[1:]) for name, array in self.feed.items() if array.ndim}
+        self.pace = _pace(self.original, self.parts.search)
+        fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
+        self._judges = self.parts.search.head(min(source.search, self._count(JUDGING, source.seconds)))
+        self._all = Reference(self.original, self._judges)
+        self._first = None
+        if self._judges.count > 1.5 * FIRST:
+            self._first = Reference(self.original, self._judges.head(FIRST))
         context = Context(
-            working_copy(self.original), samples=fit, seed=source.seed, metric=source.metric, progress=self._tell
+            working_copy(self.original),
+            original=self.original,
+            samples=fit,
+            seed=source.seed,
+            metric=source.metric,
+            progress=self._tell,
         )
-        context.original = self.original
         self._stages[()] = Stage(context.model, context)
+
+    @property
+    def shows(self) -> bool:
+        """Whether there are samples that show what is lost."""
+        return not self.parts.search.random
+
+    def _count(self, share: float, seconds: float) -> int:
+        """Return how many samples the original takes in a share of the time of the search, but no fewer than some."""
+        return max(int(share * seconds / max(self.pace, 1e-9)), LEAST)
+
+    def affordable(self, seconds: float) -> int:
+        """Return how many samples the verdict may be given on."""
+        return self._count(VERDICT, seconds)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         """Pass on how far a pass is; ends a trial whose time is over."""
         if time.monotonic() > self._ends:
-            raise OutOfTime("it took too long")
+            raise TimeIsUpError("it took too long")
         self._progress(what, done, total)
 
     def run(self, job: Job) -> Outcome:
@@ -155,23 +188,19 @@ class Tester:
         parts = step.plan(before.model, before.context).parts()
         if not parts:
             return []
-        judge = Judge(before.model, self._judges().head(RANKED_BY), self.source.metric)
+        judge = Judge(before.model, self._judges.head(RANKED_BY), self.source.metric)
         curves, _ = measure(judge, step, {1.0: parts}, progress=self._tell)
         noise = {name: float("inf") if points[0].sqnr is None else points[0].sqnr for name, points in curves.items()}
         return sorted(noise, key=lambda name: noise[name])
 
-    def _judges(self) -> Samples:
-        assert self.parts is not None
-        return self.parts.search
-
     def _measured(self, job: Job, stage: Stage) -> Outcome:
-        model, known = stage.model, cost.cost(stage.model, self._sizes)
+        model, known = stage.model, cost.cost(stage.model, self.sizes)
         outcome = Outcome(
             job.number,
             passes=tuple(json.dumps(step_table(each.step)) for each in stage.planned),
             bytes=known.bytes,
             macs=known.macs,
-            memory=peak_bytes(model, self._sizes),
+            memory=peak_bytes(model, self.sizes),
             zipped=zipped_bytes(model) if job.zipped else None,
             fitted=any(each.fitted_to for each in stage.planned),
         )
@@ -189,13 +218,11 @@ class Tester:
 
     def _judged(self, job: Job, model: ir.Model, outcome: Outcome) -> Outcome:
         """Add what is lost; who loses too much on the first samples is not judged by the others."""
-        if self.parts is None:
-            return outcome
         for reference in (self._first, self._all):
             if reference is None:
                 continue
             found = reference.compare(model, self.source.metric)
-            drop, error = lost(found)
+            drop, error = lost(found) if self.shows else (noise(found), None)
             outcome = dataclasses.replace(
                 outcome, drop=drop, error=error, sqnr=found.sqnr, agreement=found.agreement, metric=found.metric
             )
@@ -217,6 +244,13 @@ def lost(found: Comparison) -> tuple[float | None, float | None]:
     return found.drop, None if error is None else max(error, 1 / found.count)
 
 
+def noise(found: Comparison) -> float | None:
+    """Return the noise of the first output as a part of its signal, which stands for the drop on made-up samples."""
+    if found.sqnr is None:
+        return None
+    return float(10 ** (-found.sqnr / 20))
+
+
 def zipped_bytes(model: ir.Model) -> int:
     """Return the bytes of a model compressed by zlib."""
     return len(zlib.compress(ir.to_proto(model).SerializeToString(), 6))
@@ -234,6 +268,23 @@ def trials_of(source: Source) -> Callable[[Job], Outcome]:
 
 def _load(model: str | bytes) -> ir.Model:
     return to_ir(onnx.load_from_string(model) if isinstance(model, bytes) else model)[0]
+
+
+def _pace(model: ir.Model, samples: Samples) -> float:
+    """Return the seconds that a sample takes, many at a time."""
+    session, few = open_session(model), samples.head(timing.WARM_UP * 16)
+    begun, count = 0.0, 0
+    for number, batch in enumerate(few.labelled(16)):
+        begun = begun if number else time.perf_counter()
+        session.run(batch.feeds)
+        begun = begun if number else time.perf_counter()  # the first run only warms up
+        count += batch.count if number else 0
+    return (time.perf_counter() - begun) / count if count else 0.0
+
+
+def _divided(model: ir.Model, source: Source) -> Parts:
+    data = RANDOM if source.data is None and source.evaluate_on is None else source.data
+    return divide(model, data, source.evaluate_on, source.seed)
 
 
 def _one(samples: Samples) -> dict[str, Any]:
