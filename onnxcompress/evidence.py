@@ -96,7 +96,9 @@ class Evidence:
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
-        Package → version.
+        Package → version; among them the one that brings onnxruntime.
+    provider : str
+        Where it was measured and timed: onnxruntime's provider, and its options.
     stays : list of str
         Data files of a model that was overwritten which were not removed, and why.
     """
@@ -113,10 +115,16 @@ class Evidence:
     stages: list[Stage] = field(default_factory=list)
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    provider: str = "cpu"
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stays: list[str] = field(default_factory=list)
+
+    def place(self) -> str:
+        """Say where it was measured and timed: onnxruntime's provider, and the package that brings it."""
+        runtime = next((f"{n} {v}" for n, v in self.versions.items() if n.startswith("onnxruntime")), "onnxruntime")
+        return f"Run on {self.provider} ({runtime})"
 
     def basis(self) -> str:
         """Say on which samples was measured, and whether a pass was fitted to them."""

@@ -22,6 +22,8 @@ from .kinds import to_ir, working_copy
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
+from .runtime.installed import runtime_version
+from .runtime.provider import Provider, running, runs_on_provider
 from .samples.split import split
 from .verify import Verifier
 
@@ -47,6 +49,7 @@ TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
 
+@runs_on_provider
 def apply(
     model: AnyModel,
     passes: Sequence[Pass] = (),
@@ -60,6 +63,7 @@ def apply(
     progress: Progress | None = None,
     evaluate_on: Any = None,
     rehearsal: bool = False,
+    provider: Provider | str | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -88,9 +92,10 @@ def apply(
     evaluate_on : optional
         Samples to measure on: what a pass was fitted to should not judge it. Without them, and with 50 of `data` or
         more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
-
     rehearsal : bool
         Passes may estimate what takes long (training) in place of doing it; the report says so.
+    provider : Provider or str, optional
+        Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
 
     Returns
     -------
@@ -179,7 +184,7 @@ class Run:
         self._reference = None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
         self._fingerprints = Fingerprints()
-        self.report = Report(seed=seed, versions=_versions())
+        self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
         if judges is not None:
             self.report.data, self.report.random, self.report.unseen = judges.description, judges.random, True
         if self._verifier.random:
@@ -317,4 +322,6 @@ def _reference(model: ir.Model, samples: Samples) -> Reference:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("onnxcompress", "onnx", "onnxruntime", "onnx-ir", "numpy")}
+    runtime, its_version = runtime_version()
+    named = {name: version(name) for name in ("onnxcompress", "onnx", "onnx-ir", "numpy")}
+    return {**named, runtime: its_version}

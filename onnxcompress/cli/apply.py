@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from .app import FELL_SHORT, AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .provider import on_provider
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -42,6 +43,7 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@on_provider
 def apply(
     ctx: typer.Context,
     model: ModelPath,

@@ -76,7 +76,7 @@ def stages(report: Evidence) -> RenderableType:
             units.number(stage.ratio, ".2f"),
         )
     notes = [f"Fell short: {text}" for text in report.unmet]
-    notes += [report.basis()]
+    notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
