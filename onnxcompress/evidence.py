@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from .contract import Change, Epoch, Refusal
 from .samples.split import basis
+from .speed import Speed
 
 if TYPE_CHECKING:
     from .evaluation.slowness import NotFaster
@@ -26,8 +27,10 @@ class Stage:
         Of the saved model; multiply-accumulates of one sample.
     metric, agreement : float or None
         The metric, and the share of samples on which it decides as the original does.
-    milliseconds, ratio : float or None
-        Median latency of one sample, all stages interleaved in one process, and its ratio to the original's.
+    ratio, ratio_low, ratio_high : float or None
+        Its time over the original's, all stages taking turns in one process, with a 95 % interval; None not timed.
+    milliseconds : float or None
+        For one sample: the original's median times `ratio`, so that the two never disagree.
     """
 
     name: str
@@ -38,6 +41,21 @@ class Stage:
     agreement: float | None = None
     milliseconds: float | None = None
     ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+    @property
+    def speed(self) -> Speed | None:
+        """How fast it is beside the original; None where it was not timed."""
+        if self.ratio is None:
+            return None
+        low, high = (self.ratio if end is None else end for end in (self.ratio_low, self.ratio_high))
+        return Speed(self.ratio, low, high)
+
+    def time(self, speed: Speed, original: float) -> None:
+        """Enter how fast it is beside the original, whose median in milliseconds is `original`."""
+        self.ratio, self.ratio_low, self.ratio_high = speed.ratio, speed.low, speed.high
+        self.milliseconds = original * speed.ratio
 
 
 @dataclass
@@ -62,6 +80,43 @@ class Step:
     refused: list[Refusal]
     notes: list[str] = field(default_factory=list)
     curve: list[Epoch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe that a search has tried.
+
+    Attributes
+    ----------
+    number : int
+        In the order in which they were asked for.
+    recipe : str
+        In words, short: "prune 25 % → quantize (3 layers in float)".
+    bytes, zipped : int
+        Of the saved model, and of it compressed by zlib; None where nobody asked.
+    macs : int
+        Multiply-accumulates of one sample.
+    ratio : float or None
+        Its time over the original's, timed side by side; None where it was not timed.
+    drop, error : float or None
+        How much of the metric was lost on the samples that the search judges by, and the standard error of that.
+    state : {"winner", "front", "dominated", "stopped", "failed"}
+        "front": nothing that was tried is better in both, cost and drop; "stopped": it lost too much on the first
+        samples.
+    note : str
+        Why it failed or was stopped.
+    """
+
+    number: int
+    recipe: str
+    bytes: int
+    zipped: int | None
+    macs: int
+    ratio: float | None
+    drop: float | None
+    error: float | None
+    state: Literal["winner", "front", "dominated", "stopped", "failed"]
+    note: str = ""
 
 
 @dataclass
@@ -90,7 +145,7 @@ class Evidence:
     layers : dict
         Layer → bytes of its weights (before, after).
     not_faster : NotFaster or None
-        Where a quantized result is not faster than the original: by how much, and the layers that cost the time.
+        Where a quantized result is not faster than the original: the layers that cost the time.
     unmet : list of str
         What was asked for and is not kept, each after the pass that could not; empty when all holds.
     notes : list of str
@@ -99,6 +154,10 @@ class Evidence:
         Package → version; among them the one that brings onnxruntime.
     provider : str
         Where it was measured and timed: onnxruntime's provider, and its options.
+    trials : list of Trial
+        What a search has tried; empty where nothing was searched.
+    objective : str or None
+        What the search was for: latency, size, zipped, macs or memory.
     stays : list of str
         Data files of a model that was overwritten which were not removed, and why.
     """
@@ -119,6 +178,8 @@ class Evidence:
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    objective: str | None = None
     stays: list[str] = field(default_factory=list)
 
     def place(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .contract import Pass
 from .errors import OutputError
 from .files import check_apart, check_folder, check_target
 from .plans import NAME, file_names
+from .samples.data import as_data
 
 
 def check_outputs(
@@ -59,6 +61,17 @@ def check_outputs(
     existing = {name: path for name, path in written.items() if path is not None and path.exists()}
     if existing:
         check_apart(existing, _data_files(model))
+
+
+def named_by(data: Any, evaluate_on: Any, metric: str | None) -> dict[str, str | None]:
+    """Return the arguments of a command that may name files, for `check_outputs`."""
+    read: dict[str, str | None] = {"--metric": metric}
+    for name, given in {"--data": data, "--evaluate-on": evaluate_on}.items():
+        if given is None:
+            continue
+        data = as_data(given)
+        read |= {name: data.source, "--preprocess": data.preprocess, "--tokenizer": data.tokenizer}
+    return read
 
 
 def _check_plans(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:

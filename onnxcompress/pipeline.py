@@ -19,6 +19,7 @@ from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .machines.workers import Here
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .evaluation.compare import Reference
     from .evaluation.timing import Timing
     from .kinds import AnyModel
+    from .machines.workers import Workers
     from .runtime.session import Array
     from .samples.samples import Samples
 
@@ -64,6 +66,7 @@ def apply(
     evaluate_on: Any = None,
     rehearsal: bool = False,
     provider: Provider | str | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -96,6 +99,9 @@ def apply(
         Passes may estimate what takes long (training) in place of doing it; the report says so.
     provider : Provider or str, optional
         Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
+    workers : Workers, optional
+        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        result is the same.
 
     Returns
     -------
@@ -114,11 +120,23 @@ def apply(
     fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
     samples = split(original, data, evaluate_on, fits=fits, seed=seed)
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
-    run = Run(original, samples.fit, samples.judge, metric, seed, progress, apart=samples.apart, rehearsal=rehearsal)
+    workers = workers or Here()
+    run = Run(
+        original,
+        samples.fit,
+        samples.judge,
+        metric,
+        seed,
+        progress,
+        apart=samples.apart,
+        rehearsal=rehearsal,
+        workers=workers,
+    )
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
     report = run.finish()
+    report.notes += workers.notes
     if output is not None:
         report.stays = save(run.model, output, overwrite=overwrite)
     return back(run.model), report
@@ -172,8 +190,9 @@ class Run:
         *,
         apart: bool = False,
         rehearsal: bool = False,
+        workers: Workers | None = None,
     ) -> None:
-        self._rehearsal = rehearsal
+        self._rehearsal, self._workers = rehearsal, workers
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -237,6 +256,7 @@ class Run:
             metric=self._metric,
             verifier=self._verifier,
             rehearsal=self._rehearsal,
+            workers=self._workers,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)
@@ -266,26 +286,26 @@ class Run:
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        for index, timing in zip(chosen, time_models(self._models, feeds, seconds=TIMED_SECONDS), strict=True):
-            self.report.stages[index].milliseconds = timing.median_ms
-            self.report.stages[index].ratio = timing.ratio
-        self._explain_slowness(feeds, timing)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
+        for index, timing in zip(chosen, timings, strict=True):
+            self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._explain_slowness(feeds, timings)
         before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
         self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
         return self.report
 
-    def _explain_slowness(self, feeds: dict[str, Array], timing: Timing) -> None:
+    def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
         from .evaluation import slowness
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if not quantized or slowness.is_faster(timing):
+        if not quantized or slowness.is_faster(timings[-1]):
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
-            self.report.stages[-1].ratio = again.ratio
-            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds, again)
+            self.report.stages[-1].time(again.speed, timings[0].median_ms)
+            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.

@@ -13,15 +13,16 @@ from .demo import demo
 from .inspect import inspect
 from .lint import lint
 from .passes import passes
+from .reading import reads_data
 from .sensitivity import sensitivity
 
 __all__ = ["app", "main"]
 
 app.command()(demo)
-app.command(cls=InOrder)(apply)
+app.command(cls=InOrder)(reads_data(apply))
 app.command()(inspect)
 app.command()(lint)
-app.command()(compare)
-app.command()(sensitivity)
+app.command()(reads_data(compare))
+app.command()(reads_data(sensitivity))
 app.command()(bench)
 app.command()(passes)

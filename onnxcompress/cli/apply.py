@@ -74,14 +74,14 @@ def apply(
     )
     from .. import pipeline
     from ..display import console
-    from ..outputs import check_outputs
+    from ..outputs import check_outputs, named_by
     from ..plans import read_plans
     from ..recipe import read_steps
 
     planned = None if replay is None else read_plans(replay)
     passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
-    read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric} | {f"-r {r}": r for r in recipe or ()}
+    read = named_by(data, evaluate_on, metric) | {f"-r {r}": r for r in recipe or ()}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:

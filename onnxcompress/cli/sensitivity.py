@@ -36,11 +36,11 @@ def sensitivity(
     from .. import files
     from ..display import console
     from ..evaluation.sensitivity import sensitivity as run
-    from ..outputs import check_outputs
+    from ..outputs import check_outputs, named_by
     from ..recipe import parse_pass
 
     parsed = parse_pass(step)
-    read = {"--data": data, "--evaluate-on": evaluate_on, "--metric": metric}
+    read = named_by(data, evaluate_on, metric)
     check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
     with console.progress_bar() as progress:
         found = run(

@@ -120,17 +120,13 @@ def tiles(report: Evidence) -> list[Tile]:
         f"{units.times(last.bytes, first.bytes)} larger" if grown else f"{units.times(first.bytes, last.bytes)} smaller"
     )
     found = [Tile("Size", size, _change(first, last, "bytes"))]
-    if last.ratio:
-        found.append(Tile("Latency", _faster(last.ratio), _change(first, last, "milliseconds")))
+    if last.speed:
+        found.append(Tile("Latency", last.speed.headline, _change(first, last, "milliseconds")))
     if last.metric is not None and first.metric is not None:
         found.append(Tile(report.metric or "metric", units.number(last.metric), f"was {units.number(first.metric)}"))
     if last.agreement is not None and report.metric != "agreement":
         found.append(Tile("Agreement", units.number(last.agreement), "of decisions are the original's"))
     return found
-
-
-def _faster(ratio: float) -> str:
-    return f"{1 / ratio:.2f}× faster" if ratio <= 1 else f"{ratio:.2f}× slower"
 
 
 def _change(first: Stage, last: Stage, what: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..evaluation.slowness import NotFaster
+    from ..speed import Speed
 
 KINDS = {
     "conversion": "conversions between float and integers",
@@ -28,10 +29,9 @@ MOST_LAYERS = 5
 """Rows in the terminal; the report has more."""
 
 
-def headline(found: NotFaster) -> str:
+def headline(speed: Speed) -> str:
     """Return one line."""
-    what = "Slower than the float original" if found.ratio_low > 1 else "Not faster than the float original"
-    return f"{what}: {found.ratio:.2f} × its time ({found.ratio_low:.2f} – {found.ratio_high:.2f})"
+    return f"{'Slower' if speed.state == 'slower' else 'Not faster'} than the float original: {speed.share}"
 
 
 def shares(found: NotFaster) -> str:
@@ -42,10 +42,10 @@ def shares(found: NotFaster) -> str:
     return f"The run's time: {kinds}. Most of it: {operators}."
 
 
-def table(found: NotFaster) -> RenderableType:
+def table(found: NotFaster, speed: Speed) -> RenderableType:
     """Return the layers that cost the time."""
     rows = new_table(("most costly node", "kernel", ">ms", ">was", ">share", "why"))
     for layer in found.layers[:MOST_LAYERS]:
         times = (units.milliseconds(layer.after), units.milliseconds(layer.before))
         rows.add_row(Text(layer.node), layer.operator, *times, f"{layer.share:.1%}", Text(layer.reason))
-    return Group(Text(headline(found), "bold"), Text(shares(found)), rows)
+    return Group(Text(headline(speed), "bold"), Text(shares(found)), rows)

@@ -40,8 +40,9 @@ def report(found: Evidence) -> RenderableType:
     parts = [stages(found)]
     if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
-    if found.not_faster:
-        parts.append(slowness.table(found.not_faster))
+    speed = found.stages[-1].speed if found.stages else None
+    if found.not_faster and speed:
+        parts.append(slowness.table(found.not_faster, speed))
     return Group(*parts) if len(parts) > 1 else parts[0]
 
 

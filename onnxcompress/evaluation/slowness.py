@@ -17,9 +17,6 @@ from .origins import CONTROL, Kind, Origins, Placed, place
 from .profile import profile_models
 from .timing import Timing
 
-FASTER = 0.98
-"""A ratio that is surely below this is called faster."""
-
 LISTED = 10
 """Layers that are listed, those that cost the most first."""
 
@@ -83,8 +80,6 @@ class NotFaster:
 
     Attributes
     ----------
-    ratio, ratio_low, ratio_high : float
-        Of its latency to the original's, with a 95 % interval.
     before, after : float
         Milliseconds that all kernels take together in one run.
     kinds : dict of str to float
@@ -95,9 +90,6 @@ class NotFaster:
         Those that take most time beyond what they took in the original.
     """
 
-    ratio: float
-    ratio_low: float
-    ratio_high: float
     before: float
     after: float
     kinds: dict[str, float]
@@ -114,10 +106,10 @@ def is_quantized(model: ir.Model) -> bool:
 
 def is_faster(timing: Timing) -> bool:
     """Tell whether a model is faster than the first beyond doubt."""
-    return timing.ratio_high < 1 and timing.ratio_low < FASTER
+    return timing.speed.state == "faster"
 
 
-def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array], timing: Timing) -> NotFaster:
+def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array]) -> NotFaster:
     """Profile two models and list what makes the second slow.
 
     Parameters
@@ -126,8 +118,6 @@ def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array], ti
         Not changed.
     feeds : mapping of str to ndarray
         One sample for both.
-    timing : Timing
-        Of `result` beside `original`.
 
     Raises
     ------
@@ -143,9 +133,6 @@ def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array], ti
     for one in after:
         kinds[one.kind] += one.kernel.milliseconds / _total(after)
     return NotFaster(
-        timing.ratio,
-        timing.ratio_low,
-        timing.ratio_high,
         _total(before),
         _total(after),
         dict(sorted(kinds.items(), key=lambda item: -item[1])),

@@ -15,6 +15,7 @@ from ..graph.load import load
 from ..graph.save import weights
 from ..runtime.session import SHARED_BYTES, Array, Session, open_session
 from ..samples.inputs import example_feed
+from ..speed import Speed
 
 __all__ = ["Timing", "example_feed", "time_models"]
 
@@ -44,6 +45,11 @@ class Timing:
     ratio_low: float
     ratio_high: float
     runs: int
+
+    @property
+    def speed(self) -> Speed:
+        """How fast it is beside the first."""
+        return Speed(self.ratio, self.ratio_low, self.ratio_high)
 
 
 def time_models(

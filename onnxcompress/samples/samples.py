@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,9 @@ import onnx_ir as ir
 
 from ..errors import DataError
 from ..runtime.session import Array
+from .data import as_data
 from .inputs import Input, Layout, check_feeds, find_layout, model_inputs, release_pages
+from .parts import FIT, JUDGE, ROW, Part, three_parts, two_parts
 from .sources import Piece, Source, find_source
 
 DEFAULT_BATCH = 32
@@ -25,14 +27,10 @@ FEW = 3
 
 LABELS = "labels"
 
-OF, ENOUGH = 5, 50
-"""One sample of so many judges what was fitted to the others, where there are so many in all."""
+ENOUGH = 50
+"""Samples from which on some judge what was fitted to the others."""
 
-Part = Literal["four in five", "one in five"]
-FIT: Part = "four in five"
-JUDGE: Part = "one in five"
-
-AT_ONCE = OF * 2 * DEFAULT_BATCH
+AT_ONCE = ROW * 2 * DEFAULT_BATCH
 """Samples from which a part is picked at once: what is picked is a copy."""
 
 
@@ -76,7 +74,7 @@ class Samples:
         self._gathers = gathers
         self._only = part
         self._scanned: tuple[int, Array | None] | None = None
-        self.description = source.description if part is None else f"{part} of {source.description}"
+        self.description = source.description if part is None else f"{part.name} of {source.description}"
         self.random = source.random
         self.dropped = 0
 
@@ -178,7 +176,7 @@ class Samples:
             batch = self._check(piece, number)
             places = np.arange(batch.count)
             if self._only is not None:
-                places = np.flatnonzero(judging(places + number) == (self._only == JUDGE))
+                places = np.flatnonzero(self._only.holds(places + number))
             number += batch.count
             skip, places = max(skip - len(places), 0), places[skip:]
             if left is not None:
@@ -239,14 +237,39 @@ class Samples:
         One of every five samples in a row is drawn, always the same one, so that both parts are spread over all of
         them; nothing is held in memory. They are enough where there are 50, and a fifth fills the model's batch.
         """
-        enough = max(ENOUGH, OF * (self._layout.fixed_batch or 1))
+        enough = self._enough()
         seen = 0
         for piece in self._checked():
             seen += piece.count
             if seen >= enough:
-                source = self._as_source()
-                return Samples(source, self._layout, part=FIT), Samples(source, self._layout, part=JUDGE)
+                fit, judge = self._dealt((FIT, JUDGE))
+                return fit, judge
         return None
+
+    def parts(self) -> tuple[Samples, Samples, Samples] | None:
+        """Return what may be fitted to, what a search judges by and what nothing may see; None where they are too few.
+
+        A third may be fitted to, but at most about 512; what is left is halved. As with `split`, each part is spread
+        over all samples, and is the same every time. Samples that a function makes are counted first.
+        """
+        if self.count < self._enough():
+            return None
+        fit, search, unseen = self._dealt(three_parts(self.count))
+        return fit, search, unseen
+
+    def fit_and_search(self) -> tuple[Samples, Samples] | None:
+        """Return the first two of `parts`, all samples in them: for data beside which others are kept unseen."""
+        if self.count < self._enough():
+            return None
+        fit, search = self._dealt(two_parts(self.count))
+        return fit, search
+
+    def _enough(self) -> int:
+        return max(ENOUGH, ROW * (self._layout.fixed_batch or 1))
+
+    def _dealt(self, parts: Sequence[Part]) -> list[Samples]:
+        source = self._as_source()
+        return [Samples(source, self._layout, part=part) for part in parts]
 
     def _as_source(self) -> Source:
         """Return what gives these samples and no others."""
@@ -309,7 +332,8 @@ class Samples:
 
     def _drawn(self, batch: Batch, number: int) -> Batch:
         """Pick the samples of the part; `number` is that of the first."""
-        picked = np.flatnonzero(judging(np.arange(number, number + batch.count)) == (self._only == JUDGE))
+        assert self._only is not None
+        picked = np.flatnonzero(self._only.holds(np.arange(number, number + batch.count)))
         if len(picked) == batch.count:
             return batch
         feeds = {item.name: item.pick(batch.feeds[item.name], picked) for item in self._layout.inputs}
@@ -347,16 +371,6 @@ class Samples:
             feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
         labels = [part.labels for part in parts if part.labels is not None]
         return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
-
-
-def judging(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Tell which samples judge: one of each five in a row, mixed so that it keeps step with nothing in the data."""
-    row = numbers.astype(np.uint64) // OF
-    mixed = (row + 1) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> 31
-    judges: npt.NDArray[np.bool_] = numbers % OF == (mixed >> 33).astype(np.int64) % OF
-    return judges
 
 
 def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
@@ -411,7 +425,7 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     if isinstance(data, Samples):
         return data
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    source = find_source(data, layout, seed)
+    source = find_source(as_data(data), layout, seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

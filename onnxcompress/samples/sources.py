@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import DataError, did_you_mean
 from ..runtime.session import Array
 from ..runtime.user_code import describe, load_function
+from .data import Data
 from .inputs import Layout, random_feeds
 
 Piece = tuple[str, Mapping[str, Any]]
@@ -62,8 +63,8 @@ class Source:
     streamed: bool = False
 
 
-def find_source(data: Any, layout: Layout, seed: int) -> Source:
-    """Return the source that `data` names; `onnxcompress.samples.samples.load_samples` says what it may be.
+def find_source(given: Data, layout: Layout, seed: int) -> Source:
+    """Return the source of samples that is given; `onnxcompress.samples.samples.load_samples` says what it may be.
 
     Raises
     ------
@@ -72,6 +73,7 @@ def find_source(data: Any, layout: Layout, seed: int) -> Source:
     OptionError
         The user's function cannot be loaded.
     """
+    data = given.source
     if isinstance(data, (str, Path)):
         try:
             return _named_source(data, layout, seed)

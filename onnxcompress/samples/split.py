@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from .data import as_data
 from .samples import Samples, load_samples
 
 
@@ -50,6 +51,35 @@ def split(model: ir.Model, data: Any, evaluate_on: Any = None, *, fits: bool, se
     return Split(given, given, apart=False) if parts is None else Split(*parts, apart=True)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Samples to fit to, to search by, and to judge the result on.
+
+    Attributes
+    ----------
+    fit, search, unseen : Samples
+    apart : bool
+        No two of them share a sample; else there were too few, and all three are the same.
+    """
+
+    fit: Samples
+    search: Samples
+    unseen: Samples
+    apart: bool
+
+
+def three_parts(model: ir.Model, data: Any, evaluate_on: Any = None, *, seed: int = 0) -> Parts:
+    """Load samples and deal them out in three; where some are given to `evaluate_on`, these are the unseen ones."""
+    given = load_samples(data, model, seed)
+    if evaluate_on is None:
+        parts = given.parts()
+        return Parts(given, given, given, apart=False) if parts is None else Parts(*parts, apart=True)
+    unseen = load_samples(evaluate_on, model, seed)
+    two = given.fit_and_search()
+    apart = two is not None and not _is_same(data, evaluate_on)
+    return Parts(*(two or (given, given)), unseen, apart=apart)
+
+
 def basis(count: int, data: str, fitted: Sequence[str], fitted_to: str, unseen: bool | None) -> str:
     """Say on which samples was measured, and whether a pass was fitted to them.
 
@@ -74,6 +104,7 @@ def basis(count: int, data: str, fitted: Sequence[str], fitted_to: str, unseen: 
 
 
 def _is_same(data: Any, other: Any) -> bool:
+    data, other = as_data(data).source, as_data(other).source
     if isinstance(data, (str, Path)) and isinstance(other, (str, Path)):
         return str(data) == str(other) or (Path(data).exists() and Path(data).resolve() == Path(other).resolve())
     return data is other

@@ -1,0 +1,112 @@
+"""One trial as plain data: what is to be tried, and what came of it. Nothing here holds a model or a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pass of a recipe that is to be tried.
+
+    Attributes
+    ----------
+    text : str
+        The pass as the command line's ``-p`` takes it.
+    spare : float
+        The share of its layers that it leaves alone: those that alone cost most.
+    """
+
+    text: str
+    spare: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all trials of a search have in common.
+
+    Attributes
+    ----------
+    model : str or bytes
+        Path or protobuf of the original.
+    data, evaluate_on
+        Samples, as for `onnxcompress.apply`.
+    metric : str or None
+    seed : int
+    fit, search : int
+        Up to so many samples are fitted to, and judge trials.
+    """
+
+    model: str | bytes
+    data: Any
+    evaluate_on: Any = None
+    metric: str | None = None
+    seed: int = 0
+    fit: int = 512
+    search: int = 2048
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial.
+
+    Attributes
+    ----------
+    source : Source
+    number : int
+    recipe : tuple of Part
+    stop_above : float
+        A drop beyond which, on the first samples and with its error, it is not judged any further.
+    timed, zipped : bool
+        Whether it is timed beside the original, and compressed.
+    seconds : float
+        It is given up after so long.
+    """
+
+    source: Source
+    number: int
+    recipe: tuple[Part, ...]
+    stop_above: float
+    timed: bool = True
+    zipped: bool = False
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
+
+    Attributes
+    ----------
+    number : int
+    passes : tuple of str
+        The recipe that was carried out, as ``-p`` takes it, layers that were spared named.
+    bytes, zipped, macs, memory : int
+    ratio, ratio_low, ratio_high, milliseconds : float or None
+        Its time over the original's with a 95 % interval, and by itself.
+    drop, error, sqnr : float or None
+        Of the metric, its standard error, and the signal to noise of the first output against the original's.
+    stopped : bool
+    failed : str
+        Why it could not be carried out; empty where it was.
+    fitted : bool
+        A pass of it was fitted to samples.
+    """
+
+    number: int
+    passes: tuple[str, ...] = ()
+    bytes: int = 0
+    zipped: int | None = None
+    macs: int = 0
+    memory: int = 0
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    milliseconds: float | None = None
+    drop: float | None = None
+    error: float | None = None
+    sqnr: float | None = None
+    stopped: bool = False
+    failed: str = ""
+    fitted: bool = False
