@@ -20,6 +20,7 @@ from .app import (
     Seed,
     exit_status,
 )
+from .provider import on_provider
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -53,6 +54,7 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@on_provider
 def apply(
     ctx: typer.Context,
     model: ModelPath,

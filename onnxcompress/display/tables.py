@@ -80,7 +80,7 @@ def stages(report: Evidence) -> RenderableType:
         [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
     )
     notes += [f"Fell short: {text}" for text in report.unmet]
-    notes += [report.basis()]
+    notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
