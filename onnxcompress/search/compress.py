@@ -19,6 +19,7 @@ from ..kinds import to_ir
 from ..machines.workers import Here
 from ..pipeline import check_budget
 from ..progress import Progress, silent
+from ..runtime.provider import Provider, runs_on_provider
 from ..targets import load_target
 from . import space
 from .budget import MAX_DROP, SECONDS, Budget, read_budget
@@ -41,6 +42,7 @@ QUANTIZED = "it is quantized already; give the float model that it was made of"
 Say = Callable[[str], None]
 
 
+@runs_on_provider
 def compress(
     model: AnyModel,
     *,
@@ -63,6 +65,7 @@ def compress(
     seed: int = 0,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    provider: Provider | str | None = None,
     workers: Workers | None = None,
 ) -> tuple[Any, Report]:
     """Find the recipe that makes most of a model within a budget.
@@ -101,6 +104,8 @@ def compress(
     seed : int
     progress, say : callable, optional
         Called as ``progress(what, done, total)``, and with each line of what the model is and what will be tried.
+    provider : Provider or str, optional
+        Where models run; see `onnxcompress.Provider`.
     workers : Workers, optional
         Who carries out trials.
 
