@@ -24,6 +24,7 @@ import numpy as np
 
 from . import plan_json
 from .errors import DataError, OptionError, did_you_mean
+from .machines.workers import Here
 from .progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .machines.workers import Workers
     from .samples.samples import Samples
     from .statistics.calibration import Method
     from .statistics.channel_ranges import ChannelRange
@@ -263,6 +265,8 @@ class Context:
         One that holds `model`; made when it is needed otherwise.
     rehearsal : bool
         Nothing will be written: what takes long may be estimated in place of being done, and is said to be.
+    workers : Workers, optional
+        Who goes through the samples; this process by default.
     """
 
     def __init__(
@@ -276,8 +280,10 @@ class Context:
         metric: str | None = None,
         verifier: Verifier | None = None,
         rehearsal: bool = False,
+        workers: Workers | None = None,
     ) -> None:
         self.model, self.rehearsal = model, rehearsal
+        self.workers: Workers = workers or Here()
         self._verifier = verifier
         self.metric = metric
         self.original = original if original is not None else model
@@ -301,6 +307,7 @@ class Context:
             progress=self.progress,
             metric=self.metric,
             rehearsal=self.rehearsal,
+            workers=self.workers,
         )
         other._fitted_to = self._fitted_to
         return other
