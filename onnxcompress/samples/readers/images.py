@@ -149,6 +149,8 @@ class _Album:
         try:
             found = self.make.pixels(picture)
         except UNREADABLE as error:
+            if type(error).__name__ == "UnidentifiedImageError":
+                return f"no {', '.join(FORMATS[:3])}, …"
             return " ".join(str(error).split())[:100] or type(error).__name__
         except Warning as error:
             return str(error).split(",")[0]
