@@ -342,6 +342,7 @@ class Run:
         timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._say_where()
         self._explain_slowness(feeds, timings)
         before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
         self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
@@ -353,17 +354,32 @@ class Run:
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if other := elsewhere(step.options.get("target") for step in self.report.steps):
-            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
-            return
-        if not running().is_cpu:
-            return  # other providers have no kernels that could be told apart
         if not quantized or slowness.is_faster(timings[-1]):
             return
+        if not running().is_cpu or self._meant_for():
+            return  # other providers have no kernels that could be told apart, and other targets other ones
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
+
+    def _meant_for(self) -> str | None:
+        """Return the target that a pass made the model for, where that is not what runs it here."""
+        return elsewhere(step.options.get("target") for step in self.report.steps)
+
+    def _say_where(self) -> None:
+        """Note what the times stand for: how much of the models the provider runs, and for which target they are."""
+        from .runtime.session import open_session
+
+        where = running()
+        if other := self._meant_for():
+            self.report.notes.append(f"Made for {other}: its time on {where.name} here is not the time there")
+        if where.is_cpu:
+            return
+        taken = [open_session(model).taken(where) for model in (self.original, self.model)]
+        parts = [f"{found[0]} of {found[1]} nodes" for found in taken if found is not None]
+        if len(parts) == len(taken):
+            self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
