@@ -12,6 +12,7 @@ from .compare import compare
 from .demo import demo
 from .inspect import inspect
 from .lint import lint
+from .measure import measure
 from .passes import passes
 from .reading import reads_data
 from .sensitivity import sensitivity
@@ -25,4 +26,5 @@ app.command()(lint)
 app.command()(reads_data(compare))
 app.command()(reads_data(sensitivity))
 app.command()(bench)
+app.command()(measure)
 app.command()(passes)
