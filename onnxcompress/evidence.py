@@ -188,7 +188,9 @@ class Evidence:
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
-        Package → version.
+        Package → version; among them the one that brings onnxruntime.
+    provider : str
+        Where it was measured and timed: onnxruntime's provider, and its options.
     trials : list of Trial
         What a search has tried; empty where nothing was searched.
     objective : str or None
@@ -210,12 +212,18 @@ class Evidence:
     stages: list[Stage] = field(default_factory=list)
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    provider: str = "cpu"
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     objective: str | None = None
     stays: list[str] = field(default_factory=list)
+
+    def place(self) -> str:
+        """Say where it was measured and timed: onnxruntime's provider, and the package that brings it."""
+        runtime = next((f"{n} {v}" for n, v in self.versions.items() if n.startswith("onnxruntime")), "onnxruntime")
+        return f"Run on {self.provider} ({runtime})"
 
     def basis(self) -> str:
         """Say on which samples was measured, and whether a pass was fitted to them."""

@@ -25,7 +25,10 @@ from .machines.workers import Here
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
+from .runtime.installed import runtime_version
+from .runtime.provider import Provider, running, runs_on_provider
 from .samples.split import split
+from .targets.here import elsewhere
 from .verify import Verifier
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
 
+@runs_on_provider
 def apply(
     model: AnyModel,
     passes: Sequence[Pass] = (),
@@ -68,6 +72,7 @@ def apply(
     progress: Progress | None = None,
     evaluate_on: Any = None,
     rehearsal: bool = False,
+    provider: Provider | str | None = None,
     workers: Workers | None = None,
     table: str | Path | None = None,
 ) -> tuple[Any, Report]:
@@ -102,6 +107,8 @@ def apply(
         more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
     rehearsal : bool
         Passes may estimate what takes long (training) in place of doing it; the report says so.
+    provider : Provider or str, optional
+        Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
         Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
         result is the same.
@@ -225,7 +232,7 @@ class Run:
         self._models: list[ir.Model] = []
         self._found: Comparison | None = None
         self._fingerprints = Fingerprints()
-        self.report = Report(seed=seed, versions=_versions())
+        self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
         if judges is not None:
             self.report.data, self.report.random, self.report.unseen = judges.description, judges.random, True
         if self._verifier.random:
@@ -355,6 +362,11 @@ class Run:
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
+        if other := elsewhere(step.options.get("target") for step in self.report.steps):
+            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
+            return
+        if not running().is_cpu:
+            return  # other providers have no kernels that could be told apart
         if not quantized or slowness.is_faster(timings[-1]):
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
@@ -398,4 +410,6 @@ def _reference(model: ir.Model, samples: Samples) -> Reference:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("onnxcompress", "onnx", "onnxruntime", "onnx-ir", "numpy")}
+    runtime, its_version = runtime_version()
+    named = {name: version(name) for name in ("onnxcompress", "onnx", "onnx-ir", "numpy")}
+    return {**named, runtime: its_version}

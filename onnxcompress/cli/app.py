@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
@@ -149,4 +150,12 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     raise_on_end()
+    warnings.showwarning = lambda message, *_, **__: _warn(message)
     app()
+
+
+def _warn(message: Warning | str) -> None:
+    """Say in one line what a library or onnxcompress warns of."""
+    from ..display import console
+
+    console.say(f"warning: {message}")

@@ -21,6 +21,7 @@ from .app import (
     TableOption,
     exit_status,
 )
+from .provider import on_provider
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -54,6 +55,7 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@on_provider
 def apply(
     ctx: typer.Context,
     model: ModelPath,
@@ -115,12 +117,13 @@ def apply(
         )
     if target is not None:
         ctx.meta["written"] = f"{target}"
-        _write(found, report, plans, overwrite=overwrite)
+        write(found, report, plans, overwrite=overwrite)
     _show(found, target, as_json=as_json)
     return _verdict(found, dry_run=dry_run)
 
 
-def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+    """Write the evidence and the plans to where the user wants them."""
     from .. import files
     from ..plans import write_plans
 

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from .app import AsJson, MaxDrop, MetricOption, exit_status
+from .provider import on_provider
 
 
+@on_provider
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The other.")],

@@ -80,10 +80,31 @@ def stages(report: Evidence) -> RenderableType:
         [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
     )
     notes += [f"Fell short: {text}" for text in report.unmet]
-    notes += [report.basis()]
+    notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
+
+
+def trials(found: Evidence) -> RenderableType:
+    """Return what a search has tried that no other trial is better than, and how many others there were."""
+    table = new_table(("recipe", ">bytes", ">MACs", ">× ms", ">drop", ">±", ""))
+    shown = [each for each in found.trials if each.state in ("winner", "front")]
+    for each in shown:
+        table.add_row(
+            each.recipe,
+            units.size(each.bytes),
+            units.count(each.macs),
+            units.number(each.ratio, ".2f"),
+            units.number(each.drop),
+            units.number(each.error),
+            "taken" if each.state == "winner" else "",
+        )
+    states = Counter(each.state for each in found.trials)
+    others = [f"{states[state]} {state}" for state in ("dominated", "stopped", "failed") if states[state]]
+    return titled(
+        f"Tried for {found.objective}: {len(found.trials)} recipes ({', '.join(others) or 'all shown'})", table
+    )
 
 
 def verdict(found: Verdict | None) -> list[str]:

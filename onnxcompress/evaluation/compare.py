@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ..errors import MetricError, ModelError, did_you_mean
 from ..graph import shapes
 from ..kinds import to_ir
+from ..runtime.provider import Provider, runs_on_provider
 from ..runtime.session import Port, Session, open_session
 from ..samples.samples import Batch, Samples, load_samples
 from . import interval
@@ -270,7 +271,16 @@ def _fits(output: Any, labels: Any) -> bool:
     return labels.dtype.kind in "iubOSU" and labels.size == decided
 
 
-def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, seed: int = 0) -> Comparison:
+@runs_on_provider
+def compare(
+    a: AnyModel,
+    b: AnyModel,
+    data: Any,
+    *,
+    metric: str | None = None,
+    seed: int = 0,
+    provider: Provider | str | None = None,
+) -> Comparison:
     """Compare a model with the original on the same samples.
 
     Parameters
@@ -283,6 +293,8 @@ def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, s
         See `Reference.compare`.
     seed : int
         Seeds ``"random"`` samples.
+    provider : Provider or str, optional
+        Where to run both.
 
     Returns
     -------
