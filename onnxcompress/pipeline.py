@@ -20,6 +20,7 @@ from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
@@ -73,6 +74,7 @@ def apply(
     rehearsal: bool = False,
     provider: Provider | str | None = None,
     workers: Workers | None = None,
+    table: str | Path | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -110,6 +112,9 @@ def apply(
     workers : Workers, optional
         Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
         result is the same.
+    table : str or Path, optional
+        Times of layers that `onnxcompress.measure` wrote, perhaps on another machine; by default they are measured
+        here, where a pass asks for them.
 
     Returns
     -------
@@ -130,6 +135,7 @@ def apply(
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
     check_budget(max_drop, metric)
     workers = workers or Here()
+    times = None if table is None else LayerTimes.read(table)
     run = Run(
         original,
         samples.fit,
@@ -140,6 +146,7 @@ def apply(
         apart=samples.apart,
         rehearsal=rehearsal,
         workers=workers,
+        layer_times=times,
     )
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
@@ -211,8 +218,9 @@ class Run:
         apart: bool = False,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        layer_times: LayerTimes | None = None,
     ) -> None:
-        self._rehearsal, self._workers = rehearsal, workers
+        self._rehearsal, self._workers, self._layer_times = rehearsal, workers, layer_times
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -280,6 +288,7 @@ class Run:
             verifier=self._verifier,
             rehearsal=self._rehearsal,
             workers=self._workers,
+            layer_times=self._layer_times,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)
