@@ -51,6 +51,9 @@ def compress(
     target: Annotated[
         str | None, typer.Option("--target", metavar="NAME", help="The engine that it is for; see lint --help.")
     ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=0, help="Time on so many threads; 0: on all cores.")
+    ] = 1,
     study: Annotated[Path | None, typer.Option("--study", metavar="FILE", help="Keep what is tried in a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in that file.")] = False,
     report: ReportOption = None,
@@ -81,6 +84,7 @@ def compress(
             budget=budget,
             keep=keep,
             target=target,
+            threads=threads,
             study=study,
             resume=resume,
             output=out,

@@ -58,6 +58,7 @@ def compress(
     budget: float | str = SECONDS,
     keep: int = 1,
     target: str | None = None,
+    threads: int = 1,
     study: str | Path | None = None,
     resume: bool = False,
     output: str | Path | None = None,
@@ -93,6 +94,9 @@ def compress(
         How many models of the front to write: others than the best get its name with -2, -3, ...
     target : str, optional
         As for `onnxcompress.passes.Quantize`.
+    threads : int
+        Models are timed on so many; 0: on all cores. One tells most about a model: what else the machine does disturbs
+        it least.
     study : str or Path, optional
         A file that keeps what was tried.
     resume : bool
@@ -140,8 +144,8 @@ def compress(
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source("", data, evaluate_on, metric, seed, asked.seconds)
-    tester = Tester(source, model=original, progress=progress)
+    source = Source(original, data, evaluate_on, metric, seed, asked.seconds, threads)
+    tester = Tester(source, progress)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:
         search.study = Study(

@@ -47,11 +47,11 @@ def made_again(search: Rounds, planned: Sequence[PlannedStep], original_bytes: i
     unseen = parts.unseen.head(tester.affordable(search.budget.seconds))
     run = Run(tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True)
     run.report.stages[0].bytes = original_bytes
-    for each in planned:
-        run.step(each.step, each)
+    for number, each in enumerate(planned, 1):
+        run.step(each.step, each, judged=number == len(planned))
     run.report.unseen = parts.apart
     run.judge(search.budget.max_drop)
-    return run.model, run.finish()
+    return run.model, run.finish(search.threads)
 
 
 def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from ..display import units
 from ..errors import ModelError
 from ..evaluation.profile import profile_models
 from ..graph import cost, edit, operators
+from ..purpose import find_purpose
 from .budget import Budget
 from .space import PRECISIONS, PRUNE, Element
 
@@ -80,7 +81,7 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
         op = edit.op_of(node)
         work[operators.facts(op).family if op in operators.OPERATORS else ""] += macs.get(edit.label(node), 0)
     layers = [node for node in folded.graph.all_nodes() if edit.op_of(node) in operators.LAYERS]
-    quantized = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
+    purpose = find_purpose(model)
     dtypes = _bytes_by_type(model)
     known = not parts.fit.random
     holds = {
@@ -90,14 +91,12 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
         "layers": bool(layers),
         "products": sum(work.values()) > 0 and 1 - work["convolution"] / sum(work.values()) >= MOSTLY,
         "float32": dtypes.get("float", 0) > sum(dtypes.values()) / 2,
-        "float": not quantized,
+        "float": not purpose.quantized,
         "cpu": target is None or target.startswith("onnxruntime-cpu"),
     }
-    return Look(
-        frozenset(name for name, fact in holds.items() if fact),
-        f"{units.size(cost.model_bytes(model))}, {units.count(sum(macs.values()))} multiply-accumulates; "
-        f"{_where(model, feed)}",
-    )
+    size, count = units.size(cost.model_bytes(model)), units.count(sum(macs.values()))
+    what = f"{purpose.sentence}; {size}, {count} multiply-accumulates; {_where(model, feed)}"
+    return Look(frozenset(name for name, fact in holds.items() if fact), what)
 
 
 def _where(model: ir.Model, feed: Mapping[str, Any]) -> str:

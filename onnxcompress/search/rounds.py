@@ -71,6 +71,11 @@ class Rounds:
         """What came of the trials."""
         return [outcome for _, outcome in self.tried]
 
+    @property
+    def threads(self) -> int:
+        """How many threads models are timed on."""
+        return self.tester.source.threads
+
     def spent(self) -> float:
         """Return the seconds since the search began."""
         return time.monotonic() - self._begun
@@ -151,7 +156,9 @@ class Rounds:
         if not able:
             return
         models = [self.tester.stage(self.recipe(params)).model for params, _ in able]
-        clocks = timing.time_models([self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS)[1:]
+        clocks = timing.time_models(
+            [self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS, threads=self.threads
+        )[1:]
         for (params, outcome), clock in zip(able, clocks, strict=True):
             again = dataclasses.replace(
                 outcome,

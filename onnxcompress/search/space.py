@@ -54,6 +54,9 @@ class Element:
     serves: tuple[str, ...] = EVERYTHING
 
 
+SHORT = Part("shorten-names")
+"""Names take a tenth of a small quantized file."""
+
 REST = Part("quantize-weights dtype=int8 calibration=mse")
 """What is still in float is stored in 8 bits: tables, and layers that were spared."""
 
@@ -80,7 +83,7 @@ PRECISIONS = (
     Element(
         "int8",
         "int8 arithmetic",
-        (Part("quantize calibration={calibration} equalise={equalise}{target}", "spare"), REST),
+        (Part("quantize calibration={calibration} equalise={equalise}{target}", "spare"), REST, SHORT),
         {"calibration": ("minmax", "percentile", "mse", "entropy"), "equalise": ("false", "true"), "spare": SPARED},
         needs=("samples", "layers"),
         serves=SMALL,
@@ -96,7 +99,7 @@ PRECISIONS = (
     Element(
         "dynamic int8",
         "int8 arithmetic with scales of each run",
-        (Part("quantize-dynamic", "spare"), REST),
+        (Part("quantize-dynamic", "spare"), REST, SHORT),
         {"spare": SPARED},
         needs=("products", "cpu"),
         serves=SMALL,
@@ -104,7 +107,7 @@ PRECISIONS = (
     Element(
         "8-bit weights",
         "weights in 8 bits",
-        (Part("quantize-weights dtype=int8 calibration=mse rounding={rounding}"),),
+        (Part("quantize-weights dtype=int8 calibration=mse rounding={rounding}"), SHORT),
         {"rounding": ("gptq", "nearest")},
         needs=("samples", "layers"),
         serves=SMALL,
@@ -112,7 +115,7 @@ PRECISIONS = (
     Element(
         "8-bit weights, unfitted",
         "weights in 8 bits",
-        (REST,),
+        (REST, SHORT),
         needs=("no samples",),
         serves=SMALL,
     ),
@@ -124,6 +127,7 @@ PRECISIONS = (
                 "quantize-weights dtype=uint4 block_size={block} calibration=mse rounding=gptq format={format}", "spare"
             ),
             REST,
+            SHORT,
         ),
         {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits"), "spare": SPARED},
         needs=("samples", "layers"),
@@ -132,7 +136,7 @@ PRECISIONS = (
     Element(
         "float16",
         "float16",
-        (Part("convert-float dtype=float16"),),
+        (Part("convert-float dtype=float16"), SHORT),
         needs=("float32",),
         serves=SMALL,
     ),

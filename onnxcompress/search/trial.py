@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Collection
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from ..contract import Context, Pass
@@ -20,7 +19,7 @@ from ..evaluation.compare import Comparison, Reference
 from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
-from ..kinds import to_ir, working_copy
+from ..kinds import working_copy
 from ..plans import PlannedStep
 from ..progress import Progress, silent
 from ..recipe import make_step, parse_pass, step_table
@@ -45,7 +44,7 @@ RANDOM = "random"
 KEPT = 12
 """Models that are kept for trials that begin alike."""
 
-FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.02
+FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.05
 """The original may take such shares of the time of the search to go once through the samples that are fitted to, that
 judge a trial, and that give the verdict."""
 
@@ -88,9 +87,9 @@ class Tester:
         Seconds that the original takes for a sample.
     """
 
-    def __init__(self, source: Source, *, model: ir.Model | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, source: Source, progress: Progress | None = None) -> None:
         self.source, self._progress = source, progress or silent
-        self.original = model if model is not None else _load(source.model)
+        self.original = source.model
         self.parts = _divided(self.original, source)
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
@@ -207,7 +206,9 @@ class Tester:
         outcome = self._judged(job, model, outcome)
         if not job.timed or outcome.stopped:
             return outcome
-        clock = timing.time_models([self.original, model], self.feed, seconds=TIMED_SECONDS)[-1]
+        clock = timing.time_models(
+            [self.original, model], self.feed, seconds=TIMED_SECONDS, threads=self.source.threads
+        )[-1]
         return dataclasses.replace(
             outcome,
             ratio=clock.ratio,
@@ -264,10 +265,6 @@ def passes_of(outcome: Outcome) -> list[Pass]:
 def trials_of(source: Source) -> Callable[[Job], Outcome]:
     """Return what carries out trials, in whatever process this is; see `onnxcompress.machines.workers`."""
     return Tester(source).run
-
-
-def _load(model: str | bytes) -> ir.Model:
-    return to_ir(onnx.load_from_string(model) if isinstance(model, bytes) else model)[0]
 
 
 def _pace(model: ir.Model, samples: Samples) -> float:
