@@ -94,7 +94,7 @@ def apply(
     rehearsal : bool
         Passes may estimate what takes long (training) in place of doing it; the report says so.
     workers : Workers, optional
-        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        Who goes through the samples: an `onnxcompress.machines.dask_workers.DaskWorkers`, in place of this process. The
         result is the same.
 
     Returns

@@ -162,7 +162,9 @@ class PruneChannels(OverridablePass):
         groups = context.groups
         chosen = choose_groups(self, context.model, groups)
         if self.importance == "reconstruction":
-            scores, lacking = reconstruction_scores(groups, chosen.groups, context.samples, progress=context.progress)
+            scores, lacking = reconstruction_scores(
+                groups, chosen.groups, context.samples, progress=context.progress, workers=context.workers
+            )
         else:
             scores, lacking = score_groups(criterion_of(self.importance), self.reduction, chosen.groups, context)
         limits, fixed = {}, {}
