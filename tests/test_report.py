@@ -181,7 +181,7 @@ def test_table_fits_eighty_columns():
     with console.capture() as captured:
         console.print(report().to_table())
     lines = captured.get().splitlines()
-    assert len([line for line in lines if line.strip()]) == 1 + 2 + 3, "no row is wrapped"
+    assert len([line for line in lines if line.strip()]) == 2 + 2 + 3, "no row is wrapped"
     assert re.search(r"shrink +0\.9900 +0\.9800 +42\.0 k +1\.56 M +60\.1 kB", captured.get())
 
 

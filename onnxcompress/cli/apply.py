@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .app import FELL_SHORT, AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .app import (
+    FELL_SHORT,
+    AsJson,
+    DataOption,
+    JudgeOption,
+    MaxDrop,
+    MetricOption,
+    ModelPath,
+    Overwrite,
+    Seed,
+    exit_status,
+)
+from .provider import on_provider
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -42,6 +54,7 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@on_provider
 def apply(
     ctx: typer.Context,
     model: ModelPath,
@@ -52,6 +65,7 @@ def apply(
     data: DataOption = None,
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
+    max_drop: MaxDrop = None,
     report: ReportOption = None,
     plans: PlansOption = None,
     dry_run: DryRun = False,
@@ -90,6 +104,7 @@ def apply(
             data=data,
             evaluate_on=evaluate_on,
             metric=metric,
+            max_drop=max_drop,
             output=target,
             overwrite=overwrite,
             seed=seed,
@@ -98,12 +113,13 @@ def apply(
         )
     if target is not None:
         ctx.meta["written"] = f"{target}"
-        _write(found, report, plans, overwrite=overwrite)
+        write(found, report, plans, overwrite=overwrite)
     _show(found, target, as_json=as_json)
     return _verdict(found, dry_run=dry_run)
 
 
-def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+    """Write the evidence and the plans to where the user wants them."""
     from .. import files
     from ..plans import write_plans
 
@@ -132,7 +148,8 @@ def _verdict(found: Report, *, dry_run: bool) -> int:
         return 0
     for text in found.unmet:
         console.say(f"fell short: {text}")
-    return FELL_SHORT if found.unmet else 0
+    status = exit_status(found.verdict)
+    return FELL_SHORT if found.unmet else status
 
 
 def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:

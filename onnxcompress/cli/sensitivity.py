@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .provider import on_provider
 
 
+@on_provider
 def sensitivity(
     model: ModelPath,
     data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..contract import Refusal
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
-    from ..evidence import Evidence, Step
+    from ..evidence import Evidence, Step, Verdict
     from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
@@ -76,11 +76,40 @@ def stages(report: Evidence) -> RenderableType:
             units.milliseconds(stage.milliseconds),
             units.number(stage.ratio, ".2f"),
         )
-    notes = [f"Fell short: {text}" for text in report.unmet]
-    notes += [report.basis()]
+    notes = (
+        [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
+    )
+    notes += [f"Fell short: {text}" for text in report.unmet]
+    notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
+
+
+def trials(found: Evidence) -> RenderableType:
+    """Return what a search has tried that no other trial is better than, and how many others there were."""
+    table = new_table(("recipe", ">bytes", ">MACs", ">× ms", ">drop", ">±", ""))
+    shown = [each for each in found.trials if each.state in ("winner", "front")]
+    for each in shown:
+        table.add_row(
+            each.recipe,
+            units.size(each.bytes),
+            units.count(each.macs),
+            units.number(each.ratio, ".2f"),
+            units.number(each.drop),
+            units.number(each.error),
+            "taken" if each.state == "winner" else "",
+        )
+    states = Counter(each.state for each in found.trials)
+    others = [f"{states[state]} {state}" for state in ("dominated", "stopped", "failed") if states[state]]
+    return titled(
+        f"Tried for {found.objective}: {len(found.trials)} recipes ({', '.join(others) or 'all shown'})", table
+    )
+
+
+def verdict(found: Verdict | None) -> list[str]:
+    """Return whether what was asked for holds, a line for each sentence."""
+    return [] if found is None else [f"{text}." for text in (found.sentence, *found.details)]
 
 
 def steps(found: Sequence[Step]) -> Table:
@@ -194,8 +223,8 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def comparison(found: Comparison) -> list[RenderableType]:
-    """Return two models side by side."""
+def comparison(found: Comparison, judged: Verdict | None = None) -> list[RenderableType]:
+    """Return two models side by side, what was asked for first."""
     title = f"{found.count} samples ({found.data}), to which neither model should have been fitted"
     title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
@@ -215,7 +244,7 @@ def comparison(found: Comparison) -> list[RenderableType]:
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled(title, score), outputs]
+    return [titled("\n".join([*verdict(judged), title]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
