@@ -17,6 +17,7 @@ from .app import (
     MetricOption,
     ModelPath,
     Overwrite,
+    SchedulerOption,
     Seed,
     exit_status,
 )
@@ -71,6 +72,7 @@ def apply(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Run passes over MODEL, in the order of -r and -p."""
@@ -86,6 +88,7 @@ def apply(
     )
     from .. import pipeline
     from ..display import console
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..plans import read_plans
     from ..recipe import read_steps
@@ -96,7 +99,7 @@ def apply(
     read = named_by(data, evaluate_on, metric) | {f"-r {r}": r for r in recipe or ()}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = pipeline.apply(
             model,
             () if planned is not None else passes,
@@ -110,6 +113,7 @@ def apply(
             seed=seed,
             progress=progress,
             rehearsal=dry_run,
+            workers=workers,
         )
     if target is not None:
         ctx.meta["written"] = f"{target}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 
 from ..errors import ClusterError, OnnxCompressError, OptionError
+from ..runtime.provider import Provider, running_on
 from .packed import Packed
 
 
@@ -49,8 +50,11 @@ class Crew:
     Sent anywhere, it takes along what it is made of, and is made anew there.
     """
 
-    def __init__(self, versions: dict[str, str], make: Callable[..., Callable[[Any], Any]], *given: Any) -> None:
-        self._made_of = versions, make, *given
+    def __init__(
+        self, versions: dict[str, str], provider: Provider, make: Callable[..., Callable[[Any], Any]], *given: Any
+    ) -> None:
+        self._provider = provider
+        self._made_of = versions, provider, make, *given
         self._lock = Lock()
         self._work: Callable[[Any], Any] | None = None
 
@@ -60,7 +64,8 @@ class Crew:
     def __call__(self, item: Any) -> Any:
         """Do one item; an error comes back as `Failed`."""
         try:
-            return self._ready()(item)
+            with running_on(self._provider):
+                return self._ready()(item)
         except OptionError as error:
             return Failed(OptionError(f"{error} (on {platform.node()}; files that options name must be there too)"))
         except OnnxCompressError as error:
@@ -71,7 +76,7 @@ class Crew:
     def _ready(self) -> Callable[[Any], Any]:
         with self._lock:
             if self._work is None:
-                versions, make, *given = self._made_of
+                versions, _, make, *given = self._made_of
                 check_versions(describe(), versions)
                 self._work = make(*(value.unpack() if isinstance(value, Packed) else value for value in given))
             return self._work

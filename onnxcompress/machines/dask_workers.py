@@ -6,11 +6,14 @@ import logging
 from asyncio import TimeoutError as Late
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ClusterError, OnnxCompressError, OptionError
+from ..runtime.provider import running
 from ..runtime.saturation import products_saturate
 from .crew import Crew, Failed, check_versions, describe, pack, run, same
+from .workers import Here, Workers
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -133,7 +136,7 @@ class DaskWorkers:
     def _send(self, make: Callable[..., Any], given: Sequence[Any]) -> Future[Any] | None:
         """Let the cluster have what all items need: as tasks, so that it can make again what a dying worker held."""
         sent = [self._task(same, pack(value)) for value in given]
-        return self._task(Crew, describe().versions, make, *sent)
+        return self._task(Crew, describe().versions, running(), make, *sent)
 
     def _submit(self, crew: Future[Any] | None, item: Any) -> Future[Any] | None:
         return None if crew is None else self._task(run, crew, item)
@@ -206,6 +209,16 @@ class DaskWorkers:
             f"{self._name}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}; "
             "the same packages must be installed on the scheduler and the workers as here"
         )
+
+
+@contextmanager
+def workers_at(address: str | None) -> Iterator[Workers]:
+    """Work with the cluster whose scheduler is at an address, or without one here."""
+    if address is None:
+        yield Here()
+    else:
+        with DaskWorkers(address) as workers:
+            yield workers
 
 
 def _connect(address: str) -> Any:

@@ -5,14 +5,18 @@ import time
 
 import numpy as np
 import pytest
+from command_line import call, make_data, make_model
 from corpus import text
 from corpus.work import adds, kills_itself_once, needs_a_file, refuses
 from distributed import Client, LocalCluster
 
+import onnxcompress
+from onnxcompress import apply
 from onnxcompress.errors import ClusterError, DataError, OptionError
 from onnxcompress.machines import crew
 from onnxcompress.machines import dask_workers as module
 from onnxcompress.machines.dask_workers import DaskWorkers
+from onnxcompress.passes import PruneChannels, Quantize
 from onnxcompress.progress import silent
 from onnxcompress.samples.samples import load_samples
 from onnxcompress.statistics.gram import collect_grams
@@ -67,6 +71,35 @@ def test_statistics_are_the_same_to_the_last_bit(processes, net):
     for key, seen in here[2].items():
         np.testing.assert_array_equal(seen.own, there[2][key].own)
     assert workers.notes == []
+
+
+RECIPE = (
+    PruneChannels(sparsity=0.25, importance="reconstruction"),
+    Quantize(calibration="entropy", max_drop=0.02),
+)
+
+
+def test_a_recipe_gives_the_same_bytes_and_a_sensitivity_the_same_figures(processes, tmp_path):
+    model, data = make_model(tmp_path / "m.onnx", width=16), tmp_path / "d.npz"
+    values = np.random.default_rng(1).standard_normal((80, 4), np.float32)
+    make_data(data, x=values, labels=np.arange(80) % 3)
+    found = {}
+    with DaskWorkers(processes.scheduler_address) as workers:
+        for name, each in (("here", None), ("there", workers)):
+            told = []
+            apply(
+                model,
+                RECIPE,
+                data=str(data),
+                output=tmp_path / f"{name}.onnx",
+                progress=lambda *args, told=told: told.append(args),
+                workers=each,
+            )
+            found[name] = onnxcompress.sensitivity(model, str(data), Quantize(), workers=each)
+            assert {"ranges", "grams"} <= {what for what, _, _ in told}
+    assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()
+    assert found["here"] == found["there"]
+    assert len(found["here"].curves) == 2
 
 
 def test_a_killed_worker_costs_nothing_but_time(processes, tmp_path):
@@ -133,3 +166,14 @@ def test_a_cluster_without_workers(near, monkeypatch):
     near.scale(0)
     with Client(near, set_as_default=False) as client, pytest.raises(ClusterError, match="the cluster has no worker"):
         DaskWorkers(client)
+
+
+def test_the_command_line_names_a_scheduler(near, tmp_path, monkeypatch):
+    model, data = make_model(tmp_path / "m.onnx"), make_data(tmp_path / "d.npz")
+    work = ("apply", model, "-o", tmp_path / "o.onnx", "-p", "quantize", "--data", data)
+    done = call(*work, "--scheduler", near.scheduler_address)
+    assert done.exit_code == 0, done.output
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    done = call(*work, "--overwrite", "--scheduler", "tcp://127.0.0.1:9")
+    assert done.exit_code == 2
+    assert "error: scheduler 'tcp://127.0.0.1:9': nobody answers there" in done.stderr
