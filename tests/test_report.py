@@ -13,8 +13,8 @@ from rich.console import Console
 
 from onnxcompress import speed
 from onnxcompress.contract import Change, Refusal
+from onnxcompress.details import LayerTime, NotFaster, OperatorTime
 from onnxcompress.display import page, units
-from onnxcompress.evaluation.slowness import LayerTime, NotFaster, OperatorTime
 from onnxcompress.evidence import Stage, Step
 from onnxcompress.report import Report
 from onnxcompress.speed import Speed

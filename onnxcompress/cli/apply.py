@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ RecipeOption = Annotated[
 ]
 StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, .json or .md.")
 ]
 PlansOption = Annotated[
     Path | None, typer.Option("--plans", metavar="DIR", help="Write what each pass decided, a JSON file for each.")
@@ -95,7 +96,9 @@ def apply(
             seed=seed,
             progress=progress,
             rehearsal=dry_run,
+            details=report is not None,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
         ctx.meta["written"] = f"{target}"
         _write(found, report, plans, overwrite=overwrite)
@@ -104,12 +107,10 @@ def apply(
 
 
 def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
-    from .. import files
     from ..plans import write_plans
 
     if report is not None:
-        text = found.to_html() if report.suffix == ".html" else found.to_json()
-        files.write_text(report, text, overwrite=overwrite)
+        found.to_file(report, overwrite=overwrite)
     if plans is not None:
         write_plans(plans, found.plans, overwrite=overwrite)
 
