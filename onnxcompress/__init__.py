@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from .inspection import inspect as inspect
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
+    from .runtime.provider import Provider as Provider
     from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
 _WHERE = {
     "OnnxCompressError": "errors",
     "Pass": "contract",
+    "Provider": "runtime.provider",
     "apply": "pipeline",
     "bench": "evaluation.bench",
     "compare": "evaluation.compare",

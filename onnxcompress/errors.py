@@ -13,6 +13,10 @@ class ModelError(OnnxCompressError):
     """The model file is missing, truncated, not ONNX, invalid, or points outside its folder."""
 
 
+class NoRuntimeError(OnnxCompressError):
+    """There is no onnxruntime, none that is new enough, or it has not the provider that was asked for."""
+
+
 class DataError(OnnxCompressError):
     """The samples do not fit the model, or are empty, or hold NaN."""
 

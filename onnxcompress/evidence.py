@@ -81,6 +81,41 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether what was asked for holds.
+
+    Attributes
+    ----------
+    state : {"held", "not shown", "not held", "nothing helps"}
+        "held": the whole 95 % interval of the drop, on samples that nothing was fitted to, is within what was asked
+        for. "not shown": the drop is, but so few samples, or such as were fitted to, do not show that it is no luck.
+        "nothing helps": the original is the best that was found.
+    sentence : str
+        The first thing that a report says.
+    details : tuple of str
+        What else belongs to it, a sentence each: what is missing, what it was measured on.
+    drop, low, high : float or None
+        How much of the metric was lost, and the 95 % interval of that.
+    asked : dict
+        What was asked for: option → value.
+    holds : bool
+        The state is "held"; the exit status is 0 then, and 1 otherwise.
+    """
+
+    state: Literal["held", "not shown", "not held", "nothing helps"]
+    sentence: str
+    details: tuple[str, ...] = ()
+    drop: float | None = None
+    low: float | None = None
+    high: float | None = None
+    asked: dict[str, float | str] = field(default_factory=dict)
+    holds: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", self.state == "held")
+
+
+@dataclass(frozen=True)
 class Trial:
     """One recipe that a search has tried.
 
@@ -123,6 +158,8 @@ class Evidence:
 
     Attributes
     ----------
+    verdict : Verdict or None
+        Whether what was asked for holds; None where nothing was.
     metric : str or None
         The metric's name; None when there were no samples.
     data : str or None
@@ -157,7 +194,9 @@ class Evidence:
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
-        Package → version.
+        Package → version; among them the one that brings onnxruntime.
+    provider : str
+        Where it was measured and timed: onnxruntime's provider, and its options.
     trials : list of Trial
         What a search has tried; empty where nothing was searched.
     objective : str or None
@@ -166,6 +205,7 @@ class Evidence:
         Data files of a model that was overwritten which were not removed, and why.
     """
 
+    verdict: Verdict | None = None
     metric: str | None = None
     data: str | None = None
     random: bool = False
@@ -182,12 +222,18 @@ class Evidence:
     frozen: list[GroupInfo] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    provider: str = "cpu"
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     objective: str | None = None
     stays: list[str] = field(default_factory=list)
+
+    def place(self) -> str:
+        """Say where it was measured and timed: onnxruntime's provider, and the package that brings it."""
+        runtime = next((f"{n} {v}" for n, v in self.versions.items() if n.startswith("onnxruntime")), "onnxruntime")
+        return f"Run on {self.provider} ({runtime})"
 
     def basis(self) -> str:
         """Say on which samples was measured, and whether a pass was fitted to them."""

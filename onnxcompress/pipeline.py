@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, PlanError, VerifyError
-from .evidence import Stage, Step
+from .evidence import Stage, Step, Verdict
 from .files import check_target
 from .graph import cost, edit
 from .graph.fingerprint import Fingerprints
@@ -25,11 +26,13 @@ from .origin import command_of, find_origin
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
+from .runtime.installed import runtime_version
+from .runtime.provider import Provider, running, runs_on_provider
 from .samples.split import split
 from .verify import Verifier
 
 if TYPE_CHECKING:
-    from .evaluation.compare import Reference
+    from .evaluation.compare import Comparison, Reference
     from .evaluation.profiled import Profiled
     from .evaluation.timing import Timing
     from .kinds import AnyModel
@@ -48,10 +51,14 @@ DEFAULTS = (
 )
 """What is said of a model with such inputs, after their number."""
 
+VERDICTS = ("nothing helps", "not held", "not shown", "held")
+"""The worst first."""
+
 TIMED_BYTES = 1 << 28
 """Models up to this size are all timed side by side; of larger ones only the original and the result."""
 
 
+@runs_on_provider
 def apply(
     model: AnyModel,
     passes: Sequence[Pass] = (),
@@ -59,12 +66,14 @@ def apply(
     plans: str | Path | Sequence[PlannedStep] | None = None,
     data: Any = None,
     metric: str | None = None,
+    max_drop: float | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     evaluate_on: Any = None,
     rehearsal: bool = False,
+    provider: Provider | str | None = None,
     workers: Workers | None = None,
     details: bool = False,
 ) -> tuple[Any, Report]:
@@ -84,6 +93,8 @@ def apply(
     metric : str, optional
         top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
         else agreement.
+    max_drop : float, optional
+        How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
         Where to save the result.
     overwrite : bool
@@ -97,6 +108,8 @@ def apply(
         more, one sample in five is kept from passes that need samples, and judges; see `Report.basis`.
     rehearsal : bool
         Passes may estimate what takes long (training) in place of doing it; the report says so.
+    provider : Provider or str, optional
+        Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
         Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
         result is the same.
@@ -120,6 +133,7 @@ def apply(
     fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
     samples = split(original, data, evaluate_on, fits=fits, seed=seed)
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
+    check_budget(max_drop, metric)
     workers = workers or Here()
     run = Run(
         original,
@@ -139,11 +153,22 @@ def apply(
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
+    run.judge(max_drop)
     report = run.finish()
     report.notes += workers.notes
     if output is not None:
         report.stays = save(run.model, output, overwrite=overwrite)
     return back(run.model), report
+
+
+def check_budget(max_drop: float | None, metric: str | None) -> None:
+    """Raise `OnnxCompressError` unless so much of a metric can be asked for."""
+    from .evaluation.metrics import find_metric
+
+    if max_drop is not None and not max_drop >= 0:
+        raise OptionError(f"max_drop = {max_drop!r}: expected 0 or more, such as 0.01")
+    if max_drop is not None and metric is not None:
+        find_metric(metric).drop(0.0, 0.0)
 
 
 def _steps(
@@ -205,11 +230,12 @@ class Run:
         self._sizes = None if feeds is None else {name: (1, *a.shape[1:]) for name, a in feeds[0].items() if a.ndim}
         self._verifier = Verifier(self.model, feeds)
         self._metric = metric
-        self._reference = None if judges is None else _reference(original, judges)
+        self._judges, self._reference = judges, None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
         self._profiled: Profiled | None = None
+        self._found: Comparison | None = None
         self._fingerprints = Fingerprints()
-        self.report = Report(seed=seed, versions=_versions())
+        self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
         if judges is not None:
             self.report.data, self.report.random, self.report.unseen = judges.description, judges.random, True
         if self._verifier.random:
@@ -233,7 +259,7 @@ class Run:
             self._remember_fit(step, planned.fitted_to, unseen=None)
         self.report.plans.append(planned)
         self.report.unmet += [f"{step.name}: {text}" for text in planned.plan.unmet]
-        copy = self.model.clone()
+        given, copy = self.model, self.model.clone()
         changes = planned.carry_out(copy)
         if changes.done:
             self._check(step, copy)
@@ -249,6 +275,8 @@ class Run:
             )
         )
         self._measure(step.name)
+        if (asked := step.options().get("max_drop")) is not None:
+            self._judge_step(step.name, asked, given)
         self.progress(step.name, 1, 1)
         return planned.plan
 
@@ -281,6 +309,36 @@ class Run:
             self.report.fitted.append(step.name)
             self.report.fitted_to = samples
             self.report.unseen = unseen and self.report.unseen
+
+    def judge(self, max_drop: float | None) -> None:
+        """Say whether the model as it is now has lost no more of the metric than that, beside the original."""
+        from . import verdict
+
+        if max_drop is None:
+            return
+        if self._found is None:
+            self._take(verdict.no_samples(max_drop))
+        else:
+            self._take(verdict.judge_drop(self._found, max_drop, unseen=self.report.unseen))
+
+    def _judge_step(self, name: str, max_drop: float, given: ir.Model) -> None:
+        """Say whether one pass has lost no more than that, beside the model that it was given."""
+        from . import verdict
+
+        if self._found is None or self._judges is None:
+            return  # a plan that is carried out again was judged when it was made
+        found = self._found
+        if len(self.report.steps) > 1:
+            found = _reference(given, self._judges).compare(self.model, self._metric)
+        found_of = verdict.judge_drop(found, max_drop, unseen=self.report.unseen)
+        self._take(replace(found_of, sentence=f"{name}: {found_of.sentence}"))
+
+    def _take(self, verdict: Verdict) -> None:
+        """Keep the worst verdict; the others are among its details."""
+        known = self.report.verdict
+        worst = verdict if known is None else min(verdict, known, key=lambda each: VERDICTS.index(each.state))
+        others = tuple(each.sentence for each in (known, verdict) if each is not None and each is not worst)
+        self.report.verdict = replace(worst, details=(*worst.details, *others))
 
     def finish(self) -> Report:
         """Time the stages side by side, and compare the layers before and after."""
@@ -348,6 +406,7 @@ class Run:
         stage = Stage(name, known.bytes, known.parameters, known.macs)
         if self._reference is not None:
             found = self._reference.compare(self.model if self._models else self.original, self._metric)
+            self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
             self.report.notes += [
@@ -368,4 +427,6 @@ def _reference(model: ir.Model, samples: Samples) -> Reference:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("onnxcompress", "onnx", "onnxruntime", "onnx-ir", "numpy")}
+    runtime, its_version = runtime_version()
+    named = {name: version(name) for name in ("onnxcompress", "onnx", "onnx-ir", "numpy")}
+    return {**named, runtime: its_version}

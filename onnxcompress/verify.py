@@ -17,7 +17,7 @@ from .graph.weightless import weightless
 
 if TYPE_CHECKING:
     from .runtime.differences import Difference, Pair
-    from .runtime.session import Port, Session
+    from .runtime.session import Optimize, Port, Session
 
 Feeds = Mapping[str, Any]
 Outputs = dict[str, Any]
@@ -245,9 +245,7 @@ class _Values:
 
     def _agree_as_written(self, model: ir.Model, pair: Pair, tolerance: float) -> bool:
         """Tell whether the models agree without ONNX Runtime's own rewriting, which rounds to 8 bits now and then."""
-        from .runtime.session import open_session
-
-        both = (open_session(m, optimize="none").run(self._feed) for m in (model, settled.settled(self._changed)))
+        both = (_open(m, optimize="none").run(self._feed) for m in (model, settled.settled(self._changed)))
         before, after = (outputs[self._name] for outputs in both)
         found = self._between(pair, before, after)
         return found.error <= tolerance and not found.changed
@@ -262,10 +260,11 @@ class _Values:
         return Difference(math.inf, 1.0)
 
 
-def _open(model: ir.Model) -> Session:
+def _open(model: ir.Model, optimize: Optimize = "all") -> Session:
+    from .runtime.provider import on_cpu
     from .runtime.session import open_session
 
-    return open_session(model)
+    return open_session(model, optimize=optimize, provider=on_cpu())
 
 
 def _checker_message(model: ir.Model, *, full: bool) -> str | None:

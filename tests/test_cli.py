@@ -145,7 +145,7 @@ def test_compare_limits_the_drop(tmp_path, model, data):
     assert (same.exit_code, same.stderr) == (0, "")
     short = call("compare", model, other, "--data", data, "--metric", "agreement", "--max-drop", "0.01")
     assert short.exit_code == 1
-    assert short.stderr.startswith("fell short: agreement dropped by ")
+    assert short.stderr.startswith("Not held: agreement lost ")
     assert "agreement" in short.stdout
     assert call("compare", model, other, "--data", data, "--metric", "agreement").exit_code == 0
 

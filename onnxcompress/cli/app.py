@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import typer
 from typer.core import TyperGroup
 
 from ..errors import OnnxCompressError, VerifyError
 from ..signals import how_it_ended, raise_on_end
+
+if TYPE_CHECKING:
+    from ..evidence import Verdict
 
 FELL_SHORT, UNUSABLE, INTERNAL, PIPE_CLOSED = 1, 2, 70, 141
 """Exit statuses, beside 0; whoever is ended by a signal ends with 128 and its number."""
@@ -96,6 +100,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def share(text: str) -> float:
+    """Read a number, which may be in percent: "1%" is 0.01."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: expected a number such as 0.01, or 1%") from None
+
+
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DataOption = Annotated[
@@ -110,8 +123,27 @@ MetricOption = Annotated[
     str | None,
     typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),
 ]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="X",
+        parser=share,
+        help="How much of the metric may be lost: 0.01, or 1%. Exit with status 1 unless the samples show that.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
+
+
+def exit_status(verdict: Verdict | None) -> int:
+    """Return the exit status that a verdict stands for, and say on stderr why it is not 0."""
+    from ..display import console
+
+    if verdict is None or verdict.holds:
+        return 0
+    console.say(" ".join(f"{text}." for text in (verdict.sentence, *verdict.details)))
+    return FELL_SHORT
 
 
 def main() -> None:
@@ -120,4 +152,12 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     raise_on_end()
+    warnings.showwarning = lambda message, *_, **__: _warn(message)
     app()
+
+
+def _warn(message: Warning | str) -> None:
+    """Say in one line what a library or onnxcompress warns of."""
+    from ..display import console
+
+    console.say(f"warning: {message}")

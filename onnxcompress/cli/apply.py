@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .app import FELL_SHORT, AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .app import (
+    FELL_SHORT,
+    AsJson,
+    DataOption,
+    JudgeOption,
+    MaxDrop,
+    MetricOption,
+    ModelPath,
+    Overwrite,
+    Seed,
+    exit_status,
+)
+from .provider import on_provider
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -43,6 +55,7 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@on_provider
 def apply(
     ctx: typer.Context,
     model: ModelPath,
@@ -53,6 +66,7 @@ def apply(
     data: DataOption = None,
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
+    max_drop: MaxDrop = None,
     report: ReportOption = None,
     plans: PlansOption = None,
     dry_run: DryRun = False,
@@ -91,6 +105,7 @@ def apply(
             data=data,
             evaluate_on=evaluate_on,
             metric=metric,
+            max_drop=max_drop,
             output=target,
             overwrite=overwrite,
             seed=seed,
@@ -133,7 +148,8 @@ def _verdict(found: Report, *, dry_run: bool) -> int:
         return 0
     for text in found.unmet:
         console.say(f"fell short: {text}")
-    return FELL_SHORT if found.unmet else 0
+    status = exit_status(found.verdict)
+    return FELL_SHORT if found.unmet else status
 
 
 def _check_usage(ctx: typer.Context, wrong: dict[str, bool]) -> None:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from .app import AsJson
+from .provider import on_provider
 
 
+@on_provider
 def bench(
     models: Annotated[list[Path], typer.Argument(metavar="A [B ...]", help="Models that take the same inputs.")],
     as_json: AsJson = False,

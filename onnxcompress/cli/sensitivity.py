@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .provider import on_provider
 
 FORMS = (".html", ".json")
 """What the name of a report may end in."""
 
 
+@on_provider
 def sensitivity(
     model: ModelPath,
     data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],

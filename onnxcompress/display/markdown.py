@@ -12,7 +12,7 @@ from .page import Reason, reasons, tiles
 if TYPE_CHECKING:
     from ..evidence import Evidence
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~@$&:])")
+SPECIAL = re.compile(r"([\\`*_\[\]<>#|~$&])")
 """What Markdown, or the sites that show it, would take for more than text."""
 
 MOST = 8
@@ -22,7 +22,8 @@ MOST = 8
 def render(report: Evidence) -> str:
     """Return the verdict, the stages, and what was left alone, folded."""
     model = f": {plain(report.origin.model)}" if report.origin.model else ""
-    parts = [f"### Compression report{model}", *_verdict(report), _stages(report), f"{plain(report.basis())}."]
+    basis = f"{plain(report.basis())}. {plain(report.place())}."
+    parts = [f"### Compression report{model}", *_verdict(report), _stages(report), basis]
     refused = reasons((step.name, step.refused) for step in report.steps)
     if refused:
         parts.append(_folded(f"{sum(len(each.subjects) for each in refused)} left alone, and why", _refused(refused)))
@@ -34,19 +35,19 @@ def render(report: Evidence) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows as it stands, on one line: names in models are anybody's.
+    r"""Return text that Markdown shows as it stands, on one line: names in models are anybody's, and call nobody.
 
     >>> plain("a*b|c")
-    'a\\\\*b\\\\|c'
+    'a\\*b\\|c'
     """
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("@", "@\u200b")
 
 
 def _verdict(report: Evidence) -> Iterable[str]:
     if report.verdict:
-        yield f"**{plain(report.verdict.sentence)}**"
+        yield f"**{plain(report.verdict.sentence)}.**"
         if report.verdict.details:
-            yield "\n".join(f"- {plain(text)}" for text in report.verdict.details)
+            yield "\n".join(f"- {plain(text)}." for text in report.verdict.details)
     warnings = [f"Fell short: {text}" for text in report.unmet] + report.notes
     warnings += ["Random data: the metric says nothing about the model's job"] if report.random else []
     if warnings:

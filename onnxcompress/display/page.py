@@ -101,7 +101,7 @@ def notebook(report: Evidence) -> str:
 
 
 def fill(template: str, **variables: Any) -> str:
-    """Fill a template of this folder. Names in models are anybody's: all text is escaped, and no script runs but ours."""
+    """Fill a template. Names in models are anybody's: all text is escaped, and no script runs but ours."""
     script = (TEMPLATES / "table.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     markup = _environment().get_template(template)

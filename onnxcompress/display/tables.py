@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..details import GroupInfo
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
-    from ..evidence import Evidence, Step
+    from ..evidence import Evidence, Step, Verdict
     from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
@@ -77,11 +77,19 @@ def stages(report: Evidence) -> RenderableType:
             units.milliseconds(stage.milliseconds),
             units.number(stage.ratio, ".2f"),
         )
-    notes = [f"Fell short: {text}" for text in report.unmet]
-    notes += [report.basis()]
+    notes = (
+        [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
+    )
+    notes += [f"Fell short: {text}" for text in report.unmet]
+    notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
+
+
+def verdict(found: Verdict | None) -> list[str]:
+    """Return whether what was asked for holds, a line for each sentence."""
+    return [] if found is None else [f"{text}." for text in (found.sentence, *found.details)]
 
 
 def steps(found: Sequence[Step]) -> Table:
@@ -191,8 +199,8 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def comparison(found: Comparison) -> list[RenderableType]:
-    """Return two models side by side."""
+def comparison(found: Comparison, judged: Verdict | None = None) -> list[RenderableType]:
+    """Return two models side by side, what was asked for first."""
     title = f"{found.count} samples ({found.data}), to which neither model should have been fitted"
     title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
@@ -212,7 +220,7 @@ def comparison(found: Comparison) -> list[RenderableType]:
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled(title, score), outputs]
+    return [titled("\n".join([*verdict(judged), title]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
 from ..kinds import to_ir
+from ..runtime.provider import Provider, runs_on_provider
 from ..samples.samples import load_samples
 from .timing import Timing, time_models
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from ..kinds import AnyModel
 
 
-def bench(models: Sequence[AnyModel], *, seconds: float = 2.0, data: Any = None, threads: int = 0) -> list[Timing]:
+@runs_on_provider
+def bench(
+    models: Sequence[AnyModel],
+    *,
+    seconds: float = 2.0,
+    data: Any = None,
+    threads: int = 0,
+    provider: Provider | str | None = None,
+) -> list[Timing]:
     """Time models on one sample, interleaved in one process.
 
     Parameters
@@ -27,6 +36,8 @@ def bench(models: Sequence[AnyModel], *, seconds: float = 2.0, data: Any = None,
         Samples as for `onnxcompress.apply`, of which the first is used; by default small random values.
     threads : int
         0 means all cores that this process may use.
+    provider : Provider or str, optional
+        Where to run them.
 
     Returns
     -------

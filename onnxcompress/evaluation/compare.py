@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +15,10 @@ import onnx_ir as ir
 from ..errors import MetricError, ModelError, did_you_mean
 from ..graph import shapes
 from ..kinds import to_ir
+from ..runtime.provider import Provider, runs_on_provider
 from ..runtime.session import Port, Session, open_session
 from ..samples.samples import Batch, Samples, load_samples
+from . import interval
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
 from .metrics import Metric, Score, find_metric
 
@@ -41,8 +44,10 @@ class Comparison:
         The metric of the original and of the other.
     drop : float or None
         How much was lost (higher is worse); None for a metric that cannot tell.
-    drop_error : float or None
-        Its standard error, from the decisions that changed; None for a metric that counts none.
+    drop_error, drop_low, drop_high : float or None
+        Its standard error, and its 95 % interval, from how much is lost on each sample; None where that is not known.
+    changed : tuple of int, optional
+        How many samples lost, and how many gained, the decision that the metric counts.
     agreement, sqnr, cosine, max_abs : float or None
         Of the first output; see `OutputFidelity`.
     outputs : tuple of OutputFidelity
@@ -60,6 +65,9 @@ class Comparison:
     value_b: float
     drop: float | None
     drop_error: float | None
+    drop_low: float | None
+    drop_high: float | None
+    changed: tuple[int, int] | None
     agreement: float | None
     sqnr: float | None
     cosine: float | None
@@ -107,6 +115,7 @@ class Reference:
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
         self._values: dict[str, float] = {}
+        self._floats = all("float" in self._ports.types[name] for name in self._ports.outputs)
 
     def compare(self, model: ir.Model | str | Path, metric: str | None = None, *, exact: bool = False) -> Comparison:
         """Score `model` beside this one, in one pass over the samples.
@@ -194,7 +203,11 @@ class Reference:
     def _comparison(
         self, count: int, metric: Metric, value_a: float, score: Score, outputs: list[OutputFidelity]
     ) -> Comparison:
-        first, value_b = outputs[0], score.value()
+        first, value_b, losses = outputs[0], score.value(), score.losses()
+        counted = None if losses is None else interval.counts(losses)
+        low, high = (None, None) if losses is None else interval.mean_interval(losses)
+        if self._floats and all(output.sqnr == math.inf for output in outputs):
+            low = high = 0.0  # equal to the last bit, which is no luck
         return Comparison(
             count=count,
             dropped=self.samples.dropped,
@@ -202,7 +215,10 @@ class Reference:
             value_a=value_a,
             value_b=value_b,
             drop=None if metric.loss is None else metric.drop(value_a, value_b),
-            drop_error=score.error(),
+            drop_error=None if losses is None else interval.mean_error(losses),
+            drop_low=low,
+            drop_high=high,
+            changed=None if counted is None else counted[:2],
             agreement=first.agreement,
             sqnr=first.sqnr,
             cosine=first.cosine,
@@ -255,7 +271,16 @@ def _fits(output: Any, labels: Any) -> bool:
     return labels.dtype.kind in "iubOSU" and labels.size == decided
 
 
-def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, seed: int = 0) -> Comparison:
+@runs_on_provider
+def compare(
+    a: AnyModel,
+    b: AnyModel,
+    data: Any,
+    *,
+    metric: str | None = None,
+    seed: int = 0,
+    provider: Provider | str | None = None,
+) -> Comparison:
     """Compare a model with the original on the same samples.
 
     Parameters
@@ -268,6 +293,8 @@ def compare(a: AnyModel, b: AnyModel, data: Any, *, metric: str | None = None, s
         See `Reference.compare`.
     seed : int
         Seeds ``"random"`` samples.
+    provider : Provider or str, optional
+        Where to run both.
 
     Returns
     -------

@@ -71,6 +71,7 @@ class Fidelity:
         self._aa = self._bb = self._ab = self._noise = 0.0
         self._max = 0.0
         self._same = self._decided = 0
+        self._by_sample: list[Array] = []
         self._nonfinite = [0, 0]
 
     def update(self, a: Any, b: Any) -> None:
@@ -108,8 +109,13 @@ class Fidelity:
         chosen_a, chosen_b = decisions(a), decisions(b)
         if chosen_a is not None and chosen_b is not None:
             both = tuple(slice(min(sizes)) for sizes in zip(chosen_a.shape, chosen_b.shape, strict=True))
-            self._same += int((chosen_a[both] == chosen_b[both]).sum())
-            self._decided += max(chosen_a.size, chosen_b.size)
+            same = np.asarray(chosen_a[both] == chosen_b[both])
+            self._same += int(same.sum())
+            decided = max(chosen_a.size, chosen_b.size)
+            self._decided += decided
+            samples = len(same) if same.shape and len(chosen_a) == len(chosen_b) else 1
+            kept = same.reshape(samples, -1).sum(axis=1) if samples else np.zeros(1)
+            self._by_sample.append(np.stack([decided / len(kept) - kept, np.full(len(kept), decided / len(kept))]))
 
     def _give_up(self, why: str, *, also_decisions: bool = True) -> None:
         self._comparable = False
@@ -117,15 +123,19 @@ class Fidelity:
         if also_decisions:
             self._decided = -(1 << 62)
 
-    @property
-    def decided(self) -> int:
-        """How many decisions there were."""
-        return max(self._decided, 0)
+    def losses(self) -> Array | None:
+        """Return the decisions that differ on each sample, as shares whose mean is that of all; None without any.
 
-    @property
-    def differ(self) -> int:
-        """How many of them differ."""
-        return self.decided - self._same
+        Where samples decide differently often, each is shown as what it adds to a ratio of two sums (Cochran,
+        "Sampling Techniques", 1977, section 6.3).
+        """
+        if self._decided <= 0:
+            return None
+        differ, decided = np.concatenate(self._by_sample, axis=1)
+        if (decided == decided[0]).all():
+            return np.asarray(differ / decided)
+        share = differ.sum() / decided.sum()
+        return np.asarray(share + (differ - share * decided) / decided.mean())
 
     def result(self) -> OutputFidelity:
         """Return the fidelity over all batches so far."""

@@ -28,8 +28,8 @@ class Score(Protocol):
     def value(self) -> float:
         """Return the metric over all batches."""
 
-    def error(self) -> float | None:
-        """Return the standard error of the difference to the original's; None unless decisions are counted."""
+    def losses(self) -> Array | None:
+        """Return how much is lost on each sample, so that the mean is the drop; None where that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -73,34 +73,27 @@ class Metric:
 class _TopK:
     def __init__(self, k: int) -> None:
         self._k = k
-        self._right = self._seen = self._lost = self._gained = 0
+        self._right = self._seen = 0
+        self._losses: list[Array] = []
 
     def update(self, outputs: Outputs, reference: Outputs, labels: Array | None) -> None:
         name, output = first_output(outputs)
         wanted = labels if labels is not None else np.zeros(0)
         right, was_right = (_hits(name, array, wanted, self._k) for array in (output, reference[name]))
         self._right += int(right.sum())
-        self._lost += int((was_right & ~right).sum())
-        self._gained += int((right & ~was_right).sum())
         self._seen += right.size
+        self._losses.append(by_sample(was_right.astype(np.float64) - right, len(wanted) if wanted.ndim else 1))
 
     def value(self) -> float:
         return self._right / self._seen
 
-    def error(self) -> float:
-        return standard_error(self._lost, self._gained, self._seen)
+    def losses(self) -> Array:
+        return np.concatenate(self._losses)
 
 
-def standard_error(down: int, up: int, count: int) -> float:
-    """Return that of the mean of `count` values of which so many are -1 and +1, and the others 0.
-
-    McNemar, "Note on the sampling error of the difference between correlated proportions" (1947).
-
-    >>> standard_error(6, 2, 100)
-    0.028
-    """
-    mean = (up - down) / count
-    return math.sqrt(max((up + down) / count - mean * mean, 0.0) / count)
+def by_sample(values: Array, count: int) -> Array:
+    """Return the mean for each of `count` samples: what belongs to one sample says less than as many samples would."""
+    return np.asarray(values.reshape(count, -1).mean(axis=1))
 
 
 def _hits(name: str, output: Array, labels: Array, k: int) -> Array:
@@ -155,10 +148,8 @@ class _FidelityScore:
             )
         return value
 
-    def error(self) -> float | None:
-        if self._field != "agreement" or self._fidelity is None:
-            return None
-        return standard_error(self._fidelity.differ, 0, self._fidelity.decided)
+    def losses(self) -> Array | None:
+        return None if self._field != "agreement" or self._fidelity is None else self._fidelity.losses()
 
 
 class _UserScore:
@@ -195,7 +186,7 @@ class _UserScore:
             raise MetricError(f"metric '{self._spec}' must return one finite number, got {value!r:.60}")
         return float(value)
 
-    def error(self) -> None:
+    def losses(self) -> None:
         return None
 
 

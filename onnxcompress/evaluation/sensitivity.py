@@ -13,6 +13,7 @@ from ..contract import Context, Pass, Plan, Refusal
 from ..errors import DataError, MetricError, OptionError
 from ..kinds import to_ir, working_copy
 from ..progress import Progress, silent
+from ..runtime.provider import Provider, runs_on_provider
 from ..runtime.saturation import products_saturate
 from ..samples.samples import Samples
 from ..samples.split import basis, split
@@ -169,6 +170,7 @@ def measure(
     return {subject: tuple(points) for subject, points in curves.items()}, found
 
 
+@runs_on_provider
 def sensitivity(
     model: AnyModel,
     data: Any,
@@ -179,6 +181,7 @@ def sensitivity(
     seed: int = 0,
     progress: Progress | None = None,
     evaluate_on: Any = None,
+    provider: Provider | str | None = None,
 ) -> Sensitivity:
     """Prune one group, or quantize one layer, after another and score the model each time.
 
@@ -201,6 +204,8 @@ def sensitivity(
         Called as ``progress(what, done, total)``.
     evaluate_on : optional
         Samples to score on; without them, as for `onnxcompress.apply`.
+    provider : Provider or str, optional
+        Where to calibrate and judge.
 
     Returns
     -------

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir import serde
 
 from ..errors import ModelError
+from .provider import on_cpu
 from .session import Array, open_session
 
 
@@ -43,7 +44,7 @@ def compute_node(node: ir.Node, inputs: Sequence[ir.TensorProtocol | None], mode
     imports = [onnx.OperatorSetIdProto(domain=d, version=v) for d, v in model.opset_imports.items()]
     proto_model = onnx.ModelProto(ir_version=model.ir_version, opset_import=imports, graph=graph)
     try:
-        session = open_session(ir.from_proto(proto_model), optimize="none", threads=1)
+        session = open_session(ir.from_proto(proto_model), optimize="none", threads=1, provider=on_cpu())
         found = session.run({name: tensor.numpy() for name, tensor in given})
     except ModelError:
         return None

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from ..graph import edit
+from .provider import on_cpu
 from .session import Array, open_session
 
 LARGEST = 1 << 28
@@ -81,12 +82,12 @@ def otherwise(model: ir.Model, feeds: Mapping[str, Array], dtype: ir.DataType) -
     """
     random, size = np.random.default_rng(0), unit(dtype)
     moved = {name: _rounded(array, random, size) for name, array in feeds.items()}
-    yield open_session(model, optimize="none").run(feeds)
-    yield open_session(model).run(moved)
+    yield open_session(model, optimize="none", provider=on_cpu()).run(feeds)
+    yield open_session(model, provider=on_cpu()).run(moved)
     weights = [t for t in map(_float_tensor, edit.values(model.graph)) if t is not None]
     if weights and sum(tensor.nbytes for tensor in weights) <= LARGEST:
         try:
-            yield open_session(_with_rounded_weights(model, random, size)).run(feeds)
+            yield open_session(_with_rounded_weights(model, random, size), provider=on_cpu()).run(feeds)
         except ModelError:
             return  # a weight that has to be exact (a scale, a size) is none any more
 

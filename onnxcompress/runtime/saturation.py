@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from .provider import Provider
 from .session import open_session
 
 _DEPTH = 64
@@ -26,5 +27,6 @@ def products_saturate() -> bool:
     """
     a = np.full((1, _DEPTH), 255, np.uint8)
     b = np.full((_DEPTH, _DEPTH), 127, np.int8)
-    found = open_session(ir.from_proto(onnx.parser.parse_model(_PROBE))).run({"a": a, "b": b})["y"]
+    session = open_session(ir.from_proto(onnx.parser.parse_model(_PROBE)), provider=Provider())
+    found = session.run({"a": a, "b": b})["y"]
     return bool((found != a.astype(np.int32) @ b.astype(np.int32)).any())

@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..errors import ModelError
+from ..errors import ModelError, NoRuntimeError, OptionError
 from ..graph import edit
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
+from .installed import import_onnxruntime
+from .provider import PROVIDERS, Provider, running
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
 if TYPE_CHECKING:
@@ -98,8 +100,7 @@ class Session:
         ModelError
             onnxruntime refuses the feeds or fails while running.
         """
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         names = list(self.outputs) if outputs is None else outputs
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = _FATAL_ONLY
@@ -123,8 +124,7 @@ class Session:
 
     def _run_narrow(self, feeds: Mapping[str, Array], names: list[str], options: Any) -> dict[str, Any]:
         """Run with types that numpy has no dtype of its own for (bfloat16, float8); their bytes are handed over."""
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         make = onnxruntime.OrtValue.ortvalue_from_numpy
         make_narrow = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
         values = {}
@@ -155,8 +155,9 @@ def open_session(
     prepack: bool | None = None,
     optimized_path: Path | None = None,
     profile_prefix: Path | None = None,
+    provider: Provider | None = None,
 ) -> Session:
-    """Open a model in onnxruntime on the CPU.
+    """Open a model in onnxruntime.
 
     Parameters
     ----------
@@ -176,6 +177,8 @@ def open_session(
         Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
     profile_prefix : Path, optional
         Where the name of the profile begins that `Session.end_profile` writes.
+    provider : Provider, optional
+        Where it runs, by default where `onnxcompress.runtime.provider.running_on` says.
 
     Returns
     -------
@@ -185,14 +188,17 @@ def open_session(
     ------
     ModelError
         onnxruntime cannot load the model.
+    NoRuntimeError
+        There is no onnxruntime, or its provider cannot be started here.
 
     Notes
     -----
     onnxruntime's CPU has few kernels for bfloat16. A model that it cannot run for that reason is run with float32
     operators that round each result to bfloat16; its times then say nothing.
     """
+    place = provider or running()
     try:
-        return _open(model, optimize, threads, exact, prepack, optimized_path, profile_prefix)
+        return _open(model, optimize, threads, exact, prepack, optimized_path, profile_prefix, place)
     except ModelError as error:
         if not any(text in str(error) for text in NO_KERNEL):
             raise
@@ -201,7 +207,7 @@ def open_session(
         in_float = in_float32(model if isinstance(model, ir.Model) else ir.load(model))
         if in_float is None:
             raise
-    return _open(in_float, optimize, threads, exact, prepack, optimized_path, profile_prefix)
+    return _open(in_float, optimize, threads, exact, prepack, optimized_path, profile_prefix, place)
 
 
 def _open(
@@ -212,9 +218,9 @@ def _open(
     prepack: bool | None,
     optimized_path: Path | None,
     profile_prefix: Path | None,
+    provider: Provider,
 ) -> Session:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimize])
@@ -232,6 +238,7 @@ def _open(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    _register(provider.custom_ops, options)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
     heavy = isinstance(model, ir.Model) and sum(t.nbytes for t in weights(model)) > SHARED_BYTES
     shared: list[Any] | None = [] if heavy and not prepack and optimized_path is None else None
@@ -239,10 +246,33 @@ def _open(
         options.add_session_config_entry("session.disable_prepacking", "1")
     with _as_model_error(label), _source(model, options, shared, map_weights=optimized_path is None) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
-        inner = onnxruntime.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=broken
-        )
+        places = _providers(provider)
+        inner = onnxruntime.InferenceSession(source, options, providers=places, disabled_optimizers=broken)
+    _check_started(inner, provider)
     return Session(inner, label, shared or ())
+
+
+def _providers(provider: Provider) -> list[Any]:
+    """Return what runs the graph, in order: the CPU takes what the other one does not."""
+    cpu = PROVIDERS["cpu"]
+    return [cpu] if provider.is_cpu else [(provider.full_name, dict(provider.options)), cpu]
+
+
+def _check_started(inner: onnxruntime.InferenceSession, provider: Provider) -> None:
+    """Raise where onnxruntime has fallen back to the CPU in silence, as it does without a driver or a device."""
+    if provider.full_name not in inner.get_providers():
+        raise NoRuntimeError(
+            f"provider '{provider.describe()}': onnxruntime has it and cannot start it on this machine, for want of a "
+            "device, a driver or a library; --provider cpu works everywhere"
+        )
+
+
+def _register(libraries: Sequence[str], options: Any) -> None:
+    for library in libraries:
+        try:
+            options.register_custom_ops_library(str(Path(library).resolve()))
+        except _errors() as error:
+            raise OptionError(f"--custom-ops {library}: onnxruntime cannot load it: {_said(error)}") from None
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:
@@ -337,8 +367,7 @@ def _common_folder(paths: list[Path]) -> str | None:
 
 def _share(values: Mapping[str, ir.Value], files: Store | None, options: Any, shared: list[Any]) -> None:
     """Give onnxruntime the arrays of weights that lie in files: this process maps each of them once."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     for name, value in values.items():
         tensor = value.const_value
         if tensor is None or tensor.dtype not in TYPES or tensor.nbytes < LEAST_BYTES or value.is_graph_input():
@@ -365,8 +394,11 @@ def _as_model_error(label: str) -> Iterator[None]:
     except (ir.serde.SerdeError, OSError) as error:
         raise ModelError(f"{label}: cannot be written for onnxruntime: {error}") from error
     except _errors() as error:
-        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-        raise ModelError(f"{label}: onnxruntime: {' '.join(text.split())}") from error
+        raise ModelError(f"{label}: onnxruntime: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
 
 
 def _is_narrow(dtype: np.dtype[Any] | None) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.errors import DataError, OptionError, TrainingError, did_you_mean
+from onnxcompress.graph.output_kinds import fits
 from onnxcompress.samples.samples import Batch, Samples
 from onnxcompress.training import CrossEntropy, Loss
 
@@ -18,7 +19,7 @@ from .comparing import KINDS, ComparingPass
 from .objectives.combined import Combined, Weighted
 from .objectives.losses import FEATURE_LOSSES, LABEL_LOSS, LOSSES, OUTPUT_LOSSES, USUAL, USUAL_FEATURE
 from .objectives.tensors import Kind, Output
-from .outputs import Probe, find_outputs, fits
+from .outputs import Probe, find_outputs
 
 
 def choose_loss(

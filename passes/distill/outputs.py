@@ -8,45 +8,30 @@ from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.errors import OptionError, TrainingError, did_you_mean
-from onnxcompress.graph import edit, operators
 from onnxcompress.graph.functions import flatten
+from onnxcompress.graph.output_kinds import OutputKind, OutputReader, Tensor, backward, logits, unactivated
+from onnxcompress.graph.shapes import FLOATS
 from onnxcompress.samples.samples import Batch
 from onnxcompress.training import computes
 
-from .objectives.tensors import Kind, Output, Tensor
+from .objectives.tensors import Kind, Output
 
-FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
+COMPARED_AS: dict[OutputKind, Kind] = {
+    "classes": "classes",
+    "binary": "binary",
+    "embedding": "embedding",
+    "boxes": "values",
+    "values": "values",
+    "state": "ignore",
+    "decisions": "ignore",
+}
+"""What an output is → how it is compared."""
 
-MOVES = operators.KEEP_ELEMENTS | {"DequantizeLinear", "Dropout", "Flatten", "QuantizeLinear"}
-AFFINE = frozenset({"Add", "Div", "Mul", "Sub"})
-"""With a constant they scale and shift; what an output is does not change with that."""
-
-PROBABILITIES: dict[str, Kind] = {"Softmax": "classes", "LogSoftmax": "classes", "Sigmoid": "binary"}
-"""What makes probabilities; the tensor before it is compared."""
-
-NAMES: tuple[tuple[str, Kind], ...] = (
-    ("hidden_state|embed|pooler|pooled|feature|vector|latent", "embedding"),
-    ("present|past_key|cache|state|(^|[._/])(hn|cn|mems?)([._/]|$)", "ignore"),
-    ("box|loc|landmark|anchor|coord|offset|delta|regress|reg_", "values"),
-    ("logit|prob|class|cls|softmax", "classes"),
-)
-"""Patterns in the names of outputs; the first holds."""
-
-_NORMS = {op: operators.facts(op).channels == -1 for op in operators.NORMALISATIONS}
-NORMS = {"SimplifiedLayerNormalization", "SkipLayerNormalization", *(op for op, last in _NORMS.items() if last)}
-"""Those over the last axis."""
-
-IMAGES = {*operators.CONVOLUTIONS, "AveragePool", "MaxPool", *(op for op, last in _NORMS.items() if not last)}
-"""What makes images and signals, with channels on axis 1."""
-ACTIVATIONS = frozenset({"Clip", "Elu", "Gelu", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh"})
-POOLS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMean"}
-VECTORS = NORMS | POOLS | {"Add", "Div", "Gelu", "LpNormalization", "Relu", "Tanh"}
-"""What the last operator of an embedding is: a norm, pooling, an activation, the sum behind a residual block."""
+COMPARED: dict[Kind, OutputKind] = {kind: read for read, kind in reversed([*COMPARED_AS.items()])}
 
 MASK = re.compile(r"(attention|input|padding|pad)_?mask|^mask$", re.IGNORECASE)
 
@@ -90,7 +75,7 @@ def find_outputs(
     ignored: dict[str, str] = {}
     taken: set[str] = set()
     for name, value in mine.outputs.items():
-        kind, why = _kind(mine, value, labels)
+        kind, why = mine.kind(value, labels)
         allowed = next((kinds for term, kinds in reversed([*chosen.items()]) if fnmatch.fnmatchcase(name, term)), ())
         if allowed and kind not in allowed:
             kind, why = allowed[0], "as chosen"
@@ -117,20 +102,20 @@ class Probe:
                 hint = did_you_mean(name, list(self._known))
                 raise OptionError(f"distill: features: '{name}' is no tensor that the {called} computes{hint}")
         self.outputs = {str(value.name): value for value in self.model.graph.outputs}
-        before = [value for output in self.outputs.values() for value in (output, _logits(output))]
-        asked = {str(v.name) for value in before for v in _backward(value) if v.producer() is not None}
+        before = [value for output in self.outputs.values() for value in (output, logits(output))]
+        asked = {str(v.name) for value in before for v in backward(value) if v.producer() is not None}
         asked |= set(inner)
         self.shapes = {name: array.shape for name, array in computes(model, sorted(asked))(batch.feeds).items()}
+        self._reader = OutputReader(self.model, self.shapes, batch.count)
+
+    def kind(self, value: ir.Value, labels: npt.NDArray[Any] | None) -> tuple[Kind, str]:
+        """Return as what an output is compared, and what tells so."""
+        kind, why = self._reader.kind(value, labels)
+        return COMPARED_AS[kind], why
 
     def tensor(self, value: ir.Value, kind: Kind) -> Tensor | None:
-        """Return the tensor that tells what an output is, whose first dimension is the batch; None where none is."""
-        node = _maker(value)
-        start = _logits(value) if node is not None and PROBABILITIES.get(node.op_type) == kind else value
-        for each in _backward(start):
-            shape = self.shapes.get(str(each.name), ())
-            if shape and shape[0] == self.count and prod(shape) > 0:
-                return Tensor(str(each.name), shape, _axis(node, kind, shape, self.model))
-        return None
+        """Return the tensor by which an output is compared, whose first dimension is the batch; None where none is."""
+        return self._reader.tensor(value, COMPARED[kind])
 
     def inner(self, name: str) -> Tensor:
         """Return an inner tensor that is compared."""
@@ -140,7 +125,7 @@ class Probe:
                 f"features: '{name}' of the {self.called} is {value.dtype} {list(shape)} for {self.count} samples; "
                 "what is compared holds numbers [batch, ...]"
             )
-        return Tensor(name, shape, _axis(_unactivated(value), "embedding", shape, self.model))
+        return Tensor(name, shape, self._reader.axis(unactivated(value), "embedding", shape))
 
     def mask(self, tensor: Tensor) -> str:
         """Return the input that says which positions of a tensor are padding, or nothing."""
@@ -149,102 +134,6 @@ class Probe:
             if MASK.search(name) and self.feeds[name].shape[1:] == tensor.positions and tensor.positions:
                 return name
         return ""
-
-
-def _backward(value: ir.Value | None) -> list[ir.Value]:
-    """Return a tensor and those before it, as far as elements are only moved."""
-    found = []
-    while value is not None:
-        found.append(value)
-        node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type in MOVES else None
-    return found
-
-
-def _maker(value: ir.Value) -> ir.Node | None:
-    """Return the node that computes an output's elements, before they were moved."""
-    return _backward(value)[-1].producer()
-
-
-def _logits(value: ir.Value) -> ir.Value | None:
-    """Return what the Softmax or Sigmoid reads that makes an output."""
-    node = _maker(value)
-    return node.inputs[0] if node is not None and node.op_type in PROBABILITIES else None
-
-
-def _axis(node: ir.Node | None, kind: Kind, shape: tuple[int, ...], model: ir.Model) -> int:
-    """Return the axis of classes or features."""
-    if node is not None and kind == "classes" and node.op_type in PROBABILITIES:
-        old = model.opset_imports.get("", 13) < 13
-        axis = edit.int_attribute(node, "axis", 1 if old else -1) % len(shape)
-        # An old Softmax is one over all axes from this on; the classes are on that which has any.
-        return next((a for a in range(axis, len(shape)) if shape[a] > 1), axis) if old else axis
-    if node is not None and (node.op_type in NORMS or node.op_type in IMAGES):
-        return 1 if node.op_type in IMAGES else len(shape) - 1
-    return 1 if len(shape) > 3 else len(shape) - 1
-
-
-def _kind(probe: Probe, value: ir.Value, labels: npt.NDArray[Any] | None) -> tuple[Kind, str]:
-    """Return what an output is, and what tells so. An embedding is no vector of logits: when in doubt, it is one."""
-    name = str(value.name)
-    if value.dtype not in FLOATS:
-        return "ignore", "it holds no numbers with fractions"
-    hint = next(((kind, found[0]) for text, kind in NAMES if (found := re.search(text, name, re.IGNORECASE))), None)
-    node = _maker(value)
-    if node is not None and node.op_type in PROBABILITIES and (hint is None or hint[0] == "classes"):
-        return PROBABILITIES[node.op_type], f"a {node.op_type} makes it"
-    tensor = probe.tensor(value, "values")
-    if hint is not None:
-        single = hint[0] == "classes" and tensor is not None and tensor.features == 1
-        return "binary" if single else hint[0], f"'{hint[1]}' in its name"
-    shape = () if tensor is None else tensor.shape
-    if labels is not None and len(shape) > 1 and fits(labels, tensor):
-        return "classes", "the labels fit it"
-    return _kind_by_structure(value, shape)
-
-
-def _kind_by_structure(value: ir.Value, shape: tuple[int, ...]) -> tuple[Kind, str]:
-    last = _scaled(value)
-    op = "" if last is None else last.op_type
-    makes = f"{'an' if op[:1] in 'AEIOU' else 'a'} {op} makes it" if op else "nothing tells what it is"
-    if len(shape) < 2 or shape[-1] == 1 or prod(shape[1:]) == 1:
-        return "values", "one number for each position" if len(shape) > 1 else "one number for each sample"
-    image = op in operators.CONVOLUTIONS and len(shape) > 2 and prod(shape[2:]) > 1
-    if op in operators.PRODUCTS and not image:
-        return "classes", makes
-    if op in VECTORS and (len(shape) < 4 or op != "Tanh"):
-        return "embedding", makes
-    if image or len(shape) > 3 or op == "Concat":
-        return "values", makes
-    return "embedding", makes
-
-
-def _unactivated(value: ir.Value) -> ir.Node | None:
-    """Return the node that makes a tensor, before its activation."""
-    node = value.producer()
-    while node is not None and node.op_type in ACTIVATIONS and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node
-
-
-def _scaled(value: ir.Value) -> ir.Node | None:
-    """Return the node that makes an output, before it was moved, scaled and shifted."""
-    node = _maker(value)
-    while node is not None and node.op_type in AFFINE:
-        open_ = [v for v in node.inputs if v is not None and edit.constant(v) is None]
-        if len(open_) != 1:
-            return node
-        node = _maker(open_[0])
-    return node
-
-
-def fits(labels: npt.NDArray[Any], tensor: Tensor | None) -> bool:
-    """Tell whether labels can be classes of a tensor: one for each position, none too large."""
-    if tensor is None or not np.issubdtype(labels.dtype, np.integer) or not labels.size:
-        return False
-    positions = tuple(n for n in tensor.positions if n > 1)
-    wanted = tuple(n for n in labels.shape[1:] if n > 1)
-    return positions == wanted and labels.max() < tensor.features and tensor.features > 1
 
 
 def _partner(tensor: Tensor, name: str, kind: Kind, teacher: Probe, taken: set[str]) -> tuple[str, Tensor]:

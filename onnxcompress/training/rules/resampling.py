@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ...graph import edit
+from ...runtime.provider import on_cpu
 from ...runtime.session import open_session
 from .pooling import along
 from .step import Rule, Step, first
@@ -105,7 +106,7 @@ def _alone(step: Step, given: dict[int, Matrix]) -> Callable[[Matrix], Matrix]:
     attributes = {name: value for name, value in step.node.attributes.items() if name != "axes"}
     made = insert.node(step.node.op_type, [data, *values], attributes=attributes, dtype=ir.DataType.FLOAT)
     edit.set_outputs(graph, [made])
-    session = open_session(ir.Model(graph, ir_version=10))
+    session = open_session(ir.Model(graph, ir_version=10), provider=on_cpu())
     return lambda array: next(iter(session.run({"data": array}).values()))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.graph.output_kinds import Tensor
 from onnxcompress.training import Behind, Loss
 
 from .rows import TINY, fed, teacher_input
-from .tensors import Tensor
 
 
 @dataclass(frozen=True)

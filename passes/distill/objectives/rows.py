@@ -8,9 +8,10 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.graph.output_kinds import Tensor
 from onnxcompress.training import Behind
 
-from .tensors import Output, Tensor
+from .tensors import Output
 
 TINY = 1e-12
 

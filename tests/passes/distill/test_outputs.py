@@ -11,7 +11,7 @@ import pytest
 
 from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.graph import shapes
-from onnxcompress.passes.distill.objectives.tensors import Tensor
+from onnxcompress.graph.output_kinds import Tensor
 from onnxcompress.passes.distill.outputs import find_outputs
 from onnxcompress.samples.samples import Batch
 

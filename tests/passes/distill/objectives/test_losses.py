@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, softmax
 
+from onnxcompress.graph.output_kinds import Tensor
 from onnxcompress.passes.distill.objectives.losses import FEATURE_LOSSES, OUTPUT_LOSSES
 from onnxcompress.passes.distill.objectives.rows import teacher_input
-from onnxcompress.passes.distill.objectives.tensors import Output, Tensor
+from onnxcompress.passes.distill.objectives.tensors import Output
 from onnxcompress.training import CrossEntropy, Loss
 from onnxcompress.training.engines import ENGINES
 from onnxcompress.training.loss import LABELS

@@ -1,0 +1,138 @@
+"""Where sessions run: names, options, what is not there, and that what checks a rewrite stays on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from command_line import call, make_data, make_model
+
+import onnxcompress
+from onnxcompress.errors import NoRuntimeError, OptionError
+from onnxcompress.passes import Shrink
+from onnxcompress.runtime import installed, provider, session
+from onnxcompress.runtime.provider import Provider, on_cpu, running, running_on
+
+
+class FakeSession:
+    """Stands for an InferenceSession; notes what it is asked for."""
+
+    def __init__(self, places, started):
+        self.places, self.started = places, started
+
+    def get_providers(self):
+        return self.started
+
+
+@pytest.fixture
+def has(monkeypatch):
+    """Let onnxruntime have providers that are not here."""
+
+    def pretend(*names):
+        real = installed.import_onnxruntime()
+        monkeypatch.setattr(real, "get_available_providers", lambda: [*names, "CPUExecutionProvider"])
+
+    return pretend
+
+
+def test_the_cpu_is_where_sessions_run_unless_something_is_said(has):
+    has("OpenVINOExecutionProvider")
+    assert running() == Provider("cpu")
+    with running_on("openvino"):
+        assert running().full_name == "OpenVINOExecutionProvider"
+        with running_on(None):
+            assert running().name == "openvino"
+        with running_on(Provider("CPU", custom_ops=())):
+            assert running().is_cpu
+    assert running() == Provider("cpu")
+
+
+def test_options_and_what_a_command_line_gives(has):
+    has("OpenVINOExecutionProvider")
+    found = Provider.parse("openvino", ["device_type=CPU", "cache_dir=/tmp/a=b"])
+    assert found.options == (("device_type", "CPU"), ("cache_dir", "/tmp/a=b"))
+    assert found.describe() == "openvino (device_type=CPU, cache_dir=/tmp/a=b)"
+    assert session._providers(found) == [("OpenVINOExecutionProvider", dict(found.options)), "CPUExecutionProvider"]
+    with running_on(found):
+        assert (on_cpu().name, on_cpu().options) == ("cpu", ())
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        (("cdua",), OptionError, "provider 'cdua': unknown; did you mean 'cuda'[?]; here there is cpu$"),
+        (("cuda",), NoRuntimeError, r"provider 'cuda': .* does not have it, only cpu; pip install .*\[gpu\]"),
+        (("coreml",), NoRuntimeError, "provider 'coreml': .* does not have it, only cpu$"),
+        (("cpu", ["threads"]), OptionError, "--provider-option 'threads': expected KEY=VALUE"),
+        (("cpu", ["threads=2"]), OptionError, "provider 'cpu' takes no options, got threads"),
+        (("cpu", [], ["none.so"]), OptionError, "--custom-ops none.so: no such file"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(has, given, kind, message):
+    has()
+    with pytest.raises(kind, match=message):
+        Provider.parse(*given)
+
+
+def test_a_provider_that_does_not_start_is_never_replaced_in_silence():
+    cuda = Provider("cuda", (("device_id", "0"),))
+    session._check_started(FakeSession([], ["CUDAExecutionProvider", "CPUExecutionProvider"]), cuda)
+    with pytest.raises(NoRuntimeError, match=r"provider 'cuda \(device_id=0\)': .*cannot start it on this machine"):
+        session._check_started(FakeSession([], ["CPUExecutionProvider"]), cuda)
+
+
+def test_a_library_that_is_none(tmp_path, parse):
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"none")
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    with (
+        running_on(Provider(custom_ops=(str(library),))),
+        pytest.raises(OptionError, match="lib.so: onnxruntime cannot"),
+    ):
+        session.open_session(model)
+
+
+def test_passes_are_measured_there_and_checked_on_the_cpu(tmp_path, monkeypatch, has):
+    has("OpenVINOExecutionProvider")
+    seen = []
+
+    def places(chosen):
+        seen.append(chosen.name)
+        return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(session, "_providers", places)
+    monkeypatch.setattr(session, "_check_started", lambda inner, chosen: None)
+    model = make_model(tmp_path / "m.onnx")
+    data = dict(np.load(make_data(tmp_path / "d.npz")))
+    _, report = onnxcompress.apply(model, [Shrink()], data=data, provider="openvino")
+    assert report.provider == "openvino"
+    assert {"cpu", "openvino"} <= set(seen)
+    assert seen[0] == "cpu"  # the verifier
+    onnxcompress.compare(model, model, data)
+    assert seen[-1] == "cpu"
+    seen.clear()
+    onnxcompress.bench([model], seconds=0.01, provider=Provider("openvino"))
+    assert seen == ["openvino"]
+
+
+def test_a_provider_of_another_kind():
+    with pytest.raises(OptionError, match="provider: expected a name or a Provider, got int"):
+        onnxcompress.bench(["m.onnx"], provider=3)
+
+
+def test_every_command_that_runs_models_takes_it(tmp_path):
+    model, data = make_model(tmp_path / "m.onnx"), make_data(tmp_path / "d.npz")
+    commands = [
+        ["apply", model, "-p", "shrink", "--dry-run"],
+        ["compare", model, model, "--data", data],
+        ["sensitivity", model, "--data", data],
+        ["bench", model],
+    ]
+    for command in commands:
+        result = call(*command, "--provider", "cdua")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "did you mean 'cuda'?" in result.stderr
+    assert call("bench", model, "--provider", "cpu", "--json").exit_code == 0
+
+
+def test_extras_and_names_go_together():
+    assert set(provider.EXTRAS) <= set(provider.PROVIDERS)
