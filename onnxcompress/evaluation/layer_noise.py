@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..runtime.session import Array
-from ..statistics.taps import open_taps, split_lots, whole
+from ..statistics.taps import Tap, open_taps, split_lots, whole
 
 LOT_BYTES = 1 << 27
 """Bytes of tensors that are fetched at once of each model."""
@@ -20,7 +20,7 @@ EQUAL = 200.0
 
 
 def layer_noise(
-    original: ir.Model, result: ir.Model, tensors: Mapping[str, str], feeds: Sequence[dict[str, Array]]
+    original: ir.Model, result: ir.Model, tensors: Mapping[str, tuple[str, str]], feeds: Sequence[dict[str, Array]]
 ) -> dict[str, float | None]:
     """Return the signal to noise of each layer's output, in dB.
 
@@ -32,7 +32,7 @@ def layer_noise(
     original, result : onnx_ir.Model
         Not changed.
     tensors : mapping
-        Layer → the tensor that both compute for it.
+        Layer → the tensor of the original and that of the result which should be equal.
     feeds : sequence
         A few samples.
 
@@ -41,29 +41,29 @@ def layer_noise(
     dict
         None where the two differ in shape, or hold what is not finite.
     """
-    taps = [whole(name) for name in dict.fromkeys(tensors.values())]
-    if not taps:
+    partner = dict(tensors.values())
+    if not partner:
         return {}
-    sizes = _sizes(original, [tap.tensor for tap in taps], feeds[0])
-    sums: dict[str, _Sums] = {tap.tensor: _Sums() for tap in taps}
+    taps = [whole(name) for name in partner]
+    sizes = _sizes(original, taps, feeds[0])
+    sums: dict[str, _Sums] = {name: _Sums() for name in partner}
     for lot in split_lots(taps, sizes, LOT_BYTES):
         names = [tap.tensor for tap in lot]
-        one, other = open_taps(original, lot)[0], open_taps(result, lot)[0]
+        wanted = [*dict.fromkeys(partner[name] for name in names)]
+        one, other = open_taps(original, lot)[0], open_taps(result, [whole(name) for name in wanted])[0]
         for feed in feeds:
-            before, after = one.run(feed, names), other.run(feed, names)
+            before, after = one.run(feed, names), other.run(feed, wanted)
             for name in names:
-                sums[name].update(before[name], after[name])
-    return {layer: sums[tensor].sqnr() for layer, tensor in tensors.items()}
+                sums[name].update(before[name], after[partner[name]])
+    return {layer: sums[old].sqnr() for layer, (old, _) in tensors.items()}
 
 
-def _sizes(model: ir.Model, names: list[str], feed: dict[str, Array]) -> dict[str, int]:
-    """Return the bytes of tensors, of one run in which only their shapes leave onnxruntime."""
-    from ..statistics.taps import Tap
-
-    taps = [Tap(name, name, lambda tapper, value: [tapper.add("Size", value)]) for name in names]
-    session, fetched = open_taps(model, taps)
+def _sizes(model: ir.Model, taps: Sequence[Tap[str]], feed: dict[str, Array]) -> dict[str, int]:
+    """Return the bytes of tensors, of one run in which only how large they are leaves onnxruntime."""
+    counts = [Tap(tap.key, tap.tensor, lambda tapper, value: [tapper.add("Size", value)]) for tap in taps]
+    session, fetched = open_taps(model, counts)
     found = session.run(feed)
-    return {name: 4 * int(found[fetched[name][0]]) for name in names}
+    return {tap.tensor: 4 * int(found[fetched[tap.key][0]]) for tap in taps}
 
 
 class _Sums:

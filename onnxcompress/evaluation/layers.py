@@ -15,6 +15,8 @@ from ..graph import cost, edit
 from .origins import Placed
 from .profiled import Profiled, named
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 SOLE = 1
 """Constants of so many elements are no weights."""
 
@@ -35,8 +37,10 @@ class Side:
         return cls(nodes, cost.layer_bytes(copy), cost.macs(copy, sizes))
 
     def layers(self) -> list[str]:
-        """Return the nodes that read constants or multiply, in the order of the model."""
-        return [name for name in self.nodes if self.bytes.get(name) or self.macs.get(name)]
+        """Return the nodes that read weights or multiply, in the order of the model."""
+        return [
+            name for name, node in self.nodes.items() if self.macs.get(name) or (self.bytes.get(name) and weights(node))
+        ]
 
     def work(self, name: str) -> int | None:
         """Return a node's multiply-accumulates; None where its shapes are not known."""
@@ -52,6 +56,7 @@ class Pair:
     ) -> None:
         self.before, self.after = Side.of(original, sizes), Side.of(result, sizes)
         makers = {value.name: name for name, node in self.after.nodes.items() for value in node.outputs}
+        self._made = makers.keys()
         self.twins: dict[str, str] = {}
         for name in self.before.layers():
             outputs = (makers.get(value.name) for value in self.before.nodes[name].outputs)
@@ -62,18 +67,30 @@ class Pair:
     def _of_name(self, name: str) -> str | None:
         return name if name in self.after.nodes else None
 
-    def tensors(self) -> dict[str, str]:
-        """Return layer → the float tensor that both models compute for it, where there is one."""
+    def tensors(self) -> dict[str, tuple[str, str]]:
+        """Return layer → the float tensor of the original and that of the result which should be equal.
+
+        What was folded into a layer is behind it in the original and no longer there in the result, so that the output
+        of the last of it is what the layer computes now.
+        """
         made = {value.name: value.dtype for node in self.before.nodes.values() for value in node.outputs}
-        new = {value.name for node in self.after.nodes.values() for value in node.outputs}
         found = {}
         for name, twin in self.twins.items():
-            candidates = [v.name for v in (self.after.nodes[twin].outputs[0], self.before.nodes[name].outputs[0])]
-            shared = (tensor for tensor in candidates if tensor in made and tensor in new)
-            tensor = next((t for t in shared if _may_be_float(made[t])), None)
-            if tensor:
-                found[name] = tensor
+            new = self.after.nodes[twin].outputs[0].name or ""
+            own = self._folded_into(self.before.nodes[name]).outputs[0].name or ""
+            old = new if new in made and new != self.before.nodes[name].outputs[0].name else own
+            if new and made.get(old) in (None, *FLOATS):
+                found[name] = (old, new)
         return found
+
+    def _folded_into(self, node: ir.Node) -> ir.Node:
+        """Return the last of the nodes behind a layer that are gone in the result, or the layer itself."""
+        while True:
+            readers = [*node.outputs[0].uses()]
+            reader = readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
+            if reader is None or reader.name in self.after.nodes or reader.outputs[0].name in self._made:
+                return node
+            node = reader
 
     def layers(self) -> list[Layer]:
         """Return all layers, those of the original first, with what is known without running anything."""
@@ -105,21 +122,21 @@ class Pair:
         }
 
 
-def _may_be_float(dtype: ir.DataType | None) -> bool:
-    return dtype is None or dtype.is_floating_point()
+def weights(node: ir.Node) -> list[ir.TensorProtocol]:
+    """Return the constants of more than one element that a node reads."""
+    return [tensor for tensor in cost.constants(node) if tensor.size > SOLE]
 
 
 def precision(node: ir.Node) -> str:
-    """Return the type of the largest constant that a node reads, as numpy calls it; empty without a weight."""
-    weights = [tensor for tensor in cost.constants(node) if tensor.size > SOLE]
-    return max(weights, key=lambda tensor: tensor.nbytes).dtype.name.lower() if weights else ""
+    """Return the type of the largest of a node's weights, in ONNX' words; empty without any."""
+    return max(weights(node), key=lambda tensor: tensor.nbytes).dtype.name.lower() if weights(node) else ""
 
 
 def sparsity(node: ir.Node) -> float | None:
     """Return the share of zeros in a node's weights as they are stored; None without weights, or of packed ones."""
     zeros = size = 0
-    for tensor in cost.constants(node):
-        if tensor.size > SOLE and tensor.dtype.bitwidth >= BYTE:
+    for tensor in weights(node):
+        if tensor.dtype.bitwidth >= BYTE:
             zeros += tensor.size - int(np.count_nonzero(tensor.numpy()))
             size += tensor.size
     return zeros / size if size else None
