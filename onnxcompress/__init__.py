@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
     from .runtime.provider import Provider as Provider
+    from .search.compress import compress as compress
     from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
@@ -27,6 +28,7 @@ _WHERE = {
     "apply": "pipeline",
     "bench": "evaluation.bench",
     "compare": "evaluation.compare",
+    "compress": "search.compress",
     "inspect": "inspection",
     "lint": "targets.linter",
     "load": "graph.load",

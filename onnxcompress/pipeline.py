@@ -29,6 +29,7 @@ from .report import Report
 from .runtime.installed import runtime_version
 from .runtime.provider import Provider, running, runs_on_provider
 from .samples.split import split
+from .targets.here import elsewhere
 from .verify import Verifier
 
 if TYPE_CHECKING:
@@ -384,6 +385,11 @@ class Run:
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
+        if other := elsewhere(step.options.get("target") for step in self.report.steps):
+            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
+            return
+        if not running().is_cpu:
+            return  # other providers have no kernels that could be told apart
         if not quantized or slowness.is_faster(timings[-1]):
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]

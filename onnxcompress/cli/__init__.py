@@ -9,6 +9,7 @@ from .app import app, main
 from .apply import InOrder, apply
 from .bench import bench
 from .compare import compare
+from .compress import compress
 from .demo import demo
 from .inspect import inspect
 from .lint import lint
@@ -19,6 +20,7 @@ from .sensitivity import sensitivity
 __all__ = ["app", "main"]
 
 app.command()(demo)
+app.command()(reads_data(compress))
 app.command(cls=InOrder)(reads_data(apply))
 app.command()(inspect)
 app.command()(lint)

@@ -116,12 +116,13 @@ def apply(
     found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
         ctx.meta["written"] = f"{target}"
-        _write(found, report, plans, overwrite=overwrite)
+        write(found, report, plans, overwrite=overwrite)
     _show(found, target, as_json=as_json)
     return _verdict(found, dry_run=dry_run)
 
 
-def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+    """Write the evidence and the plans to where the user wants them."""
     from ..plans import write_plans
 
     if report is not None:

@@ -87,6 +87,27 @@ def stages(report: Evidence) -> RenderableType:
     return titled("\n".join(notes), table)
 
 
+def trials(found: Evidence) -> RenderableType:
+    """Return what a search has tried that no other trial is better than, and how many others there were."""
+    table = new_table(("recipe", ">bytes", ">MACs", ">× ms", ">drop", ">±", ""))
+    shown = [each for each in found.trials if each.state in ("winner", "front")]
+    for each in shown:
+        table.add_row(
+            each.recipe,
+            units.size(each.bytes),
+            units.count(each.macs),
+            units.number(each.ratio, ".2f"),
+            units.number(each.drop),
+            units.number(each.error),
+            "taken" if each.state == "winner" else "",
+        )
+    states = Counter(each.state for each in found.trials)
+    others = [f"{states[state]} {state}" for state in ("dominated", "stopped", "failed") if states[state]]
+    return titled(
+        f"Tried for {found.objective}: {len(found.trials)} recipes ({', '.join(others) or 'all shown'})", table
+    )
+
+
 def verdict(found: Verdict | None) -> list[str]:
     """Return whether what was asked for holds, a line for each sentence."""
     return [] if found is None else [f"{text}." for text in (found.sentence, *found.details)]

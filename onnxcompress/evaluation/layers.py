@@ -23,9 +23,10 @@ SOLE = 1
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models: its nodes by name, and what each costs."""
+    """One of the two models: its nodes by name, the tensors outside inner graphs, and what each node costs."""
 
     nodes: dict[str, ir.Node]
+    outer: set[str]
     bytes: dict[str, int]
     macs: dict[str, int]
 
@@ -34,13 +35,14 @@ class Side:
         """Look at a model; `sizes` are input shapes where extents are unknown."""
         copy = named(model)
         nodes = {node.name or "": node for node in copy.graph.all_nodes()}
-        return cls(nodes, cost.layer_bytes(copy), cost.macs(copy, sizes))
+        outer = {value.name or "" for node in copy.graph for value in node.outputs}
+        return cls(nodes, outer, cost.layer_bytes(copy), cost.macs(copy, sizes))
 
     def layers(self) -> list[str]:
         """Return the nodes that read weights or multiply, in the order of the model."""
-        return [
-            name for name, node in self.nodes.items() if self.macs.get(name) or (self.bytes.get(name) and weights(node))
-        ]
+        heavy = (name for name, node in self.nodes.items() if self.bytes.get(name) and weights(node))
+        kept = {*heavy, *(name for name, count in self.macs.items() if count)}
+        return [name for name in self.nodes if name in kept]
 
     def work(self, name: str) -> int | None:
         """Return a node's multiply-accumulates; None where its shapes are not known."""
@@ -79,7 +81,7 @@ class Pair:
             new = self.after.nodes[twin].outputs[0].name or ""
             own = self._folded_into(self.before.nodes[name]).outputs[0].name or ""
             old = new if new in made and new != self.before.nodes[name].outputs[0].name else own
-            if new and made.get(old) in (None, *FLOATS):
+            if old in self.before.outer and new in self.after.outer and made.get(old) in (None, *FLOATS):
                 found[name] = (old, new)
         return found
 

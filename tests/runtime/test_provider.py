@@ -8,9 +8,11 @@ from command_line import call, make_data, make_model
 
 import onnxcompress
 from onnxcompress.errors import NoRuntimeError, OptionError
-from onnxcompress.passes import Shrink
+from onnxcompress.passes import Quantize, Shrink
 from onnxcompress.runtime import installed, provider, session
 from onnxcompress.runtime.provider import Provider, on_cpu, running, running_on
+from onnxcompress.runtime.saturation import products_saturate
+from onnxcompress.targets import elsewhere, load_target, local_target, target_names
 
 
 class FakeSession:
@@ -136,3 +138,32 @@ def test_every_command_that_runs_models_takes_it(tmp_path):
 
 def test_extras_and_names_go_together():
     assert set(provider.EXTRAS) <= set(provider.PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("openvino", "openvino"), ("cuda", "onnxruntime-gpu"), ("tensorrt", "tensorrt"), ("qnn", "qnn"), ("rocm", None)],
+)
+def test_quantize_is_for_the_provider_unless_told(has, name, target):
+    here = local_target()
+    has(provider.PROVIDERS[name])
+    with running_on(name):
+        assert local_target() == (target or here)
+        assert elsewhere([None, target]) is None
+        assert elsewhere(["onnxruntime-cpu", target]) == "onnxruntime-cpu"
+        assert not products_saturate()
+    assert elsewhere([None, here]) is None
+    assert target is None or elsewhere([None, target]) == target
+
+
+def test_targets_name_providers_that_there_are():
+    named = [each for name in target_names() for each in load_target(name).providers]
+    assert set(named) <= set(provider.PROVIDERS)
+
+
+def test_a_model_for_another_engine_is_not_called_slow_here(tmp_path):
+    data = dict(np.load(make_data(tmp_path / "d.npz")))
+    model = make_model(tmp_path / "m.onnx")
+    _, report = onnxcompress.apply(model, [Quantize(target="openvino")], data=data)
+    assert report.not_faster is None
+    assert "Made for openvino: its time on cpu here is not the time there" in report.notes
