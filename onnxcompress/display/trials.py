@@ -78,8 +78,8 @@ def plot(report: Evidence) -> Plot | None:
     if not placed:
         return None
     across = ticks(0, max(cost for cost, _, _ in placed))
-    up = range_ticks([-drop for _, drop, _ in placed])
-    frame = Frame(760, 300, 62, 742, 14, 266, most=across[-1] or 1.0, low=up[0], high=up[-1])
+    up = range_ticks([-drop + side * _error(trial) for _, drop, trial in placed for side in (-1, 1)])
+    frame = Frame(560, 280, 66, 542, 14, 246, most=across[-1] or 1.0, low=up[0], high=up[-1])
     marks = [_mark(frame, axis, *each) for each in placed]
     front = sorted((mark for mark in marks if mark.state in ("winner", "front")), key=lambda mark: mark.x)
     return Plot(
@@ -93,8 +93,11 @@ def plot(report: Evidence) -> Plot | None:
     )
 
 
+def _error(trial: Trial) -> float:
+    return trial.error if trial.error is not None and math.isfinite(trial.error) else 0.0
+
+
 def _mark(frame: Frame, axis: Axis, cost: float, drop: float, trial: Trial) -> Mark:
-    error = trial.error if trial.error is not None and math.isfinite(trial.error) else 0.0
-    low, high = (min(max(frame.y(value), frame.top), frame.bottom) for value in (-drop - error, -drop + error))
+    low, high = (frame.y(-drop + side * _error(trial)) for side in (-1, 1))
     title = f"{trial.number}: {trial.recipe}; {units.number(drop)} lost, {axis.what} {axis.show(cost)}"
     return Mark(frame.x(cost), frame.y(-drop), low, high, trial.state, title)

@@ -136,7 +136,7 @@ def judge_limits(verdict: Verdict | None, report: Report, memory: int, budget: B
         reached.append((memory <= budget.max_memory, takes))
     missed = [text for held, text in reached if not held]
     gained = f"{units.size(first.bytes)} became {units.size(last.bytes)}"
-    gained += f", {last.ratio:.2f} of the time" if last.ratio is not None else ""
+    gained += f", {last.speed.headline}: {last.speed.share}" if last.speed is not None else ""
     details = (gained, *verdict.details, *(text for held, text in reached if held))
     found = dataclasses.replace(verdict, details=details, asked=budget.asked())
     if not missed:
