@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import platform
 import shlex
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -15,7 +16,8 @@ import onnx_ir as ir
 
 from .details import Origin
 from .display.units import typed_options
-from .runtime.machine import this_machine
+from .runtime.machine import cpu_features, machine_name
+from .runtime.session import usable_cores
 
 if TYPE_CHECKING:
     from .contract import Pass
@@ -35,16 +37,15 @@ def find_origin(model: Any, loaded: ir.Model, command: str = "") -> Origin:
         What makes the result again.
     """
     path = Path(model) if isinstance(model, (str, Path)) else None
-    machine = this_machine()
     return Origin(
         model=path.name if path else loaded.graph.name or "",
         sha256=_digest(path) if path else "",
         producer=f"{loaded.producer_name or ''} {loaded.producer_version or ''}".strip(),
         made=_now(),
-        system=machine.system,
-        processor=machine.processor,
-        features=machine.features,
-        cores=machine.cores,
+        system=f"{platform.system()} {platform.machine()}",
+        processor=machine_name(),
+        features=cpu_features(),
+        cores=usable_cores(),
         command=command,
     )
 

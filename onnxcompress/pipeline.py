@@ -21,6 +21,7 @@ from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
 from .origin import command_of, find_origin
 from .plans import PlannedStep, read_plans
@@ -77,6 +78,7 @@ def apply(
     provider: Provider | str | None = None,
     workers: Workers | None = None,
     details: bool = False,
+    table: str | Path | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -116,6 +118,9 @@ def apply(
         result is the same.
     details : bool
         Look into each layer, and for the samples that suffer most, which takes some seconds: the page has more then.
+    table : str or Path, optional
+        Times of layers that `onnxcompress.measure` wrote, perhaps on another machine; by default they are measured
+        here, where a pass asks for them.
 
     Returns
     -------
@@ -136,6 +141,7 @@ def apply(
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
     check_budget(max_drop, metric)
     workers = workers or Here()
+    times = None if table is None else LayerTimes.read(table)
     run = Run(
         original,
         samples.fit,
@@ -147,6 +153,7 @@ def apply(
         rehearsal=rehearsal,
         workers=workers,
         details=details,
+        layer_times=times,
     )
     given = {"data": data, "evaluate_on": evaluate_on, "metric": metric, "output": output, "seed": seed}
     command = "" if plans is not None else command_of(model, passes, **given)
@@ -222,8 +229,9 @@ class Run:
         rehearsal: bool = False,
         workers: Workers | None = None,
         details: bool = False,
+        layer_times: LayerTimes | None = None,
     ) -> None:
-        self._rehearsal, self._workers, self._details = rehearsal, workers, details
+        self._rehearsal, self._workers, self._details, self._layer_times = rehearsal, workers, details, layer_times
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -292,6 +300,7 @@ class Run:
             verifier=self._verifier,
             rehearsal=self._rehearsal,
             workers=self._workers,
+            layer_times=self._layer_times,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)
@@ -354,6 +363,7 @@ class Run:
         timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._say_where()
         self._explain_slowness(feeds, timings)
         self._look_closer(feeds)
         return self.report
@@ -385,17 +395,32 @@ class Run:
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if other := elsewhere(step.options.get("target") for step in self.report.steps):
-            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
-            return
-        if not running().is_cpu:
-            return  # other providers have no kernels that could be told apart
         if not quantized or slowness.is_faster(timings[-1]):
             return
+        if not running().is_cpu or self._meant_for():
+            return  # other providers have no kernels that could be told apart, and other targets other ones
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._profile(feeds))
+
+    def _meant_for(self) -> str | None:
+        """Return the target that a pass made the model for, where that is not what runs it here."""
+        return elsewhere(step.options.get("target") for step in self.report.steps)
+
+    def _say_where(self) -> None:
+        """Note what the times stand for: how much of the models the provider runs, and for which target they are."""
+        from .runtime.session import open_session
+
+        where = running()
+        if other := self._meant_for():
+            self.report.notes.append(f"Made for {other}: its time on {where.name} here is not the time there")
+        if where.is_cpu:
+            return
+        taken = [open_session(model).taken(where) for model in (self.original, self.model)]
+        parts = [f"{found[0]} of {found[1]} nodes" for found in taken if found is not None]
+        if len(parts) == len(taken):
+            self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.

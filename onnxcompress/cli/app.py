@@ -132,6 +132,10 @@ MaxDrop = Annotated[
         help="How much of the metric may be lost: 0.01, or 1%. Exit with status 1 unless the samples show that.",
     ),
 ]
+TableOption = Annotated[
+    Path | None,
+    typer.Option("--table", metavar="FILE.json", help="Times of layers that measure wrote, in place of measuring."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
 

@@ -19,6 +19,7 @@ from .app import (
     ModelPath,
     Overwrite,
     Seed,
+    TableOption,
     exit_status,
 )
 from .provider import on_provider
@@ -69,6 +70,7 @@ def apply(
     max_drop: MaxDrop = None,
     report: ReportOption = None,
     plans: PlansOption = None,
+    table: TableOption = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -95,6 +97,7 @@ def apply(
     passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
     read = named_by(data, evaluate_on, metric) | {f"-r {r}": r for r in recipe or ()}
+    read |= {} if table is None else {"--table": str(table)}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:
@@ -112,6 +115,7 @@ def apply(
             progress=progress,
             rehearsal=dry_run,
             details=report is not None,
+            table=table,
         )
     found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:

@@ -1,63 +1,33 @@
-"""The machine at hand, in words: what decides how fast a model runs."""
+"""What this machine is, as far as times depend on it."""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .session import usable_cores
-
-FEATURES = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
-"""What onnxruntime chooses kernels by, as Linux calls it."""
-
-CPUINFO = Path("/proc/cpuinfo")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine.
-
-    Attributes
-    ----------
-    system, processor : str
-    features : tuple of str
-        Of `FEATURES`; empty where the system does not tell.
-    cores : int
-        That this process may use.
-    """
-
-    system: str
-    processor: str
-    features: tuple[str, ...]
-    cores: int
+FEATURES = ("sse4_1", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FEATURES_OF_ARM = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+"""Sets of instructions that kernels are chosen by, as Linux names them."""
 
 
 @cache
-def this_machine() -> Machine:
-    """Look at the machine."""
-    known: dict[str, str] = {}
-    if CPUINFO.is_file():
-        for line in CPUINFO.read_text(errors="replace").splitlines():
-            key, colon, value = line.partition(":")
-            if colon:
-                known.setdefault(key.strip(), value.strip())
-    flags = {*known.get("flags", known.get("Features", "")).split()}
-    return Machine(
-        f"{platform.system()} {platform.machine()}",
-        known.get("model name") or platform.processor() or platform.machine(),
-        tuple(name for name in FEATURES if name in flags),
-        usable_cores(),
-    )
+def _told() -> dict[str, str]:
+    """Return what Linux tells of the first processor; nothing elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def machine_name() -> str:
+    """Return the name of the processor."""
+    return _told().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return the sets of instructions that it has, of those that kernels are chosen by."""
+    flags = (_told().get("flags") or _told().get("features") or "").split()
+    return tuple(name for name in (*FEATURES, *FEATURES_OF_ARM) if name in flags)
