@@ -357,6 +357,9 @@ class Run:
         self._forget()
         if defaults := edit.defaults(self.model.graph):
             self.report.notes.append(f"{len(defaults)} {DEFAULTS}")
+        for samples in (self.samples, self._judges):
+            told = [] if samples is None else samples.notes
+            self.report.notes += [text for text in told if text not in self.report.notes]
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))

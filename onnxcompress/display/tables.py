@@ -241,7 +241,7 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled("\n".join([*verdict(judged), title]), score), outputs]
+    return [titled("\n".join([*verdict(judged), title, *found.notes]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
