@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -44,6 +45,11 @@ class Commands(TyperGroup):
                 raise
             status = _failed(error)
         sys.exit(status or 0)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and leave the command line as it was typed in ``ctx.meta["command"]``."""
+        ctx.meta["command"] = shlex.join(["onnxcompress", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> int:
         """Run a command; what Typer would answer in its own way is answered here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ RecipeOption = Annotated[
 ]
 StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, .json or .md.")
 ]
 PlansOption = Annotated[
     Path | None, typer.Option("--plans", metavar="DIR", help="Write what each pass decided, a JSON file for each.")
@@ -117,8 +118,10 @@ def apply(
             progress=progress,
             rehearsal=dry_run,
             workers=workers,
+            details=report is not None,
             table=table,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
         ctx.meta["written"] = f"{target}"
         write(found, report, plans, overwrite=overwrite)
@@ -128,12 +131,10 @@ def apply(
 
 def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
     """Write the evidence and the plans to where the user wants them."""
-    from .. import files
     from ..plans import write_plans
 
     if report is not None:
-        text = found.to_html() if report.suffix == ".html" else found.to_json()
-        files.write_text(report, text, overwrite=overwrite)
+        found.to_file(report, overwrite=overwrite)
     if plans is not None:
         write_plans(plans, found.plans, overwrite=overwrite)
 

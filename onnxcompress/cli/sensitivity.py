@@ -10,6 +10,9 @@ import typer
 from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed
 from .provider import on_provider
 
+FORMS = (".html", ".json")
+"""What the name of a report may end in."""
+
 
 @on_provider
 def sensitivity(
@@ -27,7 +30,9 @@ def sensitivity(
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
     share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the page, .html, or the figures, .json.")
+    ] = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     scheduler: SchedulerOption = None,
@@ -43,7 +48,7 @@ def sensitivity(
 
     parsed = parse_pass(step)
     read = named_by(data, evaluate_on, metric)
-    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
+    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite, forms=FORMS)
     with workers_at(scheduler) as workers, console.progress_bar() as progress:
         found = run(
             model,
@@ -59,7 +64,8 @@ def sensitivity(
     from ..display import curves
 
     if report is not None:
-        files.write_text(report, curves.page(found, str(model)), overwrite=overwrite)
+        text = curves.page(found, model.name) if report.suffix.lower() == ".html" else console.to_json(found)
+        files.write_text(report, text, overwrite=overwrite)
     if as_json:
         console.show_text(console.to_json(found))
     else:

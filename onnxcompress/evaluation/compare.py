@@ -56,6 +56,8 @@ class Comparison:
         The samples were random values, so that the metric says little about the model's job.
     data : str
         Where the samples came from. Whether a model was fitted to them is not known here.
+    notes : tuple of str
+        What is to be known of the samples: left out, guessed, cast.
     """
 
     count: int
@@ -75,6 +77,7 @@ class Comparison:
     outputs: tuple[OutputFidelity, ...]
     random: bool
     data: str
+    notes: tuple[str, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[int, int]:
@@ -226,6 +229,7 @@ class Reference:
             outputs=tuple(outputs),
             random=self.samples.random,
             data=self.samples.description,
+            notes=tuple(self.samples.notes),
         )
 
 
