@@ -46,6 +46,9 @@ def compress(
         str | None, typer.Option("--max-memory", metavar="SIZE", help="The most memory of a run, estimated: 20MB.")
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="How long to search: 90s, 5m, 1h.")] = "5m",
+    train: Annotated[
+        str, typer.Option("--train", metavar="TIME", help="How long to train what loses a little too much: 30m.")
+    ] = "0",
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=1, help="Write so many models of the front: OUT, OUT-2, ...")
     ] = 1,
@@ -83,6 +86,7 @@ def compress(
             max_ms=max_ms,
             max_memory=max_memory,
             budget=budget,
+            train=train,
             keep=keep,
             target=target,
             threads=threads,

@@ -70,24 +70,28 @@ def excess(outcome: Outcome, base: Base, budget: Budget) -> float:
         (outcome.milliseconds, budget.max_ms),
     ]
     over = [value / limit - 1 for value, limit in limits if value is not None and limit is not None]
-    if outcome.ratio is not None and outcome.ratio_low is not None:
-        quick = outcome.ratio if budget.speedup > 1 else outcome.ratio_low / (1 + TIMING)
-        over.append(quick * budget.speedup - 1)
+    if outcome.ratio is not None and budget.speedup is not None:
+        over.append(outcome.ratio * budget.speedup - 1)
     return max(0.0, *over) if over else 0.0
+
+
+def slower(outcome: Outcome, budget: Budget) -> bool:
+    """Tell whether a trial is slower than the original, and nothing was said about that."""
+    return budget.speedup is None and (outcome.ratio_low or 0.0) > 1 + TIMING
 
 
 def rank(outcome: Outcome, base: Base, budget: Budget) -> tuple[float, ...]:
     """Return what the best trial has least of.
 
-    First come the limits; then whether the drop is within what is allowed with its standard error, only by itself, or
-    not at all; then what it costs.
+    First comes whether the drop is within what is allowed with its standard error, only by itself, or not at all; then
+    the other limits, whether it is slower, and what it costs.
     """
     drop, error = loss_of(outcome)
     over = excess(outcome, base, budget)
     if drop > budget.max_drop:
-        return (2, over, drop, cost_of(outcome, base, budget))
+        return (2, over, slower(outcome, budget), drop, cost_of(outcome, base, budget))
     tier = 0 if drop + error <= budget.max_drop else 1
-    return (tier, over, cost_of(outcome, base, budget), drop)
+    return (tier, over, slower(outcome, budget), cost_of(outcome, base, budget), drop)
 
 
 def gains(outcome: Outcome, base: Base, budget: Budget) -> bool:

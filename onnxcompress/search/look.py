@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 PROFILED_BYTES = 1 << 28
 """Larger models are not profiled: that would take longer than what it tells is worth."""
 
+INTEGERS = {"QuantizeLinear", "DequantizeLinear"}
+"""Operators of models that are quantized already, or in part."""
+
 MOSTLY = 0.3
 """From this part of the multiply-accumulates on, something is worth quantizing in each run."""
 
 LACKING = {
     "samples": "there are no samples to fit to",
-    "no samples": "there are samples, so that more can be done",
     "channels": "no channels can go",
     "layers": "there is no layer with a weight",
     "products": "hardly anything of it is a matrix product",
@@ -60,10 +62,12 @@ class Look:
         names = [f"{each.name} ({each.words})" if each.words != each.name else each.name for each in able]
         out = []
         for each in lacking:
+            if "no samples" in each.needs and "samples" in self.facts:
+                continue  # with samples there is more than that
             reasons = [LACKING[need] for need in each.needs if need not in self.facts]
             out.append(f"{each.name} ({reasons[0]})")
         serving = {each.name for each in (*able, *lacking)}
-        useless = sorted({each.name for each in (PRUNE, *PRECISIONS)} - serving)
+        useless = sorted({each.name for each in (PRUNE, *PRECISIONS) if "no samples" not in each.needs} - serving)
         out += [f"{', '.join(useless)} (no gain in {budget.objective})"] if useless else []
         out += [] if budget.train else ["training (give --train 30m)"]
         return [
@@ -79,7 +83,8 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
     work: Counter[str] = Counter()
     for node in folded.graph.all_nodes():
         op = edit.op_of(node)
-        work[operators.facts(op).family if op in operators.OPERATORS else ""] += macs.get(edit.label(node), 0)
+        family = operators.facts(op).family if op in operators.OPERATORS else ""
+        work[family] += macs.get(node.name or edit.output_name(node), 0)
     layers = [node for node in folded.graph.all_nodes() if edit.op_of(node) in operators.LAYERS]
     purpose = find_purpose(model)
     dtypes = _bytes_by_type(model)
@@ -91,7 +96,7 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
         "layers": bool(layers),
         "products": sum(work.values()) > 0 and 1 - work["convolution"] / sum(work.values()) >= MOSTLY,
         "float32": dtypes.get("float", 0) > sum(dtypes.values()) / 2,
-        "float": not purpose.quantized,
+        "float": not purpose.quantized and not any(node.op_type in INTEGERS for node in model.graph.all_nodes()),
         "cpu": target is None or target.startswith("onnxruntime-cpu"),
     }
     size, count = units.size(cost.model_bytes(model)), units.count(sum(macs.values()))

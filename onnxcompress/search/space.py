@@ -220,8 +220,20 @@ def completed(rung: Params, able: Collection[Element]) -> Params:
     return params
 
 
+TRAIN = "train"
+"""The choice that tells how many seconds a recipe trains; no study makes it."""
+
+
 def recipe(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
-    """Write out the recipe that was chosen."""
+    """Write out the recipe that was chosen; training comes behind all that changes numbers."""
+    parts = _untrained(params, able, objective, target)
+    if TRAIN not in params:
+        return parts
+    end = parts.index(SHORT) if SHORT in parts else len(parts)
+    return (*parts[:end], Part(f"distill seconds={params[TRAIN]:g}"), *parts[end:])
+
+
+def _untrained(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
     parts = [Part(text) for text in FOLDS]
     given: Params = {"counted": COUNTED_BY[objective], "target": f" target={target}" if target else ""}
     if params.get("prune"):
@@ -249,6 +261,7 @@ def describe(params: Params, able: Collection[Element]) -> str:
                 spared = name == "spare"
                 details.append(f"{100 * value:.0f} % of layers spared" if spared else _said(name, value))
         said.append(element.name + (f" ({', '.join(details)})" if details else ""))
+    said += ["distil"] if TRAIN in params else []
     return " → ".join(said) or "folds"
 
 

@@ -75,6 +75,8 @@ class Tester:
     ----------
     source : Source
     progress : callable, optional
+    parts : Parts, optional
+        The samples, where they are divided otherwise than by themselves.
 
     Attributes
     ----------
@@ -87,10 +89,10 @@ class Tester:
         Seconds that the original takes for a sample.
     """
 
-    def __init__(self, source: Source, progress: Progress | None = None) -> None:
+    def __init__(self, source: Source, progress: Progress | None = None, parts: Parts | None = None) -> None:
         self.source, self._progress = source, progress or silent
         self.original = source.model
-        self.parts = _divided(self.original, source)
+        self.parts = parts or _divided(self.original, source)
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
         self._stages: dict[tuple[Part, ...], Stage] = {}
@@ -159,10 +161,9 @@ class Tester:
             fitted_to=before.context.fitted_to if step.needs.fits else "",
         )
         copy = before.model.clone()
-        changed = bool(planned.carry_out(copy).done)
-        stage = Stage(before.model, before.context, (*before.planned, planned))
-        if changed:
-            stage = dataclasses.replace(stage, model=copy, context=before.context.on(copy))
+        stage = before
+        if planned.carry_out(copy).done:
+            stage = Stage(copy, before.context.on(copy), (*before.planned, planned))
         self._stages[recipe] = stage
         self._forget(recipe)
         return stage
