@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import OnnxCompressError as OnnxCompressError
     from .evaluation.bench import bench as bench
     from .evaluation.compare import compare as compare
+    from .evaluation.measure import measure as measure
     from .evaluation.sensitivity import sensitivity as sensitivity
     from .graph.load import load as load
     from .graph.save import save as save
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
     from .runtime.provider import Provider as Provider
+    from .search.compress import compress as compress
     from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
@@ -27,9 +29,11 @@ _WHERE = {
     "apply": "pipeline",
     "bench": "evaluation.bench",
     "compare": "evaluation.compare",
+    "compress": "search.compress",
     "inspect": "inspection",
     "lint": "targets.linter",
     "load": "graph.load",
+    "measure": "evaluation.measure",
     "read_recipe": "recipe",
     "save": "graph.save",
     "sensitivity": "evaluation.sensitivity",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .layer_times.layer_times import LayerTimes
     from .machines.workers import Workers
     from .samples.samples import Samples
     from .statistics.calibration import Method
@@ -270,6 +271,8 @@ class Context:
         Nothing will be written: what takes long may be estimated in place of being done, and is said to be.
     workers : Workers, optional
         Who goes through the samples; this process by default.
+    layer_times : LayerTimes, optional
+        How long layers take; by default it is measured here.
     """
 
     def __init__(
@@ -284,8 +287,9 @@ class Context:
         verifier: Verifier | None = None,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        layer_times: LayerTimes | None = None,
     ) -> None:
-        self.model, self.rehearsal = model, rehearsal
+        self.model, self.rehearsal, self._layer_times = model, rehearsal, layer_times
         self.workers: Workers = workers or Here()
         self._verifier = verifier
         self.metric = metric
@@ -311,6 +315,7 @@ class Context:
             metric=self.metric,
             rehearsal=self.rehearsal,
             workers=self.workers,
+            layer_times=self._layer_times,
         )
         other._fitted_to = self._fitted_to
         return other
@@ -351,6 +356,15 @@ class Context:
     def feed(self) -> dict[str, Any] | None:
         """One sample; None where there are none."""
         return None if self._samples is None else next(iter(self._samples.head(1).batches()))
+
+    @property
+    def layer_times(self) -> LayerTimes:
+        """How long layers take at widths that they do not have."""
+        from .layer_times.layer_times import LayerTimes
+
+        if self._layer_times is None:
+            self._layer_times = LayerTimes()
+        return self._layer_times
 
     @cached_property
     def groups(self) -> Groups:

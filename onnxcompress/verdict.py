@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
+from .evaluation.compare import ROUNDING, Comparison
 from .evaluation.interval import samples_needed
 from .evidence import Verdict
-
-if TYPE_CHECKING:
-    from .evaluation.compare import Comparison
 
 
 def no_samples(max_drop: float) -> Verdict:

@@ -47,7 +47,11 @@ LARGEST_SHARE = {
 In gtcrn nearly every channel meets a cache that is an input and an output of the graph; in minilm the residual stream
 is the output, half of the parameters are its word vectors; silero sits inside an If.
 """
-MODELS = list(LARGEST_SHARE)
+
+LONG = {"minilm_l6_v2", "ppocr_rec", "silero_vad", "gtcrn_simple"}
+"""Models that take seconds each time something is done with them."""
+
+MODELS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in LARGEST_SHARE]
 SCORED = ["resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls"]
 UNPRUNABLE = {"silero_vad"}
 """Everything sits inside an If."""

@@ -37,6 +37,7 @@ def top1(path: Path) -> float:
     return float(np.mean(np.concatenate(outputs).argmax(1) == labels))
 
 
+@pytest.mark.slow
 def test_candidates_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("onnxruntime.quantization")

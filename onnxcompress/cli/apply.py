@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from .app import (
     ModelPath,
     Overwrite,
     Seed,
+    TableOption,
     exit_status,
 )
 from .provider import on_provider
@@ -31,7 +33,7 @@ RecipeOption = Annotated[
 ]
 StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, .json or .md.")
 ]
 PlansOption = Annotated[
     Path | None, typer.Option("--plans", metavar="DIR", help="Write what each pass decided, a JSON file for each.")
@@ -68,6 +70,7 @@ def apply(
     max_drop: MaxDrop = None,
     report: ReportOption = None,
     plans: PlansOption = None,
+    table: TableOption = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -94,6 +97,7 @@ def apply(
     passes = read_steps(ctx.meta["steps"]) if planned is None else [each.step for each in planned]
     target = None if dry_run else out
     read = named_by(data, evaluate_on, metric) | {f"-r {r}": r for r in recipe or ()}
+    read |= {} if table is None else {"--table": str(table)}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
     with console.progress_bar() as progress:
@@ -110,21 +114,23 @@ def apply(
             seed=seed,
             progress=progress,
             rehearsal=dry_run,
+            details=report is not None,
+            table=table,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
         ctx.meta["written"] = f"{target}"
-        _write(found, report, plans, overwrite=overwrite)
+        write(found, report, plans, overwrite=overwrite)
     _show(found, target, as_json=as_json)
     return _verdict(found, dry_run=dry_run)
 
 
-def _write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
-    from .. import files
+def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
+    """Write the evidence and the plans to where the user wants them."""
     from ..plans import write_plans
 
     if report is not None:
-        text = found.to_html() if report.suffix == ".html" else found.to_json()
-        files.write_text(report, text, overwrite=overwrite)
+        found.to_file(report, overwrite=overwrite)
     if plans is not None:
         write_plans(plans, found.plans, overwrite=overwrite)
 

@@ -10,6 +10,9 @@ import typer
 from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
 from .provider import on_provider
 
+FORMS = (".html", ".json")
+"""What the name of a report may end in."""
+
 
 @on_provider
 def sensitivity(
@@ -27,7 +30,9 @@ def sensitivity(
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,
     share: Annotated[list[float] | None, typer.Option("--share", help="A sparsity to try; may be repeated.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", metavar="FILE.html", help="Write the curves.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the page, .html, or the figures, .json.")
+    ] = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -41,7 +46,7 @@ def sensitivity(
 
     parsed = parse_pass(step)
     read = named_by(data, evaluate_on, metric)
-    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite)
+    check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite, forms=FORMS)
     with console.progress_bar() as progress:
         found = run(
             model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress, evaluate_on=evaluate_on
@@ -49,7 +54,8 @@ def sensitivity(
     from ..display import curves
 
     if report is not None:
-        files.write_text(report, curves.page(found, str(model)), overwrite=overwrite)
+        text = curves.page(found, model.name) if report.suffix.lower() == ".html" else console.to_json(found)
+        files.write_text(report, text, overwrite=overwrite)
     if as_json:
         console.show_text(console.to_json(found))
     else:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..contract import Refusal
+    from ..details import GroupInfo
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
     from ..evidence import Evidence, Step, Verdict
-    from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
 
@@ -84,6 +85,27 @@ def stages(report: Evidence) -> RenderableType:
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
     return titled("\n".join(notes), table)
+
+
+def trials(found: Evidence) -> RenderableType:
+    """Return what a search has tried that no other trial is better than, and how many others there were."""
+    table = new_table(("recipe", ">bytes", ">MACs", ">× ms", ">drop", ">±", ""))
+    shown = [each for each in found.trials if each.state in ("winner", "front")]
+    for each in shown:
+        table.add_row(
+            each.recipe,
+            units.size(each.bytes),
+            units.count(each.macs),
+            units.number(each.ratio, ".2f"),
+            units.number(each.drop),
+            units.number(each.error),
+            "taken" if each.state == "winner" else "",
+        )
+    states = Counter(each.state for each in found.trials)
+    others = [f"{states[state]} {state}" for state in ("dominated", "stopped", "failed") if states[state]]
+    return titled(
+        f"Tried for {found.objective}: {len(found.trials)} recipes ({', '.join(others) or 'all shown'})", table
+    )
 
 
 def verdict(found: Verdict | None) -> list[str]:
@@ -165,11 +187,7 @@ def _uncounted(found: Inspection) -> str:
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
-    return "; ".join(f"{p.name} {p.dtype}{_shape(p.shape)}" for p in ports)
-
-
-def _shape(shape: Sequence[int | str | None] | None) -> str:
-    return " of any rank" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+    return "; ".join(f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports)
 
 
 def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:
@@ -223,7 +241,7 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled("\n".join([*verdict(judged), title]), score), outputs]
+    return [titled("\n".join([*verdict(judged), title, *found.notes]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:

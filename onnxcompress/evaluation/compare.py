@@ -63,6 +63,8 @@ class Comparison:
     expected, expected_error : float or None
         The drop of top1 or agreement that is expected from how near all decisions are, and its standard error: it
         varies less with the samples than the drop itself. See `Margins`.
+    notes : tuple of str
+        What is to be known of the samples: left out, guessed, cast.
     """
 
     count: int
@@ -84,6 +86,7 @@ class Comparison:
     data: str
     expected: float | None = None
     expected_error: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[int, int]:
@@ -255,6 +258,7 @@ class Reference:
             outputs=tuple(outputs),
             random=self.samples.random,
             data=self.samples.description,
+            notes=tuple(self.samples.notes),
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .provider import Provider
+from .provider import Provider, running
 from .session import open_session
 
 _DEPTH = 64
@@ -18,9 +18,14 @@ probe (uint8[1, N] a, int8[N, M] b) => (int32[1, M] y) { y = MatMulInteger(a, b)
 """
 
 
-@cache
 def products_saturate() -> bool:
-    """Tell whether onnxruntime loses products of uint8 and int8 here.
+    """Tell whether onnxruntime loses products of uint8 and int8 where models run now; only its CPU may."""
+    return running().is_cpu and cpu_loses_products()
+
+
+@cache
+def cpu_loses_products() -> bool:
+    """Tell whether onnxruntime loses products of uint8 and int8 on this CPU.
 
     On x86 without VNNI it adds them in pairs, in 16 bits: more than 32767 is taken for 32767. It is asked, and not the
     name of the CPU.

@@ -14,12 +14,12 @@ class Part:
     ----------
     text : str
         The pass as the command line's ``-p`` takes it.
-    spare : float
-        The share of its layers that it leaves alone: those that alone cost most.
+    spare : float or str
+        The share of its layers that it leaves alone: those that alone cost most; in a table, the name of the choice.
     """
 
     text: str
-    spare: float = 0.0
+    spare: float | str = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Source:
         Samples, as for `onnxcompress.apply`.
     metric : str or None
     seed : int
+    seconds : float
+        How long the search may take: it goes by that how many samples a trial may.
     fit, search : int
         Up to so many samples are fitted to, and judge trials.
     """
@@ -43,6 +45,7 @@ class Source:
     evaluate_on: Any = None
     metric: str | None = None
     seed: int = 0
+    seconds: float = 300.0
     fit: int = 512
     search: int = 2048
 
@@ -53,7 +56,6 @@ class Job:
 
     Attributes
     ----------
-    source : Source
     number : int
     recipe : tuple of Part
     stop_above : float
@@ -64,7 +66,6 @@ class Job:
         It is given up after so long.
     """
 
-    source: Source
     number: int
     recipe: tuple[Part, ...]
     stop_above: float
@@ -85,8 +86,11 @@ class Outcome:
     bytes, zipped, macs, memory : int
     ratio, ratio_low, ratio_high, milliseconds : float or None
         Its time over the original's with a 95 % interval, and by itself.
-    drop, error, sqnr : float or None
-        Of the metric, its standard error, and the signal to noise of the first output against the original's.
+    metric : str
+    drop, error : float or None
+        How much of the metric was lost, and the standard error of that.
+    agreement, sqnr : float or None
+        Of the first output and the original's: the share of equal decisions, and the signal to noise.
     stopped : bool
     failed : str
         Why it could not be carried out; empty where it was.
@@ -104,8 +108,10 @@ class Outcome:
     ratio_low: float | None = None
     ratio_high: float | None = None
     milliseconds: float | None = None
+    metric: str = ""
     drop: float | None = None
     error: float | None = None
+    agreement: float | None = None
     sqnr: float | None = None
     stopped: bool = False
     failed: str = ""

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import PassError
+from ..errors import ModelError, PassError
 from ..graph import edit
+from ..runtime.provider import on_cpu, running
 from ..runtime.session import Array, open_session
 from ..samples.samples import Samples
 from .spill import LIMIT_BYTES, Spill, Spilled
@@ -94,7 +95,7 @@ class SegmentedRun:
         self._batches: list[dict[str, Kept]] = []
         self._codes: dict[str, Code] = {}
         self._position = 0
-        self._exact = exact
+        self._exact, self._provider = exact, running()
         for feeds in samples.batches(batch):
             self._batches.append({})
             self._keep(self._batches[-1], feeds)
@@ -153,7 +154,16 @@ class SegmentedRun:
 
     def _run(self, inputs: list[str], outputs: list[str]) -> None:
         piece = _extract(self.model, {name: self._batches[0][name] for name in inputs}, outputs)
-        session = open_session(piece, exact=self._exact)
+        try:
+            self._run_piece(piece, outputs)
+        except ModelError:
+            if self._provider.is_cpu:
+                raise
+            self._provider = on_cpu()  # which runs pieces that other providers, made for whole models, stumble over
+            self._run_piece(piece, outputs)
+
+    def _run_piece(self, piece: ir.Model, outputs: list[str]) -> None:
+        session = open_session(piece, exact=self._exact, provider=self._provider)
         for stored in self._batches:
             feeds = {name: self._spill.get(stored[name]) for name in session.inputs}
             self._keep(stored, session.run(feeds, outputs))

@@ -1,7 +1,7 @@
 """What inference engines accept, one TOML file each, and the linter that reads them."""
 
 from .finding import Finding
-from .here import local_target
+from .here import elsewhere, local_target
 from .linter import LintReport, lint
 from .options import quantize_options, takes
 from .target import Target, load_target, target_names
@@ -10,6 +10,7 @@ __all__ = [
     "Finding",
     "LintReport",
     "Target",
+    "elsewhere",
     "lint",
     "load_target",
     "local_target",

@@ -158,6 +158,9 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Weights in blocks; not accepted where the section is missing.
     advice : list of str
         What to know, in sentences.
+    providers : list of str
+        Providers of onnxruntime that run models with this engine, by the names of `--provider`; none where
+        onnxruntime has none.
     name : str
         The name or path it was loaded by.
     """
@@ -173,6 +176,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pairs: list[tuple[str, str]] = []
     blocks: Blocks | None = None
     advice: list[str] = []
+    providers: list[str] = []
     name: str = ""
 
 

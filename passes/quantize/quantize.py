@@ -64,8 +64,8 @@ class Quantize(OverridablePass):
     ----------
     target : str, optional
         What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
-        file; it decides on types, symmetry, granularity, biases and operators. None: onnxruntime on a CPU like this
-        machine's.
+        file; it decides on types, symmetry, granularity, biases and operators. None: what the models run on
+        now, which is onnxruntime on a CPU like this machine's unless there is a ``--provider``.
     activations : {"uint8", "int8", "uint16", "int16", "float8e4m3fn"}, optional
         The type of activations; None: what the target takes first. 16 bits need opset 21, 8-bit floats (then also of
         the weights) opset 19; onnxruntime has no integer kernels for either on a CPU, and computes in float.

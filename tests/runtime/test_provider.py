@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from command_line import call, make_data, make_model
+from onnxruntime import SessionOptions
 
 import onnxcompress
 from onnxcompress.errors import NoRuntimeError, OptionError
-from onnxcompress.passes import Shrink
+from onnxcompress.passes import Quantize, Shrink
 from onnxcompress.runtime import installed, provider, session
 from onnxcompress.runtime.provider import Provider, on_cpu, running, running_on
+from onnxcompress.runtime.saturation import products_saturate
+from onnxcompress.targets import elsewhere, load_target, local_target, target_names
 
 
 class FakeSession:
@@ -51,7 +54,8 @@ def test_options_and_what_a_command_line_gives(has):
     found = Provider.parse("openvino", ["device_type=CPU", "cache_dir=/tmp/a=b"])
     assert found.options == (("device_type", "CPU"), ("cache_dir", "/tmp/a=b"))
     assert found.describe() == "openvino (device_type=CPU, cache_dir=/tmp/a=b)"
-    assert session._providers(found) == [("OpenVINOExecutionProvider", dict(found.options)), "CPUExecutionProvider"]
+    places = session._places(found, SessionOptions())
+    assert places == [("OpenVINOExecutionProvider", dict(found.options)), "CPUExecutionProvider"]
     with running_on(found):
         assert (on_cpu().name, on_cpu().options) == ("cpu", ())
 
@@ -95,16 +99,18 @@ def test_passes_are_measured_there_and_checked_on_the_cpu(tmp_path, monkeypatch,
     has("OpenVINOExecutionProvider")
     seen = []
 
-    def places(chosen):
+    def places(chosen, options):
         seen.append(chosen.name)
         return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(session, "_providers", places)
+    monkeypatch.setattr(session, "_places", places)
     monkeypatch.setattr(session, "_check_started", lambda inner, chosen: None)
+    monkeypatch.setattr(session.Session, "taken", lambda self, chosen: (1, 3))
     model = make_model(tmp_path / "m.onnx")
     data = dict(np.load(make_data(tmp_path / "d.npz")))
     _, report = onnxcompress.apply(model, [Shrink()], data=data, provider="openvino")
     assert report.provider == "openvino"
+    assert "openvino runs 1 of 3 nodes of the original and 1 of 3 nodes of the result" in report.notes
     assert {"cpu", "openvino"} <= set(seen)
     assert seen[0] == "cpu"  # the verifier
     onnxcompress.compare(model, model, data)
@@ -136,3 +142,32 @@ def test_every_command_that_runs_models_takes_it(tmp_path):
 
 def test_extras_and_names_go_together():
     assert set(provider.EXTRAS) <= set(provider.PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("openvino", "openvino"), ("cuda", "onnxruntime-gpu"), ("tensorrt", "tensorrt"), ("qnn", "qnn"), ("rocm", None)],
+)
+def test_quantize_is_for_the_provider_unless_told(has, name, target):
+    here = local_target()
+    has(provider.PROVIDERS[name])
+    with running_on(name):
+        assert local_target() == (target or here)
+        assert elsewhere([None, target]) is None
+        assert elsewhere(["onnxruntime-cpu", target]) == "onnxruntime-cpu"
+        assert not products_saturate()
+    assert elsewhere([None, here]) is None
+    assert target is None or elsewhere([None, target]) == target
+
+
+def test_targets_name_providers_that_there_are():
+    named = [each for name in target_names() for each in load_target(name).providers]
+    assert set(named) <= set(provider.PROVIDERS)
+
+
+def test_a_model_for_another_engine_is_not_called_slow_here(tmp_path):
+    data = dict(np.load(make_data(tmp_path / "d.npz")))
+    model = make_model(tmp_path / "m.onnx")
+    _, report = onnxcompress.apply(model, [Quantize(target="openvino")], data=data)
+    assert report.not_faster is None
+    assert "Made for openvino: its time on cpu here is not the time there" in report.notes

@@ -10,6 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from onnxcompress.errors import ModelError
+from onnxcompress.runtime.provider import Provider
+from onnxcompress.runtime.session import open_session
 from onnxcompress.samples.samples import load_samples
 from onnxcompress.statistics.segments import SegmentedRun
 from onnxcompress.statistics.spill import Spill, Spilled
@@ -68,3 +71,23 @@ def test_arrays_come_back_from_memory_and_from_files(tmp_path: Path, dtype: type
         spill.drop(one)
     assert not list(tmp_path.iterdir())
     assert spill.put(arrays[1]) is arrays[1]
+
+
+def test_a_piece_that_a_provider_stumbles_over_runs_on_the_cpu(parse, tmp_path, monkeypatch):
+    opened = []
+
+    def stumbling(piece, *, exact, provider):
+        opened.append(provider.name)
+        if not provider.is_cpu:
+            raise ModelError("shapes do not match")
+        return open_session(piece, exact=exact, provider=provider)
+
+    monkeypatch.setattr("onnxcompress.statistics.segments.open_session", stumbling)
+    monkeypatch.setattr("onnxcompress.statistics.segments.running", lambda: Provider("openvino"))
+    subject = parse(QUANTIZED)
+    array = np.random.default_rng(0).uniform(-3, 4, (5, 3)).astype(np.float32)
+    segmented = SegmentedRun(subject, load_samples({"x": array}, subject), tmp_path)
+    segmented.advance("w")
+    segmented.advance("z", behind=True)
+    assert opened == ["openvino", "cpu", "cpu"]
+    assert next(segmented.fetch("z")).shape == (5, 3)

@@ -387,8 +387,19 @@ def test_an_output_that_a_recurrent_layer_leaves_out_stays_out() -> None:
     assert np.abs(after - before).max() < 0.03 * np.abs(before).max()
 
 
-@pytest.mark.parametrize("name", ["vit_cifar10", "gtcrn_simple", "silero_vad", "mnist_cntk", "ultraface_rfb320"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ("float16", "vit_cifar10"),
+        ("float16", "gtcrn_simple"),
+        ("float16", "silero_vad"),
+        ("float16", "mnist_cntk"),
+        ("bfloat16", "vit_cifar10"),
+        ("bfloat16", "mnist_cntk"),
+        *(pytest.param("bfloat16", name, marks=pytest.mark.slow) for name in ("gtcrn_simple", "silero_vad")),
+        *(pytest.param(dtype, "ultraface_rfb320", marks=pytest.mark.slow) for dtype in ("float16", "bfloat16")),
+    ],
+)
 def test_real_models(kit: Path, tmp_path: Path, name: str, dtype: str) -> None:
     path = kit / "models" / f"{name}.onnx"
     result, _ = apply(path, [FreezeInputs(), ConvertFloat(dtype=dtype)], output=tmp_path / "half.onnx")

@@ -41,7 +41,10 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int) -> Any:
     return kill
 
 
-@pytest.mark.parametrize("what", ["pruning", "integers", "integers that are pruned"])
+@pytest.mark.parametrize(
+    "what",
+    [*(pytest.param(what, marks=pytest.mark.slow) for what in ("pruning", "integers")), "integers that are pruned"],
+)
 def test_it_goes_on_bit_for_bit(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, labels, _ = samples()
     start = mlp()

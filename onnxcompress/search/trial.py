@@ -1,0 +1,291 @@
+"""Carries out trials: one recipe each, from the passes to what it costs and loses. What trials share is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import time
+import zlib
+from collections.abc import Callable, Collection
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from ..contract import Context, Pass
+from ..errors import OnnxCompressError
+from ..evaluation import timing
+from ..evaluation.compare import Comparison, Reference
+from ..evaluation.sensitivity import Judge, measure
+from ..graph import cost
+from ..graph.fingerprint import Fingerprints
+from ..kinds import to_ir, working_copy
+from ..plans import PlannedStep
+from ..progress import Progress, silent
+from ..recipe import make_step, parse_pass, step_table
+from ..runtime.session import open_session
+from ..samples.samples import Samples
+from .divide import Parts, divide
+from .job import Job, Outcome, Part, Source
+from .memory import peak_bytes
+
+FIRST = 256
+"""Samples that a trial is judged by before it is judged by all."""
+
+TIMED_SECONDS = 0.4
+"""How long a trial and the original are timed side by side."""
+
+RANKED_BY = 64
+"""Samples that tell which layers cost most."""
+
+RANDOM = "random"
+"""The samples where there are none."""
+
+KEPT = 12
+"""Models that are kept for trials that begin alike."""
+
+FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.02
+"""The original may take such shares of the time of the search to go once through the samples that are fitted to, that
+judge a trial, and that give the verdict."""
+
+LEAST = 128
+"""Fewer samples than these are not taken, however long they take."""
+
+SIGMAS = 2.0
+"""A drop that exceeds what is allowed by so many standard errors is beyond it."""
+
+
+class TimeIsUpError(OnnxCompressError):
+    """A trial took longer than it may."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A model on the way through a recipe, with what is known of it."""
+
+    model: ir.Model
+    context: Context
+    planned: tuple[PlannedStep, ...] = ()
+
+
+class Tester:
+    """Carries out trials of one search.
+
+    Parameters
+    ----------
+    source : Source
+    progress : callable, optional
+
+    Attributes
+    ----------
+    original : onnx_ir.Model
+    parts : Parts
+        The samples, divided.
+    feed, sizes : dict
+        One sample, and the shapes of it.
+    pace : float
+        Seconds that the original takes for a sample.
+    """
+
+    def __init__(self, source: Source, *, model: ir.Model | None = None, progress: Progress | None = None) -> None:
+        self.source, self._progress = source, progress or silent
+        self.original = model if model is not None else _load(source.model)
+        self.parts = _divided(self.original, source)
+        self._ends = float("inf")
+        self._fingerprints = Fingerprints()
+        self._stages: dict[tuple[Part, ...], Stage] = {}
+        self.feed = _one(self.parts.search)
+        self.sizes = {name: (1, *array.shape[1:]) for name, array in self.feed.items() if array.ndim}
+        self.pace = _pace(self.original, self.parts.search)
+        fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
+        self._judges = self.parts.search.head(min(source.search, self._count(JUDGING, source.seconds)))
+        self._all = Reference(self.original, self._judges)
+        self._first = None
+        if self._judges.count > 1.5 * FIRST:
+            self._first = Reference(self.original, self._judges.head(FIRST))
+        context = Context(
+            working_copy(self.original),
+            original=self.original,
+            samples=fit,
+            seed=source.seed,
+            metric=source.metric,
+            progress=self._tell,
+        )
+        self._stages[()] = Stage(context.model, context)
+
+    @property
+    def shows(self) -> bool:
+        """Whether there are samples that show what is lost."""
+        return not self.parts.search.random
+
+    def _count(self, share: float, seconds: float) -> int:
+        """Return how many samples the original takes in a share of the time of the search, but no fewer than some."""
+        return max(int(share * seconds / max(self.pace, 1e-9)), LEAST)
+
+    def affordable(self, seconds: float) -> int:
+        """Return how many samples the verdict may be given on."""
+        return self._count(VERDICT, seconds)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        """Pass on how far a pass is; ends a trial whose time is over."""
+        if time.monotonic() > self._ends:
+            raise TimeIsUpError("it took too long")
+        self._progress(what, done, total)
+
+    def run(self, job: Job) -> Outcome:
+        """Carry out one trial; what goes wrong in it is part of the outcome."""
+        self._ends = time.monotonic() + job.seconds
+        try:
+            stage = self.stage(job.recipe)
+            return self._measured(job, stage)
+        except OnnxCompressError as error:
+            return Outcome(job.number, failed=str(error))
+        except MemoryError:
+            return Outcome(job.number, failed="not enough memory")
+        finally:
+            self._ends = float("inf")
+
+    def stage(self, recipe: tuple[Part, ...]) -> Stage:
+        """Return the model that a recipe makes; recipes that begin alike share what they begin with."""
+        if recipe in self._stages:
+            self._stages[recipe] = found = self._stages.pop(recipe)  # it is the latest now
+            return found
+        before = self.stage(recipe[:-1])
+        step = self._step(recipe[-1], before)
+        planned = PlannedStep(
+            step=step,
+            plan=step.plan(before.model, before.context),
+            model=self._fingerprints.of(before.model),
+            fitted_to=before.context.fitted_to if step.needs.fits else "",
+        )
+        copy = before.model.clone()
+        changed = bool(planned.carry_out(copy).done)
+        stage = Stage(before.model, before.context, (*before.planned, planned))
+        if changed:
+            stage = dataclasses.replace(stage, model=copy, context=before.context.on(copy))
+        self._stages[recipe] = stage
+        self._forget(recipe)
+        return stage
+
+    def _forget(self, recipe: tuple[Part, ...]) -> None:
+        """Drop the models that were asked for longest ago, but those that this recipe begins with."""
+        needed = {recipe[:length] for length in range(len(recipe) + 1)}
+        for old in [key for key in self._stages if key not in needed][: max(len(self._stages) - KEPT - len(needed), 0)]:
+            del self._stages[old]
+
+    def _step(self, part: Part, before: Stage) -> Pass:
+        step = parse_pass(part.text)
+        share = float(part.spare)
+        if not share:
+            return step
+        order = before.context.keep(("worst first", part.text), lambda: self._worst_first(step, before))
+        names = tuple(glob.escape(name) for name in order[: max(round(share * len(order)), 1)])
+        return type(step)(**step.options() | {"exclude": (*step.options()["exclude"], *names)})
+
+    def _worst_first(self, step: Pass, before: Stage) -> list[str]:
+        """Order the layers that a pass works on by the noise that each alone makes."""
+        parts = step.plan(before.model, before.context).parts()
+        if not parts:
+            return []
+        judge = Judge(before.model, self._judges.head(RANKED_BY), self.source.metric)
+        curves, _ = measure(judge, step, {1.0: parts}, progress=self._tell)
+        noise = {name: float("inf") if points[0].sqnr is None else points[0].sqnr for name, points in curves.items()}
+        return sorted(noise, key=lambda name: noise[name])
+
+    def _measured(self, job: Job, stage: Stage) -> Outcome:
+        model, known = stage.model, cost.cost(stage.model, self.sizes)
+        outcome = Outcome(
+            job.number,
+            passes=tuple(json.dumps(step_table(each.step)) for each in stage.planned),
+            bytes=known.bytes,
+            macs=known.macs,
+            memory=peak_bytes(model, self.sizes),
+            zipped=zipped_bytes(model) if job.zipped else None,
+            fitted=any(each.fitted_to for each in stage.planned),
+        )
+        outcome = self._judged(job, model, outcome)
+        if not job.timed or outcome.stopped:
+            return outcome
+        clock = timing.time_models([self.original, model], self.feed, seconds=TIMED_SECONDS)[-1]
+        return dataclasses.replace(
+            outcome,
+            ratio=clock.ratio,
+            ratio_low=clock.ratio_low,
+            ratio_high=clock.ratio_high,
+            milliseconds=clock.median_ms,
+        )
+
+    def _judged(self, job: Job, model: ir.Model, outcome: Outcome) -> Outcome:
+        """Add what is lost; who loses too much on the first samples is not judged by the others."""
+        for reference in (self._first, self._all):
+            if reference is None:
+                continue
+            found = reference.compare(model, self.source.metric)
+            drop, error = lost(found) if self.shows else (noise(found), None)
+            outcome = dataclasses.replace(
+                outcome, drop=drop, error=error, sqnr=found.sqnr, agreement=found.agreement, metric=found.metric
+            )
+            if reference is self._first and drop is not None and drop - SIGMAS * (error or 0) > job.stop_above:
+                return dataclasses.replace(outcome, stopped=True)
+        return outcome
+
+    def forget_but(self, recipes: Collection[tuple[Part, ...]]) -> None:
+        """Forget all models but those of these recipes, and what they begin with."""
+        needed = {recipe[:length] for recipe in recipes for length in range(len(recipe) + 1)}
+        self._stages = {recipe: stage for recipe, stage in self._stages.items() if recipe in needed}
+
+
+def lost(found: Comparison) -> tuple[float | None, float | None]:
+    """Return the drop and its standard error: of one that counts decisions at least that of one more or less."""
+    if found.drop is None:
+        return None, None
+    error = found.drop_error
+    return found.drop, None if error is None else max(error, 1 / found.count)
+
+
+def noise(found: Comparison) -> float | None:
+    """Return the noise of the first output as a part of its signal, which stands for the drop on made-up samples."""
+    if found.sqnr is None:
+        return None
+    return float(10 ** (-found.sqnr / 20))
+
+
+def zipped_bytes(model: ir.Model) -> int:
+    """Return the bytes of a model compressed by zlib."""
+    return len(zlib.compress(ir.to_proto(model).SerializeToString(), 6))
+
+
+def passes_of(outcome: Outcome) -> list[Pass]:
+    """Return the passes that a trial has carried out."""
+    return [make_step(json.loads(text), "trial") for text in outcome.passes]
+
+
+def trials_of(source: Source) -> Callable[[Job], Outcome]:
+    """Return what carries out trials, in whatever process this is; see `onnxcompress.machines.workers`."""
+    return Tester(source).run
+
+
+def _load(model: str | bytes) -> ir.Model:
+    return to_ir(onnx.load_from_string(model) if isinstance(model, bytes) else model)[0]
+
+
+def _pace(model: ir.Model, samples: Samples) -> float:
+    """Return the seconds that a sample takes, many at a time."""
+    session, few = open_session(model), samples.head(timing.WARM_UP * 16)
+    begun, count = 0.0, 0
+    for number, batch in enumerate(few.labelled(16)):
+        begun = begun if number else time.perf_counter()
+        session.run(batch.feeds)
+        begun = begun if number else time.perf_counter()  # the first run only warms up
+        count += batch.count if number else 0
+    return (time.perf_counter() - begun) / count if count else 0.0
+
+
+def _divided(model: ir.Model, source: Source) -> Parts:
+    data = RANDOM if source.data is None and source.evaluate_on is None else source.data
+    return divide(model, data, source.evaluate_on, source.seed)
+
+
+def _one(samples: Samples) -> dict[str, Any]:
+    return next(iter(samples.head(1).batches()))
