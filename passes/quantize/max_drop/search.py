@@ -45,7 +45,7 @@ def within_max_drop(
         The type of 16 bits that activations of single layers may have.
     """
     fitted, judges = context.samples.fit_and_search() or context.samples.halves()
-    judge = Judge(model, judges, context.metric)
+    judge = Judge(model, judges, context.metric, workers=context.workers)
     attempts = Attempts(judge, model, context.given(fitted), max_drop, int16)
     attempts.try_with("as it comes", step, {})
     _try_what_is_free(attempts, step)
