@@ -114,7 +114,7 @@ def apply(
     provider : Provider or str, optional
         Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
-        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        Who goes through the samples: an `onnxcompress.machines.dask_workers.DaskWorkers`, in place of this process. The
         result is the same.
     details : bool
         Look into each layer, and for the samples that suffer most, which takes some seconds: the page has more then.
@@ -276,7 +276,7 @@ class Run:
         self.report.steps.append(
             Step(
                 step.name,
-                step.options(),
+                step.options() | planned.plan.chosen,
                 list(changes.done),
                 list(changes.refused),
                 list(changes.notes),

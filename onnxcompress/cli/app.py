@@ -137,6 +137,10 @@ TableOption = Annotated[
     typer.Option("--table", metavar="FILE.json", help="Times of layers that measure wrote, in place of measuring."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that shares the work: tcp://host:8786."),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
 
 

@@ -18,6 +18,7 @@ from .app import (
     MetricOption,
     ModelPath,
     Overwrite,
+    SchedulerOption,
     Seed,
     TableOption,
     exit_status,
@@ -74,6 +75,7 @@ def apply(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Run passes over MODEL, in the order of -r and -p."""
@@ -89,6 +91,7 @@ def apply(
     )
     from .. import pipeline
     from ..display import console
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..plans import read_plans
     from ..recipe import read_steps
@@ -100,7 +103,7 @@ def apply(
     read |= {} if table is None else {"--table": str(table)}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = pipeline.apply(
             model,
             () if planned is not None else passes,
@@ -114,6 +117,7 @@ def apply(
             seed=seed,
             progress=progress,
             rehearsal=dry_run,
+            workers=workers,
             details=report is not None,
             table=table,
         )

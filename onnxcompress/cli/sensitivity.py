@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, Seed
+from .app import AsJson, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed
 from .provider import on_provider
 
 FORMS = (".html", ".json")
@@ -35,21 +35,31 @@ def sensitivity(
     ] = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Tell how much a metric loses when one group of MODEL alone is pruned, or one layer alone quantized."""
     from .. import files
     from ..display import console
     from ..evaluation.sensitivity import sensitivity as run
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..recipe import parse_pass
 
     parsed = parse_pass(step)
     read = named_by(data, evaluate_on, metric)
     check_outputs(model, report=report, read=read, passes=[parsed], overwrite=overwrite, forms=FORMS)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         found = run(
-            model, data, parsed, metric=metric, shares=share, seed=seed, progress=progress, evaluate_on=evaluate_on
+            model,
+            data,
+            parsed,
+            metric=metric,
+            shares=share,
+            seed=seed,
+            progress=progress,
+            evaluate_on=evaluate_on,
+            workers=workers,
         )
     from ..display import curves
 
@@ -60,4 +70,6 @@ def sensitivity(
         console.show_text(console.to_json(found))
     else:
         console.show(*curves.table(found))
+    for note in workers.notes:
+        console.say(note)
     return 0
