@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..contract import Refusal
+    from ..details import GroupInfo
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
     from ..evidence import Evidence, Step, Verdict
-    from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
 
@@ -186,11 +187,7 @@ def _uncounted(found: Inspection) -> str:
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
-    return "; ".join(f"{p.name} {p.dtype}{_shape(p.shape)}" for p in ports)
-
-
-def _shape(shape: Sequence[int | str | None] | None) -> str:
-    return " of any rank" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+    return "; ".join(f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports)
 
 
 def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:
@@ -244,7 +241,7 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled("\n".join([*verdict(judged), title]), score), outputs]
+    return [titled("\n".join([*verdict(judged), title, *found.notes]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
