@@ -155,8 +155,8 @@ def compress(
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source(original, data, evaluate_on, metric, seed, asked.seconds, threads)
-    tester = Tester(source, progress)
+    source = Source(data, evaluate_on, metric, seed, asked.seconds, threads)
+    tester = Tester(original, source, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:
         search.study = Study(
@@ -176,6 +176,7 @@ def compress(
     elif names and winner is not None:
         report.stays = save(made, names[0], overwrite=overwrite)
         report.notes += _save_others(search, winner, names[1:], overwrite=overwrite)
+    report.notes += [] if workers is None else workers.notes
     return back(made), report
 
 

@@ -118,7 +118,9 @@ def _nearest(able: Sequence[Outcome], base: Base, budget: Budget) -> list[Outcom
     """Return what comes nearest where a limit cannot be kept: the drop is kept before the limits are."""
     if budget == Budget(budget.objective, budget.max_drop, seconds=budget.seconds, train=budget.train):
         return []  # only the drop was asked for: then the original is better than what loses more
-    return [each for each in able if rank(each, base, budget)[0] < 2]
+    never_slower = budget.speedup is not None and budget.speedup >= 1
+    quick = [each for each in able if not (never_slower and (each.ratio_low or 0.0) > 1)]
+    return [each for each in quick if rank(each, base, budget)[0] < 2]
 
 
 def front(outcomes: Sequence[Outcome], base: Base, budget: Budget) -> list[Outcome]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
-
 
 @dataclass(frozen=True)
 class Part:
@@ -30,8 +28,6 @@ class Source:
 
     Attributes
     ----------
-    model : onnx_ir.Model
-        The original, which is not changed.
     data, evaluate_on
         Samples, as for `onnxcompress.apply`.
     metric : str or None
@@ -44,7 +40,6 @@ class Source:
         Up to so many samples are fitted to, and judge trials.
     """
 
-    model: ir.Model
     data: Any
     evaluate_on: Any = None
     metric: str | None = None

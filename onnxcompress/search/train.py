@@ -15,7 +15,7 @@ from .divide import Parts
 from .job import Job, Outcome
 from .rounds import Rounds
 from .space import TRAIN, Params
-from .trial import Tester
+from .trial import Shared, Tester
 
 WITHIN = 5.0
 """A loss of up to so many times what is allowed may be learnt again."""
@@ -44,7 +44,8 @@ def train_best(search: Rounds) -> None:
         return
     params: Params = search.params_of(chosen) | {TRAIN: seconds}
     source = dataclasses.replace(search.tester.source, fit=ALL, seconds=ALL)
-    search.trainer = Tester(source, search.progress, _divided(source.model, search.tester.parts))
+    shared = Shared(_divided(search.tester.original, search.tester.parts), search.tester.pace)
+    search.trainer = Tester(search.tester.original, source, shared=shared, progress=search.progress)
     longest = LONGER * seconds + search.budget.seconds
     job = Job(len(search.tried), search.recipe(params), stop_above=1.0, seconds=longest)
     search.tried.append((params, search.trainer.run(job)))

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import MODEL, Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
-from onnxcompress.selection import SelectivePass, Subject
+from onnxcompress.selection import SelectivePass, value_subjects
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -37,12 +37,12 @@ class ShortenNames(SelectivePass):
         kept = {value.name for value in edit.values(context.original.graph) if edit.constant(value) is None}
         fixed = {*model.graph.inputs, *model.graph.outputs}
         own = [value for value in _named(model.graph) if value.name not in kept and value not in fixed]
-        selected = self.select(model, {str(value.name): Subject({str(value.name)}) for value in own})
-        renamed = [str(value.name) for value in own if str(value.name) not in selected.why_not]
+        selected = self.select(model, value_subjects(own))
+        renamed = [str(value.name) for value in own if value not in selected.why_not]
         taken = {value.name for value in edit.values(model.graph)} - set(renamed)
         free = (name for name in _names() if name not in taken)
         names = dict(zip(sorted(renamed, key=len, reverse=True), free, strict=False))
-        refused = [Refusal(name, reason) for name, reason in selected.why_not.items()]
+        refused = [Refusal(str(value.name), reason) for value, reason in selected.why_not.items()]
         shorter = {old: new for old, new in names.items() if len(new) < len(old)}
         if set(shorter.values()) & (set(renamed) - shorter.keys()):
             shorter = {}  # what is short already has these names
