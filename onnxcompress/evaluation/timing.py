@@ -36,6 +36,8 @@ class Timing:
     ratio, ratio_low, ratio_high : float
         Median of this model's time over the first model's time in the same round; below 1 is faster.
     runs : int
+    step : Speed or None
+        How fast it is beside the model before it; None for the first.
     """
 
     median_ms: float
@@ -45,6 +47,7 @@ class Timing:
     ratio_low: float
     ratio_high: float
     runs: int
+    step: Speed | None = None
 
     @property
     def speed(self) -> Speed:
@@ -149,8 +152,13 @@ def summarise(milliseconds: npt.NDArray[np.float64]) -> list[Timing]:
         middle, ratio = (float(np.median(values[:, index])) for values in (milliseconds, ratios))
         low, high = _interval(milliseconds[:, index])
         ratio_low, ratio_high = _interval(ratios[:, index])
-        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds)))
+        step = None if index == 0 else _speed(milliseconds[:, index] / milliseconds[:, index - 1])
+        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds), step))
     return timings
+
+
+def _speed(ratios: npt.NDArray[np.float64]) -> Speed:
+    return Speed(float(np.median(ratios)), *_interval(ratios))
 
 
 def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
