@@ -409,13 +409,11 @@ class Run:
         from .evaluation import slowness
         from .evaluation import timing as clock
 
-        if self.model is self._models[0]:
-            return
+        if not running().is_cpu or self._meant_for() or self.model is self._models[0]:
+            return  # other providers have no kernels that could be told apart, and other targets other ones
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
         if not slowness.is_slow(timings[-1], quantized=quantized):
             return
-        if not running().is_cpu or self._meant_for():
-            return  # other providers have no kernels that could be told apart, and other targets other ones
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if slowness.is_slow(again, quantized=quantized):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from corpus.topologies import conv_chain
 
 from onnxcompress import apply
-from onnxcompress.evaluation.timing import Timing, summarise
+from onnxcompress.evaluation.step_times import slower
+from onnxcompress.evaluation.timing import Timing, _measure, summarise
 from onnxcompress.passes import FoldBatchNorm, PruneChannels, Quantize, Shrink
 from onnxcompress.speed import Speed
 
@@ -121,6 +123,28 @@ def test_each_step_that_made_the_model_slower_is_named(monkeypatch: pytest.Monke
     assert json.loads(report.to_json())["warnings"] == [sentence]
     slow_steps(monkeypatch, [1.0, 1.5], 1.0)
     assert apply(conv_chain(), recipe)[1].warnings == [], "a timing that was disturbed"
+
+
+def test_on_a_busy_machine_the_time_spent_computing_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = slow_steps(monkeypatch, [], 1.6)
+    counts.append(0)
+    one, other = conv_chain(), conv_chain()
+    assert slower(one, other, Speed(1.5, 0.5, 3.0), {}, 1.0) == "1.60 × the CPU time (1.59 – 1.61)"
+    assert slower(one, other, Speed(1.0, 0.95, 1.05), {}, 1.0) == ""
+    assert counts == [0, 2]
+
+
+def test_time_spent_waiting_is_not_spent_computing() -> None:
+    class Waits:
+        def run(self, feeds: Any) -> None:
+            time.sleep(0.01)
+
+    (passed,), (computed,) = (
+        _measure([Waits()], {}, 0.0, clock).min(axis=0)  # type: ignore[list-item]
+        for clock in (time.perf_counter_ns, time.thread_time_ns)
+    )
+    assert passed >= 10
+    assert computed < 5
 
 
 def test_a_step_for_another_target_is_not_called_slow(monkeypatch: pytest.MonkeyPatch) -> None:
