@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
 from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
+from .origin import command_of, find_origin
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -33,6 +35,7 @@ from .verify import Verifier
 
 if TYPE_CHECKING:
     from .evaluation.compare import Comparison, Reference
+    from .evaluation.profiled import Profiled
     from .evaluation.timing import Timing
     from .kinds import AnyModel
     from .machines.workers import Workers
@@ -74,6 +77,7 @@ def apply(
     rehearsal: bool = False,
     provider: Provider | str | None = None,
     workers: Workers | None = None,
+    details: bool = False,
     table: str | Path | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
@@ -110,8 +114,10 @@ def apply(
     provider : Provider or str, optional
         Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
-        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        Who goes through the samples: an `onnxcompress.machines.dask_workers.DaskWorkers`, in place of this process. The
         result is the same.
+    details : bool
+        Look into each layer, and for the samples that suffer most, which takes some seconds: the page has more then.
     table : str or Path, optional
         Times of layers that `onnxcompress.measure` wrote, perhaps on another machine; by default they are measured
         here, where a pass asks for them.
@@ -146,8 +152,12 @@ def apply(
         apart=samples.apart,
         rehearsal=rehearsal,
         workers=workers,
+        details=details,
         layer_times=times,
     )
+    given = {"data": data, "evaluate_on": evaluate_on, "metric": metric, "output": output, "seed": seed}
+    command = "" if plans is not None else command_of(model, passes, **given)
+    run.report.origin = find_origin(model, original, command)
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
@@ -218,9 +228,10 @@ class Run:
         apart: bool = False,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        details: bool = False,
         layer_times: LayerTimes | None = None,
     ) -> None:
-        self._rehearsal, self._workers, self._layer_times = rehearsal, workers, layer_times
+        self._rehearsal, self._workers, self._details, self._layer_times = rehearsal, workers, details, layer_times
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -230,6 +241,7 @@ class Run:
         self._metric = metric
         self._judges, self._reference = judges, None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
+        self._profiled: Profiled | None = None
         self._found: Comparison | None = None
         self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
@@ -264,7 +276,7 @@ class Run:
         self.report.steps.append(
             Step(
                 step.name,
-                step.options(),
+                step.options() | planned.plan.chosen,
                 list(changes.done),
                 list(changes.refused),
                 list(changes.notes),
@@ -356,9 +368,29 @@ class Run:
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
         self._explain_slowness(feeds, timings)
-        before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
-        self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
+        self._look_closer(feeds)
         return self.report
+
+    def _look_closer(self, feeds: dict[str, Array]) -> None:
+        from .evaluation.layers import Pair
+        from .examine import Subject, examine
+
+        pair = Pair(self._models[0], self.model, self._sizes)
+        self.report.layers = pair.layers()
+        if self._details:
+            profile = partial(self._profile, feeds)
+            subject = Subject(self._models[0], self.model, feeds, self.samples, self._reference, profile)
+            examine(self.report, subject, pair)
+
+    def _profile(self, feeds: dict[str, Array]) -> Profiled:
+        """Profile the original and the result, once; kernels share the times that are in the report."""
+        from .evaluation.profiled import profile_pair
+
+        if self._profiled is None:
+            first, last = (stage.milliseconds for stage in (self.report.stages[0], self.report.stages[-1]))
+            times = (first, last) if first and last else None
+            self._profiled = profile_pair(self._models[0], self.model, feeds, times)
+        return self._profiled
 
     def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
@@ -373,7 +405,7 @@ class Run:
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)
-            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
+            self.report.not_faster = slowness.explain(self._profile(feeds))
 
     def _meant_for(self) -> str | None:
         """Return the target that a pass made the model for, where that is not what runs it here."""

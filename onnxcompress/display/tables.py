@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..contract import Refusal
+    from ..details import GroupInfo
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
     from ..evidence import Evidence, Step, Verdict
-    from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
 
@@ -41,7 +42,7 @@ def report(found: Evidence) -> RenderableType:
     if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
     speed = found.stages[-1].speed if found.stages else None
-    if found.not_faster and speed:
+    if found.not_faster and speed and speed.state != "faster":
         parts.append(slowness.table(found.not_faster, speed))
     return Group(*parts) if len(parts) > 1 else parts[0]
 
@@ -186,11 +187,7 @@ def _uncounted(found: Inspection) -> str:
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
-    return "; ".join(f"{p.name} {p.dtype}{_shape(p.shape)}" for p in ports)
-
-
-def _shape(shape: Sequence[int | str | None] | None) -> str:
-    return " of any rank" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+    return "; ".join(f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports)
 
 
 def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:

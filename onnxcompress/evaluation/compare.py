@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,10 +20,14 @@ from ..runtime.session import Port, Session, open_session
 from ..samples.samples import Batch, Samples, load_samples
 from . import interval
 from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
+from .margins import Margins
 from .metrics import Metric, Score, find_metric
 
 if TYPE_CHECKING:
     from ..kinds import AnyModel
+
+ROUNDING = 1e-9
+"""1 - 0.99 is a little more than 0.01, and is no more than that."""
 
 CACHE_BYTES = 1 << 28
 """How many bytes of the original's outputs are kept, so that it is not run again for every comparison."""
@@ -56,6 +60,9 @@ class Comparison:
         The samples were random values, so that the metric says little about the model's job.
     data : str
         Where the samples came from. Whether a model was fitted to them is not known here.
+    expected, expected_error : float or None
+        The drop of top1 or agreement that is expected from how near all decisions are, and its standard error: it
+        varies less with the samples than the drop itself. See `Margins`.
     notes : tuple of str
         What is to be known of the samples: left out, guessed, cast.
     """
@@ -77,12 +84,28 @@ class Comparison:
     outputs: tuple[OutputFidelity, ...]
     random: bool
     data: str
+    expected: float | None = None
+    expected_error: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[int, int]:
         """How many output values are NaN or infinite: the original's, the other's."""
         return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
+
+    @property
+    def likely(self) -> tuple[float, float]:
+        """Return the drop that tells most on few samples, with its standard error (0 where that is not known)."""
+        if self.expected is not None and self.expected_error is not None:
+            return self.expected, self.expected_error
+        drop = math.inf if self.drop is None or math.isnan(self.drop) else self.drop
+        return drop, self.drop_error or 0.0
+
+    def seems_within(self, max_drop: float, errors: float = 1.0) -> bool:
+        """Tell whether little enough is lost with so many standard errors on top; for a search, not for a verdict."""
+        loss, error = self.likely
+        measured = math.inf if self.drop is None or math.isnan(self.drop) else self.drop
+        return max(loss + errors * error, measured - (self.drop_error or 0.0)) <= max_drop + ROUNDING
 
 
 class Ports(NamedTuple):
@@ -153,6 +176,7 @@ class Reference:
         _check_labels(chosen, first[0])
         score_b = chosen.start(resizable)
         score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start(resizable)
+        margins = Margins() if chosen.name in ("top1", "agreement") else None
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = outputs_a if session is None else session.run(batch.feeds)
@@ -161,9 +185,14 @@ class Reference:
                 score_a.update(outputs_a, outputs_a, batch.labels)
             for name, fidelity in fidelities.items():
                 fidelity.update(outputs_a[name], outputs_b[name])
+            if margins is not None:
+                one, other = (next(iter(outputs.values())) for outputs in (outputs_a, outputs_b))
+                margins.update(one, other, batch.labels if chosen.needs_labels else None)
             count += batch.count
         value_a = self._value(chosen, score_a)
-        return self._comparison(count, chosen, value_a, score_b, [f.result() for f in fidelities.values()])
+        found = self._comparison(count, chosen, value_a, score_b, [f.result() for f in fidelities.values()])
+        likely = None if margins is None else margins.expected()
+        return found if likely is None else replace(found, expected=likely[0], expected_error=likely[1])
 
     def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield each batch with this model's outputs."""

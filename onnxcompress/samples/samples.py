@@ -83,6 +83,11 @@ class Samples:
         self.random = source.random
         self.dropped = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the arrays along: another process may not have the file or the function that they came from."""
+        pieces = [batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in self._checked()]
+        return _arrived, (pieces, self.description, self.random, self._layout, self._gathers)
+
     @property
     def notes(self) -> list[str]:
         """What is to be known of the samples as far as they were gone through: left out, guessed, cast."""
@@ -395,6 +400,12 @@ class Samples:
             feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
         labels = [part.labels for part in parts if part.labels is not None]
         return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
+
+
+def _arrived(pieces: list[dict[str, Array]], description: str, random: bool, layout: Layout, gathers: bool) -> Samples:
+    """Make samples of what another process had."""
+    source = Source(lambda: ((description, arrays) for arrays in pieces), description, random=random)
+    return Samples(source, layout, gathers=gathers)
 
 
 def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
