@@ -75,7 +75,7 @@ class Pair:
                 self.twins[name] = end if end == name else self._heaviest(end)
 
     def _heaviest(self, end: str) -> str:
-        """Return the node of the largest weight among those that are new in the result and compute what a layer computed."""
+        """Return the node of the largest weight among the new ones that compute what a layer computed."""
         group, waiting = [end], [self.after.nodes[end]]
         while waiting and len(group) < FARTHEST:
             makers = (value.producer() for value in waiting.pop().inputs if value is not None)
