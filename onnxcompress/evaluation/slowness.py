@@ -36,7 +36,7 @@ def is_slow(timing: Timing, *, quantized: bool) -> bool:
 def explain(profiled: Profiled) -> NotFaster:
     """List what makes the second of two models slow."""
     before, after = profiled.before, profiled.after
-    kinds: defaultdict[str, float] = defaultdict(float)
+    kinds: defaultdict[Kind, float] = defaultdict(float)
     for one in after:
         kinds[one.kind] += one.kernel.milliseconds / total(after)
     return NotFaster(
