@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
     from .runtime.provider import Provider as Provider
+    from .samples.data import Data as Data
     from .search.compress import compress as compress
     from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
 _WHERE = {
+    "Data": "samples.data",
     "OnnxCompressError": "errors",
     "Pass": "contract",
     "Provider": "runtime.provider",

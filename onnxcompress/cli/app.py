@@ -141,7 +141,9 @@ ModelPath = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="Samples: an .npz file, a folder of them, file.py:function, or random."),
+    typer.Option(
+        "--data", help="Samples: pictures, sound, text, tables, arrays, a folder of them, file.py:function, random."
+    ),
 ]
 JudgeOption = Annotated[
     str | None,

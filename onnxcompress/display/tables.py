@@ -51,7 +51,7 @@ def report(found: Evidence) -> RenderableType:
     if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
     speed = found.stages[-1].speed if found.stages else None
-    if found.not_faster and speed:
+    if found.not_faster and speed and speed.state != "faster":
         parts.append(slowness.table(found.not_faster, speed))
     return Group(*parts) if len(parts) > 1 else parts[0]
 
@@ -86,10 +86,8 @@ def stages(report: Evidence) -> RenderableType:
             units.milliseconds(stage.milliseconds),
             units.number(stage.ratio, ".2f"),
         )
-    notes = (
-        [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
-    )
-    notes += [f"Fell short: {text}" for text in report.unmet]
+    notes = verdict(report.verdict)
+    notes += [f"Fell short: {text}" for text in report.unmet] + [f"{text}." for text in report.warnings]
     notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
