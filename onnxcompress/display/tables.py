@@ -77,10 +77,8 @@ def stages(report: Evidence) -> RenderableType:
             units.milliseconds(stage.milliseconds),
             units.number(stage.ratio, ".2f"),
         )
-    notes = (
-        [] if report.verdict is None else [f"{report.verdict.sentence}.", *(f"{d}." for d in report.verdict.details)]
-    )
-    notes += [f"Fell short: {text}" for text in report.unmet]
+    notes = verdict(report.verdict)
+    notes += [f"Fell short: {text}" for text in report.unmet] + [f"{text}." for text in report.warnings]
     notes += [report.basis(), report.place()]
     notes += ["Random data: the metric says nothing about the model's job"] if report.random else []
     notes += report.notes
