@@ -21,6 +21,7 @@ from ..origin import find_origin
 from ..pipeline import check_budget
 from ..progress import Progress, silent
 from ..runtime.provider import Provider, runs_on_provider
+from ..samples.data import located
 from ..targets import load_target
 from . import space
 from .budget import MAX_DROP, SECONDS, Budget, read_budget
@@ -144,7 +145,7 @@ def compress(
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source("", data, evaluate_on, metric, seed, asked.seconds)
+    source = Source("", located(data, original), located(evaluate_on, original), metric, seed, asked.seconds)
     tester = Tester(source, model=original, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:

@@ -291,3 +291,15 @@ def test_notes_reach_the_terminal_and_the_report(tmp_path, parse):
     assert written.exit_code == 0, written.output
     notes = json.loads((tmp_path / "r.json").read_text())["notes"]
     assert any(note.startswith("1 of 3 images cannot be read: bad.png") for note in notes)
+
+
+@pytest.mark.parametrize("how", [{}, {"preprocess": "unit"}])
+def test_samples_can_be_sent_to_another_process(parse, tmp_path, how):
+    import pickle
+
+    cloudpickle = pytest.importorskip("cloudpickle")
+    samples = load_samples(Data(folder(tmp_path, {"a/a.png": picture(0), "b/b.png": picture(1)}), **how), parse(NCHW))
+    before = samples.arrays()["image"]
+    again = pickle.loads(cloudpickle.dumps(samples))
+    np.testing.assert_array_equal(again.arrays()["image"], before)
+    assert again.labels.tolist() == [0, 1]
