@@ -368,6 +368,7 @@ class Run:
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
+        self._warn_of_slow_steps(feeds, timings)
         self._explain_slowness(feeds, timings)
         self._look_closer(feeds)
         return self.report
@@ -393,18 +394,29 @@ class Run:
             self._profiled = profile_pair(self._models[0], self.model, feeds, times)
         return self._profiled
 
+    def _warn_of_slow_steps(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
+        """Say which steps made the model slower; what is made for another target is not timed here."""
+        from .evaluation.step_times import slower_steps
+
+        names = [stage.name for stage in self.report.stages]
+        targets = [None, *(step.options.get("target") for step in self.report.steps)]
+        here = next((count for count, target in enumerate(targets) if elsewhere([target])), len(targets))
+        if len(self._models) < len(names):  # only the first and the last of large models are kept
+            names, here = [names[0], " and ".join(dict.fromkeys(names[1:]))], 2 if here == len(targets) else 0
+        self.report.warnings += slower_steps(self._models[:here], names, timings, feeds, TIMED_SECONDS)
+
     def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
-        """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
+        """Look into a slower result, or a quantized one that is not faster than float, once a second timing agrees."""
         from .evaluation import slowness
         from .evaluation import timing as clock
 
-        quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if not quantized or slowness.is_faster(timings[-1]):
-            return
-        if not running().is_cpu or self._meant_for():
+        if not running().is_cpu or self._meant_for() or self.model is self._models[0]:
             return  # other providers have no kernels that could be told apart, and other targets other ones
+        quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
+        if not slowness.is_slow(timings[-1], quantized=quantized):
+            return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
-        if not slowness.is_faster(again):
+        if slowness.is_slow(again, quantized=quantized):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._profile(feeds))
 

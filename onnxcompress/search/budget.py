@@ -30,8 +30,7 @@ class Budget:
     max_drop : float
         How much of the metric may be lost.
     speedup : float or None
-        How many times as fast as the original it must be at least. None: what is slower is taken only where nothing
-        else gains, and told.
+        How many times as fast as the original it must be at least. None: what is slower has to be smaller by more.
     target_size, max_memory : int or None
         In bytes.
     max_ms : float or None

@@ -21,6 +21,7 @@ from ..origin import find_origin
 from ..pipeline import check_budget
 from ..progress import Progress, silent
 from ..runtime.provider import Provider, runs_on_provider
+from ..samples.data import located
 from ..targets import load_target
 from . import space
 from .budget import MAX_DROP, SECONDS, Budget, read_budget
@@ -87,8 +88,8 @@ def compress(
     max_drop : float or str
         How much of the metric may be lost: 0.01, or "1%".
     speedup : float, optional
-        How many times as fast it has to be. Without it what is slower is taken only where nothing else gains, never for
-        latency, and the verdict says so.
+        How many times as fast it has to be. Without it, what is slower is never taken for latency, and for other
+        objectives only where it is smaller by more than it is slower; the verdict says so.
     target_size, max_memory : int or str, optional
         The most bytes of the file, and of the weights and tensors of a run (estimated): "300kB".
     max_ms : float, optional
@@ -155,7 +156,7 @@ def compress(
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source(data, evaluate_on, metric, seed, asked.seconds, threads)
+    source = Source(located(data, original), located(evaluate_on, original), metric, seed, asked.seconds, threads)
     tester = Tester(original, source, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:

@@ -75,23 +75,26 @@ def excess(outcome: Outcome, base: Base, budget: Budget) -> float:
     return max(0.0, *over) if over else 0.0
 
 
-def slower(outcome: Outcome, budget: Budget) -> bool:
-    """Tell whether a trial is slower than the original, and nothing was said about that."""
-    return budget.speedup is None and (outcome.ratio_low or 0.0) > 1 + TIMING
+def price(outcome: Outcome, base: Base, budget: Budget) -> float:
+    """Return what a trial costs; where nothing was said about time, one that is slower costs more by that."""
+    cost = cost_of(outcome, base, budget)
+    if budget.objective == "latency" or budget.speedup is not None or (outcome.ratio_low or 0.0) <= 1 + TIMING:
+        return cost
+    return cost * (outcome.ratio or 1.0)
 
 
 def rank(outcome: Outcome, base: Base, budget: Budget) -> tuple[float, ...]:
     """Return what the best trial has least of.
 
     First comes whether the drop is within what is allowed with its standard error, only by itself, or not at all; then
-    the other limits, whether it is slower, and what it costs.
+    the other limits, and what it costs.
     """
     drop, error = loss_of(outcome)
     over = excess(outcome, base, budget)
     if drop > budget.max_drop:
-        return (2, over, slower(outcome, budget), drop, cost_of(outcome, base, budget))
+        return (2, over, drop, price(outcome, base, budget))
     tier = 0 if drop + error <= budget.max_drop else 1
-    return (tier, over, slower(outcome, budget), cost_of(outcome, base, budget), drop)
+    return (tier, over, price(outcome, base, budget), drop)
 
 
 def gains(outcome: Outcome, base: Base, budget: Budget) -> bool:

@@ -49,9 +49,10 @@ def test_what_holds_with_its_error_comes_before_what_is_cheaper_and_holds_withou
     assert best([replace(quick, drop=0.02)], BASE, Budget()) is None
 
 
-def test_what_is_slower_is_taken_only_where_nothing_else_gains():
-    slow = outcome(0, ratio=1.4, ratio_low=1.35, ratio_high=1.45, bytes=200)
+def test_what_is_slower_has_to_be_smaller_by_more():
+    slow = outcome(0, ratio=1.4, ratio_low=1.35, ratio_high=1.45, bytes=250)
     quick = outcome(1, bytes=300)
+    assert best([slow, outcome(1, bytes=400)], BASE, Budget("size")) is slow
     assert best([slow], BASE, Budget("latency")) is None
     assert best([slow], BASE, Budget("size", speedup=1.0)) is None
     assert best([slow], BASE, Budget("size")) is slow
