@@ -16,7 +16,7 @@ from ..runtime.session import Array
 from .batches import Batch as Batch
 from .batches import join, joinable, part_of, shapes_of
 from .data import as_data, located
-from .explain import describe_inputs, nearest_example
+from .explain import takes
 from .find import find_source
 from .fitting import LABELS, fit
 from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_inputs, release_pages
@@ -362,8 +362,7 @@ class Samples:
         try:
             checked, count = check_feeds(self._layout, feeds, where, offset)
         except MisfitError as error:
-            takes = f"the model takes {describe_inputs(self._layout)}; for example {nearest_example(self._layout)}"
-            raise DataError(f"{error}; {takes}") from None
+            raise DataError(f"{error}; {takes(self._layout)}") from None
         if takes_labels or LABELS not in arrays:
             return Batch(checked, None, count)
         labels = np.asarray(arrays[LABELS])
