@@ -61,7 +61,8 @@ def _on_the_whole(step: Step) -> list[str]:
 
 def stages(report: Evidence) -> RenderableType:
     """Return what was measured at each stage."""
-    agreement = [] if report.metric == "agreement" else [">agree"]
+    told = report.metric != "agreement" and any(stage.agreement is not None for stage in report.stages)
+    agreement = [">agree"] if told else []
     table = new_table(
         ("stage", f">{report.metric or 'metric'}", *agreement, ">params", ">MACs", ">bytes", ">ms", ">× ms")
     )
@@ -228,16 +229,18 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
     title = f"{found.count} samples ({found.data}), to which neither model should have been fitted"
     title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
+    title += f"; {found.note}" if found.note else ""
     score = new_table(("metric", ">first", ">second", ">drop"))
     values = (found.value_a, found.value_b, found.drop)
     score.add_row(found.metric, *(units.number(value) for value in values))
     if any(item.resized for item in found.outputs):
         resized = ", ".join(f"'{item.name}' in {item.resized}" for item in found.outputs if item.resized)
         title += f"; outputs of another size, in so many runs: {resized}"
-    outputs = new_table(("output", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
+    outputs = new_table(("output", "is", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
     for item in found.outputs:
         outputs.add_row(
             Text(item.name),
+            item.kind,
             units.number(item.agreement),
             units.number(item.sqnr, ".1f"),
             units.number(item.cosine, ".6f"),
