@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import OnnxCompressError as OnnxCompressError
     from .evaluation.bench import bench as bench
     from .evaluation.compare import compare as compare
+    from .evaluation.measure import measure as measure
     from .evaluation.sensitivity import sensitivity as sensitivity
     from .graph.load import load as load
     from .graph.save import save as save
@@ -32,6 +33,7 @@ _WHERE = {
     "inspect": "inspection",
     "lint": "targets.linter",
     "load": "graph.load",
+    "measure": "evaluation.measure",
     "read_recipe": "recipe",
     "save": "graph.save",
     "sensitivity": "evaluation.sensitivity",

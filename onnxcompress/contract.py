@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .layer_times.layer_times import LayerTimes
     from .machines.workers import Workers
     from .samples.samples import Samples
     from .statistics.calibration import Method
@@ -267,6 +268,8 @@ class Context:
         Nothing will be written: what takes long may be estimated in place of being done, and is said to be.
     workers : Workers, optional
         Who goes through the samples; this process by default.
+    layer_times : LayerTimes, optional
+        How long layers take; by default it is measured here.
     """
 
     def __init__(
@@ -281,8 +284,9 @@ class Context:
         verifier: Verifier | None = None,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        layer_times: LayerTimes | None = None,
     ) -> None:
-        self.model, self.rehearsal = model, rehearsal
+        self.model, self.rehearsal, self._layer_times = model, rehearsal, layer_times
         self.workers: Workers = workers or Here()
         self._verifier = verifier
         self.metric = metric
@@ -308,6 +312,7 @@ class Context:
             metric=self.metric,
             rehearsal=self.rehearsal,
             workers=self.workers,
+            layer_times=self._layer_times,
         )
         other._fitted_to = self._fitted_to
         return other
@@ -349,6 +354,15 @@ class Context:
         """One sample; None where there are none."""
         return None if self._samples is None else next(iter(self._samples.head(1).batches()))
 
+    @property
+    def layer_times(self) -> LayerTimes:
+        """How long layers take at widths that they do not have."""
+        from .layer_times.layer_times import LayerTimes
+
+        if self._layer_times is None:
+            self._layer_times = LayerTimes()
+        return self._layer_times
+
     @cached_property
     def groups(self) -> Groups:
         """Which positions of which tensors must be pruned together."""
@@ -377,7 +391,9 @@ class Context:
         counted = method in COUNTED
         missing = [name for name in tensors if name not in self._seen or (counted and not self._seen[name].histogram)]
         if missing:
-            seen = observe(self.model, self.samples, missing, progress=self.progress, histograms=counted)
+            seen = observe(
+                self.model, self.samples, missing, progress=self.progress, histograms=counted, workers=self.workers
+            )
             self._seen |= seen
         known = self._ranges.setdefault((method, symmetric, levels), {})
         for name in tensors:
@@ -411,6 +427,7 @@ class Context:
                 method=method,
                 symmetric=symmetric,
                 levels=levels,
+                workers=self.workers,
             )
         return {key: known[key] for key in channels}
 
@@ -426,5 +443,7 @@ class Context:
         known = self._channel_means.setdefault(moment, {})
         missing = [key for key in channels if key not in known]
         if missing:
-            known |= collect_channel_means(self.model, self.samples, missing, progress=self.progress, moment=moment)
+            known |= collect_channel_means(
+                self.model, self.samples, missing, progress=self.progress, moment=moment, workers=self.workers
+            )
         return {key: known[key].mean for key in channels}

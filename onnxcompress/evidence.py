@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from .contract import Change, Epoch, Refusal
+from .details import GroupInfo, Layer, NotFaster, Origin, WorstSample
 from .samples.split import basis
 from .speed import Speed
-
-if TYPE_CHECKING:
-    from .evaluation.slowness import NotFaster
 
 
 @dataclass
@@ -179,8 +177,16 @@ class Evidence:
     steps : list of Step
     stages : list of Stage
         The original first.
-    layers : dict
-        Layer → bytes of its weights (before, after).
+    origin : Origin
+        Of which model, made when and where, and how to make it again.
+    layers : list of Layer
+        What each takes and computes, before and after; times and noise only where they were looked into.
+    worst : list of WorstSample
+        The samples that suffered most, where they were looked for.
+    frozen : list of GroupInfo
+        The original's channels that cannot go, and why, where they were looked for.
+    left_out : list of str
+        What was not looked into, and why.
     not_faster : NotFaster or None
         Where a quantized result is not faster than the original: the layers that cost the time.
     unmet : list of str
@@ -210,7 +216,11 @@ class Evidence:
     seed: int = 0
     steps: list[Step] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
-    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+    layers: list[Layer] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
+    frozen: list[GroupInfo] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     not_faster: NotFaster | None = None

@@ -10,6 +10,7 @@ import msgspec
 import onnx_ir as ir
 
 from .channels.groups import Group, find_groups
+from .details import GroupInfo
 from .graph import cost, edit
 from .graph.save import weights
 from .kinds import to_ir, working_copy
@@ -35,16 +36,6 @@ class NodeInfo:
     op: str
     bytes: int
     macs: int | None
-
-
-@dataclass(frozen=True)
-class GroupInfo:
-    """Channels that go together: how many, in how many constants, and why they cannot go (empty when they can)."""
-
-    name: str
-    channels: int
-    tensors: int
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +107,8 @@ def inspect(model: AnyModel) -> Inspection:
         inputs=[_port(value) for value in original.graph.inputs],
         outputs=[_port(value) for value in original.graph.outputs],
         nodes=[_node(node, sizes, macs) for node in known.graph],
-        prunable=[_group(group) for group in groups.prunable],
-        frozen=[_group(group) for group in groups.frozen],
+        prunable=[group_info(group) for group in groups.prunable],
+        frozen=[group_info(group) for group in groups.frozen],
         inner_graphs=[edit.label(node) for node in known.graph.all_nodes() if edit.inner_graphs(node)],
         functions=[f"{domain}::{name}" for domain, name, _ in original.functions],
     )
@@ -145,6 +136,7 @@ def _node(node: ir.Node, sizes: dict[str, int], macs: dict[str, int]) -> NodeInf
     return NodeInfo(name, op, sizes.get(name, 0), macs.get(name, None if op in cost.COUNTERS else 0))
 
 
-def _group(group: Group) -> GroupInfo:
+def group_info(group: Group) -> GroupInfo:
+    """Return a group as plain data."""
     tensors = {member.value for member in group.constants()}
     return GroupInfo(group.name, group.size, len(tensors), group.frozen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from .graph.fingerprint import Fingerprints
 from .graph.save import save, weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
+from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
+from .origin import command_of, find_origin
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -32,6 +35,7 @@ from .verify import Verifier
 
 if TYPE_CHECKING:
     from .evaluation.compare import Comparison, Reference
+    from .evaluation.profiled import Profiled
     from .evaluation.timing import Timing
     from .kinds import AnyModel
     from .machines.workers import Workers
@@ -73,6 +77,8 @@ def apply(
     rehearsal: bool = False,
     provider: Provider | str | None = None,
     workers: Workers | None = None,
+    details: bool = False,
+    table: str | Path | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
 
@@ -109,8 +115,13 @@ def apply(
     provider : Provider or str, optional
         Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
-        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        Who goes through the samples: an `onnxcompress.machines.dask_workers.DaskWorkers`, in place of this process. The
         result is the same.
+    details : bool
+        Look into each layer, and for the samples that suffer most, which takes some seconds: the page has more then.
+    table : str or Path, optional
+        Times of layers that `onnxcompress.measure` wrote, perhaps on another machine; by default they are measured
+        here, where a pass asks for them.
 
     Returns
     -------
@@ -131,6 +142,7 @@ def apply(
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
     check_budget(max_drop, metric)
     workers = workers or Here()
+    times = None if table is None else LayerTimes.read(table)
     run = Run(
         original,
         samples.fit,
@@ -141,7 +153,12 @@ def apply(
         apart=samples.apart,
         rehearsal=rehearsal,
         workers=workers,
+        details=details,
+        layer_times=times,
     )
+    given = {"data": data, "evaluate_on": evaluate_on, "metric": metric, "output": output, "seed": seed}
+    command = "" if plans is not None else command_of(model, passes, **given)
+    run.report.origin = find_origin(model, original, command)
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
@@ -212,8 +229,10 @@ class Run:
         apart: bool = False,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        details: bool = False,
+        layer_times: LayerTimes | None = None,
     ) -> None:
-        self._rehearsal, self._workers = rehearsal, workers
+        self._rehearsal, self._workers, self._details, self._layer_times = rehearsal, workers, details, layer_times
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -223,6 +242,7 @@ class Run:
         self._metric = metric
         self._judges, self._reference = judges, None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
+        self._profiled: Profiled | None = None
         self._found: Comparison | None = None
         self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
@@ -281,6 +301,7 @@ class Run:
             verifier=self._verifier,
             rehearsal=self._rehearsal,
             workers=self._workers,
+            layer_times=self._layer_times,
         )
         plan = step.plan(self.model, context)
         self._remember_fit(step, context.fitted_to, unseen=self._apart)
@@ -337,16 +358,40 @@ class Run:
         self._forget()
         if defaults := edit.defaults(self.model.graph):
             self.report.notes.append(f"{len(defaults)} {DEFAULTS}")
+        for samples in (self.samples, self._judges):
+            told = [] if samples is None else samples.notes
+            self.report.notes += [text for text in told if text not in self.report.notes]
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
         timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._say_where()
         self._explain_slowness(feeds, timings)
-        before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
-        self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
+        self._look_closer(feeds)
         return self.report
+
+    def _look_closer(self, feeds: dict[str, Array]) -> None:
+        from .evaluation.layers import Pair
+        from .examine import Subject, examine
+
+        pair = Pair(self._models[0], self.model, self._sizes)
+        self.report.layers = pair.layers()
+        if self._details:
+            profile = partial(self._profile, feeds)
+            subject = Subject(self._models[0], self.model, feeds, self.samples, self._reference, profile)
+            examine(self.report, subject, pair)
+
+    def _profile(self, feeds: dict[str, Array]) -> Profiled:
+        """Profile the original and the result, once; kernels share the times that are in the report."""
+        from .evaluation.profiled import profile_pair
+
+        if self._profiled is None:
+            first, last = (stage.milliseconds for stage in (self.report.stages[0], self.report.stages[-1]))
+            times = (first, last) if first and last else None
+            self._profiled = profile_pair(self._models[0], self.model, feeds, times)
+        return self._profiled
 
     def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
@@ -354,17 +399,32 @@ class Run:
         from .evaluation import timing as clock
 
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if other := elsewhere(step.options.get("target") for step in self.report.steps):
-            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
-            return
-        if not running().is_cpu:
-            return  # other providers have no kernels that could be told apart
         if not quantized or slowness.is_faster(timings[-1]):
             return
+        if not running().is_cpu or self._meant_for():
+            return  # other providers have no kernels that could be told apart, and other targets other ones
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if not slowness.is_faster(again):
             self.report.stages[-1].time(again.speed, timings[0].median_ms)
-            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
+            self.report.not_faster = slowness.explain(self._profile(feeds))
+
+    def _meant_for(self) -> str | None:
+        """Return the target that a pass made the model for, where that is not what runs it here."""
+        return elsewhere(step.options.get("target") for step in self.report.steps)
+
+    def _say_where(self) -> None:
+        """Note what the times stand for: how much of the models the provider runs, and for which target they are."""
+        from .runtime.session import open_session
+
+        where = running()
+        if other := self._meant_for():
+            self.report.notes.append(f"Made for {other}: its time on {where.name} here is not the time there")
+        if where.is_cpu:
+            return
+        taken = [open_session(model).taken(where) for model in (self.original, self.model)]
+        parts = [f"{found[0]} of {found[1]} nodes" for found in taken if found is not None]
+        if len(parts) == len(taken):
+            self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
@@ -384,7 +444,7 @@ class Run:
             self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
-            self.report.notes += [note for note in [found.note] if note and note not in self.report.notes]
+            self.report.notes += [note for note in found.notes if note not in self.report.notes]
             self.report.notes += [
                 f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs

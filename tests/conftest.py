@@ -23,6 +23,8 @@ def _time_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asserts a latency, so a few rounds will do."""
     monkeypatch.setattr("onnxcompress.pipeline.TIMED_SECONDS", 0.0)
     monkeypatch.setattr("onnxcompress.evaluation.profile.SECONDS", 0.0)
+    monkeypatch.setattr("onnxcompress.layer_times.micro.SHORT", 0.0)
+    monkeypatch.setattr("onnxcompress.layer_times.model_time.TIMED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from .compress import compress
 from .demo import demo
 from .inspect import inspect
 from .lint import lint
+from .measure import measure
 from .passes import passes
 from .reading import reads_data
 from .sensitivity import sensitivity
@@ -27,4 +28,5 @@ app.command()(lint)
 app.command()(reads_data(compare))
 app.command()(reads_data(sensitivity))
 app.command()(bench)
+app.command()(measure)
 app.command()(passes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -44,6 +45,11 @@ class Commands(TyperGroup):
                 raise
             status = _failed(error)
         sys.exit(status or 0)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and leave the command line as it was typed in ``ctx.meta["command"]``."""
+        ctx.meta["command"] = shlex.join(["onnxcompress", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> int:
         """Run a command; what Typer would answer in its own way is answered here."""
@@ -129,7 +135,15 @@ MaxDrop = Annotated[
         help="How much of the metric may be lost: 0.01, or 1%. Exit with status 1 unless the samples show that.",
     ),
 ]
+TableOption = Annotated[
+    Path | None,
+    typer.Option("--table", metavar="FILE.json", help="Times of layers that measure wrote, in place of measuring."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that shares the work: tcp://host:8786."),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seeds everything random.")]
 
 

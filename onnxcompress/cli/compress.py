@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +89,9 @@ def compress(
             seed=seed,
             progress=progress,
             say=console.say,
+            details=report is not None,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     ctx.meta["written"] = f"{out}"
     _write(found, report, plans, overwrite=overwrite)
     _show(found, out, as_json=as_json)

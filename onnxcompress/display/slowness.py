@@ -13,7 +13,7 @@ from .layout import new_table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..evaluation.slowness import NotFaster
+    from ..details import NotFaster
     from ..speed import Speed
 
 KINDS = {

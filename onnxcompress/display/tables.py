@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..contract import Refusal
+    from ..details import GroupInfo
     from ..evaluation.compare import Comparison
     from ..evaluation.timing import Timing
     from ..evidence import Evidence, Step, Verdict
-    from ..inspection import GroupInfo, Inspection, NodeInfo, PortInfo
+    from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
     from .catalogue import Entry
 
@@ -187,11 +188,7 @@ def _uncounted(found: Inspection) -> str:
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
-    return "; ".join(f"{p.name} {p.dtype}{_shape(p.shape)}" for p in ports)
-
-
-def _shape(shape: Sequence[int | str | None] | None) -> str:
-    return " of any rank" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+    return "; ".join(f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports)
 
 
 def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:
@@ -229,7 +226,6 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
     title = f"{found.count} samples ({found.data}), to which neither model should have been fitted"
     title += f", {found.dropped} left out (fixed batch)" if found.dropped else ""
     title += "; random data: the metric says nothing about the model's job" if found.random else ""
-    title += f"; {found.note}" if found.note else ""
     score = new_table(("metric", ">first", ">second", ">drop"))
     values = (found.value_a, found.value_b, found.drop)
     score.add_row(found.metric, *(units.number(value) for value in values))
@@ -247,7 +243,7 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
             units.number(item.max_abs, ".3g"),
             f"{item.nonfinite_a}, {item.nonfinite_b}",
         )
-    return [titled("\n".join([*verdict(judged), title]), score), outputs]
+    return [titled("\n".join([*verdict(judged), title, *found.notes]), score), outputs]
 
 
 def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:

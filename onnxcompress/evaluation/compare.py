@@ -60,8 +60,8 @@ class Comparison:
         The samples were random values, so that the metric says little about the model's job.
     data : str
         Where the samples came from. Whether a model was fitted to them is not known here.
-    note : str
-        That the metric is a guess, and why; empty where it was chosen, or is certain.
+    notes : tuple of str
+        That the metric is a guess, and why; what is to be known of the samples: left out, guessed, cast.
     """
 
     count: int
@@ -81,7 +81,7 @@ class Comparison:
     outputs: tuple[OutputFidelity, ...]
     random: bool
     data: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[int, int]:
@@ -261,7 +261,7 @@ class Reference:
             outputs=tuple(outputs.values()),
             random=self.samples.random,
             data=self.samples.description,
-            note=note,
+            notes=(*([note] if note else []), *self.samples.notes),
         )
 
 

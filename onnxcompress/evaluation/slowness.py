@@ -3,98 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import onnx_ir as ir
 
+from ..details import Kind, LayerTime, NotFaster, OperatorTime
 from ..graph import edit
 from ..graph.operators import INTEGER_OPERATORS
-from ..runtime.session import Array
 from ..targets.quantized import DEQUANTIZE, QUANTIZE
-from .origins import CONTROL, Kind, Origins, Placed, place
-from .profile import profile_models
+from .origins import CONTROL, Origins, Placed
+from .profiled import Profiled, total
 from .timing import Timing
 
 LISTED = 10
 """Layers that are listed, those that cost the most first."""
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """All kernels of one operator and kind.
-
-    Attributes
-    ----------
-    operator : str
-    kind : {"conversion", "float", "integer", "layout", "other"}
-    kernels_before, kernels_after : int
-        In the graphs that onnxruntime makes of the original and of the result.
-    before, after : float
-        Milliseconds in one run, all together.
-    """
-
-    operator: str
-    kind: Kind
-    kernels_before: int
-    kernels_after: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """One kernel of the result.
-
-    Attributes
-    ----------
-    node : str
-        Of the result, where the kernel was made of one, else of onnxruntime's own graph.
-    kernel, operator : str
-        In onnxruntime's own graph.
-    kind : {"conversion", "float", "integer", "layout", "other"}
-    before : float or None
-        Milliseconds that the same node took in the original; None where it was not there, or part of another kernel.
-    after : float
-    share_before : float or None
-    share : float
-        Of all kernels of the run, before and after.
-    reason : str
-    """
-
-    node: str
-    kernel: str
-    operator: str
-    kind: Kind
-    before: float | None
-    after: float
-    share_before: float | None
-    share: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class NotFaster:
-    """A quantized model that is not faster than the original, and what its time goes to.
-
-    Attributes
-    ----------
-    before, after : float
-        Milliseconds that all kernels take together in one run.
-    kinds : dict of str to float
-        The share of the run that each kind of kernel takes.
-    operators : list of OperatorTime
-        The slowest of the result first.
-    layers : list of LayerTime
-        Those that take most time beyond what they took in the original.
-    """
-
-    before: float
-    after: float
-    kinds: dict[str, float]
-    operators: list[OperatorTime]
-    layers: list[LayerTime]
 
 
 def is_quantized(model: ir.Model) -> bool:
@@ -109,51 +32,19 @@ def is_faster(timing: Timing) -> bool:
     return timing.speed.state == "faster"
 
 
-def explain(original: ir.Model, result: ir.Model, feeds: Mapping[str, Array]) -> NotFaster:
-    """Profile two models and list what makes the second slow.
-
-    Parameters
-    ----------
-    original, result : onnx_ir.Model
-        Not changed.
-    feeds : mapping of str to ndarray
-        One sample for both.
-
-    Raises
-    ------
-    ModelError
-        A model cannot be loaded, or refuses the feed.
-    """
-    models = [_named(original), _named(result)]
-    origins = [Origins(model) for model in models]
-    before, after = (
-        place(where, kernels) for where, kernels in zip(origins, profile_models(models, feeds), strict=True)
-    )
+def explain(profiled: Profiled) -> NotFaster:
+    """List what makes the second of two models slow."""
+    before, after = profiled.before, profiled.after
     kinds: defaultdict[str, float] = defaultdict(float)
     for one in after:
-        kinds[one.kind] += one.kernel.milliseconds / _total(after)
+        kinds[one.kind] += one.kernel.milliseconds / total(after)
     return NotFaster(
-        _total(before),
-        _total(after),
+        total(before),
+        total(after),
         dict(sorted(kinds.items(), key=lambda item: -item[1])),
         operator_times(before, after),
-        layer_times(before, after, origins[0])[:LISTED],
+        layer_times(before, after, profiled.origins)[:LISTED],
     )
-
-
-def _named(model: ir.Model) -> ir.Model:
-    """Return a copy in which every node has a name of its own: onnxruntime's profile knows kernels by name alone."""
-    copy = model.clone()
-    seen: set[str] = set()
-    for node in copy.graph.all_nodes():
-        name = node.name if node.name and node.name not in seen else edit.output_name(node)
-        node.name = name if name not in seen else f"{name}#{len(seen)}"
-        seen.add(node.name)
-    return copy
-
-
-def _total(kernels: Sequence[Placed]) -> float:
-    return sum(one.kernel.milliseconds for one in kernels) or 1.0
 
 
 def operator_times(before: Sequence[Placed], after: Sequence[Placed]) -> list[OperatorTime]:
@@ -181,7 +72,7 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Orig
     for one in before:
         spent[one.node] += one.kernel.milliseconds
         made[one.node].append(one.kernel.operator)
-    around, whole_before, whole_after = Neighbours(after), _total(before), _total(after)
+    around, whole_before, whole_after = Neighbours(after), total(before), total(after)
     found = []
     for one in after:
         kernel = one.kernel

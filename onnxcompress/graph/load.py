@@ -17,6 +17,9 @@ from .tensors import check_tensor, check_text, tensors_in
 # It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
+PATH = "path"
+"""Where a model's `meta` says which file it was loaded from."""
+
 ATTEMPTS = 5
 """How often a model is read that another process keeps replacing."""
 
@@ -80,7 +83,9 @@ def _load(path: Path) -> ir.Model:
         raise ModelError(f"{path}: the ONNX checker rejects it: {_one_line(error)}") from None
     except MemoryError:
         raise ModelError(f"{path}: not enough memory to read it") from None
-    return _built(str(path), proto, folder)
+    model = _built(str(path), proto, folder)
+    model.meta[PATH] = str(path)
+    return model
 
 
 def _parse(path: Path) -> onnx.ModelProto:

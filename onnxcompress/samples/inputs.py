@@ -132,6 +132,10 @@ def _dtype(value: ir.Value) -> np.dtype[Any]:
     return value.type.dtype.numpy()
 
 
+class MisfitError(DataError):
+    """Arrays are not what the model takes."""
+
+
 def check_feeds(layout: Layout, arrays: Mapping[str, Any], where: str, offset: int) -> tuple[dict[str, Array], int]:
     """Check that `arrays` fit the inputs, and count their samples.
 
@@ -179,11 +183,13 @@ def _check_names(layout: Layout, arrays: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in arrays:
             close = did_you_mean(name, [key for key in there if key not in names])
-            raise DataError(f"{where}: model input '{name}' is missing; there are: {', '.join(there) or 'none'}{close}")
+            raise MisfitError(
+                f"{where}: model input '{name}' is missing; there are: {', '.join(there) or 'none'}{close}"
+            )
     for name in there:
         if name not in names:
             close = did_you_mean(name, names)
-            raise DataError(f"{where}: array '{name}' is no input of the model{close} (inputs: {', '.join(names)})")
+            raise MisfitError(f"{where}: array '{name}' is no input of the model{close} (inputs: {', '.join(names)})")
 
 
 def _check_array(item: Input, given: Any, where: str) -> Array:
@@ -193,15 +199,15 @@ def _check_array(item: Input, given: Any, where: str) -> Array:
         array = array.view(item.dtype)  # .npy files do not keep the names of bfloat16 and float8
     both_text = item.dtype.kind == "O" and array.dtype.kind in "OSU"
     if array.dtype != item.dtype and not both_text:
-        raise DataError(f"{label}: expected {_dtype_name(item.dtype)}, got {array.dtype}: cast it")
+        raise MisfitError(f"{label}: expected {_dtype_name(item.dtype)}, got {array.dtype}")
     if item.shape is None:
         return array
     expected = "[" + ", ".join(str(dim) if dim is not None else "?" for dim in item.shape) + "]"
     if array.ndim != len(item.shape):
-        raise DataError(f"{label}: expected {len(item.shape)} axes {expected}, got shape {list(array.shape)}")
+        raise MisfitError(f"{label}: expected {len(item.shape)} axes {expected}, got shape {list(array.shape)}")
     for axis, (dim, found) in enumerate(zip(item.shape, array.shape, strict=True)):
         if isinstance(dim, int) and dim != found and axis != item.batch_axis:
-            raise DataError(f"{label}: expected shape {expected}, got {list(array.shape)}")
+            raise MisfitError(f"{label}: expected shape {expected}, got {list(array.shape)}")
     return array
 
 

@@ -13,11 +13,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
+from ..graph.load import PATH
 from ..runtime.session import Array
 from .data import as_data
-from .inputs import Input, Layout, check_feeds, find_layout, model_inputs, release_pages
+from .explain import describe_inputs, nearest_example
+from .find import find_source
+from .fitting import LABELS, fit
+from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_inputs, release_pages
 from .parts import FIT, JUDGE, ROW, Part, three_parts, two_parts
-from .sources import Piece, Source, find_source
+from .sources import Piece, Request, Source
 
 DEFAULT_BATCH = 32
 """Samples at a time for a model that takes any number."""
@@ -25,7 +29,8 @@ DEFAULT_BATCH = 32
 FEW = 3
 """Feeds that a model is checked with after each pass."""
 
-LABELS = "labels"
+SAID_ALIKE = 2
+"""Samples from which on it is said that all have one label."""
 
 ENOUGH = 50
 """Samples from which on some judge what was fitted to the others."""
@@ -77,6 +82,16 @@ class Samples:
         self.description = source.description if part is None else f"{part.name} of {source.description}"
         self.random = source.random
         self.dropped = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the arrays along: another process may not have the file or the function that they came from."""
+        pieces = [batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in self._checked()]
+        return _arrived, (pieces, self.description, self.random, self._layout, self._gathers)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of the samples as far as they were gone through: left out, guessed, cast."""
+        return list(self._source.notes.values())
 
     @property
     def known_count(self) -> int | None:
@@ -172,7 +187,7 @@ class Samples:
         what lies in a file uncompressed stays there.
         """
         number, skip, left = 0, self._skip, self._limit
-        for piece in self._source.pieces():
+        for piece in self._fitted():
             batch = self._check(piece, number)
             places = np.arange(batch.count)
             if self._only is not None:
@@ -293,7 +308,11 @@ class Samples:
             for piece in self._checked():
                 count += piece.count
                 labels += [piece.labels] if piece.labels is not None else []
-            self._scanned = count, np.concatenate(labels) if labels else None
+            whole = np.concatenate(labels) if labels else None
+            if whole is not None and whole.ndim == 1 and len(whole) >= SAID_ALIKE and (whole == whole[0]).all():
+                text = f"all {len(whole)} samples have the label {whole[0]}: they tell nothing of other classes"
+                self._source.notes["alike"] = text
+            self._scanned = count, whole
         return self._scanned
 
     def _checked(self) -> Iterator[Batch]:
@@ -317,10 +336,16 @@ class Samples:
         if not offset:
             raise DataError(f"{self.description}: there are no samples in it")
 
+    def _fitted(self) -> Iterator[Piece]:
+        """The pieces of the source, under the names of the model's inputs and with their types."""
+        for where, arrays in self._source.pieces():
+            for part in fit(self._layout, arrays, where, self._source.notes):
+                yield where, part
+
     def _chosen(self) -> Iterator[tuple[str, Batch]]:
         """The pieces of the source, or what of them belongs to the part, each with its place."""
         number = 0
-        for piece in self._source.pieces():
+        for piece in self._fitted():
             whole = self._check(piece, number)
             step = AT_ONCE if self._only else max(whole.count, 1)
             for start in range(0, whole.count, step):
@@ -343,7 +368,11 @@ class Samples:
         where, arrays = piece
         takes_labels = any(item.name == LABELS for item in self._layout.inputs)
         feeds = {name: array for name, array in arrays.items() if name != LABELS or takes_labels}
-        checked, count = check_feeds(self._layout, feeds, where, offset)
+        try:
+            checked, count = check_feeds(self._layout, feeds, where, offset)
+        except MisfitError as error:
+            takes = f"the model takes {describe_inputs(self._layout)}; for example {nearest_example(self._layout)}"
+            raise DataError(f"{error}; {takes}") from None
         if takes_labels or LABELS not in arrays:
             return Batch(checked, None, count)
         labels = np.asarray(arrays[LABELS])
@@ -373,6 +402,12 @@ class Samples:
         return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
 
 
+def _arrived(pieces: list[dict[str, Array]], description: str, random: bool, layout: Layout, gathers: bool) -> Samples:
+    """Make samples of what another process had."""
+    source = Source(lambda: ((description, arrays) for arrays in pieces), description, random=random)
+    return Samples(source, layout, gathers=gathers)
+
+
 def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in feed.items()}
 
@@ -395,16 +430,19 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
 
     Parameters
     ----------
-    data : str, Path, dict, list or callable
+    data : Data, str, Path, dict, list or callable
         * the path of an ``.npz`` file: arrays named after the model's inputs, and ``labels`` beside them if there
-          are any;
-        * the path of a folder of such files, whose shapes may differ from file to file;
+          are any; or of an ``.npy`` file, for a model of one input;
+        * the path of a picture, a recording, a text file or a table (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``);
+        * the path of a folder of such files, of a dataset that Hugging Face's datasets saved, or of test data as
+          ONNX's model zoo has it;
         * ``file.py:function`` or ``module:function``: a function without parameters that yields dicts of arrays with
           a batch axis, and ``labels``; called anew each time the samples are gone through;
         * ``"random"``: seeded random values, marked as such in every report;
         * in Python also a dict of arrays, a list of dicts, or a function.
 
         Inputs without a batch axis (a sampling rate) are shared by all samples of the same dict or file.
+        What else there is to say of how it is read stands in a `Data`.
     model : onnx_ir.Model or sequence of onnx_ir.Value
         The model, or its inputs.
     seed : int
@@ -424,8 +462,12 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     """
     if isinstance(data, Samples):
         return data
+    whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    source = find_source(as_data(data), layout, seed)
+    given = as_data(data)
+    if given.model is None and whole is not None:
+        given = dataclasses.replace(given, model=whole.meta.get(PATH))
+    source = find_source(Request(given, layout, whole), seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

@@ -17,6 +17,7 @@ from ..graph.save import save
 from ..inspection import saved_bytes
 from ..kinds import to_ir
 from ..machines.workers import Here
+from ..origin import find_origin
 from ..pipeline import check_budget
 from ..progress import Progress, silent
 from ..runtime.provider import Provider, runs_on_provider
@@ -67,6 +68,7 @@ def compress(
     say: Callable[[str], None] | None = None,
     provider: Provider | str | None = None,
     workers: Workers | None = None,
+    details: bool = False,
 ) -> tuple[Any, Report]:
     """Find the recipe that makes most of a model within a budget.
 
@@ -108,6 +110,8 @@ def compress(
         Where models run; see `onnxcompress.Provider`.
     workers : Workers, optional
         Who carries out trials.
+    details : bool
+        As for `onnxcompress.apply`.
 
     Returns
     -------
@@ -153,7 +157,8 @@ def compress(
             seed=seed,
         )
         search.run()
-    made, report, winner = _result(search, why)
+    made, report, winner = _result(search, why, details=details)
+    report.origin = find_origin(model, original)
     if names and winner is None:
         untouched(model, original, names[0], overwrite=overwrite)
     elif names and winner is not None:
@@ -214,13 +219,13 @@ def _fingerprint(tester: Tester, budget: Budget, target: str | None) -> str:
     return f"{Fingerprints().of(tester.original)} {data} {tester.source.metric} {budget.objective} {target}"
 
 
-def _result(search: Rounds, why: str) -> tuple[ir.Model, Report, Outcome | None]:
+def _result(search: Rounds, why: str, *, details: bool) -> tuple[ir.Model, Report, Outcome | None]:
     """Make the best model once more; one whose passes do not keep their promise gives way to the next."""
     outcomes = list(search.outcomes)
     while not why and (winner := best(outcomes, search.base, search.budget)) is not None:
         stage = search.tester.stage(search.recipe_of(winner))
         try:
-            made, report = made_again(search, stage.planned, search.base.bytes)
+            made, report = made_again(search, stage.planned, search.base.bytes, details=details)
         except OnnxCompressError as error:
             search.fail(winner, str(error))
             outcomes = list(search.outcomes)

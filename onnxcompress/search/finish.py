@@ -34,7 +34,9 @@ CALLED = {
 }
 
 
-def made_again(search: Rounds, planned: Sequence[PlannedStep], original_bytes: int) -> tuple[ir.Model, Report]:
+def made_again(
+    search: Rounds, planned: Sequence[PlannedStep], original_bytes: int, *, details: bool = False
+) -> tuple[ir.Model, Report]:
     """Carry out plans step by step, verified, and judge what comes of them on samples that nothing has seen.
 
     Raises
@@ -45,7 +47,9 @@ def made_again(search: Rounds, planned: Sequence[PlannedStep], original_bytes: i
     tester = search.tester
     parts, source = tester.parts, tester.source
     unseen = parts.unseen.head(tester.affordable(search.budget.seconds))
-    run = Run(tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True)
+    run = Run(
+        tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True, details=details
+    )
     run.report.stages[0].bytes = original_bytes
     for each in planned:
         run.step(each.step, each)
@@ -132,7 +136,7 @@ def judge_limits(verdict: Verdict | None, report: Report, memory: int, budget: B
         reached.append((memory <= budget.max_memory, takes))
     missed = [text for held, text in reached if not held]
     gained = f"{units.size(first.bytes)} became {units.size(last.bytes)}"
-    gained += f", {last.ratio:.2f} of the time" if last.ratio is not None else ""
+    gained += f", {last.speed.headline}: {last.speed.share}" if last.speed is not None else ""
     details = (gained, *verdict.details, *(text for held, text in reached if held))
     found = dataclasses.replace(verdict, details=details, asked=budget.asked())
     if not missed:

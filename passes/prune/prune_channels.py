@@ -162,7 +162,9 @@ class PruneChannels(OverridablePass):
         groups = context.groups
         chosen = choose_groups(self, context.model, groups)
         if self.importance == "reconstruction":
-            scores, lacking = reconstruction_scores(groups, chosen.groups, context.samples, progress=context.progress)
+            scores, lacking = reconstruction_scores(
+                groups, chosen.groups, context.samples, progress=context.progress, workers=context.workers
+            )
         else:
             scores, lacking = score_groups(criterion_of(self.importance), self.reduction, chosen.groups, context)
         limits, fixed = {}, {}
@@ -228,7 +230,7 @@ class PruneChannels(OverridablePass):
         plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
         # What was fitted to must not judge.
         fitted, judges = context.samples.halves() if self.compensate else (context.samples, context.samples)
-        judge = Judge(model, judges, context.metric)
+        judge = Judge(model, judges, context.metric, workers=context.workers)
         curves, _ = measure(judge, self, plans, progress=context.progress)
         return allocate(
             cheapest_first(curves, cuts, Meter(ranker.groups, "macs")),

@@ -29,7 +29,7 @@ def test_the_same_model_is_the_same(parse):
     found = compare_models(parse(SAME), parse(SAME), samples)
     assert (found.metric, found.value_a, found.value_b, found.drop) == ("cosine", 1, 1, 0)
     assert (found.count, found.sqnr, found.cosine, found.max_abs) == (4, math.inf, 1, 0)
-    assert found.note.startswith("metric: cosine, guessed since 'y' looks like an embedding")
+    assert found.notes[0].startswith("Metric: cosine, guessed since 'y' looks like an embedding")
     assert (found.random, found.dropped, found.nonfinite) == (False, 0, (0, 0))
 
 

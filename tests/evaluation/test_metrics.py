@@ -195,11 +195,10 @@ def test_boxes_by_brute_force(seed):
 
 
 def test_boxes_however_they_are_written():
-    """Centres in one tensor either way, with a score for being anything, with a class for nothing, after suppression."""
+    """Centres in one tensor either way, a score for being anything, a class for nothing, after suppression."""
     boxes, scores, moved, changed = detector(9)
-    plain = scored(
-        "boxes", {"boxes": moved, "scores": changed}, {"boxes": boxes, "scores": scores}, Batch({}, None, 6), BOXES
-    )
+    reference, outputs = {"boxes": boxes, "scores": scores}, {"boxes": moved, "scores": changed}
+    plain = scored("boxes", outputs, reference, Batch({}, None, 6), BOXES)
 
     def tensor(boxes, scores):
         centres = np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], axis=2)
@@ -232,7 +231,7 @@ def test_boxes_however_they_are_written():
 
 
 def test_overlaps_by_brute_force():
-    one, two, *_ = (part[0] for part in detector(5))
+    one = detector(5)[0][0]
     boxes = detector(6)[0][0]
     wanted = [[brute_overlap(a, b) for b in boxes] for a in one]
     np.testing.assert_allclose(overlaps(one, boxes), wanted, atol=1e-12)
@@ -279,8 +278,8 @@ def test_perplexity_of_labels_and_of_probabilities():
     logits, labels = RANDOM.standard_normal((5, 6, 11)), RANDOM.integers(0, 11, (5, 6))
     labels[0, 3:] = -100
     told = np.take_along_axis(log_softmax(logits), np.maximum(labels, 0)[..., None], -1)[..., 0][labels >= 0]
-    for given in (logits, np.exp(log_softmax(logits))):
-        score = scored("perplexity", {"y": given}, {"y": given}, Batch({}, labels, 5))
+    for form in (logits, np.exp(log_softmax(logits))):
+        score = scored("perplexity", {"y": form}, {"y": form}, Batch({}, labels, 5))
         assert score.value() == pytest.approx(np.exp(-told.mean()))
     with pytest.raises(MetricError, match="there are no tokens that come next to those of 'y'"):
         scored("perplexity", {"y": logits}, {"y": logits}, Batch({}, None, 5))
@@ -378,7 +377,9 @@ def test_floats_as_labels_are_told_in_one_sentence(parse):
     data = {"x": RANDOM.standard_normal((6, 4)).astype(np.float32), "labels": RANDOM.random(6)}
     found = compare_models(model, model, load_samples(data, model))
     assert found.metric == "agreement"
-    assert re.search(r"labels float64 \[6\] are not what 'logits' \[6, 4\] could be judged by: agreement", found.note)
+    assert re.search(
+        r"labels float64 \[6\] are not what 'logits' \[6, 4\] could be judged by: agreement", found.notes[0]
+    )
     single = parse("g (float[N,4] x) => (float[N,1] y) { y = ReduceMean<axes = [1]>(x) }")
     found = compare_models(single, single, load_samples(data, single))
     error = np.square(data["x"].mean(1) - data["labels"]).sum()

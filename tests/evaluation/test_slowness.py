@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
+from onnxcompress.evaluation import profiled
 from onnxcompress.evaluation.origins import Origins, Placed, kind_of, place
 from onnxcompress.evaluation.profile import Kernel
-from onnxcompress.evaluation.slowness import _named, is_faster, is_quantized, layer_times, operator_times
+from onnxcompress.evaluation.slowness import is_faster, is_quantized, layer_times, operator_times
 from onnxcompress.evaluation.timing import Timing
 
 FLOAT = """g (float[1,3,4,4] x, float[3,3,1,1] w, float[3] v, float[1,3,4,4] k) => (float[1,3,4,4] y) {
@@ -124,7 +125,7 @@ def test_names_are_made_unique(parse):
     model = parse("g (float[3] x) => (float[3] c) { a = Relu(x) b = Neg(a) c = Abs(b) }")
     for node, name in zip(model.graph, ("same", "same", ""), strict=True):
         node.name = name
-    assert [node.name for node in _named(model).graph] == ["same", "b", "c"]
+    assert [node.name for node in profiled.named(model).graph] == ["same", "b", "c"]
     assert [node.name for node in model.graph] == ["same", "same", ""]
 
 

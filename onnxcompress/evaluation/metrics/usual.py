@@ -101,7 +101,7 @@ def choose_metric(
     ):
         metric = "cosine"
     why = f"'{name}' looks like {LIKE[kind]} ({purpose.why.get(name, '')})"
-    notes = [f"metric: {metric}, guessed since {why}; --metric chooses"] if purpose.guess else []
+    notes = [f"Metric: {metric}, guessed since {why}; --metric chooses"] if purpose.guess else []
     if batch.labels is not None and not labelled:
         shape = list(output.shape) if isinstance(output, np.ndarray) else "unknown"
         notes.append(

@@ -48,7 +48,7 @@ def within_max_drop(
         The type of 16 bits that activations of single layers may have.
     """
     fitted, judges = context.samples.halves()
-    judge = Judge(model, judges, context.metric)
+    judge = Judge(model, judges, context.metric, workers=context.workers)
     attempts = Attempts(judge, model, context.given(fitted), max_drop, int16)
     base, options = step, PLAIN
     for what, measure in MEASURES:

@@ -1,0 +1,1 @@
+"""How long layers take at widths that they do not have: measured on micro-models, kept in a table."""
