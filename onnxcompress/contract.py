@@ -149,11 +149,14 @@ class Plan:
         What was asked for and could not be kept (a largest drop), each with what was reached.
     notes : tuple of str
         What else is to be known of how it was found.
+    chosen : dict
+        Options that the pass chose by itself, in place of those that it was given: option → value.
     """
 
     refused: tuple[Refusal, ...] = ()
     unmet: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def parts(self: PlanT) -> dict[str, PlanT]:
         """Return a plan for each subject (a group, a weight) alone; none where they hang together."""

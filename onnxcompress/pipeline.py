@@ -277,7 +277,7 @@ class Run:
         self.report.steps.append(
             Step(
                 step.name,
-                step.options(),
+                step.options() | planned.plan.chosen,
                 list(changes.done),
                 list(changes.refused),
                 list(changes.notes),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed, exit_status
+from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed, exit_status
 from .apply import PlansOption, ReportOption
 from .provider import on_provider
 
@@ -58,16 +58,18 @@ def compress(
     plans: PlansOption = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Search for the best recipe within a budget, and write what it makes of MODEL."""
     from ..display import console
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..search.compress import compress as run
 
     read = named_by(data, evaluate_on, metric) | {f"--study {study}": None if study is None else str(study)}
     check_outputs(model, output=out, report=report, plans=plans, read=read, overwrite=overwrite)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = run(
             model,
             objective=objective,
@@ -90,6 +92,7 @@ def compress(
             progress=progress,
             say=console.say,
             details=report is not None,
+            workers=workers,
         )
     found.origin = replace(found.origin, command=ctx.meta["command"])
     ctx.meta["written"] = f"{out}"

@@ -21,6 +21,7 @@ from ..runtime.session import Port, Session, open_session
 from ..samples.samples import Batch, Samples, load_samples
 from . import interval
 from .fidelity import Fidelity, OutputFidelity
+from .margins import Margins
 from .metrics import Metric, Score, Subject, find_metric
 from .metrics.score import shown
 from .metrics.several import start
@@ -28,6 +29,9 @@ from .metrics.usual import Choice, choose_metric
 
 if TYPE_CHECKING:
     from ..kinds import AnyModel
+
+ROUNDING = 1e-9
+"""1 - 0.99 is a little more than 0.01, and is no more than that."""
 
 CACHE_BYTES = 1 << 28
 """How many bytes of the original's outputs are kept, so that it is not run again for every comparison."""
@@ -60,6 +64,9 @@ class Comparison:
         The samples were random values, so that the metric says little about the model's job.
     data : str
         Where the samples came from. Whether a model was fitted to them is not known here.
+    expected, expected_error : float or None
+        The drop of top1 or agreement that is expected from how near all decisions are, and its standard error: it
+        varies less with the samples than the drop itself. See `Margins`.
     notes : tuple of str
         That the metric is a guess, and why; what is to be known of the samples: left out, guessed, cast.
     """
@@ -81,12 +88,28 @@ class Comparison:
     outputs: tuple[OutputFidelity, ...]
     random: bool
     data: str
+    expected: float | None = None
+    expected_error: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[int, int]:
         """How many output values are NaN or infinite: the original's, the other's."""
         return sum(o.nonfinite_a for o in self.outputs), sum(o.nonfinite_b for o in self.outputs)
+
+    @property
+    def likely(self) -> tuple[float, float]:
+        """Return the drop that tells most on few samples, with its standard error (0 where that is not known)."""
+        if self.expected is not None and self.expected_error is not None:
+            return self.expected, self.expected_error
+        drop = math.inf if self.drop is None or math.isnan(self.drop) else self.drop
+        return drop, self.drop_error or 0.0
+
+    def seems_within(self, max_drop: float, errors: float = 1.0) -> bool:
+        """Tell whether little enough is lost with so many standard errors on top; for a search, not for a verdict."""
+        loss, error = self.likely
+        measured = math.inf if self.drop is None or math.isnan(self.drop) else self.drop
+        return max(loss + errors * error, measured - (self.drop_error or 0.0)) <= max_drop + ROUNDING
 
 
 class Ports(NamedTuple):
@@ -159,6 +182,8 @@ class Reference:
         known = chosen.name in self._values or chosen.perfect is not None
         score_a = None if known else start(chosen, subject, self._ports.outputs)
         fidelities = self._fidelities(subject)
+        scored_kind, main = subject.kinds.get(subject.output), subject.output
+        margins = Margins() if chosen.name in ("top1", "agreement") and scored_kind in ONE_CLASS else None
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = outputs_a if session is None else session.run(batch.feeds)
@@ -169,10 +194,14 @@ class Reference:
             for name, fidelity in fidelities.items():
                 mask = shown(batch, np.shape(outputs_a[name]))
                 fidelity.update(outputs_a[name], outputs_b[name], batch.count, mask)
+            if margins is not None:
+                margins.update(outputs_a[main], outputs_b[main], scored.labels if chosen.name == "top1" else None)
             count += batch.count
         value_a = self._value(chosen, score_a)
         results = {name: fidelity.result() for name, fidelity in fidelities.items()}
-        return self._comparison(count, chosen, value_a, score_b, results, subject.output, choice.note)
+        found = self._comparison(count, chosen, value_a, score_b, results, main, choice.note)
+        likely = None if margins is None else margins.expected()
+        return found if likely is None else replace(found, expected=likely[0], expected_error=likely[1])
 
     def run(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         """Yield each batch with this model's outputs."""
@@ -264,6 +293,9 @@ class Reference:
             notes=(*([note] if note else []), *self.samples.notes),
         )
 
+
+ONE_CLASS = {"classes", "embedding"}
+"""Outputs that decide once for each sample, as far as they decide at all."""
 
 FLOATS = {"tensor(bfloat16)", "tensor(float)", "tensor(float16)"}
 """Models that differ only in these can be compared: a session makes each of the others."""

@@ -63,6 +63,7 @@ class DaskWorkers:
         self._client: Any = _connect(address) if isinstance(address, str) else address
         self._name = address if isinstance(address, str) else str(getattr(address.scheduler, "address", "the cluster"))
         self._gone = False
+        self._sent: tuple[Any, Sequence[Any], Any] | None = None
         try:
             self.saturating = self._look()
         except BaseException:
@@ -134,9 +135,16 @@ class DaskWorkers:
                     self._client.cancel(future)
 
     def _send(self, make: Callable[..., Any], given: Sequence[Any]) -> Future[Any] | None:
-        """Let the cluster have what all items need: as tasks, so that it can make again what a dying worker held."""
+        """Let the cluster have what all items need: as tasks, so that it can make again what a dying worker held.
+
+        The last crew is kept: what is given anew finds what it has done so far.
+        """
+        if self._sent is not None and self._sent[0] is make and self._sent[1] is given:
+            return self._sent[2]  # type: ignore[no-any-return]
         sent = [self._task(same, pack(value)) for value in given]
-        return self._task(Crew, describe().versions, running(), make, *sent)
+        crew = self._task(Crew, describe().versions, running(), make, *sent)
+        self._sent = make, given, crew
+        return crew
 
     def _submit(self, crew: Future[Any] | None, item: Any) -> Future[Any] | None:
         return None if crew is None else self._task(run, crew, item)

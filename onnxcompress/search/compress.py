@@ -145,7 +145,7 @@ def compress(
         load_target(target)
     original, back = to_ir(model)
     source = Source("", data, evaluate_on, metric, seed, asked.seconds)
-    tester = Tester(source, model=original, progress=progress)
+    tester = Tester(source, model=original, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:
         search.study = Study(
@@ -164,6 +164,7 @@ def compress(
     elif names and winner is not None:
         report.stays = save(made, names[0], overwrite=overwrite)
         report.notes += _save_others(search, winner, names[1:], overwrite=overwrite)
+    report.notes += [] if workers is None else workers.notes
     return back(made), report
 
 

@@ -117,7 +117,7 @@ class Rounds:
     def _carried_out(self, jobs: Sequence[Job]) -> Iterable[Outcome]:
         """Yield what comes of jobs, until time is up."""
         if not self.workers.near:
-            yield from self.workers.map(trials_of, (self.tester.source,), jobs)
+            yield from self.workers.map(trials_of, self.tester.sent, jobs)
             return
         for job in jobs:
             left = self.budget.seconds - self.spent()
@@ -144,7 +144,7 @@ class Rounds:
 
     def _time_finalists(self) -> None:
         """Time the best ones once more: what was quickest of many in a short time was so by luck, too."""
-        if self.budget.objective != "latency" or not self.workers.near:
+        if self.budget.objective != "latency":
             return
         able = [each for each in self.tried if usable(each[1]) and rank(each[1], self.base, self.budget)[0] < 2]
         able = sorted(able, key=lambda each: rank(each[1], self.base, self.budget))[:FINALISTS]

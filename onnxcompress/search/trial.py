@@ -8,6 +8,8 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Collection
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import onnx
@@ -21,6 +23,7 @@ from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
 from ..kinds import to_ir, working_copy
+from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
 from ..recipe import make_step, parse_pass, step_table
@@ -69,13 +72,27 @@ class Stage:
     planned: tuple[PlannedStep, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What is found once for all processes: the samples, divided, and the seconds that the original takes for one."""
+
+    parts: Parts
+    pace: float
+
+
 class Tester:
     """Carries out trials of one search.
 
     Parameters
     ----------
     source : Source
+    model : onnx_ir.Model, optional
+        In place of that of `source`.
+    shared : Shared, optional
+        What the process knows already that the search began in.
     progress : callable, optional
+    workers : Workers, optional
+        Who goes through the samples.
 
     Attributes
     ----------
@@ -88,17 +105,25 @@ class Tester:
         Seconds that the original takes for a sample.
     """
 
-    def __init__(self, source: Source, *, model: ir.Model | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        model: ir.Model | None = None,
+        shared: Shared | None = None,
+        progress: Progress | None = None,
+        workers: Workers | None = None,
+    ) -> None:
         self.source, self._progress = source, progress or silent
         self.original = model if model is not None else _load(source.model)
-        self.parts = _divided(self.original, source)
+        self.parts = _divided(self.original, source) if shared is None else shared.parts
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
         self._stages: dict[tuple[Part, ...], Stage] = {}
         self.feed = _one(self.parts.search)
         self.sizes = {name: (1, *array.shape[1:]) for name, array in self.feed.items() if array.ndim}
-        self.pace = _pace(self.original, self.parts.search)
-        fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
+        self.pace = _pace(self.original, self.parts.search) if shared is None else shared.pace
+        self._fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
         self._judges = self.parts.search.head(min(source.search, self._count(JUDGING, source.seconds)))
         self._all = Reference(self.original, self._judges)
         self._first = None
@@ -107,12 +132,19 @@ class Tester:
         context = Context(
             working_copy(self.original),
             original=self.original,
-            samples=fit,
+            samples=self._fit,
             seed=source.seed,
             metric=source.metric,
             progress=self._tell,
+            workers=workers,
         )
         self._stages[()] = Stage(context.model, context)
+
+    @cached_property
+    def sent(self) -> tuple[Source, ir.Model, Shared]:
+        """What `trials_of` takes: the samples themselves, for other processes may not have what they come from."""
+        parts = dataclasses.replace(self.parts, fit=self._fit, search=self._judges, unseen=self._judges)
+        return dataclasses.replace(self.source, data=None, evaluate_on=None), self.original, Shared(parts, self.pace)
 
     @property
     def shows(self) -> bool:
@@ -261,9 +293,15 @@ def passes_of(outcome: Outcome) -> list[Pass]:
     return [make_step(json.loads(text), "trial") for text in outcome.passes]
 
 
-def trials_of(source: Source) -> Callable[[Job], Outcome]:
-    """Return what carries out trials, in whatever process this is; see `onnxcompress.machines.workers`."""
-    return Tester(source).run
+def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job], Outcome]:
+    """Return what carries out trials, one at a time, in whatever process it is; see `onnxcompress.machines.workers`."""
+    tester, alone = Tester(source, model=model, shared=shared), Lock()
+
+    def run(job: Job) -> Outcome:
+        with alone:
+            return tester.run(job)
+
+    return run
 
 
 def _load(model: str | bytes) -> ir.Model:

@@ -11,7 +11,7 @@ from corpus.work import adds, kills_itself_once, needs_a_file, refuses
 from distributed import Client, LocalCluster
 
 import onnxcompress
-from onnxcompress import apply
+from onnxcompress import apply, load
 from onnxcompress.errors import ClusterError, DataError, OptionError
 from onnxcompress.machines import crew
 from onnxcompress.machines import dask_workers as module
@@ -19,6 +19,9 @@ from onnxcompress.machines.dask_workers import DaskWorkers
 from onnxcompress.passes import PruneChannels, Quantize
 from onnxcompress.progress import silent
 from onnxcompress.samples.samples import load_samples
+from onnxcompress.search import trial
+from onnxcompress.search.compress import compress
+from onnxcompress.search.job import Job, Part, Source
 from onnxcompress.statistics.gram import collect_grams
 from onnxcompress.statistics.ranges import observe
 from onnxcompress.statistics.summaries import collect_channel_means
@@ -100,6 +103,40 @@ def test_a_recipe_gives_the_same_bytes_and_a_sensitivity_the_same_figures(proces
     assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()
     assert found["here"] == found["there"]
     assert len(found["here"].curves) == 2
+
+
+def test_trials_come_out_the_same(processes, tmp_path):
+    values = np.random.default_rng(1).standard_normal((80, 4), np.float32)
+    source = Source("", {"x": values, "labels": np.arange(80) % 3})
+    tester = trial.Tester(source, model=load(make_model(tmp_path / "m.onnx", width=64)))
+    recipes = [("quantize",), ("prune-channels sparsity=0.5", "shrink"), ("prune-channels sparsity=2",)]
+    jobs = [
+        Job(number, tuple(Part(text) for text in recipe), stop_above=1.0, timed=False)
+        for number, recipe in enumerate(recipes)
+    ]
+    with DaskWorkers(processes.scheduler_address) as workers:
+        there = list(workers.map(trial.trials_of, tester.sent, jobs))
+    assert there == [tester.run(job) for job in jobs]
+    assert there[0].bytes > there[1].bytes > 0
+    assert "sparsity" in there[2].failed
+
+
+@pytest.mark.slow
+def test_a_search_finds_the_same_model(processes, tmp_path):
+    model, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    make_model(model, width=64)
+    values = np.random.default_rng(1).standard_normal((400, 4), np.float32)
+    make_data(data, x=values, labels=np.arange(400) % 3)
+    reports = {}
+    with DaskWorkers(processes.scheduler_address) as workers:
+        for name, each in (("here", None), ("there", workers)):
+            _, reports[name] = compress(
+                model, objective="size", data=str(data), max_drop=0.2, output=tmp_path / f"{name}.onnx", workers=each
+            )
+    assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()
+    here, there = ([(t.recipe, t.bytes, t.drop) for t in reports[name].trials] for name in ("here", "there"))
+    assert here == there
+    assert len(here) > 4
 
 
 def test_a_killed_worker_costs_nothing_but_time(processes, tmp_path):
