@@ -26,7 +26,7 @@ from onnxcompress.passes import (
     Shrink,
 )
 from onnxcompress.runtime.session import open_session
-from onnxcompress.samples.inputs import runnable_feed
+from onnxcompress.samples.random_values import runnable_feed
 
 LARGEST_SHARE = {
     "gtcrn_simple": 0.96,
