@@ -94,8 +94,9 @@ def apply(
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
         dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
     metric : str, optional
-        top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
-        else agreement.
+        A name, such as top1 or ``cosine:embedding``, or ``file.py:function``; see
+        `onnxcompress.evaluation.metrics.find_metric`. By default what the model is for decides, and the labels; the
+        report says where that is a guess.
     max_drop : float, optional
         How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
@@ -456,6 +457,7 @@ class Run:
             self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
+            self.report.notes += [note for note in found.notes if note not in self.report.notes]
             self.report.notes += [
                 f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs
