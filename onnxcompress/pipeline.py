@@ -418,7 +418,6 @@ class Run:
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if slowness.is_slow(again, quantized=quantized):
-            self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._profile(feeds))
 
     def _meant_for(self) -> str | None:

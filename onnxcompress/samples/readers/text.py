@@ -74,7 +74,8 @@ def texts(rows: Callable[[], Iterator[Labelled]], description: str, request: Req
                 labels = {"labels": np.array([block[i][1] for i in places])} if labelled else {}
                 yield description, feeds | labels
 
-    return Source(pieces, description, streamed=True)
+    decoders = {encode.ids.name: encode.tokenizer.decode} if isinstance(encode, _Tokens) else {}
+    return Source(pieces, description, streamed=True, decoders=decoders)
 
 
 @dataclass(frozen=True)
