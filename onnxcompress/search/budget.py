@@ -78,9 +78,7 @@ def read_budget(
     if objective not in known:
         raise OptionError(f"for = {objective!r}: expected one of {', '.join(known)}{did_you_mean(objective, known)}")
     if objective == "latency" and speedup is not None and 0 < speedup < 1:
-        raise OptionError(
-            f"speedup = {speedup:g}: for latency nothing slower is taken; give 1 or more, or another --for"
-        )
+        raise OptionError(f"speedup = {speedup:g}: for latency nothing slower is taken; give 1 or more, or another aim")
     return Budget(
         objective=objective,  # type: ignore[arg-type]
         max_drop=read_share("max_drop", max_drop),
