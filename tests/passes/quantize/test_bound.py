@@ -146,7 +146,8 @@ def test_integer_kernels_stay_within_the_bound_too(seed: int) -> None:
 @given(seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("opset", range(10, NEWEST + 1))
 def test_random_graphs_load_and_stay_close_at_every_opset(opset: int, seed: int) -> None:
-    skip_before("1.31", "does not read opset 26, and reads 24 wrong", when=opset >= 24)
+    skip_before("1.31", "computes opset 24 wrong, and does not read 26", when=opset >= 24)
+    skip_before("1.32", "does not read opset 27", when=opset >= 27)
     subject, feeds = random_graph(seed, opset=opset), drawn(seed)
     before = plain_run(subject, feeds)["y"]
     prepared, result, plan = planned(subject, feeds)
