@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -83,6 +83,11 @@ class Samples:
     def notes(self) -> list[str]:
         """What is to be known of the samples as far as they were gone through: left out, guessed, cast."""
         return list(self._source.notes.values())
+
+    @property
+    def decoders(self) -> Mapping[str, Callable[[Sequence[int]], str]]:
+        """What makes text of the numbers of one sample, for inputs whose numbers were made of text."""
+        return self._source.decoders
 
     @property
     def known_count(self) -> int | None:

@@ -53,6 +53,8 @@ class Source:
     notes : dict
         What the user is to know of the samples (left out, guessed, cast), each sentence under a key of its own, so
         that what is said again as the samples are gone through again replaces what was said before.
+    decoders : dict
+        Input → what makes text of the numbers of one sample, where they were made of text.
     """
 
     pieces: Callable[[], Iterator[Piece]]
@@ -62,6 +64,7 @@ class Source:
     picked: Callable[[Holds | None], Iterator[Piece]] | None = None
     size: Callable[[], int] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    decoders: Mapping[str, Callable[[Sequence[int]], str]] = field(default_factory=dict)
 
 
 def pick(entries: Iterator[T], holds: Holds | None) -> Iterator[tuple[int, T]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def texts(rows: Callable[[], Iterator[Labelled]], description: str, request: Req
                 labels = {"labels": np.array([block[i][1] for i in places])} if labelled else {}
                 yield description, feeds | labels
 
-    return decoding(rows, pieces, description)
+    decoders = {encode.ids.name: encode.tokenizer.decode} if isinstance(encode, _Tokens) else {}
+    return dataclasses.replace(decoding(rows, pieces, description), decoders=decoders)
 
 
 @dataclass(frozen=True)
