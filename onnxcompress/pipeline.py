@@ -94,8 +94,9 @@ def apply(
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
         dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
     metric : str, optional
-        top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
-        else agreement.
+        A name, such as top1 or ``cosine:embedding``, or ``file.py:function``; see
+        `onnxcompress.evaluation.metrics.find_metric`. By default what the model is for decides, and the labels; the
+        report says where that is a guess.
     max_drop : float, optional
         How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
@@ -351,8 +352,8 @@ class Run:
         others = tuple(each.sentence for each in (known, verdict) if each is not None and each is not worst)
         self.report.verdict = replace(worst, details=(*worst.details, *others))
 
-    def finish(self, threads: int = 0) -> Report:
-        """Time the stages side by side on so many threads (0: all), and compare the layers before and after."""
+    def finish(self, **clock: Any) -> Report:
+        """Time the stages side by side, `clock` as for `time_models`, and compare the layers before and after."""
         from .evaluation.timing import time_models
 
         self._forget()
@@ -364,7 +365,7 @@ class Run:
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, threads=threads)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, **clock)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
@@ -417,7 +418,6 @@ class Run:
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if slowness.is_slow(again, quantized=quantized):
-            self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._profile(feeds))
 
     def _meant_for(self) -> str | None:
@@ -456,6 +456,7 @@ class Run:
             self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
+            self.report.notes += [note for note in found.notes if note not in self.report.notes]
             self.report.notes += [
                 f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs

@@ -151,7 +151,10 @@ JudgeOption = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),
+    typer.Option(
+        "--metric",
+        help="top1, agreement, cosine, boxes, perplexity, ..., cosine:OUTPUT, or file.py:function.",
+    ),
 ]
 MaxDrop = Annotated[
     float | None,

@@ -71,7 +71,8 @@ def _on_the_whole(step: Step) -> list[str]:
 
 def stages(report: Evidence) -> RenderableType:
     """Return what was measured at each stage."""
-    agreement = [] if report.metric == "agreement" else [">agree"]
+    told = report.metric != "agreement" and any(stage.agreement is not None for stage in report.stages)
+    agreement = [">agree"] if told else []
     table = new_table(
         ("stage", f">{report.metric or 'metric'}", *agreement, ">params", ">MACs", ">bytes", ">ms", ">× ms")
     )
@@ -247,10 +248,11 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
     if any(item.resized for item in found.outputs):
         resized = ", ".join(f"'{item.name}' in {item.resized}" for item in found.outputs if item.resized)
         title += f"; outputs of another size, in so many runs: {resized}"
-    outputs = new_table(("output", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
+    outputs = new_table(("output", "is", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
     for item in found.outputs:
         outputs.add_row(
             Text(item.name),
+            item.kind,
             units.number(item.agreement),
             units.number(item.sqnr, ".1f"),
             units.number(item.cosine, ".6f"),
