@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import numpy as np
 
 from ...errors import DataError, OptionError
 from ...runtime.session import Array
-from ..explain import describe_inputs
+from ..explain import takes
 from ..extras import need
 from ..inputs import Input
 from ..roles import LATER, role
-from ..sources import Piece, Request, Source, called
+from ..sources import Piece, Request, Source, called, decoding
 
 TOKENIZER = "tokenizer.json"
 AT_ONCE = 1024
@@ -67,14 +68,14 @@ def texts(rows: Callable[[], Iterator[Labelled]], description: str, request: Req
     encode: Callable[[Sequence[Texts]], Iterator[tuple[list[int], dict[str, Array]]]]
     encode = _Strings(strings, description) if strings else _tokens(inputs, request)
 
-    def pieces() -> Iterator[Piece]:
-        waiting = rows()
-        while block := list(islice(waiting, AT_ONCE)):
+    def pieces(waiting: Iterator[tuple[int, Labelled]]) -> Iterator[Piece]:
+        while block := [entry for _, entry in islice(waiting, AT_ONCE)]:
             for places, feeds in encode([texts for texts, _ in block]):
                 labels = {"labels": np.array([block[i][1] for i in places])} if labelled else {}
                 yield description, feeds | labels
 
-    return Source(pieces, description, streamed=True)
+    decoders = {encode.ids.name: encode.tokenizer.decode} if isinstance(encode, _Tokens) else {}
+    return dataclasses.replace(decoding(rows, pieces, description), decoders=decoders)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def _tokens(inputs: Sequence[Input], request: Request) -> _Tokens:
     ids = ids or ([item for item in whole if role(item.name) is None] if len(inputs) == 1 else [])
     others = [item.name for item in inputs if item not in ids and role(item.name) not in {"mask", *LATER}]
     if len(ids) != 1 or others:
-        takes = f"also takes '{others[0]}'" if ids and others else "has no input of token numbers"
-        raise DataError(f"text cannot be fed: the model {takes}; it takes {describe_inputs(request.layout)}")
+        what = f"'{others[0]}' would be missing" if ids and others else "no input takes the numbers of tokens"
+        raise DataError(f"text cannot be fed: {what}; {takes(request.layout)}")
     fixed = (ids[0].shape or (None,))[-1]
     tokenizer, place = _load(request)
     length = request.data.length if not isinstance(fixed, int) else fixed
