@@ -276,7 +276,7 @@ def lost(found: Comparison) -> tuple[float | None, float | None]:
     if found.drop is None:
         return None, None
     error = found.drop_error
-    return found.drop, None if error is None else max(error, 1 / found.count)
+    return found.drop, error if error is None or found.changed is None else max(error, 1 / found.count)
 
 
 def noise(found: Comparison) -> float | None:
@@ -308,15 +308,15 @@ def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job]
 
 
 def _pace(model: ir.Model, samples: Samples) -> float:
-    """Return the seconds that a sample takes, many at a time."""
-    session, few = open_session(model), samples.head(timing.WARM_UP * 16)
-    begun, count = 0.0, 0
-    for number, batch in enumerate(few.labelled(16)):
-        begun = begun if number else time.perf_counter()
+    """Return the seconds that a sample takes, many at a time; not those in which the machine does something else."""
+    session, times, count = open_session(model), [], 0
+    for number, batch in enumerate(samples.head(timing.WARM_UP * 16).labelled(16)):
+        begun, computed = time.perf_counter(), time.process_time()
         session.run(batch.feeds)
-        begun = begun if number else time.perf_counter()  # the first run only warms up
-        count += batch.count if number else 0
-    return (time.perf_counter() - begun) / count if count else 0.0
+        if number:  # the first run only warms up
+            times.append(min(time.perf_counter() - begun, time.process_time() - computed))
+            count += batch.count
+    return sum(times) / count if count else 0.0
 
 
 def _divided(model: ir.Model, source: Source) -> Parts:
