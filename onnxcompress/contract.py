@@ -149,11 +149,14 @@ class Plan:
         What was asked for and could not be kept (a largest drop), each with what was reached.
     notes : tuple of str
         What else is to be known of how it was found.
+    chosen : dict
+        Options that the pass chose by itself, in place of those that it was given: option → value.
     """
 
     refused: tuple[Refusal, ...] = ()
     unmet: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def parts(self: PlanT) -> dict[str, PlanT]:
         """Return a plan for each subject (a group, a weight) alone; none where they hang together."""
@@ -391,7 +394,9 @@ class Context:
         counted = method in COUNTED
         missing = [name for name in tensors if name not in self._seen or (counted and not self._seen[name].histogram)]
         if missing:
-            seen = observe(self.model, self.samples, missing, progress=self.progress, histograms=counted)
+            seen = observe(
+                self.model, self.samples, missing, progress=self.progress, histograms=counted, workers=self.workers
+            )
             self._seen |= seen
         known = self._ranges.setdefault((method, symmetric, levels), {})
         for name in tensors:
@@ -425,6 +430,7 @@ class Context:
                 method=method,
                 symmetric=symmetric,
                 levels=levels,
+                workers=self.workers,
             )
         return {key: known[key] for key in channels}
 
@@ -440,5 +446,7 @@ class Context:
         known = self._channel_means.setdefault(moment, {})
         missing = [key for key in channels if key not in known]
         if missing:
-            known |= collect_channel_means(self.model, self.samples, missing, progress=self.progress, moment=moment)
+            known |= collect_channel_means(
+                self.model, self.samples, missing, progress=self.progress, moment=moment, workers=self.workers
+            )
         return {key: known[key].mean for key in channels}

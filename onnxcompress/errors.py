@@ -45,6 +45,10 @@ class VerifyError(OnnxCompressError):
     """A pass produced a model that does not hold what the pass promised; it was rolled back."""
 
 
+class ClusterError(OnnxCompressError):
+    """A cluster does not answer, has no worker, or its machines have other versions than this one."""
+
+
 class TrainingError(OnnxCompressError):
     """The training interpreter cannot start, a node has no gradient, or the worker died."""
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from .contract import Change, Epoch, Refusal
+from .details import GroupInfo, Layer, NotFaster, Origin, WorstSample
 from .samples.split import basis
 from .speed import Speed
-
-if TYPE_CHECKING:
-    from .evaluation.slowness import NotFaster
 
 
 @dataclass
@@ -179,12 +177,22 @@ class Evidence:
     steps : list of Step
     stages : list of Stage
         The original first.
-    layers : dict
-        Layer → bytes of its weights (before, after).
+    origin : Origin
+        Of which model, made when and where, and how to make it again.
+    layers : list of Layer
+        What each takes and computes, before and after; times and noise only where they were looked into.
+    worst : list of WorstSample
+        The samples that suffered most, where they were looked for.
+    frozen : list of GroupInfo
+        The original's channels that cannot go, and why, where they were looked for.
+    left_out : list of str
+        What was not looked into, and why.
     not_faster : NotFaster or None
-        Where a quantized result is not faster than the original: the layers that cost the time.
+        Where the result is slower than the original, or was quantized and is not faster: the layers that cost the time.
     unmet : list of str
         What was asked for and is not kept, each after the pass that could not; empty when all holds.
+    warnings : list of str
+        What nobody asked for: steps that made the model slower, a file that grew, steps that did nothing.
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
@@ -210,11 +218,16 @@ class Evidence:
     seed: int = 0
     steps: list[Step] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
-    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
+    layers: list[Layer] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
+    frozen: list[GroupInfo] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     objective: str | None = None
@@ -236,3 +249,11 @@ class Evidence:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
         content = {each.name: getattr(self, each.name) for each in fields(Evidence)}
         return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of what `to_json` writes."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Evidence)))
+        for each in found["$defs"].values():  # everything is written, also what is at its default
+            each |= {"required": sorted(each["properties"]), "additionalProperties": False}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

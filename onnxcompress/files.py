@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,16 @@ def check_target(path: str | Path, *, overwrite: bool = False, suffix: str | Non
     if suffix is not None and path.suffix.lower() != suffix:
         raise OutputError(f"{path}: what is written is an ONNX model; give a name that ends in {suffix}")
     return real
+
+
+def check_suffix(path: str | Path, allowed: Collection[str]) -> str:
+    """Return what the name ends in, in small letters; raise `OutputError` unless that is allowed."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in allowed:
+        *most, last = allowed
+        names = f"{', '.join(most)} or {last}" if most else last
+        raise OutputError(f"{path}: a report ends in {names}; give such a name")
+    return suffix
 
 
 def check_apart(written: Mapping[str, str | Path | None], read: Mapping[str, str | Path | None]) -> None:

@@ -10,7 +10,9 @@ import msgspec
 import onnx_ir as ir
 
 from .channels.groups import Group, find_groups
+from .details import GroupInfo
 from .graph import cost, edit
+from .graph.exports import model_file
 from .graph.save import weights
 from .kinds import to_ir, working_copy
 
@@ -35,16 +37,6 @@ class NodeInfo:
     op: str
     bytes: int
     macs: int | None
-
-
-@dataclass(frozen=True)
-class GroupInfo:
-    """Channels that go together: how many, in how many constants, and why they cannot go (empty when they can)."""
-
-    name: str
-    channels: int
-    tensors: int
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,8 +108,8 @@ def inspect(model: AnyModel) -> Inspection:
         inputs=[_port(value) for value in original.graph.inputs],
         outputs=[_port(value) for value in original.graph.outputs],
         nodes=[_node(node, sizes, macs) for node in known.graph],
-        prunable=[_group(group) for group in groups.prunable],
-        frozen=[_group(group) for group in groups.frozen],
+        prunable=[group_info(group) for group in groups.prunable],
+        frozen=[group_info(group) for group in groups.frozen],
         inner_graphs=[edit.label(node) for node in known.graph.all_nodes() if edit.inner_graphs(node)],
         functions=[f"{domain}::{name}" for domain, name, _ in original.functions],
     )
@@ -128,7 +120,7 @@ def saved_bytes(model: AnyModel, loaded: ir.Model) -> int:
     if not isinstance(model, (str, Path)):
         return cost.model_bytes(loaded)
     external = sum(tensor.nbytes for tensor in weights(loaded) if isinstance(tensor, ir.ExternalTensor))
-    return Path(model).stat().st_size + external
+    return model_file(model).stat().st_size + external
 
 
 def _port(value: ir.Value) -> PortInfo:
@@ -145,6 +137,7 @@ def _node(node: ir.Node, sizes: dict[str, int], macs: dict[str, int]) -> NodeInf
     return NodeInfo(name, op, sizes.get(name, 0), macs.get(name, None if op in cost.COUNTERS else 0))
 
 
-def _group(group: Group) -> GroupInfo:
+def group_info(group: Group) -> GroupInfo:
+    """Return a group as plain data."""
     tensors = {member.value for member in group.constants()}
     return GroupInfo(group.name, group.size, len(tensors), group.frozen)

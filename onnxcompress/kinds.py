@@ -44,6 +44,7 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
 def working_copy(model: ir.Model) -> ir.Model:
     """Return a copy with the shapes that can be inferred, in which constants and inputs with a default differ."""
     copy = model.clone()
+    copy.meta.update(model.meta)
     edit.raise_ir_version(copy)
     shapes.infer(copy)
     return copy

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .contract import Pass
 from .errors import OutputError
-from .files import check_apart, check_folder, check_target
+from .files import check_apart, check_folder, check_suffix, check_target
 from .plans import NAME, file_names
+from .report import FORMS
 from .samples.data import as_data
 
 
@@ -23,6 +24,7 @@ def check_outputs(
     read: Mapping[str, str | None],
     passes: Sequence[Pass] = (),
     overwrite: bool = False,
+    forms: Collection[str] = FORMS,
 ) -> None:
     """Raise `OutputError` if an output cannot be written, or would take the place of something that is read.
 
@@ -40,6 +42,8 @@ def check_outputs(
         Whose options may name files.
     overwrite : bool
         Whether what is there may be replaced.
+    forms : collection of str
+        What the name of a report may end in.
     """
     named = dict(read)
     for step in passes:
@@ -53,8 +57,7 @@ def check_outputs(
     check_apart(written, {name: _file_in(text) for name, text in named.items()})
     check_apart({"--report": report}, {"MODEL": model})
     if report is not None:
-        if report.suffix.lower() == ".onnx" or (output is not None and _is_data_name(report, output)):
-            raise OutputError(f"--report {report}: that is the name of a model's file; a report ends in .html or .json")
+        check_suffix(report, forms)
         check_target(report, overwrite=overwrite)
     if output is not None:
         check_target(output, overwrite=overwrite, suffix=".onnx")
@@ -100,7 +103,3 @@ def _data_files(model: Path) -> dict[str, Path]:
     from .graph.data_file import Replaced
 
     return {f"the weights of {model}": model.parent / name for name in Replaced.at(model).files}
-
-
-def _is_data_name(path: Path, output: Path) -> bool:
-    return path.name.startswith(f"{output.name}.") and path.name.endswith("data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
 from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
+from .origin import command_of, find_origin
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -33,6 +35,7 @@ from .verify import Verifier
 
 if TYPE_CHECKING:
     from .evaluation.compare import Comparison, Reference
+    from .evaluation.profiled import Profiled
     from .evaluation.timing import Timing
     from .kinds import AnyModel
     from .machines.workers import Workers
@@ -74,6 +77,7 @@ def apply(
     rehearsal: bool = False,
     provider: Provider | str | None = None,
     workers: Workers | None = None,
+    details: bool = False,
     table: str | Path | None = None,
 ) -> tuple[Any, Report]:
     """Run passes over a model, verify each, measure, and save.
@@ -90,8 +94,9 @@ def apply(
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
         dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
     metric : str, optional
-        top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
-        else agreement.
+        A name, such as top1 or ``cosine:embedding``, or ``file.py:function``; see
+        `onnxcompress.evaluation.metrics.find_metric`. By default what the model is for decides, and the labels; the
+        report says where that is a guess.
     max_drop : float, optional
         How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
@@ -110,8 +115,10 @@ def apply(
     provider : Provider or str, optional
         Where to measure, calibrate and judge: a name, such as "cuda", or an `onnxcompress.Provider`.
     workers : Workers, optional
-        Who goes through the samples: an `onnxcompress.machines.cluster.Cluster`, in place of this process. The
+        Who goes through the samples: an `onnxcompress.machines.dask_workers.DaskWorkers`, in place of this process. The
         result is the same.
+    details : bool
+        Look into each layer, and for the samples that suffer most, which takes some seconds: the page has more then.
     table : str or Path, optional
         Times of layers that `onnxcompress.measure` wrote, perhaps on another machine; by default they are measured
         here, where a pass asks for them.
@@ -146,8 +153,12 @@ def apply(
         apart=samples.apart,
         rehearsal=rehearsal,
         workers=workers,
+        details=details,
         layer_times=times,
     )
+    given = {"data": data, "evaluate_on": evaluate_on, "metric": metric, "output": output, "seed": seed}
+    command = "" if plans is not None else command_of(model, passes, **given)
+    run.report.origin = find_origin(model, original, command)
     run.report.stages[0].bytes = saved_bytes(model, original)
     for step, planned in steps:
         run.step(step, planned)
@@ -218,9 +229,10 @@ class Run:
         apart: bool = False,
         rehearsal: bool = False,
         workers: Workers | None = None,
+        details: bool = False,
         layer_times: LayerTimes | None = None,
     ) -> None:
-        self._rehearsal, self._workers, self._layer_times = rehearsal, workers, layer_times
+        self._rehearsal, self._workers, self._details, self._layer_times = rehearsal, workers, details, layer_times
         self.original, self.samples, self.seed, self._apart = original, samples, seed, apart
         self.progress: Progress = progress or silent
         self.model = working_copy(original)
@@ -230,6 +242,7 @@ class Run:
         self._metric = metric
         self._judges, self._reference = judges, None if judges is None else _reference(original, judges)
         self._models: list[ir.Model] = []
+        self._profiled: Profiled | None = None
         self._found: Comparison | None = None
         self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
@@ -239,10 +252,11 @@ class Run:
             self.report.notes.append(f"{RANDOM_NODES}: {', '.join(self._verifier.random)}")
         self._measure("original")
 
-    def step(self, step: Pass, planned: PlannedStep | None = None) -> Plan:
+    def step(self, step: Pass, planned: PlannedStep | None = None, *, judged: bool = True) -> Plan:
         """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was.
 
-        What was `planned` before is carried out as it is, and verified like any other.
+        What was `planned` before is carried out as it is, and verified like any other. Where it is not to be `judged`,
+        the metric is not taken.
         """
         fingerprint = self._fingerprints.of(self.model)
         self._forget()
@@ -264,14 +278,14 @@ class Run:
         self.report.steps.append(
             Step(
                 step.name,
-                step.options(),
+                step.options() | planned.plan.chosen,
                 list(changes.done),
                 list(changes.refused),
                 list(changes.notes),
                 list(changes.curve),
             )
         )
-        self._measure(step.name)
+        self._measure(step.name, judged=judged)
         if (asked := step.options().get("max_drop")) is not None:
             self._judge_step(step.name, asked, given)
         self.progress(step.name, 1, 1)
@@ -338,41 +352,91 @@ class Run:
         others = tuple(each.sentence for each in (known, verdict) if each is not None and each is not worst)
         self.report.verdict = replace(worst, details=(*worst.details, *others))
 
-    def finish(self) -> Report:
-        """Time the stages side by side, and compare the layers before and after."""
+    def finish(self, **clock: Any) -> Report:
+        """Time the stages side by side, `clock` as for `time_models`, and compare the layers before and after."""
         from .evaluation.timing import time_models
 
         self._forget()
         if defaults := edit.defaults(self.model.graph):
             self.report.notes.append(f"{len(defaults)} {DEFAULTS}")
+        for samples in (self.samples, self._judges):
+            told = [] if samples is None else samples.notes
+            self.report.notes += [text for text in told if text not in self.report.notes]
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, **clock)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
+        self._say_where()
+        self._warn_of_slow_steps(feeds, timings)
         self._explain_slowness(feeds, timings)
-        before, after = cost.layer_bytes(self.original), cost.layer_bytes(self.model)
-        self.report.layers = {name: (size, after.get(name, 0)) for name, size in before.items()}
+        self._look_closer(feeds)
         return self.report
 
+    def _look_closer(self, feeds: dict[str, Array]) -> None:
+        from .evaluation.layers import Pair
+        from .examine import Subject, examine
+
+        pair = Pair(self._models[0], self.model, self._sizes)
+        self.report.layers = pair.layers()
+        if self._details:
+            profile = partial(self._profile, feeds)
+            subject = Subject(self._models[0], self.model, feeds, self.samples, self._reference, profile)
+            examine(self.report, subject, pair)
+
+    def _profile(self, feeds: dict[str, Array]) -> Profiled:
+        """Profile the original and the result, once; kernels share the times that are in the report."""
+        from .evaluation.profiled import profile_pair
+
+        if self._profiled is None:
+            first, last = (stage.milliseconds for stage in (self.report.stages[0], self.report.stages[-1]))
+            times = (first, last) if first and last else None
+            self._profiled = profile_pair(self._models[0], self.model, feeds, times)
+        return self._profiled
+
+    def _warn_of_slow_steps(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
+        """Say which steps made the model slower; what is made for another target is not timed here."""
+        from .evaluation.step_times import slower_steps
+
+        names = [stage.name for stage in self.report.stages]
+        targets = [None, *(step.options.get("target") for step in self.report.steps)]
+        here = next((count for count, target in enumerate(targets) if elsewhere([target])), len(targets))
+        if len(self._models) < len(names):  # only the first and the last of large models are kept
+            names, here = [names[0], " and ".join(dict.fromkeys(names[1:]))], 2 if here == len(targets) else 0
+        self.report.warnings += slower_steps(self._models[:here], names, timings, feeds, TIMED_SECONDS)
+
     def _explain_slowness(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
-        """Look into a quantized result that is not faster than the float original, once a second timing agrees."""
+        """Look into a slower result, or a quantized one that is not faster than float, once a second timing agrees."""
         from .evaluation import slowness
         from .evaluation import timing as clock
 
+        if not running().is_cpu or self._meant_for() or self.model is self._models[0]:
+            return  # other providers have no kernels that could be told apart, and other targets other ones
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
-        if other := elsewhere(step.options.get("target") for step in self.report.steps):
-            self.report.notes.append(f"Made for {other}: its time on {running().describe()} here is not the time there")
-            return
-        if not running().is_cpu:
-            return  # other providers have no kernels that could be told apart
-        if not quantized or slowness.is_faster(timings[-1]):
+        if not slowness.is_slow(timings[-1], quantized=quantized):
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
-        if not slowness.is_faster(again):
-            self.report.stages[-1].time(again.speed, timings[0].median_ms)
-            self.report.not_faster = slowness.explain(self._models[0], self.model, feeds)
+        if slowness.is_slow(again, quantized=quantized):
+            self.report.not_faster = slowness.explain(self._profile(feeds))
+
+    def _meant_for(self) -> str | None:
+        """Return the target that a pass made the model for, where that is not what runs it here."""
+        return elsewhere(step.options.get("target") for step in self.report.steps)
+
+    def _say_where(self) -> None:
+        """Note what the times stand for: how much of the models the provider runs, and for which target they are."""
+        from .runtime.session import open_session
+
+        where = running()
+        if other := self._meant_for():
+            self.report.notes.append(f"Made for {other}: its time on {where.name} here is not the time there")
+        if where.is_cpu:
+            return
+        taken = [open_session(model).taken(where) for model in (self.original, self.model)]
+        parts = [f"{found[0]} of {found[1]} nodes" for found in taken if found is not None]
+        if len(parts) == len(taken):
+            self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
@@ -384,14 +448,15 @@ class Run:
             for tensor in weights(self.original):
                 edit.release_pages(tensor)
 
-    def _measure(self, name: str) -> None:
+    def _measure(self, name: str, *, judged: bool = True) -> None:
         known = cost.cost(self.model, self._sizes)
         stage = Stage(name, known.bytes, known.parameters, known.macs)
-        if self._reference is not None:
+        if self._reference is not None and judged:
             found = self._reference.compare(self.model if self._models else self.original, self._metric)
             self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
+            self.report.notes += [note for note in found.notes if note not in self.report.notes]
             self.report.notes += [
                 f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from .evaluation.compare import ROUNDING, Comparison
 from .evaluation.interval import samples_needed
 from .evidence import Verdict
-
-if TYPE_CHECKING:
-    from .evaluation.compare import Comparison
 
 
 def no_samples(max_drop: float) -> Verdict:
@@ -38,7 +35,7 @@ def judge_drop(found: Comparison, max_drop: float, *, unseen: bool | None = True
     def verdict(state: str, sentence: str, *details: str) -> Verdict:
         return Verdict(state, sentence, details, **bounds, asked={"max_drop": max_drop})  # type: ignore[arg-type]
 
-    if not drop <= max_drop:
+    if not drop <= max_drop + ROUNDING:
         return verdict("not held", f"Not held: {on}; at most {max_drop:g} was asked for")
     doubts = _doubts(found, max_drop, unseen=unseen)
     if doubts:
@@ -55,7 +52,7 @@ def _doubts(found: Comparison, max_drop: float, *, unseen: bool | None) -> list[
     if not unseen:
         seen = "Passes were fitted to the samples that judge" if unseen is False else "Nobody knows what was fitted to"
         doubts.append(f"{seen}; give others with --evaluate-on, or 50 samples at least with --data")
-    if found.drop_high is not None and not found.drop_high <= max_drop:
+    if found.drop_high is not None and not found.drop_high <= max_drop + ROUNDING:
         enough = samples_needed(found.drop or 0.0, found.drop_high, found.count, max_drop, found.changed)
         missing = "The drop is all that was asked for" if enough is None else f"About {enough:,} samples would show it"
         doubts.append(missing)

@@ -70,7 +70,7 @@ def promising(path: Path, *, compressed: bool) -> Path:
 
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "no such file"),
-    "folder": (lambda path: path.mkdir(), "cannot be read"),
+    "folder": (lambda path: path.mkdir(), "a folder without an .onnx file"),
     "truncated": (truncated, "not an ONNX model, or truncated"),
     "not ONNX": (lambda path: write(path, b"PK\x03\x04 this is a zip"), "not an ONNX model"),
     "empty": (lambda path: write(path, b""), "not an ONNX model"),
@@ -82,10 +82,10 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "d.npz"),
     "empty file": (lambda path: write(path, b""), "no .npz file, or truncated"),
     "truncated": (lambda path: write(path, make_data(path).read_bytes()[:100]), "no .npz file, or truncated"),
-    "wrong name": (lambda path: np.savez(path, X=X), "X"),
+    "wrong name": (lambda path: np.savez(path, X=X, Y=X), "'x' is missing; there are: X, Y"),
     "wrong shape": (lambda path: np.savez(path, x=np.zeros((6, 5), np.float32)), "x"),
-    "wrong rank": (lambda path: np.savez(path, x=np.zeros(4, np.float32)), "x"),
-    "wrong dtype": (lambda path: np.savez(path, x=X.astype(np.int64)), "int64"),
+    "wrong rank": (lambda path: np.savez(path, x=np.zeros((2, 1, 4), np.float32)), "expected 2 axes [N, 4]"),
+    "wrong dtype": (lambda path: np.savez(path, x=X.astype(complex)), "expected float32, got complex128"),
     "NaN": (holed, "NaN"),
     "no samples": (lambda path: np.savez(path, x=X[:0]), "no samples"),
     "labels of another length": (lambda path: make_data(path, labels=np.zeros(3, np.int64)), "3 labels for 24 samples"),

@@ -55,8 +55,8 @@ SAME = {
     "the metric": ("metric.py", "--report and --metric name the same file"),
     "the recipe": ("r.toml", "--report and -r r.toml name the same file"),
     "an option of a pass": ("mask.npz", "--report and masks of apply-mask name the same file"),
-    "a data file of the output": ("o.onnx.data", "the name of a model's file"),
-    "another model": ("other.onnx", "the name of a model's file"),
+    "a data file of the output": ("o.onnx.data", "a report ends in .html, .json or .md"),
+    "another model": ("other.onnx", "a report ends in .html, .json or .md"),
 }
 
 
@@ -73,8 +73,8 @@ def test_a_report_lands_on_nothing_that_is_read_or_written(case: str) -> None:
 
 def test_a_report_does_not_land_on_the_weights() -> None:
     proto = onnx.load("m.onnx")
-    onnx.save(proto, "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    arguments = ["apply", "m.onnx", "-o", "o.onnx", "-p", "shrink", "--report", "weights.bin", "--overwrite"]
+    onnx.save(proto, "m.onnx", save_as_external_data=True, location="weights.json", size_threshold=0)
+    arguments = ["apply", "m.onnx", "-o", "o.onnx", "-p", "shrink", "--report", "weights.json", "--overwrite"]
     refused("--report and the weights of m.onnx name the same file", *arguments)
 
 

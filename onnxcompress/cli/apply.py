@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from .app import (
     MetricOption,
     ModelPath,
     Overwrite,
+    SchedulerOption,
     Seed,
     TableOption,
     exit_status,
@@ -32,7 +34,7 @@ RecipeOption = Annotated[
 ]
 StepOption = Annotated[list[str] | None, typer.Option("-p", "--pass", metavar="'NAME key=value ...'", help="One pass.")]
 ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, or JSON.")
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the evidence: .html, .json or .md.")
 ]
 PlansOption = Annotated[
     Path | None, typer.Option("--plans", metavar="DIR", help="Write what each pass decided, a JSON file for each.")
@@ -73,6 +75,7 @@ def apply(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Run passes over MODEL, in the order of -r and -p."""
@@ -88,6 +91,7 @@ def apply(
     )
     from .. import pipeline
     from ..display import console
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..plans import read_plans
     from ..recipe import read_steps
@@ -99,7 +103,7 @@ def apply(
     read |= {} if table is None else {"--table": str(table)}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = pipeline.apply(
             model,
             () if planned is not None else passes,
@@ -113,8 +117,11 @@ def apply(
             seed=seed,
             progress=progress,
             rehearsal=dry_run,
+            workers=workers,
+            details=report is not None,
             table=table,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
         ctx.meta["written"] = f"{target}"
         write(found, report, plans, overwrite=overwrite)
@@ -124,12 +131,10 @@ def apply(
 
 def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:
     """Write the evidence and the plans to where the user wants them."""
-    from .. import files
     from ..plans import write_plans
 
     if report is not None:
-        text = found.to_html() if report.suffix == ".html" else found.to_json()
-        files.write_text(report, text, overwrite=overwrite)
+        found.to_file(report, overwrite=overwrite)
     if plans is not None:
         write_plans(plans, found.plans, overwrite=overwrite)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, Seed, exit_status
+from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed, exit_status
 from .apply import PlansOption, ReportOption
 from .provider import on_provider
 
@@ -45,28 +46,36 @@ def compress(
         str | None, typer.Option("--max-memory", metavar="SIZE", help="The most memory of a run, estimated: 20MB.")
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="How long to search: 90s, 5m, 1h.")] = "5m",
+    train: Annotated[
+        str, typer.Option("--train", metavar="TIME", help="How long to train what loses a little too much: 30m.")
+    ] = "0",
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=1, help="Write so many models of the front: OUT, OUT-2, ...")
     ] = 1,
     target: Annotated[
         str | None, typer.Option("--target", metavar="NAME", help="The engine that it is for; see lint --help.")
     ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=0, help="Time on so many threads; 0: on all cores.")
+    ] = 1,
     study: Annotated[Path | None, typer.Option("--study", metavar="FILE", help="Keep what is tried in a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in that file.")] = False,
     report: ReportOption = None,
     plans: PlansOption = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    scheduler: SchedulerOption = None,
     as_json: AsJson = False,
 ) -> int:
     """Search for the best recipe within a budget, and write what it makes of MODEL."""
     from ..display import console
+    from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
     from ..search.compress import compress as run
 
     read = named_by(data, evaluate_on, metric) | {f"--study {study}": None if study is None else str(study)}
     check_outputs(model, output=out, report=report, plans=plans, read=read, overwrite=overwrite)
-    with console.progress_bar() as progress:
+    with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = run(
             model,
             objective=objective,
@@ -79,8 +88,10 @@ def compress(
             max_ms=max_ms,
             max_memory=max_memory,
             budget=budget,
+            train=train,
             keep=keep,
             target=target,
+            threads=threads,
             study=study,
             resume=resume,
             output=out,
@@ -88,7 +99,10 @@ def compress(
             seed=seed,
             progress=progress,
             say=console.say,
+            details=report is not None,
+            workers=workers,
         )
+    found.origin = replace(found.origin, command=ctx.meta["command"])
     ctx.meta["written"] = f"{out}"
     _write(found, report, plans, overwrite=overwrite)
     _show(found, out, as_json=as_json)

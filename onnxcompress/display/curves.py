@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import OptionError
 from . import units
 from .frame import Frame, Tick, range_ticks
-from .page import fill
+from .page import fill, reasons
 from .training import HEIGHTS
 
 if TYPE_CHECKING:
@@ -50,8 +49,8 @@ def _layers(found: Sensitivity) -> list[RenderableType]:
     from .layout import new_table, titled
     from .tables import gathered
 
+    worst = _worst_first(found)
     rows = new_table((">rank", "layer, alone", f">{found.metric} lost", ">SQNR dB"))
-    worst = sorted(found.curves.items(), key=lambda item: math.inf if item[1][0].sqnr is None else item[1][0].sqnr)
     for rank, (name, (point, *_)) in enumerate(worst, 1):
         rows.add_row(str(rank), Text(name), units.number(point.drop), units.number(point.sqnr, ".1f"))
     title = f"{found.metric} {units.number(found.value)} on {found.basis()}; what each layer alone costs"
@@ -61,6 +60,10 @@ def _layers(found: Sensitivity) -> list[RenderableType]:
     return parts
 
 
+def _worst_first(found: Sensitivity) -> list[tuple[str, tuple[Point, ...]]]:
+    return sorted(found.curves.items(), key=lambda item: math.inf if item[1][0].sqnr is None else item[1][0].sqnr)
+
+
 def ranked(found: Sensitivity) -> list[tuple[str, tuple[Point, ...]]]:
     """Return the curves, the most sensitive group's first."""
     return sorted(found.curves.items(), key=lambda item: -max((p.drop for p in item[1]), default=0.0))
@@ -68,6 +71,31 @@ def ranked(found: Sensitivity) -> list[tuple[str, tuple[Point, ...]]]:
 
 def _height(drop: float, top: float) -> str:
     return HEIGHTS[min(int(max(drop, 0.0) / (top or 1.0) * len(HEIGHTS)), len(HEIGHTS) - 1)]
+
+
+WIDEST = 160
+"""Pixels of the bar of the noisiest layer."""
+
+QUIET = 60.0
+"""Decibels at which a layer's bar has no length."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer that was changed alone; the bar is the longer the more noise that makes."""
+
+    rank: int
+    name: str
+    point: Point
+    width: int
+
+
+def _rows(found: Sensitivity) -> list[Row]:
+    rows = []
+    for rank, (name, (point, *_)) in enumerate(_worst_first(found), 1):
+        quiet = QUIET if point.sqnr is None else min(max(point.sqnr, 0.0), QUIET)
+        rows.append(Row(rank, name, point, round(WIDEST * (1 - quiet / QUIET))))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -81,8 +109,9 @@ class Curve:
 
 def page(found: Sensitivity, model: str) -> str:
     """Return one HTML page that needs nothing else: a curve for each group, all on the same scale."""
+    refused = reasons([("", found.refused)])
     if not found.shares:
-        raise OptionError("sensitivity: report: curves are over shares, and this pass has none; leave it out")
+        return fill("sensitivity.html.j2", found=found, model=model, rows=_rows(found), refused=refused)
     values = [found.value, *(p.value for points in found.curves.values() for p in points)]
     up = range_ticks(values, 3)
     frame = Frame(300, 150, 46, 288, 12, 126, most=max(found.shares), low=up[0], high=up[-1])
@@ -90,6 +119,7 @@ def page(found: Sensitivity, model: str) -> str:
         "sensitivity.html.j2",
         found=found,
         model=model,
+        refused=refused,
         curves=[_curve(name, points, found.value, frame) for name, points in ranked(found)],
         up=[Tick(frame.y(value), f"{value:.4g}") for value in up],
         across=[Tick(frame.x(share), f"{share:.0%}") for share in (0.0, *found.shares)],

@@ -1,27 +1,38 @@
-"""A report as one HTML page that needs nothing else."""
+"""A report as one HTML page that needs nothing else: templates of this folder, drawings in SVG, one small script.
+
+Drawings are a handful of lines and circles with labels that have to follow dark mode, narrow screens and print through
+one style sheet. plotly's script alone has more than 3 MB and Vega's nearly one; Matplotlib's SVG turns text into paths,
+knows no style sheet, and needs more lines here than the templates have.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import slowness, units
 from .frame import Frame, Tick, range_ticks, ticks
 from .training import drawings
+from .trials import plot
 
 if TYPE_CHECKING:
-    from ..contract import Refusal
-    from ..evidence import Evidence, Stage
+    import jinja2
 
-MOST_LAYERS = 40
-"""Bars in the chart of layers; what is smaller is added up in one more."""
+    from ..contract import Refusal
+    from ..details import GroupInfo
+    from ..evidence import Evidence, Stage
 
 NEAR = 16
 """Marks of a drawing that are nearer to each other, in its own units, share a label."""
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -31,17 +42,6 @@ class Tile:
     name: str
     value: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A layer: its bytes before and after, and both as a share (0 to 100) of the largest layer's."""
-
-    name: str
-    before: int
-    after: int
-    share_before: float
-    share_after: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ class Chart:
     up: list[Tick]
 
 
+@dataclass
+class Reason:
+    """A reason why things were left alone: what, and by which passes."""
+
+    reason: str
+    subjects: list[str]
+    passes: list[str]
+
+
 def render(report: Evidence) -> str:
     """Return the page of a run.
 
@@ -73,25 +82,49 @@ def render(report: Evidence) -> str:
     ----------
     report : Evidence
     """
-    steps = [(step, reasons(step.refused)) for step in report.steps]
     return fill(
         "report.html.j2",
         report=report,
         tiles=tiles(report),
         chart=chart(report.stages),
-        bars=bars(report.layers),
-        steps=steps,
+        trials=plot(report),
+        refused=reasons((step.name, step.refused) for step in report.steps),
+        frozen=by_reason(report.frozen),
         typed_options=units.typed_options,
         drawings=drawings,
     )
 
 
+def notebook(report: Evidence) -> str:
+    """Return what a notebook shows in place of the object: the headlines and the stages."""
+    return fill("notebook.html.j2", report=report, tiles=tiles(report))
+
+
 def fill(template: str, **variables: Any) -> str:
-    """Fill a template of this folder."""
+    """Fill a template. Names in models are anybody's: all text is escaped, and no script runs but ours."""
+    script = (TEMPLATES / "table.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    markup = _environment().get_template(template)
+    safe = {"script": _trusted(script), "script_hash": digest, "show": SHOW}
+    return markup.render(**safe, **variables)
+
+
+def _trusted(text: str) -> Any:
+    import markupsafe
+
+    return markupsafe.Markup(text)  # noqa: S704 - a file of this folder
+
+
+SHOW = SimpleNamespace(size=units.size, count=units.count, ms=units.milliseconds)
+"""How macros show numbers."""
+
+
+@cache
+def _environment() -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -101,13 +134,17 @@ def fill(template: str, **variables: Any) -> str:
         "count": units.count,
         "size": units.size,
         "number": units.number,
+        "plain": units.plain,
         "ms": units.milliseconds,
+        "date": units.date,
+        "shape": units.shape,
+        "wave": wave,
         "headline": slowness.headline,
         "shares": slowness.shares,
         "share": partial(units.number, form=".1%"),
         "ratio": partial(units.number, form=".2f"),
     }
-    return environment.get_template(template).render(**variables)
+    return environment
 
 
 def tiles(report: Evidence) -> list[Tile]:
@@ -115,13 +152,11 @@ def tiles(report: Evidence) -> list[Tile]:
     if not report.stages:
         return []
     first, last = report.stages[0], report.stages[-1]
-    grown = last.bytes > first.bytes
-    size = (
-        f"{units.times(last.bytes, first.bytes)} larger" if grown else f"{units.times(first.bytes, last.bytes)} smaller"
-    )
-    found = [Tile("Size", size, _change(first, last, "bytes"))]
+    size = f"{units.size(first.bytes)} → {units.size(last.bytes)}"
+    found = [Tile("Size", units.smaller(first.bytes, last.bytes), size)]
     if last.speed:
-        found.append(Tile("Latency", last.speed.headline, _change(first, last, "milliseconds")))
+        times = f"{units.milliseconds(first.milliseconds)} → {units.milliseconds(last.milliseconds)} ms"
+        found.append(Tile("Latency", last.speed.headline, f"{last.speed.share}, {times}"))
     if last.metric is not None and first.metric is not None:
         found.append(Tile(report.metric or "metric", units.number(last.metric), f"was {units.number(first.metric)}"))
     if last.agreement is not None and report.metric != "agreement":
@@ -129,35 +164,37 @@ def tiles(report: Evidence) -> list[Tile]:
     return found
 
 
-def _change(first: Stage, last: Stage, what: str) -> str:
-    if what == "bytes":
-        return f"{units.size(first.bytes)} → {units.size(last.bytes)}"
-    return f"{units.milliseconds(first.milliseconds)} → {units.milliseconds(last.milliseconds)} ms"
+def reasons(refused: Iterable[tuple[str, Sequence[Refusal]]]) -> list[Reason]:
+    """Gather what passes refused by the reason; the most frequent first."""
+    found: dict[str, Reason] = {}
+    for name, refusals in refused:
+        for refusal in refusals:
+            known = found.setdefault(refusal.reason, Reason(refusal.reason, [], []))
+            known.subjects.append(refusal.subject)
+            known.passes += [] if name in known.passes else [name]
+    return sorted(found.values(), key=lambda each: -len(each.subjects))
 
 
-def bars(layers: dict[str, tuple[int, int]]) -> list[Bar]:
-    """Return the largest layers, in the order of the model, and the sum of the others."""
-    largest = max((max(pair) for pair in layers.values()), default=0) or 1
-    ranked = sorted(layers, key=lambda name: -layers[name][0])
-    kept = set(ranked[:MOST_LAYERS])
-    found = [_bar(name, *pair, largest) for name, pair in layers.items() if name in kept]
-    others = [layers[name] for name in ranked[MOST_LAYERS:]]
-    if others:
-        before, after = sum(b for b, _ in others), sum(a for _, a in others)
-        found.append(_bar(f"{len(others)} smaller layers together", before, after, max(largest, before, after)))
-    return found
+def by_reason(groups: Sequence[GroupInfo]) -> list[tuple[str, list[GroupInfo]]]:
+    """Gather groups by the reason why they cannot go; that of most channels first."""
+    found: dict[str, list[GroupInfo]] = {}
+    for group in groups:
+        found.setdefault(group.reason, []).append(group)
+    return sorted(found.items(), key=lambda item: -sum(group.channels for group in item[1]))
 
 
-def _bar(name: str, before: int, after: int, largest: int) -> Bar:
-    return Bar(name, before, after, 100 * before / largest, 100 * after / largest)
+def wave(heights: str) -> str:
+    """Return the points of a line 160 wide and 40 high, of heights from -1 to 1.
 
-
-def reasons(refused: Sequence[Refusal]) -> list[tuple[str, list[str]]]:
-    """Gather refusals by their reason; the most frequent first."""
-    found: dict[str, list[str]] = {}
-    for refusal in refused:
-        found.setdefault(refusal.reason, []).append(refusal.subject)
-    return sorted(found.items(), key=lambda item: -len(item[1]))
+    >>> wave("0 1 -1")
+    '0.0,20.0 80.0,1.0 160.0,39.0'
+    """
+    try:
+        values = [float(height) for height in heights.split()]
+    except ValueError:
+        return ""
+    step = 160 / max(len(values) - 1, 1)
+    return " ".join(f"{index * step:.1f},{20 - 19 * value:.1f}" for index, value in enumerate(values))
 
 
 def chart(stages: Sequence[Stage]) -> Chart | None:
@@ -186,7 +223,7 @@ def chart(stages: Sequence[Stage]) -> Chart | None:
             )
             for i, (px, py, number, stage) in enumerate(placed)
         ],
-        [Tick(frame.x(value), units.size(int(value)).replace(".0 ", " ")) for value in across],
+        [Tick(frame.x(value), units.round_size(value)) for value in across],
         [Tick(frame.y(value), f"{value:.6g}") for value in up],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 PREFIXES = ("", "k", "M", "G", "T", "P")
@@ -56,6 +56,54 @@ def times(before: float, after: float) -> str:
     ('4.00×', '∞')
     """
     return f"{before / after:.2f}×" if after else "∞"
+
+
+def smaller(before: float, after: float) -> str:
+    """Say how much smaller something became, or larger.
+
+    >>> smaller(400, 100), smaller(100, 400), smaller(100, 100)
+    ('4.00× smaller', '4.00× larger', 'as large')
+    """
+    if before == after:
+        return "as large"
+    return f"{times(after, before)} larger" if after > before else f"{times(before, after)} smaller"
+
+
+def plain(value: float | None) -> str:
+    """Return a number for a script to sort by; nothing where there is none.
+
+    >>> plain(0.5), plain(None), plain(float("nan"))
+    ('0.5', '', '')
+    """
+    return "" if value is None or math.isnan(value) else repr(value).replace("inf", "Infinity")
+
+
+def round_size(value: float) -> str:
+    """Return a round number of bytes.
+
+    >>> round_size(200000.0)
+    '200 kB'
+    """
+    return size(int(value)).replace(".0 ", " ").replace(".00 ", " ")
+
+
+def date(iso: str) -> str:
+    """Return a time as people read it.
+
+    >>> date("2026-11-30T22:38:43+00:00")
+    '2026-11-30, 22:38 UTC'
+    """
+    day, _, time = iso.partition("T")
+    return f"{day}, {time[:5]} UTC"
+
+
+def shape(sizes: Sequence[int | str | None] | None) -> str:
+    """Return a shape; an extent without a size has its name.
+
+    >>> shape([1, "n", None]), shape(None)
+    ('[1, n, ?]', 'of any rank')
+    """
+    return "of any rank" if sizes is None else f"[{', '.join('?' if d is None else str(d) for d in sizes)}]"
 
 
 def milliseconds(value: float | None) -> str:

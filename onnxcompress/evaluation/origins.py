@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
+from ..details import Kind
 from ..graph import edit
 from ..graph.operators import INTEGER_OPERATORS
 from .profile import Kernel
-
-Kind = Literal["conversion", "float", "integer", "layout", "other"]
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 INTEGER = {op.rpartition("::")[2] for op in INTEGER_OPERATORS} - CONVERSIONS

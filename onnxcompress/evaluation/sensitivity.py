@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -12,9 +13,11 @@ import onnx_ir as ir
 from ..contract import Context, Pass, Plan, Refusal
 from ..errors import DataError, MetricError, OptionError
 from ..kinds import to_ir, working_copy
+from ..machines.workers import Here, Workers
 from ..progress import Progress, silent
-from ..runtime.provider import Provider, runs_on_provider
+from ..runtime.provider import Provider
 from ..runtime.saturation import products_saturate
+from ..runtime.session import usable_cores
 from ..samples.samples import Samples
 from ..samples.split import basis, split
 from .compare import Comparison, Reference
@@ -107,20 +110,56 @@ class Judge:
     samples : Samples
     metric : str or None
         As for `Reference.compare`.
+    workers : Workers, optional
+        Who does it where several plans are compared; this process by default.
+    exact : bool, optional
+        Models of integers are judged with exact products; by default where a machine at work would lose some.
+    threads : int
+        As for `Reference`.
     """
 
-    def __init__(self, model: ir.Model, samples: Samples, metric: str | None) -> None:
-        self._model, self._metric = model, metric
-        self._reference = Reference(model, samples)
+    def __init__(
+        self,
+        model: ir.Model,
+        samples: Samples,
+        metric: str | None,
+        *,
+        workers: Workers | None = None,
+        exact: bool | None = None,
+        threads: int = 0,
+    ) -> None:
+        self._model, self._samples, self._metric, self._threads = model, samples, metric, threads
+        self._workers: Workers = workers or Here()
+        self._exact = self._workers.saturating or products_saturate() if exact is None else exact
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference(self._model, self._samples, threads=self._threads)
 
     def compare(self, step: Pass, plan: Plan) -> Comparison:
-        """Score the model as `step` makes it by `plan`, with products of integers that this machine may lose."""
+        """Score the model as `step` makes it by `plan`."""
         copy = self._model.clone()
         step.apply(copy, plan)
-        found = self._reference.compare(copy, self._metric, exact=products_saturate())
+        found = self._reference.compare(copy, self._metric, exact=self._exact)
         if found.drop is None:
             raise MetricError(f"metric '{found.metric}' has no drop; use agreement, cosine or max_abs instead")
         return found
+
+    def compare_all(self, step: Pass, plans: Iterable[Plan]) -> Iterator[Comparison]:
+        """Score what each of some plans makes of the model, in their order."""
+        if self._workers.near:
+            yield from (self.compare(step, plan) for plan in plans)
+        else:
+            # So many threads as here: how sums are cut up depends on it, in a few models.
+            given = (self._model, self._samples, self._metric, self._exact, self._threads or usable_cores(), step)
+            yield from self._workers.map(judging, given, plans)
+
+
+def judging(
+    model: ir.Model, samples: Samples, metric: str | None, exact: bool, threads: int, step: Pass
+) -> Callable[[Plan], Comparison]:
+    """Return what scores plans of a pass, wherever it is."""
+    return partial(Judge(model, samples, metric, exact=exact, threads=threads).compare, step)
 
 
 def measure(
@@ -152,25 +191,26 @@ def measure(
     -----
     Li et al., "Pruning filters for efficient ConvNets", arXiv:1608.08710, section 3.2.
     """
-    tasks = [(share, subject) for share in sorted(plans) for subject in plans[share]]
-    curves: dict[str, list[Point]] = {subject: [] for _, subject in tasks}
+    curves: dict[str, list[Point]] = {subject: [] for share in sorted(plans) for subject in plans[share]}
     last: dict[str, str] = {}
+    tasks = []
+    for share in sorted(plans):
+        for subject, plan in plans[share].items():
+            text = plan.to_json()
+            if text != last.get(subject):
+                tasks.append((share, subject, plan))
+                last[subject] = text
     found = None
-    for done, (share, subject) in enumerate(tasks):
-        plan = plans[share][subject]
-        text = plan.to_json()
-        if text != last.get(subject):
-            found = judge.compare(step, plan)
-            assert found.drop is not None
-            curves[subject].append(Point(share, found.value_b, found.drop, found.cosine, found.sqnr))
-            last[subject] = text
+    comparisons = judge.compare_all(step, (plan for _, _, plan in tasks))
+    for done, ((share, subject, _), found) in enumerate(zip(tasks, comparisons, strict=True)):
+        assert found.drop is not None
+        curves[subject].append(Point(share, found.value_b, found.drop, found.cosine, found.sqnr))
         progress("sensitivity", done + 1, len(tasks))
     if found is None:
         raise DataError(f"{step.name}: nothing goes at these shares, so there is nothing to measure")
     return {subject: tuple(points) for subject, points in curves.items()}, found
 
 
-@runs_on_provider
 def sensitivity(
     model: AnyModel,
     data: Any,
@@ -182,6 +222,7 @@ def sensitivity(
     progress: Progress | None = None,
     evaluate_on: Any = None,
     provider: Provider | str | None = None,
+    workers: Workers | None = None,
 ) -> Sensitivity:
     """Prune one group, or quantize one layer, after another and score the model each time.
 
@@ -206,6 +247,8 @@ def sensitivity(
         Samples to score on; without them, as for `onnxcompress.apply`.
     provider : Provider or str, optional
         Where to calibrate and judge.
+    workers : Workers, optional
+        Who does it, as for `onnxcompress.apply`; the figures are the same.
 
     Returns
     -------
@@ -226,14 +269,15 @@ def sensitivity(
     known = working_copy(original)
     samples = split(known, data, evaluate_on, fits=step.needs.fits, seed=seed)
     assert samples.judge is not None
-    context = Context(known, samples=samples.fit, seed=seed, progress=progress, metric=metric)
+    context = Context(known, samples=samples.fit, seed=seed, progress=progress, metric=metric, workers=workers)
     plans = {share: dataclasses.replace(step, sparsity=share).plan(known, context) for share in shares}  # type: ignore[call-arg]
     if not varied:
         plans = {1.0: step.plan(known, context)}
     parts = {share: plan.parts() for share, plan in plans.items()}
     if not varied and not parts[1.0]:
         raise OptionError(f"sensitivity: what {step.name} does cannot be taken apart into groups, weights or layers")
-    curves, found = measure(Judge(known, samples.judge, metric), step, parts, progress=progress or silent)
+    judge = Judge(known, samples.judge, metric, workers=workers)
+    curves, found = measure(judge, step, parts, progress=progress or silent)
     refused = tuple(dict.fromkeys(refusal for plan in plans.values() for refusal in plan.refused))
     return Sensitivity(
         metric=found.metric,

@@ -92,14 +92,18 @@ def layer_bytes(model: ir.Model) -> dict[str, int]:
     for node in model.graph:
         if edit.op_of(node) in NOT_LAYERS:
             continue
-        tensors = {id(t): t for value in node.inputs for t in _constants_behind(value)}
-        size = sum(t.nbytes for t in tensors.values())
+        size = sum(tensor.nbytes for tensor in constants(node))
         if size:
             found[node.name or edit.output_name(node)] = size
     return found
 
 
 NOT_LAYERS = {"Constant", "DequantizeLinear", "QuantizeLinear"}
+
+
+def constants(node: ir.Node) -> list[ir.TensorProtocol]:
+    """Return what a node reads of constants, directly or dequantized, each once."""
+    return list({id(t): t for value in node.inputs for t in _constants_behind(value)}.values())
 
 
 def _constants_behind(value: ir.Value | None) -> list[ir.TensorProtocol]:

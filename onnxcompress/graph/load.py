@@ -11,11 +11,16 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from ..files import kind_of
+from .checker import check_model
 from .data_file import RECORD
+from .exports import how_to_export, model_file
 from .tensors import check_tensor, check_text, tensors_in
 
 # It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
+PATH = "path"
+"""Where a model's `meta` says which file it was loaded from."""
 
 ATTEMPTS = 5
 """How often a model is read that another process keeps replacing."""
@@ -30,7 +35,7 @@ def load(path: str | Path) -> ir.Model:
     Parameters
     ----------
     path : str or Path
-        The ``.onnx`` file. Its external data must lie inside the file's folder.
+        The ``.onnx`` file, or a folder with one such file. Its external data must lie inside the file's folder.
 
     Returns
     -------
@@ -42,7 +47,7 @@ def load(path: str | Path) -> ir.Model:
         The file is missing, unreadable, truncated, not ONNX, rejected by the checker, or names external data that
         is missing, too short, or outside the model's folder.
     """
-    path = Path(path)
+    path = model_file(path)
     for attempt in range(1, ATTEMPTS + 1):
         before = _identity(path)
         try:
@@ -73,14 +78,16 @@ def _load(path: Path) -> ir.Model:
         folder = real.parent.resolve()
         for tensor in tensors_in(proto):
             check_tensor(str(path), folder, tensor)
-        onnx.checker.check_model(str(real))
+        check_model(str(real))
     except UnicodeDecodeError:
         raise ModelError(f"{path}: holds names that are no UTF-8 text; export it again") from None
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: the ONNX checker rejects it: {_one_line(error)}") from None
     except MemoryError:
         raise ModelError(f"{path}: not enough memory to read it") from None
-    return _built(str(path), proto, folder)
+    model = _built(str(path), proto, folder)
+    model.meta[PATH] = str(path)
+    return model
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -94,9 +101,10 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except google.protobuf.message.DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or truncated (its protobuf cannot be decoded)") from None
+        other = how_to_export(path) or "not an ONNX model, or truncated (its protobuf cannot be decoded)"
+        raise ModelError(f"{path}: {other}") from None
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(f"{path}: not an ONNX model (no graph inside)")
+        raise ModelError(f"{path}: {how_to_export(path) or 'not an ONNX model (no graph inside)'}")
     return proto
 
 

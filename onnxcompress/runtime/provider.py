@@ -6,11 +6,14 @@ computed beforehand (folded constants, gradients), runs on the CPU always.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import cache, wraps
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -45,6 +48,10 @@ EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"
 P = ParamSpec("P")
 R = TypeVar("R")
 NoneType = type(None)
+
+
+PLUGINS = {"QNNExecutionProvider": "onnxruntime_qnn"}
+"""Provider → the package that brings it as a library of its own, beside whichever onnxruntime is installed."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +176,23 @@ def runs_on_provider(function: Callable[P, R]) -> Callable[P, R]:
 
 def available() -> list[str]:
     """Return the providers of the onnxruntime that is installed, by the names that users give."""
+    _load_plugins()
     short = {full: name for name, full in PROVIDERS.items()}
     found = [short.get(name, name) for name in import_onnxruntime().get_available_providers()]
     return [name for name in found if name != "AzureExecutionProvider"]  # calls a service, computes nothing
+
+
+@cache
+def _load_plugins() -> None:
+    """Let onnxruntime know of providers that packages of their own bring."""
+    runtime = import_onnxruntime()
+    for name, package in PLUGINS.items():
+        if name in runtime.get_available_providers() or find_spec(package) is None:
+            continue
+        try:
+            runtime.register_execution_provider_library(name, import_module(package).get_library_path())
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base, and the package may raise any
+            warnings.warn(f"{package} cannot be loaded: {' '.join(str(error).split())[:300]}", stacklevel=2)
 
 
 def _how_to_get(name: str) -> str:

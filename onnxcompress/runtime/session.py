@@ -21,7 +21,7 @@ from ..graph import edit
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
 from .installed import import_onnxruntime
-from .provider import PROVIDERS, Provider, running
+from .provider import PLUGINS, PROVIDERS, Provider, running
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ _FATAL_ONLY = 4
 COMPARABLE = {"bfloat16", "float16", "float32"}
 NO_KERNEL = ("Could not find an implementation", "Type 'tensor(bfloat16)'")
 """What onnxruntime says of operators that it cannot run in these types, or expands into such ones."""
+
+NOT_REGISTERED = "is not a registered function/op"
+"""What onnxruntime says of an operator that none of its libraries has."""
+
+CUSTOM_OPS = "give its library: --custom-ops LIBRARY, or custom_ops of a Provider"
 
 
 class Port(NamedTuple):
@@ -117,6 +122,14 @@ class Session:
         dtype = self.inputs[name].dtype if name in self.inputs else None
         floats = dtype is not None and {dtype.name, array.dtype.name} <= COMPARABLE
         return array.astype(dtype) if floats else array
+
+    def taken(self, provider: Provider) -> tuple[int, int] | None:
+        """Tell how many nodes a provider runs, and of how many; None where onnxruntime does not say (before 1.24)."""
+        if not hasattr(self._inner, "get_provider_graph_assignment_info"):
+            return None
+        found = [(one.ep_name, len(one.get_nodes())) for one in self._inner.get_provider_graph_assignment_info() or ()]
+        total = sum(count for _, count in found)
+        return (sum(count for name, count in found if name == provider.full_name), total) if total else None
 
     def end_profile(self) -> Path:
         """Write the profile of the runs so far, if the session was opened with a `profile_prefix`; return where."""
@@ -246,16 +259,26 @@ def _open(
         options.add_session_config_entry("session.disable_prepacking", "1")
     with _as_model_error(label), _source(model, options, shared, map_weights=optimized_path is None) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
-        places = _providers(provider)
+        places = _places(provider, options)
         inner = onnxruntime.InferenceSession(source, options, providers=places, disabled_optimizers=broken)
     _check_started(inner, provider)
     return Session(inner, label, shared or ())
 
 
-def _providers(provider: Provider) -> list[Any]:
-    """Return what runs the graph, in order: the CPU takes what the other one does not."""
+def _places(provider: Provider, options: Any) -> list[Any] | None:
+    """Return what runs the graph, in order: the CPU takes what the other one does not. None where options say it."""
     cpu = PROVIDERS["cpu"]
-    return [cpu] if provider.is_cpu else [(provider.full_name, dict(provider.options)), cpu]
+    if provider.is_cpu:
+        return [cpu]
+    if "ONNXCOMPRESS_DEBUG" not in os.environ:
+        import_onnxruntime().set_default_logger_severity(_FATAL_ONLY)  # `_check_started` says it in one line
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider.full_name in PLUGINS:
+        devices = [d for d in import_onnxruntime().get_ep_devices() if d.ep_name == provider.full_name]
+        if devices:
+            options.add_provider_for_devices(devices[:1], dict(provider.options))
+            return None
+    return [(provider.full_name, dict(provider.options)), cpu]
 
 
 def _check_started(inner: onnxruntime.InferenceSession, provider: Provider) -> None:
@@ -394,7 +417,9 @@ def _as_model_error(label: str) -> Iterator[None]:
     except (ir.serde.SerdeError, OSError) as error:
         raise ModelError(f"{label}: cannot be written for onnxruntime: {error}") from error
     except _errors() as error:
-        raise ModelError(f"{label}: onnxruntime: {_said(error)}") from error
+        said = _said(error)
+        hint = f"; {CUSTOM_OPS}" if NOT_REGISTERED in said else ""
+        raise ModelError(f"{label}: onnxruntime: {said}{hint}") from error
 
 
 def _said(error: BaseException) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,10 +13,15 @@ import onnx_ir as ir
 
 from ..errors import DataError
 from ..runtime.session import Array
-from .data import as_data
-from .inputs import Input, Layout, check_feeds, find_layout, model_inputs, release_pages
+from .batches import Batch as Batch
+from .batches import join, joinable, part_of, shapes_of
+from .data import as_data, located
+from .explain import takes
+from .find import find_source
+from .fitting import LABELS, fit
+from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_inputs, release_pages
 from .parts import FIT, JUDGE, ROW, Part, three_parts, two_parts
-from .sources import Piece, Source, find_source
+from .sources import Piece, Request, Source
 
 DEFAULT_BATCH = 32
 """Samples at a time for a model that takes any number."""
@@ -25,22 +29,14 @@ DEFAULT_BATCH = 32
 FEW = 3
 """Feeds that a model is checked with after each pass."""
 
-LABELS = "labels"
+SAID_ALIKE = 2
+"""Samples from which on it is said that all have one label."""
 
 ENOUGH = 50
 """Samples from which on some judge what was fitted to the others."""
 
 AT_ONCE = ROW * 2 * DEFAULT_BATCH
 """Samples from which a part is picked at once: what is picked is a copy."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Feeds for one run, the labels of its samples (None without), and how many samples they are."""
-
-    feeds: dict[str, Array]
-    labels: Array | None
-    count: int
 
 
 class Samples:
@@ -77,6 +73,21 @@ class Samples:
         self.description = source.description if part is None else f"{part.name} of {source.description}"
         self.random = source.random
         self.dropped = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the arrays along: another process may not have the file or the function that they came from."""
+        pieces = [batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in self._checked()]
+        return _arrived, (pieces, self.description, self.random, self._layout, self._gathers)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of the samples as far as they were gone through: left out, guessed, cast."""
+        return list(self._source.notes.values())
+
+    @property
+    def decoders(self) -> Mapping[str, Callable[[Sequence[int]], str]]:
+        """What makes text of the numbers of one sample, for inputs whose numbers were made of text."""
+        return self._source.decoders
 
     @property
     def known_count(self) -> int | None:
@@ -134,22 +145,22 @@ class Samples:
             if not self._layout.batched:
                 yield piece
                 continue
-            group = next((parts for parts in groups if _joinable(self._layout.inputs, parts[0], piece)), None)
+            group = next((parts for parts in groups if joinable(self._layout.inputs, parts[0], piece)), None)
             if group is None and not self._gathers:
-                yield from map(self._join, groups)
+                yield from (join(self._layout.inputs, parts) for parts in groups)
                 groups.clear()
             start, room = 0, target - sum(part.count for part in group or ())
             while start < piece.count:
                 if group is None:
                     groups.append(group := [])
-                part = self._part(piece, start, min(piece.count, start + room))
+                part = part_of(self._layout.inputs, piece, start, min(piece.count, start + room))
                 group.append(part)
                 start, room = start + part.count, room - part.count
                 if not room:
                     groups = [parts for parts in groups if parts is not group]  # by identity: arrays do not compare
-                    yield self._join(group)
+                    yield join(self._layout.inputs, group)
                     group, room = None, target
-        yield from map(self._join, groups)
+        yield from (join(self._layout.inputs, parts) for parts in groups)
 
     def arrays(self) -> dict[str, Array]:
         """Return all samples as one array for each input, in memory.
@@ -161,9 +172,9 @@ class Samples:
         """
         pieces = list(self._checked())
         for piece in pieces[1:]:
-            if not self._layout.batched or not _joinable(self._layout.inputs, pieces[0], piece):
+            if not self._layout.batched or not joinable(self._layout.inputs, pieces[0], piece):
                 raise DataError(f"{self.description}: shapes differ between samples, so they make no single array")
-        return self._join(pieces).feeds
+        return join(self._layout.inputs, pieces).feeds
 
     def lying(self) -> Iterator[tuple[Batch, npt.NDArray[np.int64]]]:
         """Yield the pieces of the source as they lie, each with the places in it of the samples that belong here.
@@ -172,10 +183,10 @@ class Samples:
         what lies in a file uncompressed stays there.
         """
         number, skip, left = 0, self._skip, self._limit
-        for piece in self._source.pieces():
+        for piece in self._fitted():
             batch = self._check(piece, number)
             places = np.arange(batch.count)
-            if self._only is not None:
+            if self._draws and self._only is not None:
                 places = np.flatnonzero(self._only.holds(places + number))
             number += batch.count
             skip, places = max(skip - len(places), 0), places[skip:]
@@ -200,11 +211,11 @@ class Samples:
     def few(self) -> list[dict[str, Array]]:
         """Return a few feeds to check a model with: eight samples at once, and fewer, of other shapes if there are."""
         feeds = [next(iter(self.head(8).batches()))]
-        shapes = [_shapes(feeds[0])]
+        shapes = [shapes_of(feeds[0])]
         for number, feed in enumerate(self.head(24).batches(3)):
-            if len(feeds) < FEW and (_shapes(feed) not in shapes or (number and len(feeds) == 1)):
+            if len(feeds) < FEW and (shapes_of(feed) not in shapes or (number and len(feeds) == 1)):
                 feeds.append(feed)
-                shapes.append(_shapes(feed))
+                shapes.append(shapes_of(feed))
         return feeds
 
     def head(self, n: int) -> Samples:
@@ -252,17 +263,29 @@ class Samples:
         A third may be fitted to, but at most about 512; what is left is halved. As with `split`, each part is spread
         over all samples, and is the same every time. Samples that a function makes are counted first.
         """
-        if self.count < self._enough():
+        count = self._entries()
+        if count < self._enough():
             return None
-        fit, search, unseen = self._dealt(three_parts(self.count))
+        fit, search, unseen = self._dealt(three_parts(count))
         return fit, search, unseen
 
     def fit_and_search(self) -> tuple[Samples, Samples] | None:
         """Return the first two of `parts`, all samples in them: for data beside which others are kept unseen."""
-        if self.count < self._enough():
+        count = self._entries()
+        if count < self._enough():
             return None
-        fit, search = self._dealt(two_parts(self.count))
+        fit, search = self._dealt(two_parts(count))
         return fit, search
+
+    def _entries(self) -> int:
+        """Count what is dealt out, without decoding it where that can be."""
+        whole = self._limit is None and not self._skip and self._only is None
+        return self._source.size() if whole and self._source.size is not None else self.count
+
+    @property
+    def _draws(self) -> bool:
+        """Whether the samples of the part are drawn here, from pieces that hold others too."""
+        return self._only is not None and self._source.picked is None
 
     def _enough(self) -> int:
         return max(ENOUGH, ROW * (self._layout.fixed_batch or 1))
@@ -280,7 +303,7 @@ class Samples:
             for batch in self._checked():
                 yield self.description, batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels})
 
-        return dataclasses.replace(self._source, pieces=pieces, description=self.description)
+        return dataclasses.replace(self._source, pieces=pieces, description=self.description, picked=None, size=None)
 
     def _like(self, limit: int | None, skip: int, *, gathers: bool = False) -> Samples:
         return Samples(self._source, self._layout, limit, skip, gathers=gathers, part=self._only)
@@ -293,7 +316,11 @@ class Samples:
             for piece in self._checked():
                 count += piece.count
                 labels += [piece.labels] if piece.labels is not None else []
-            self._scanned = count, np.concatenate(labels) if labels else None
+            whole = np.concatenate(labels) if labels else None
+            if whole is not None and whole.ndim == 1 and len(whole) >= SAID_ALIKE and (whole == whole[0]).all():
+                text = f"all {len(whole)} samples have the label {whole[0]}: they tell nothing of other classes"
+                self._source.notes["alike"] = text
+            self._scanned = count, whole
         return self._scanned
 
     def _checked(self) -> Iterator[Batch]:
@@ -305,27 +332,34 @@ class Samples:
             skip -= skipped
             if batch.count == skipped:
                 continue
-            batch = self._part(batch, skipped, batch.count)
+            batch = part_of(self._layout.inputs, batch, skipped, batch.count)
             if with_labels not in (None, batch.labels is not None):
                 raise DataError(f"{where}: labels are {'missing' if with_labels else 'there'}, unlike before")
             with_labels = batch.labels is not None
             if self._limit is not None and offset + batch.count >= self._limit:
-                yield self._part(batch, 0, self._limit - offset)
+                yield part_of(self._layout.inputs, batch, 0, self._limit - offset)
                 return
             offset += batch.count
             yield batch
         if not offset:
             raise DataError(f"{self.description}: there are no samples in it")
 
+    def _fitted(self) -> Iterator[Piece]:
+        """The pieces of the source, under the names of the model's inputs and with their types."""
+        picked, only = self._source.picked, self._only
+        for where, arrays in self._source.pieces() if picked is None else picked(only.holds if only else None):
+            for part in fit(self._layout, arrays, where, self._source.notes):
+                yield where, part
+
     def _chosen(self) -> Iterator[tuple[str, Batch]]:
         """The pieces of the source, or what of them belongs to the part, each with its place."""
         number = 0
-        for piece in self._source.pieces():
+        for piece in self._fitted():
             whole = self._check(piece, number)
-            step = AT_ONCE if self._only else max(whole.count, 1)
+            step = AT_ONCE if self._draws else max(whole.count, 1)
             for start in range(0, whole.count, step):
-                batch = self._part(whole, start, min(start + step, whole.count))
-                yield piece[0], batch if self._only is None else self._drawn(batch, number + start)
+                batch = part_of(self._layout.inputs, whole, start, min(start + step, whole.count))
+                yield piece[0], self._drawn(batch, number + start) if self._draws else batch
                 for array in whole.feeds.values():
                     release_pages(array)
             number += whole.count
@@ -343,7 +377,10 @@ class Samples:
         where, arrays = piece
         takes_labels = any(item.name == LABELS for item in self._layout.inputs)
         feeds = {name: array for name, array in arrays.items() if name != LABELS or takes_labels}
-        checked, count = check_feeds(self._layout, feeds, where, offset)
+        try:
+            checked, count = check_feeds(self._layout, feeds, where, offset)
+        except MisfitError as error:
+            raise DataError(f"{error}; {takes(self._layout)}") from None
         if takes_labels or LABELS not in arrays:
             return Batch(checked, None, count)
         labels = np.asarray(arrays[LABELS])
@@ -354,40 +391,11 @@ class Samples:
             raise DataError(f"{where}: {found} labels for {count} samples")
         return Batch(checked, labels, count)
 
-    def _part(self, batch: Batch, start: int, stop: int) -> Batch:
-        if start == 0 and stop >= batch.count:
-            return batch
-        feeds = {item.name: item.take(batch.feeds[item.name], start, stop) for item in self._layout.inputs}
-        labels = None if batch.labels is None else batch.labels[start:stop]
-        return Batch(feeds, labels, stop - start)
 
-    def _join(self, parts: Sequence[Batch]) -> Batch:
-        """Join parts that are known to fit."""
-        if len(parts) == 1:
-            return parts[0]
-        feeds = {}
-        for item in self._layout.inputs:
-            arrays = [part.feeds[item.name] for part in parts]
-            feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
-        labels = [part.labels for part in parts if part.labels is not None]
-        return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
-
-
-def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feed.items()}
-
-
-def _joinable(inputs: Sequence[Input], one: Batch, other: Batch) -> bool:
-    if one.labels is not None and other.labels is not None and one.labels.shape[1:] != other.labels.shape[1:]:
-        return False
-    for item in inputs:
-        a, b = one.feeds[item.name], other.feeds[item.name]
-        if item.batch_axis is None:
-            if not np.array_equal(a, b):
-                return False
-        elif np.delete(a.shape, item.batch_axis).tolist() != np.delete(b.shape, item.batch_axis).tolist():
-            return False
-    return True
+def _arrived(pieces: list[dict[str, Array]], description: str, random: bool, layout: Layout, gathers: bool) -> Samples:
+    """Make samples of what another process had."""
+    source = Source(lambda: ((description, arrays) for arrays in pieces), description, random=random)
+    return Samples(source, layout, gathers=gathers)
 
 
 def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0) -> Samples:
@@ -395,16 +403,19 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
 
     Parameters
     ----------
-    data : str, Path, dict, list or callable
+    data : Data, str, Path, dict, list or callable
         * the path of an ``.npz`` file: arrays named after the model's inputs, and ``labels`` beside them if there
-          are any;
-        * the path of a folder of such files, whose shapes may differ from file to file;
+          are any; or of an ``.npy`` file, for a model of one input;
+        * the path of a picture, a recording, a text file or a table (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``);
+        * the path of a folder of such files, of a dataset that Hugging Face's datasets saved, or of test data as
+          ONNX's model zoo has it;
         * ``file.py:function`` or ``module:function``: a function without parameters that yields dicts of arrays with
           a batch axis, and ``labels``; called anew each time the samples are gone through;
         * ``"random"``: seeded random values, marked as such in every report;
         * in Python also a dict of arrays, a list of dicts, or a function.
 
         Inputs without a batch axis (a sampling rate) are shared by all samples of the same dict or file.
+        What else there is to say of how it is read stands in a `Data`.
     model : onnx_ir.Model or sequence of onnx_ir.Value
         The model, or its inputs.
     seed : int
@@ -424,8 +435,10 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     """
     if isinstance(data, Samples):
         return data
+    whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    source = find_source(as_data(data), layout, seed)
+    given = data if whole is None else located(data, whole)
+    source = find_source(Request(as_data(given), layout, whole), seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

@@ -14,10 +14,11 @@ from ..display import units
 from ..evidence import Trial, Verdict
 from ..graph.save import save, weights
 from ..pipeline import Run
-from .budget import NOT_SLOWER, Budget
+from .budget import Budget
 from .decide import cost_of, front, gains, loss_of, usable
 from .job import Outcome
 from .space import describe
+from .trial import clocked
 
 if TYPE_CHECKING:
     from ..kinds import AnyModel
@@ -34,7 +35,9 @@ CALLED = {
 }
 
 
-def made_again(search: Rounds, planned: Sequence[PlannedStep], original_bytes: int) -> tuple[ir.Model, Report]:
+def made_again(
+    search: Rounds, planned: Sequence[PlannedStep], original_bytes: int, *, details: bool = False
+) -> tuple[ir.Model, Report]:
     """Carry out plans step by step, verified, and judge what comes of them on samples that nothing has seen.
 
     Raises
@@ -45,13 +48,15 @@ def made_again(search: Rounds, planned: Sequence[PlannedStep], original_bytes: i
     tester = search.tester
     parts, source = tester.parts, tester.source
     unseen = parts.unseen.head(tester.affordable(search.budget.seconds))
-    run = Run(tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True)
+    run = Run(
+        tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True, details=details
+    )
     run.report.stages[0].bytes = original_bytes
-    for each in planned:
-        run.step(each.step, each)
+    for number, each in enumerate(planned, 1):
+        run.step(each.step, each, judged=number == len(planned))
     run.report.unseen = parts.apart
     run.judge(search.budget.max_drop)
-    return run.model, run.finish()
+    return run.model, run.finish(**clocked(search.threads))
 
 
 def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwrite: bool) -> None:
@@ -111,13 +116,20 @@ def nothing_helps(search: Rounds, why: str = "") -> Verdict:
     return Verdict("nothing helps", f"Nothing helps: {tried}; the original stays as it is", tuple(details), asked=asked)
 
 
+def cannot_show(winner: Outcome, budget: Budget) -> Verdict:
+    """Return the verdict where there are no samples that could tell what is lost."""
+    sentence = "Not shown: random samples cannot tell how much of the metric is lost; give samples with --data"
+    noise = () if winner.sqnr is None else (f"On random inputs the signal is {winner.sqnr:.0f} dB above what changed",)
+    return Verdict("not shown", sentence, noise, asked=budget.asked())
+
+
 def judge_limits(verdict: Verdict | None, report: Report, memory: int, budget: Budget) -> Verdict | None:
     """Add to a verdict what else was asked for, and whether that is so."""
     if verdict is None:
         return None
     first, last = report.stages[0], report.stages[-1]
     reached: list[tuple[bool, str]] = []
-    if last.ratio is not None and budget.speedup != NOT_SLOWER:
+    if last.ratio is not None and budget.speedup is not None:
         reached.append(
             (last.ratio * budget.speedup <= 1, f"{1 / last.ratio:.2f} times as fast, {budget.speedup:g} asked")
         )
@@ -132,7 +144,7 @@ def judge_limits(verdict: Verdict | None, report: Report, memory: int, budget: B
         reached.append((memory <= budget.max_memory, takes))
     missed = [text for held, text in reached if not held]
     gained = f"{units.size(first.bytes)} became {units.size(last.bytes)}"
-    gained += f", {last.ratio:.2f} of the time" if last.ratio is not None else ""
+    gained += f", {last.speed.headline}: {last.speed.share}" if last.speed is not None else ""
     details = (gained, *verdict.details, *(text for held, text in reached if held))
     found = dataclasses.replace(verdict, details=details, asked=budget.asked())
     if not missed:

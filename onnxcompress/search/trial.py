@@ -8,9 +8,10 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Collection
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from ..contract import Context, Pass
@@ -20,10 +21,11 @@ from ..evaluation.compare import Comparison, Reference
 from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
-from ..kinds import to_ir, working_copy
+from ..kinds import working_copy
+from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
-from ..recipe import make_step, parse_pass, step_table
+from ..recipe import parse_pass, step_table
 from ..runtime.session import open_session
 from ..samples.samples import Samples
 from .divide import Parts, divide
@@ -45,7 +47,7 @@ RANDOM = "random"
 KEPT = 12
 """Models that are kept for trials that begin alike."""
 
-FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.02
+FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.05
 """The original may take such shares of the time of the search to go once through the samples that are fitted to, that
 judge a trial, and that give the verdict."""
 
@@ -69,13 +71,27 @@ class Stage:
     planned: tuple[PlannedStep, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What is found once for all processes: the samples, divided, and the seconds that the original takes for one."""
+
+    parts: Parts
+    pace: float
+
+
 class Tester:
     """Carries out trials of one search.
 
     Parameters
     ----------
+    original : onnx_ir.Model
+        Not changed.
     source : Source
+    shared : Shared, optional
+        What is known already: in the process that the search began in.
     progress : callable, optional
+    workers : Workers, optional
+        Who goes through the samples.
 
     Attributes
     ----------
@@ -88,17 +104,24 @@ class Tester:
         Seconds that the original takes for a sample.
     """
 
-    def __init__(self, source: Source, *, model: ir.Model | None = None, progress: Progress | None = None) -> None:
-        self.source, self._progress = source, progress or silent
-        self.original = model if model is not None else _load(source.model)
-        self.parts = _divided(self.original, source)
+    def __init__(
+        self,
+        original: ir.Model,
+        source: Source,
+        *,
+        shared: Shared | None = None,
+        progress: Progress | None = None,
+        workers: Workers | None = None,
+    ) -> None:
+        self.original, self.source, self._progress = original, source, progress or silent
+        self.parts = _divided(self.original, source) if shared is None else shared.parts
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
         self._stages: dict[tuple[Part, ...], Stage] = {}
         self.feed = _one(self.parts.search)
         self.sizes = {name: (1, *array.shape[1:]) for name, array in self.feed.items() if array.ndim}
-        self.pace = _pace(self.original, self.parts.search)
-        fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
+        self.pace = _pace(self.original, self.parts.search) if shared is None else shared.pace
+        self._fit = self.parts.fit.head(min(source.fit, self._count(FITTING, source.seconds)))
         self._judges = self.parts.search.head(min(source.search, self._count(JUDGING, source.seconds)))
         self._all = Reference(self.original, self._judges)
         self._first = None
@@ -107,12 +130,19 @@ class Tester:
         context = Context(
             working_copy(self.original),
             original=self.original,
-            samples=fit,
+            samples=self._fit,
             seed=source.seed,
             metric=source.metric,
             progress=self._tell,
+            workers=workers,
         )
         self._stages[()] = Stage(context.model, context)
+
+    @cached_property
+    def sent(self) -> tuple[Source, ir.Model, Shared]:
+        """What `trials_of` takes: the samples themselves, for other processes may not have what they come from."""
+        parts = dataclasses.replace(self.parts, fit=self._fit, search=self._judges, unseen=self._judges)
+        return dataclasses.replace(self.source, data=None, evaluate_on=None), self.original, Shared(parts, self.pace)
 
     @property
     def shows(self) -> bool:
@@ -143,6 +173,8 @@ class Tester:
             return Outcome(job.number, failed=str(error))
         except MemoryError:
             return Outcome(job.number, failed="not enough memory")
+        except Exception as error:  # noqa: BLE001  one recipe that breaks must not end the search for others
+            return Outcome(job.number, failed=f"internal error: {type(error).__name__}: {error}")
         finally:
             self._ends = float("inf")
 
@@ -160,10 +192,9 @@ class Tester:
             fitted_to=before.context.fitted_to if step.needs.fits else "",
         )
         copy = before.model.clone()
-        changed = bool(planned.carry_out(copy).done)
-        stage = Stage(before.model, before.context, (*before.planned, planned))
-        if changed:
-            stage = dataclasses.replace(stage, model=copy, context=before.context.on(copy))
+        stage = before
+        if planned.carry_out(copy).done:
+            stage = Stage(copy, before.context.on(copy), (*before.planned, planned))
         self._stages[recipe] = stage
         self._forget(recipe)
         return stage
@@ -207,7 +238,9 @@ class Tester:
         outcome = self._judged(job, model, outcome)
         if not job.timed or outcome.stopped:
             return outcome
-        clock = timing.time_models([self.original, model], self.feed, seconds=TIMED_SECONDS)[-1]
+        clock = timing.time_models(
+            [self.original, model], self.feed, seconds=TIMED_SECONDS, **clocked(self.source.threads)
+        )[-1]
         return dataclasses.replace(
             outcome,
             ratio=clock.ratio,
@@ -223,9 +256,11 @@ class Tester:
                 continue
             found = reference.compare(model, self.source.metric)
             drop, error = lost(found) if self.shows else (noise(found), None)
+            likely, likely_error = (found.expected, found.expected_error) if self.shows else (None, None)
             outcome = dataclasses.replace(
-                outcome, drop=drop, error=error, sqnr=found.sqnr, agreement=found.agreement, metric=found.metric
+                outcome, drop=drop, error=error, likely=likely, likely_error=likely_error, sqnr=found.sqnr
             )
+            outcome = dataclasses.replace(outcome, metric=found.metric)
             if reference is self._first and drop is not None and drop - SIGMAS * (error or 0) > job.stop_above:
                 return dataclasses.replace(outcome, stopped=True)
         return outcome
@@ -256,18 +291,20 @@ def zipped_bytes(model: ir.Model) -> int:
     return len(zlib.compress(ir.to_proto(model).SerializeToString(), 6))
 
 
-def passes_of(outcome: Outcome) -> list[Pass]:
-    """Return the passes that a trial has carried out."""
-    return [make_step(json.loads(text), "trial") for text in outcome.passes]
+def clocked(threads: int) -> dict[str, Any]:
+    """Return how `time_models` measures: on one thread what it computes, which nothing else on the machine disturbs."""
+    return {"computing": True} if threads == 1 else {"threads": threads}
 
 
-def trials_of(source: Source) -> Callable[[Job], Outcome]:
-    """Return what carries out trials, in whatever process this is; see `onnxcompress.machines.workers`."""
-    return Tester(source).run
+def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job], Outcome]:
+    """Return what carries out trials, one at a time, in whatever process it is; see `onnxcompress.machines.workers`."""
+    tester, alone = Tester(model, source, shared=shared), Lock()
 
+    def run(job: Job) -> Outcome:
+        with alone:
+            return tester.run(job)
 
-def _load(model: str | bytes) -> ir.Model:
-    return to_ir(onnx.load_from_string(model) if isinstance(model, bytes) else model)[0]
+    return run
 
 
 def _pace(model: ir.Model, samples: Samples) -> float:

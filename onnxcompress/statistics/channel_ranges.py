@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
+from ..machines.workers import Here, Workers
 from ..progress import Progress
 from ..samples.samples import Samples
 from .calibration import COUNTED, Method, clipped_range
@@ -60,15 +62,18 @@ class ChannelObservation:
     extremes : Extremes
     histogram : ChannelHistogram or None
         None unless asked for.
+    length : int
+        Of the axis, which may have more channels.
     """
 
     extremes: Extremes
     histogram: ChannelHistogram | None
+    length: int
 
     def merge(self, other: ChannelObservation) -> ChannelObservation:
         """Return the observation of both."""
         both = self.histogram and other.histogram and self.histogram.merge(other.histogram)
-        return ChannelObservation(self.extremes.merge(other.extremes), both)
+        return ChannelObservation(self.extremes.merge(other.extremes), both, self.length)
 
     def channels(self) -> Iterator[Observation]:
         """Yield what was seen of each channel."""
@@ -88,12 +93,13 @@ def collect_channel_ranges(
     symmetric: bool = False,
     levels: int = 256,
     limit_bytes: int = LIMIT_BYTES,
+    workers: Workers | None = None,
 ) -> dict[Key, ChannelRange]:
     """Find the range of each index of an axis, over the samples and all other axes.
 
     Parameters
     ----------
-    model, samples, progress, limit_bytes
+    model, samples, progress, limit_bytes, workers
         As for `observe`.
     channels : sequence of (str, int)
         Tensor names, each with an axis (negative counts from the last).
@@ -128,7 +134,9 @@ def collect_channel_ranges(
             slices = np.moveaxis(array, check_axis(key, array.ndim), 0)
             found[key] = [clip(observe_constant(key[0], each, histograms=counted)) for each in slices]
     for lot in _lots(model, samples, [key for key in found if key[0] in tapped], counted):
-        seen = observe_channels(model, samples, lot, progress=progress, histograms=counted, limit_bytes=limit_bytes)
+        seen = observe_channels(
+            model, samples, lot, progress=progress, histograms=counted, limit_bytes=limit_bytes, workers=workers
+        )
         for part in lot:
             found[part[:2]] += [clip(each) for each in seen.pop(part).channels()]
     pairs = {key: np.array(ranges, np.float64).reshape(-1, 2) for key, ranges in found.items()}
@@ -162,31 +170,42 @@ def observe_channels(
     progress: Progress,
     histograms: bool = False,
     limit_bytes: int = LIMIT_BYTES,
+    workers: Workers | None = None,
 ) -> dict[Part, ChannelObservation]:
     """Go through the samples once and observe the channels of tensors that are not constant; see `observe`."""
     axes: dict[str, list[Part]] = {}
     for part in parts:
         axes.setdefault(part.tensor, []).append(part)
-    lengths: dict[Part, int] = {}
-    found: dict[Part, ChannelObservation] = {}
-    for observer in fetch(
+    return fetch(
         model,
         samples,
         list(axes),
-        lambda names: _ChannelObserver(names, axes, lengths, histograms=histograms),
+        partial(_ChannelObserver, axes=axes, lengths={}, histograms=histograms),
+        _merged,
         what="channel ranges",
         progress=progress,
         limit_bytes=limit_bytes,
-    ):
-        for part, new in observer.result().items():
-            found[part] = found[part].merge(new) if part in found else new
-    return found
+        workers=workers or Here(),
+    )
+
+
+def _merged(part: Part, old: ChannelObservation, new: ChannelObservation) -> ChannelObservation:
+    _check_lengths(part, old.length, new.length)
+    return old.merge(new)
+
+
+def _check_lengths(part: Part, known: int, length: int) -> None:
+    if known != length:
+        lengths = f"{known} and {length}"
+        raise DataError(
+            f"tensor '{part.tensor}': axis {part.axis} has different lengths for different samples: {lengths}"
+        )
 
 
 class _ChannelObserver:
     """Observes the same tensors' axes, sample by sample.
 
-    `lengths` is shared by all observers: an axis must have the same length for each sample.
+    `lengths` is shared by all observers in a process: an axis must have the same length for each sample.
     """
 
     def __init__(
@@ -212,11 +231,7 @@ class _ChannelObserver:
 
     def _add(self, part: Part, array: Array, axis: int, first: int, count: int) -> None:
         length = array.shape[axis]
-        if (known := self._lengths.setdefault(part, length)) != length:
-            lengths = f"{known} and {length}"
-            raise DataError(
-                f"tensor '{part.tensor}': axis {part.axis} has different lengths for different samples: {lengths}"
-            )
+        _check_lengths(part, self._lengths.setdefault(part, length), length)
         # Three axes, however many there are: numpy is slow over several at once.
         inner = math.prod(array.shape[axis + 1 :])
         cube = np.ascontiguousarray(array).reshape(-1 if array.size else 0, length, inner)[:, part.start : part.stop]
@@ -235,7 +250,8 @@ class _ChannelObserver:
 
     def result(self) -> dict[Part, ChannelObservation]:
         """Return what was observed of each part."""
-        return {
-            part: ChannelObservation(collector.result(), self._counters[part].histogram if self._histograms else None)
-            for part, collector in self._extremes.items()
-        }
+        found = {}
+        for part, collector in self._extremes.items():
+            histogram = self._counters[part].histogram if self._histograms else None
+            found[part] = ChannelObservation(collector.result(), histogram, self._lengths[part])
+        return found

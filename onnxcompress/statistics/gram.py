@@ -12,8 +12,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, PassError
+from ..machines.workers import Here, Workers
 from ..progress import Progress, silent
 from ..runtime.session import Array
+from ..samples.chunks import Chunk, chunks
 from ..samples.samples import Samples
 from ..scratch import temporary_folder
 from .segments import SegmentedRun
@@ -32,6 +34,12 @@ BLOCK_VALUES = 1 << 22
 """Values that are multiplied at a time, at most, unless a few rows have more."""
 
 LEAST_ROWS = 256
+
+CHUNK, CHUNK_BYTES = 128, 1 << 26
+"""Samples whose rows are added up by themselves, and the bytes that they have at most."""
+
+Read = tuple[str, int, int]
+"""A node's first output, the number of one of its inputs, and an axis of that."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +159,8 @@ def rows_at(array: Array, at: Indices) -> Array:
     return np.asarray(taken.swapaxes(1, 2).reshape(at.size, array.shape[1]))
 
 
-def _drawn_rows(arrays: Iterable[Array], axis: int, samples: int) -> Iterator[Array]:
-    """Yield rows; of images, where each sample has many, only some."""
-    first, each = 0, -(-ROWS // max(samples, 1))
+def _drawn_rows(arrays: Iterable[Array], axis: int, first: int, each: int) -> Iterator[Array]:
+    """Yield rows; of images, where each sample has many, only some. `first` is the number of the first sample."""
     for array in arrays:
         image = axis == 1 and array.ndim > 3
         at = draw(first, len(array), math.prod(array.shape[2:]), each) if image else None
@@ -187,8 +194,13 @@ def grams_of(parts: Iterable[tuple[Array, Array, Flags]], name: str) -> tuple[Mo
 
 
 def collect_grams(
-    model: ir.Model, samples: Samples, reads: list[tuple[str, int, int]], *, progress: Progress = silent
-) -> dict[tuple[str, int, int], Moments]:
+    model: ir.Model,
+    samples: Samples,
+    reads: list[Read],
+    *,
+    progress: Progress = silent,
+    workers: Workers | None = None,
+) -> dict[Read, Moments]:
     """Find the Gram matrix, along an axis, of what nodes read.
 
     Parameters
@@ -200,6 +212,8 @@ def collect_grams(
         The first output of a node of the outer graph, the number of one of its inputs, and the axis of that tensor.
     progress : callable
         Called as ``progress(what, done, total)``.
+    workers : Workers, optional
+        Who goes through the samples, a chunk at a time; this process by default.
 
     Returns
     -------
@@ -213,18 +227,39 @@ def collect_grams(
     PassError
         There is no such node or input, or it does not depend on the model's inputs.
     """
-    nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
-    order = {name: number for number, name in enumerate(nodes)}
-    found: dict[tuple[str, int, int], Moments] = {}
-    with temporary_folder() as folder:
-        segmented = SegmentedRun(model, samples, folder)
-        for done, (name, index, axis) in enumerate(sorted(reads, key=lambda read: order.get(read[0], -1))):
-            segmented.advance(name)
-            tensor = nodes[name].inputs[index] if index < len(nodes[name].inputs) else None
-            if tensor is None or not segmented.has(str(tensor.name)):
-                raise PassError(f"node '{name}': its input {index} is constant or missing")
-            rows = _drawn_rows(segmented.fetch(str(tensor.name)), axis, segmented.samples)
-            parts = ((with_one(r), r[:, :0], np.zeros(len(r), bool)) for r in rows)
-            found[name, index, axis] = grams_of(parts, str(tensor.name))[0]
-            progress("grams", done + 1, len(reads))
+    order = {str(node.outputs[0].name): number for number, node in enumerate(model.graph) if node.outputs}
+    reads = sorted(reads, key=lambda read: order.get(read[0], -1))
+    found: dict[Read, Moments] = {}
+    total, done = samples.count, 0
+    pieces = chunks(samples, CHUNK, CHUNK_BYTES) if reads else ()
+    for count, seen in (workers or Here()).map(AddsUp, (model, reads, -(-ROWS // max(total, 1))), pieces):
+        # The sums are rounded, so that they are the same only because the chunks are, and their order.
+        for read, new in seen.items():
+            found[read] = found[read].merge(new) if read in found else new
+        done += count
+        progress("grams", done, total)
     return found
+
+
+class AddsUp:
+    """Adds up the Gram matrices of chunks of samples, wherever it is; of an image, `each` positions."""
+
+    def __init__(self, model: ir.Model, reads: list[Read], each: int) -> None:
+        self._model, self._reads, self._each = model, reads, each
+        self._nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+
+    def __call__(self, chunk: Chunk) -> tuple[int, dict[Read, Moments]]:
+        """Return how many samples there were, and their moments."""
+        found: dict[Read, Moments] = {}
+        with temporary_folder() as folder:
+            segmented = SegmentedRun(self._model, chunk, folder)
+            for name, index, axis in self._reads:
+                segmented.advance(name)
+                node = self._nodes[name]
+                tensor = node.inputs[index] if index < len(node.inputs) else None
+                if tensor is None or not segmented.has(str(tensor.name)):
+                    raise PassError(f"node '{name}': its input {index} is constant or missing")
+                rows = _drawn_rows(segmented.fetch(str(tensor.name)), axis, chunk.first, self._each)
+                parts = ((with_one(r), r[:, :0], np.zeros(len(r), bool)) for r in rows)
+                found[name, index, axis] = grams_of(parts, str(tensor.name))[0]
+        return chunk.count, found

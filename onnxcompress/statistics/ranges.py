@@ -7,12 +7,14 @@ so are all figures the same, to the last bit, whatever the batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import DataError
+from ..machines.workers import Here, Workers
 from ..progress import Progress
 from ..samples.samples import Samples
 from .calibration import COUNTED, Method, clipped_range
@@ -54,6 +56,7 @@ def observe(
     progress: Progress,
     histograms: bool = False,
     limit_bytes: int = LIMIT_BYTES,
+    workers: Workers | None = None,
 ) -> dict[str, Observation]:
     """Go through the samples once and observe tensors.
 
@@ -70,6 +73,8 @@ def observe(
         Also count values; of a constant all, of others see `Counter`.
     limit_bytes : int
         How many bytes of tensors are fetched at once; each lot takes one pass over the samples.
+    workers : Workers, optional
+        Who goes through them; this process by default.
 
     Returns
     -------
@@ -88,18 +93,17 @@ def observe(
         found[name] = observe_constant(name, array, histograms=histograms)
     if not tapped:
         return found
-    for observer in fetch(
+    return found | fetch(
         model,
         samples,
         tapped,
-        lambda names: _Observer(names, histograms=histograms),
+        partial(_Observer, histograms=histograms),
+        lambda _, old, new: old.merge(new),
         what="ranges",
         progress=progress,
         limit_bytes=limit_bytes,
-    ):
-        for name, new in observer.result().items():
-            found[name] = found[name].merge(new) if name in found else new
-    return found
+        workers=workers or Here(),
+    )
 
 
 def observe_constant(name: str, array: Array, *, histograms: bool = False) -> Observation:

@@ -13,6 +13,7 @@ from ..errors import ModelError, PassError
 from ..graph import edit
 from ..runtime.provider import on_cpu, running
 from ..runtime.session import Array, open_session
+from ..samples.chunks import Chunk
 from ..samples.samples import Samples
 from .spill import LIMIT_BYTES, Spill, Spilled
 
@@ -68,7 +69,7 @@ class SegmentedRun:
     ----------
     model : onnx_ir.Model
         Its nodes from where the run stands on may be changed: constants, and nodes added behind them.
-    samples : Samples
+    samples : Samples or Chunk
     folder : Path
         An empty folder for the files.
     batch : int
@@ -82,7 +83,7 @@ class SegmentedRun:
     def __init__(
         self,
         model: ir.Model,
-        samples: Samples,
+        samples: Samples | Chunk,
         folder: Path,
         batch: int = 32,
         in_memory: int = LIMIT_BYTES,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, PassError
+from ..machines.workers import Here, Workers
 from ..progress import Progress
 from ..samples.samples import Samples
 from .taps import Tap, Tapper, find_values, measure_shapes, run_taps
@@ -106,6 +107,7 @@ def collect_channel_means(
     progress: Progress,
     limit_bytes: int = LIMIT_BYTES,
     moment: Moment = "absolute",
+    workers: Workers | None = None,
 ) -> dict[tuple[str, int], ChannelMean]:
     """Find the mean of |x|, x² or x ≠ 0 for each index of an axis, over the samples and all other axes.
 
@@ -122,6 +124,8 @@ def collect_channel_means(
         How many bytes of tensors are tapped at once; each lot takes one pass over the samples.
     moment : {"absolute", "square", "nonzero"}
         What of each value is averaged.
+    workers : Workers, optional
+        Who goes through the samples; this process by default.
 
     Returns
     -------
@@ -149,7 +153,14 @@ def collect_channel_means(
         if name not in constants
     ]
     for key, (sums, shape) in run_taps(
-        model, samples, taps, shapes, what="channel means", progress=progress, limit_bytes=limit_bytes
+        model,
+        samples,
+        taps,
+        shapes,
+        what="channel means",
+        progress=progress,
+        limit_bytes=limit_bytes,
+        workers=workers or Here(),
     ):
         new = _mean_of(key, sums, shape, axes[key])
         found[key] = _merged(key, found[key], new) if key in found else new

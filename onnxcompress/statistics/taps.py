@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from ..errors import PassError, did_you_mean
 from ..graph import edit
+from ..machines.workers import Workers
 from ..progress import Progress
 from ..runtime.session import Array, Session, open_session
-from ..samples.samples import Samples
+from ..samples.chunks import Chunk, chunks
+from ..samples.samples import DEFAULT_BATCH, Samples
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -32,7 +34,11 @@ class Tap(Generic[Key]):
 
 def whole(name: str) -> Tap[str]:
     """Return what fetches a tensor as it is."""
-    return Tap(name, name, lambda _, value: [value])
+    return Tap(name, name, _as_it_is)
+
+
+def _as_it_is(_: Tapper, value: ir.Value) -> list[ir.Value]:
+    return [value]
 
 
 class Tapper:
@@ -124,6 +130,7 @@ def run_taps(
     what: str,
     progress: Progress,
     limit_bytes: int,
+    workers: Workers,
 ) -> Iterator[tuple[Key, list[Array]]]:
     """Yield each tap's results for each batch.
 
@@ -134,13 +141,23 @@ def run_taps(
     total = (samples.known_count or 0) * len(lots)
     done = 0
     for lot in lots:
-        session, fetched = open_taps(model, lot)
-        for batch in samples.labelled():
-            found = session.run(batch.feeds)
-            for tap in lot:
-                yield tap.key, [found[name] for name in fetched[tap.key]]
-            done += batch.count
+        for count, results in workers.map(RunsTaps, (model, lot), chunks(samples)):
+            yield from results
+            done += count
             progress(what, done, total)
+
+
+class RunsTaps:
+    """Runs taps over chunks of samples, wherever it is."""
+
+    def __init__(self, model: ir.Model, taps: Sequence[Tap[Any]]) -> None:
+        self._session, self._fetched = open_taps(model, taps)
+
+    def __call__(self, chunk: Chunk) -> tuple[int, list[tuple[Any, list[Array]]]]:
+        """Return how many samples there were, and each tap's results for each batch."""
+        runs = [self._session.run(feeds) for feeds in chunk.batches(DEFAULT_BATCH)]
+        results = [(key, [found[name] for name in names]) for found in runs for key, names in self._fetched.items()]
+        return chunk.count, results
 
 
 def _lots(taps: Sequence[Tap[Key]], shapes: dict[str, tuple[int, ...]], limit: int) -> list[list[Tap[Key]]]:

@@ -48,7 +48,8 @@ class PruneChannels(OverridablePass):
     max_drop : float
         With sparsity = auto: how much of the metric may be lost on the samples. First each group is pruned alone to
         see what that costs; then the shares are sought that take most multiply-accumulates away within the drop.
-        With `compensate`, one half of the samples is fitted to and the other judges.
+        A drop that is counted in decisions must be small enough with its standard error. With `compensate`, one half of
+        the samples is fitted to and the other judges.
     importance : str or float
         What ranks the channels.
 
@@ -168,7 +169,9 @@ class PruneChannels(OverridablePass):
         chosen = choose_groups(self, context.model, groups)
         importance = self._importance(context)
         if importance == "reconstruction":
-            scores, lacking = reconstruction_scores(groups, chosen.groups, context.samples, progress=context.progress)
+            scores, lacking = reconstruction_scores(
+                groups, chosen.groups, context.samples, progress=context.progress, workers=context.workers
+            )
         else:
             scores, lacking = score_groups(criterion_of(importance), self.reduction, chosen.groups, context)
         means: dict[str, str | float] = dict.fromkeys(scores, importance)
@@ -231,7 +234,8 @@ class PruneChannels(OverridablePass):
 
     def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
         """Let a measured drop of the metric decide each group's share."""
-        assert self.max_drop is not None
+        max_drop = self.max_drop
+        assert max_drop is not None
         fixed = {name: gone for name, gone in ranker.choose(0.0).items() if name in ranker.fixed}
         free = [name for name in ranker.scores if name not in ranker.fixed]
         if not free:
@@ -239,16 +243,18 @@ class PruneChannels(OverridablePass):
         cuts = {share: {n: c for n in free if (c := ranker.only(n, share))} for share in SHARES}
         plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
         # What was fitted to must not judge.
-        fitted, judges = context.samples.halves() if self.compensate else (context.samples, context.samples)
-        judge = Judge(model, judges, context.metric)
+        fitted, judges = self._halves(context.samples)
+        judge = Judge(model, judges, context.metric, workers=context.workers)
         curves, _ = measure(judge, self, plans, progress=context.progress)
         return allocate(
             cheapest_first(curves, cuts, Meter(ranker.groups, "macs")),
             lambda channels: self._completed(fixed | channels, model, context, fitted),
-            lambda plan: judge.compare(self, plan).drop,
-            self.max_drop,
+            lambda plan: judge.compare(self, plan).seems_within(max_drop),
             progress=context.progress,
         )
+
+    def _halves(self, samples: Samples) -> tuple[Samples, Samples]:
+        return (samples.fit_and_search() or samples.halves()) if self.compensate else (samples, samples)
 
     def apply(self, model: ir.Model, plan: ChannelPlan) -> Changes:
         """Zero the chosen channels."""

@@ -94,10 +94,10 @@ class Quantize(OverridablePass):
         "gptq" rounds each weight so that it makes up for the rounding of the others, and of the layers before,
         on the samples; "nearest" is the textbook's.
     max_drop : float, optional
-        How much of the metric may be lost (0.005 of top1 is half a point). Then `calibration`, if it is "minmax",
-        `equalise`, `correct`, `rounding` and, in the end, layers with activations of 16 bits, where the target takes
-        them, and layers that stay in float are only what that takes: the cheapest of them that holds on half of the
-        samples, after fitting to the other half; the report tells which.
+        How much of the metric may be lost (0.005 of top1 is half a point). It begins with all that the other options
+        ask for; unless that is sure to hold, `calibration`, if it is "minmax", and `equalise` are varied; then ever
+        more layers have activations of 16 bits, where the target takes them, and at last ever more stay in float. Half
+        of the samples are fitted to and the other half judges; the report tells what was tried and taken.
 
     Notes
     -----

@@ -59,8 +59,9 @@ def test_each_point_is_the_masked_model(model, data):
         assert point.value == pytest.approx(top1(proto, data))
         assert point.drop == pytest.approx(whole - point.value)
         with np.load(data) as arrays:
-            a, b = (plain_run(p, {"x": arrays["x"]})["y"].astype(float).ravel() for p in (onnx.load(model), proto))
-        assert point.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-5)
+            a, b = (plain_run(p, {"x": arrays["x"]})["y"].astype(float) for p in (onnx.load(model), proto))
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert point.cosine == pytest.approx(cosines.mean(), rel=1e-5)
 
 
 def test_the_model_stays_as_it_is(model, data):
@@ -159,7 +160,7 @@ def test_auto_says_when_nothing_can_go(model, data):
     pruned, report = apply_auto(model, data, max_drop=0.0)
     assert pruned.graph.initializers["w1"].shape[1] == 16
     reasons = {refusal.subject: refusal.reason for refusal in report.steps[0].refused}
-    assert reasons["model"] == "even the cheapest cut that was tried loses more than 0"
+    assert reasons["model"] == "even the cheapest cut that was tried loses more than max_drop"
 
 
 def test_auto_keeps_to_overrides(model, data):
@@ -187,7 +188,8 @@ def test_auto_options_are_checked(options, message):
 def test_auto_from_the_command_line(model, data, tmp_path):
     step = "prune-channels sparsity=auto max_drop=0.25"
     result = call("apply", model, "-o", tmp_path / "o.onnx", "-p", step, "-p", "shrink", "--data", data)
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, "24 samples, all of which it was fitted to, show nothing"
+    assert "Not shown: top1 lost" in result.stderr
     assert top1(onnx.load(model), data) - top1(onnx.load(tmp_path / "o.onnx"), data) <= 0.25
     missing = call("apply", model, "-o", tmp_path / "p.onnx", "-p", step)
     assert missing.exit_code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from command_line import call, make_data, make_model
+from onnxruntime import SessionOptions
 
 import onnxcompress
 from onnxcompress.errors import NoRuntimeError, OptionError
@@ -53,7 +54,8 @@ def test_options_and_what_a_command_line_gives(has):
     found = Provider.parse("openvino", ["device_type=CPU", "cache_dir=/tmp/a=b"])
     assert found.options == (("device_type", "CPU"), ("cache_dir", "/tmp/a=b"))
     assert found.describe() == "openvino (device_type=CPU, cache_dir=/tmp/a=b)"
-    assert session._providers(found) == [("OpenVINOExecutionProvider", dict(found.options)), "CPUExecutionProvider"]
+    places = session._places(found, SessionOptions())
+    assert places == [("OpenVINOExecutionProvider", dict(found.options)), "CPUExecutionProvider"]
     with running_on(found):
         assert (on_cpu().name, on_cpu().options) == ("cpu", ())
 
@@ -97,16 +99,18 @@ def test_passes_are_measured_there_and_checked_on_the_cpu(tmp_path, monkeypatch,
     has("OpenVINOExecutionProvider")
     seen = []
 
-    def places(chosen):
+    def places(chosen, options):
         seen.append(chosen.name)
         return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(session, "_providers", places)
+    monkeypatch.setattr(session, "_places", places)
     monkeypatch.setattr(session, "_check_started", lambda inner, chosen: None)
+    monkeypatch.setattr(session.Session, "taken", lambda self, chosen: (1, 3))
     model = make_model(tmp_path / "m.onnx")
     data = dict(np.load(make_data(tmp_path / "d.npz")))
     _, report = onnxcompress.apply(model, [Shrink()], data=data, provider="openvino")
     assert report.provider == "openvino"
+    assert "openvino runs 1 of 3 nodes of the original and 1 of 3 nodes of the result" in report.notes
     assert {"cpu", "openvino"} <= set(seen)
     assert seen[0] == "cpu"  # the verifier
     onnxcompress.compare(model, model, data)

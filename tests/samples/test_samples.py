@@ -177,10 +177,14 @@ def test_head_and_tail_are_the_two_parts(parse, pieces, n, skip):
 
 
 BAD = [
-    ({"imgae": rows(1)}, r"data: model input 'image' is missing; there are: imgae; did you mean 'imgae'\?"),
+    (
+        {"imgae": rows(1), "more": rows(1)},
+        r"data: model input 'image' is missing; there are: imgae, more; did you mean 'imgae'\?; "
+        r"the model takes image: float32 \[N, 3\]; for example np.savez",
+    ),
     ({"image": rows(1), "extra": rows(1)}, r"data: array 'extra' is no input of the model \(inputs: image\)"),
-    ({"image": rows(1).astype(float)}, r"input 'image': expected float32, got float64: cast it"),
-    ({"image": rows(1)[0]}, r"input 'image': expected 2 axes \[N, 3\], got shape \[3\]"),
+    ({"image": rows(1).astype(complex)}, r"input 'image': expected float32, got complex128"),
+    ({"image": rows(1)[0, :2]}, r"input 'image': expected 2 axes \[N, 3\], got shape \[2\]"),
     ({"image": rows(1)[:, :2]}, r"input 'image': expected shape \[N, 3\], got \[1, 2\]"),
     ({"image": rows(3), "labels": np.zeros(2)}, "data: 2 labels for 3 samples"),
     ({"image": rows(3), "labels": np.array(1)}, "data: 1 labels for 3 samples"),
@@ -188,7 +192,7 @@ BAD = [
     ([], "arrays: there are no samples in it"),
     ([{"image": rows(1)}, {"image": rows(1), "labels": np.zeros(1)}], r"data\[1\]: labels are there, unlike before"),
     (3, "data: expected a path, .* got int"),
-    ("nothing.npz", "data 'nothing.npz': no such file or folder; expected an .npz file"),
+    ("nothing.npz", "data 'nothing.npz': no such file or folder; expected images, sound, .npz"),
     ("randm", r"data 'randm': no such file or folder; did you mean 'random'\?"),
 ]
 
@@ -232,11 +236,11 @@ def test_files_that_are_no_npz(parse, tmp_path):
     np.savez(tmp_path / "objects.npz", image=np.array([{}], dtype=object))
     with pytest.raises(DataError, match=r"objects\.npz: array 'image': holds Python objects"):
         load_samples(tmp_path / "objects.npz", model)
-    (tmp_path / "d.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"expected an \.npz file, a folder of them, or file\.py:function"):
-        load_samples(tmp_path / "d.csv", model)
+    (tmp_path / "d.pdf").write_text("1,2")
+    with pytest.raises(DataError, match=r"d\.pdf': expected images, sound, \.npz, .* or 'random'; docs/samples\.md"):
+        load_samples(tmp_path / "d.pdf", model)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"the folder holds no \.npz file"):
+    with pytest.raises(DataError, match=r"the folder holds no samples; expected images"):
         load_samples(tmp_path / "empty", model)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxcompress.channels.groups import Group, Groups
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
+from onnxcompress.machines.workers import Workers
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.statistics.gram import Moments, collect_grams
@@ -30,7 +31,12 @@ AT_ONCE, CANDIDATES = 32, 4
 
 
 def reconstruction_scores(
-    groups: Groups, chosen: Sequence[Group], samples: Samples, *, progress: Progress = silent
+    groups: Groups,
+    chosen: Sequence[Group],
+    samples: Samples,
+    *,
+    progress: Progress = silent,
+    workers: Workers | None = None,
 ) -> tuple[dict[str, Matrix], list[Refusal]]:
     """Score each channel by the error that is left after the best compensation, when those before it have gone.
 
@@ -48,6 +54,8 @@ def reconstruction_scores(
         The first 512 are used; no labels are needed.
     progress : callable
         Called as ``progress(what, done, total)``.
+    workers : Workers, optional
+        Who goes through the samples; this process by default.
 
     Returns
     -------
@@ -68,7 +76,8 @@ def reconstruction_scores(
     found = {group.name: _readers(groups, group) for group in chosen}
     sizes = {group.name: group.size for group in chosen}
     reads = {_key(c): None for readers in found.values() for c, _ in readers}
-    grams = collect_grams(groups.engine.model, samples.head(RECOVERY_SAMPLES), list(reads), progress=progress)
+    few = samples.head(RECOVERY_SAMPLES)
+    grams = collect_grams(groups.engine.model, few, list(reads), progress=progress, workers=workers)
     scores = {
         name: _eliminate([_Reader.of(c, i, sizes[name], grams[_key(c)]) for c, i in readers], sizes[name])
         for name, readers in found.items()

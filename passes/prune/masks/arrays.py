@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcompress.errors import DataError, OptionError, PassError, did_you_mean
-from onnxcompress.samples.sources import read_npz
+from onnxcompress.samples.readers.npz import read_npz
 
 
 def read_arrays(field: str, path: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[Any]]:

@@ -18,12 +18,11 @@ Channels = dict[str, list[int]]
 def allocate(
     path: Sequence[Channels],
     complete: Callable[[Channels], ChannelPlan],
-    drop: Callable[[ChannelPlan], float | None],
-    max_drop: float,
+    holds: Callable[[ChannelPlan], bool],
     *,
     progress: Progress = silent,
 ) -> tuple[ChannelPlan, list[Refusal]]:
-    """Go along ever larger cuts as far as the drop of all groups together stays within `max_drop`.
+    """Go along ever larger cuts as far as what all groups lose together is little enough.
 
     Parameters
     ----------
@@ -31,10 +30,8 @@ def allocate(
         Cuts, such as those of `cheapest_first`.
     complete : callable
         Turns a cut into the plan that is judged, with what makes up for it.
-    drop : callable
+    holds : callable
         Measures what a plan costs; it is not predicted from the groups' own costs.
-    max_drop : float
-        The largest drop of the metric.
     progress : callable
         Called as ``progress(what, done, total)``.
 
@@ -49,15 +46,14 @@ def allocate(
     while high - low > 1:
         middle = (low + high) // 2
         plan = complete(path[middle - 1])
-        lost = drop(plan)
-        if lost is not None and lost <= max_drop:
+        if holds(plan):
             low, plans[middle] = middle, plan
         else:
             high = middle
         progress("allocation", tries - math.ceil(math.log2(high - low)), tries)
     if low:
         return plans[low], []
-    return complete({}), [Refusal("model", f"even the cheapest cut that was tried loses more than {max_drop:g}")]
+    return complete({}), [Refusal("model", "even the cheapest cut that was tried loses more than max_drop")]
 
 
 def cheapest_first(

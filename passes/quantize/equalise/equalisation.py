@@ -164,7 +164,7 @@ def _measure(scalable: Scalable, context: Context, taken: dict[str, Array]) -> d
     clips = [(str(s.node.inputs[0].name), s.axis) for s, _, _ in scalable.clips if s.node.inputs[0] is not None]
     keys = list(dict.fromkeys([*scalable.tensors, *clips]))
     ranges = context.channel_ranges(keys)
-    few = Context(context.model, samples=context.samples.head(SAMPLES), progress=context.progress)
+    few = context.given(context.samples.head(SAMPLES))
     squares, shares = (few.channel_means(list(scalable.tensors), moment) for moment in ("square", "nonzero"))
     found = {}
     for key in keys:

@@ -11,19 +11,15 @@ from onnxcompress.contract import Context, Pass
 from onnxcompress.evaluation.sensitivity import Judge
 
 from ..static.plan import QuantizePlan
-from .attempts import Attempts
+from .attempts import SURE, Attempts
 from .exclude import exclude_layers
 
-PLAIN: dict[str, Any] = {"equalise": False, "correct": False, "rounding": "nearest"}
-MEASURES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("rounded to nearest", {}),
+FREE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ranges by percentile", {"calibration": "percentile"}),
     ("ranges by mse", {"calibration": "mse"}),
     ("equalised", {"equalise": True}),
-    ("biases corrected", {"correct": True}),
-    ("rounded by gptq", {"rounding": "gptq"}),
 )
-"""What is tried, each on top of those before it that helped, as options of `Quantize`."""
+"""What costs nothing when the model runs, each on top of those before it that helped, as options of `Quantize`."""
 
 
 def within_max_drop(
@@ -31,10 +27,11 @@ def within_max_drop(
 ) -> QuantizePlan:
     """Return the plan of the first attempt that loses at most `max_drop` of the metric.
 
-    Half of the samples are fitted to, the other half judges; a loss that is counted in decisions must be small enough
-    with its standard error. The attempt that is found is planned again with all samples. Where none holds, ever more of
-    the layers that hurt most get activations of 16 bits, if the target takes them, and then ever more stay in float.
-    How ranges are found is only varied where the step leaves that as it comes.
+    It begins with the step as it is, whose corrections cost nothing when the model runs. Unless that is sure to hold,
+    what else costs nothing is tried, and kept where it helps. Where that does not hold either, ever more of the layers
+    that hurt most get activations of 16 bits, if the target takes them, and at last ever more stay in float. Half of
+    the samples are fitted to, the other half judges; what is found is planned again with all samples. How ranges are
+    found is only varied where the step leaves that as it comes.
 
     Parameters
     ----------
@@ -47,21 +44,31 @@ def within_max_drop(
     int16 : str, optional
         The type of 16 bits that activations of single layers may have.
     """
-    fitted, judges = context.samples.halves()
-    judge = Judge(model, judges, context.metric)
+    fitted, judges = context.samples.fit_and_search() or context.samples.halves()
+    judge = Judge(model, judges, context.metric, workers=context.workers)
     attempts = Attempts(judge, model, context.given(fitted), max_drop, int16)
-    base, options = step, PLAIN
-    for what, measure in MEASURES:
-        if "calibration" in measure and step.options()["calibration"] != "minmax":
-            continue
-        if attempts.try_with(what, base, options | measure):
-            break
-        assert attempts.best is not None
-        base, options = attempts.best.step, {}
-    else:
+    attempts.try_with("as it comes", step, {})
+    _try_what_is_free(attempts, step)
+    if not attempts.holds():
         exclude_layers(attempts)
     assert attempts.best is not None
-    unmet = () if attempts.holds(attempts.best) else (f"no attempt loses at most {max_drop:g}; the best one is taken",)
+    unmet = () if attempts.holds() else (f"no attempt is sure to lose at most {max_drop:g}; the best one is taken",)
     plan = attempts.best.step.plan(model, context)
     assert isinstance(plan, QuantizePlan)
-    return dataclasses.replace(plan, notes=(*attempts.notes, *unmet, *plan.notes), unmet=unmet)
+    given, taken = step.options(), attempts.best.step.options()
+    chosen = {name: value for name, value in taken.items() if value != given[name]}
+    return dataclasses.replace(plan, notes=(*attempts.notes, *unmet, *plan.notes), unmet=unmet, chosen=chosen)
+
+
+def _try_what_is_free(attempts: Attempts, step: Pass) -> None:
+    """Try what costs nothing at run time until something is sure to hold."""
+    given = step.options()
+    for what, options in FREE:
+        if attempts.holds(SURE):
+            return
+        if "calibration" in options and given["calibration"] != "minmax":
+            continue
+        assert attempts.best is not None
+        if any(attempts.best.step.options()[name] == value for name, value in options.items()):
+            continue
+        attempts.try_with(what, attempts.best.step, options)

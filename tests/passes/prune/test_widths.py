@@ -93,14 +93,10 @@ def test_counts_are_those_of_the_meter(budget: str) -> None:
 def test_the_knapsack_finds_the_least_loss_of_all() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
-        full = [8, 8, 8]
-        costs = Costs(
-            [
-                Item((Width(8, (Factor(0, ((n, 1.0),)),)),), lambda w, c=random.integers(1, 9): float(w * c))
-                for n in range(3)
-            ]
-        )
-        choices = [Choice(n, (8, 6, 4, 2), (0.0, *np.cumsum(np.sort(random.random(3))).tolist())) for n in range(3)]
+        full, prices = [8, 8, 8], random.integers(1, 9, 3).tolist()
+        costs = Costs([Item((Width(8, (Factor(0, ((n, 1.0),)),)),), price.__mul__) for n, price in enumerate(prices)])
+        lost = np.cumsum(np.sort(random.random((3, 3)), axis=1), axis=1).tolist()
+        choices = [Choice(n, (8, 6, 4, 2), (0.0, *lost[n])) for n in range(3)]
         target = costs.total(full) * 0.6
         found = Knapsack(choices, costs, full).solve(target)
         loss = {c.number: dict(zip(c.counts, c.losses, strict=True)) for c in choices}

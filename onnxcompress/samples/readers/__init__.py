@@ -1,0 +1,1 @@
+"""One file for each kind of data; `onnxcompress.samples.find` knows which reads what."""
