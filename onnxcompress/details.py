@@ -212,7 +212,7 @@ class NotFaster:
     ----------
     before, after : float
         Milliseconds that all kernels take together in one run.
-    kinds : dict of str to float
+    kinds : dict of kind to float
         The share of the run that each kind of kernel takes.
     operators : list of OperatorTime
         The slowest of the result first.
@@ -222,6 +222,6 @@ class NotFaster:
 
     before: float
     after: float
-    kinds: dict[str, float]
+    kinds: dict[Kind, float]
     operators: list[OperatorTime]
     layers: list[LayerTime]

@@ -246,3 +246,11 @@ class Evidence:
         """Return one JSON document; numbers that JSON lacks (NaN, infinity) become null."""
         content = {each.name: getattr(self, each.name) for each in fields(Evidence)}
         return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of what `to_json` writes."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Evidence)))
+        for each in found["$defs"].values():  # everything is written, also what is at its default
+            each |= {"required": sorted(each["properties"]), "additionalProperties": False}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from .channels.groups import find_groups
-from .errors import OnnxCompressError
+from .errors import ModelError, OnnxCompressError
 from .evaluation.layer_noise import layer_noise
 from .evaluation.layers import Pair, measured
 from .evaluation.profiled import Profiled
 from .evaluation.worst import worst_samples
 from .inspection import group_info
+from .runtime.provider import running
 
 if TYPE_CHECKING:
     from .evaluation.compare import Reference
@@ -67,6 +68,8 @@ def examine(report: Evidence, subject: Subject, pair: Pair) -> None:
         feeds = [subject.feeds] if subject.samples is None else list(subject.samples.head(FEW).batches(1))[:FEW]
         noise = layer_noise(subject.original, subject.result, pair.tensors(), feeds)
     with _or_say(report, "layers are not timed"):
+        if not running().is_cpu:
+            raise ModelError(f"{running().describe()} has no kernels that could be told apart")
         report.layers = measured(pair, subject.profile(), noise)
     with _or_say(report, "no samples are shown"):
         _find_worst(report, subject)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from .contract import Change, Changes, Context, Pass, Plan
 from .errors import ModelError, PassError
 from .graph import edit, shapes
+from .graph.checker import check_model
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -69,7 +70,7 @@ def surgeon(model: ir.Model) -> Iterator[gs.Graph]:
     proto = gs.export_onnx(graph.cleanup().toposort())
     proto.ir_version = max(model.ir_version or 0, 4)
     try:
-        onnx.checker.check_model(proto)
+        check_model(proto)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the edited graph is not valid ONNX: {' '.join(str(error).split())[:300]}") from None
     edited = ir.from_proto(proto)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from .errors import ModelError, VerifyError
 from .graph import edit, settled, shapes
+from .graph.checker import check_model
 from .graph.weightless import weightless
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _open(model: ir.Model, optimize: Optimize = "all") -> Session:
 
 def _checker_message(model: ir.Model, *, full: bool) -> str | None:
     try:
-        onnx.checker.check_model(ir.to_proto(weightless(model)), full_check=full)
+        check_model(ir.to_proto(weightless(model)), full=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         return " ".join(str(error).split())[:400]
     return None

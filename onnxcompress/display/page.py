@@ -189,7 +189,10 @@ def wave(heights: str) -> str:
     >>> wave("0 1 -1")
     '0.0,20.0 80.0,1.0 160.0,39.0'
     """
-    values = [float(height) for height in heights.split()]
+    try:
+        values = [float(height) for height in heights.split()]
+    except ValueError:
+        return ""
     step = 160 / max(len(values) - 1, 1)
     return " ".join(f"{index * step:.1f},{20 - 19 * value:.1f}" for index, value in enumerate(values))
 

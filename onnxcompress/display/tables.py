@@ -42,7 +42,7 @@ def report(found: Evidence) -> RenderableType:
     if any(map(_on_the_whole, found.steps)):
         parts.append(notes(found.steps))
     speed = found.stages[-1].speed if found.stages else None
-    if found.not_faster and speed:
+    if found.not_faster and speed and speed.state != "faster":
         parts.append(slowness.table(found.not_faster, speed))
     return Group(*parts) if len(parts) > 1 else parts[0]
 

@@ -35,7 +35,7 @@ def is_faster(timing: Timing) -> bool:
 def explain(profiled: Profiled) -> NotFaster:
     """List what makes the second of two models slow."""
     before, after = profiled.before, profiled.after
-    kinds: defaultdict[str, float] = defaultdict(float)
+    kinds: defaultdict[Kind, float] = defaultdict(float)
     for one in after:
         kinds[one.kind] += one.kernel.milliseconds / total(after)
     return NotFaster(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..errors import ModelError
 from ..files import kind_of
+from .checker import check_model
 from .data_file import RECORD
 from .tensors import check_tensor, check_text, tensors_in
 
@@ -76,7 +77,7 @@ def _load(path: Path) -> ir.Model:
         folder = real.parent.resolve()
         for tensor in tensors_in(proto):
             check_tensor(str(path), folder, tensor)
-        onnx.checker.check_model(str(real))
+        check_model(str(real))
     except UnicodeDecodeError:
         raise ModelError(f"{path}: holds names that are no UTF-8 text; export it again") from None
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import NoRuntimeError
 
-LOWEST = (1, 20)
+LOWEST = (1, 24)
 """The lowest version of onnxruntime that the tests pass with; the extras of this package ask for it, too."""
 
 DISTRIBUTIONS = (

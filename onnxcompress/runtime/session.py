@@ -52,6 +52,11 @@ COMPARABLE = {"bfloat16", "float16", "float32"}
 NO_KERNEL = ("Could not find an implementation", "Type 'tensor(bfloat16)'")
 """What onnxruntime says of operators that it cannot run in these types, or expands into such ones."""
 
+NOT_REGISTERED = "is not a registered function/op"
+"""What onnxruntime says of an operator that none of its libraries has."""
+
+CUSTOM_OPS = "give its library: --custom-ops LIBRARY, or custom_ops of a Provider"
+
 
 class Port(NamedTuple):
     """An input or output: its dtype (None unless a tensor) and its shape, with names or None for what varies."""
@@ -412,7 +417,9 @@ def _as_model_error(label: str) -> Iterator[None]:
     except (ir.serde.SerdeError, OSError) as error:
         raise ModelError(f"{label}: cannot be written for onnxruntime: {error}") from error
     except _errors() as error:
-        raise ModelError(f"{label}: onnxruntime: {_said(error)}") from error
+        said = _said(error)
+        hint = f"; {CUSTOM_OPS}" if NOT_REGISTERED in said else ""
+        raise ModelError(f"{label}: onnxruntime: {said}{hint}") from error
 
 
 def _said(error: BaseException) -> str:

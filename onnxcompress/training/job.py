@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from ..errors import TrainingError
 from ..graph import edit
+from ..runtime import provider
 from .loss import Arrays
 from .objective import Objective
 from .store import Store
@@ -52,6 +53,7 @@ def write_job(folder: Path, objective: Objective, store: Store, initial: Arrays,
     (folder / "objective.onnx").write_bytes(objective.proto.SerializeToString())
     common = {
         "buckets": store.write(),
+        "custom_ops": [str(Path(library).resolve()) for library in provider.running().custom_ops],
         "inputs": objective.inputs,
         "shapes": [initial[name].shape for name in objective.weights],
         "states": objective.states,

@@ -27,7 +27,7 @@ def main(source: str, cases: Path) -> None:
         feeds = dict(np.load(case / "feeds.npz"))
         weights = [name.removeprefix("weight:") for name in feeds if name.startswith("weight:")]
         try:
-            session = engine.open_session(case / "objective.onnx", 1)
+            session = engine.open_session(case / "objective.onnx", {"threads": 1})
             values = {name.removeprefix("weight:"): value for name, value in feeds.items()}
             results = session.run([engine.LOSS, *(f"{name}_grad" for name in weights)], values)
             np.savez(case / "gradients.npz", **dict(zip([engine.LOSS, *weights], results, strict=True)))

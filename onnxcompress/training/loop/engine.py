@@ -8,13 +8,15 @@ from typing import Any
 LOSS, SCORE = "onnxcompress.loss", "onnxcompress.score"
 
 
-def open_session(path: Path, threads: int) -> Any:
+def open_session(path: Path, job: dict[str, Any]) -> Any:
     """Return a session for a graph that computes a loss, and perhaps gradients."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = job["threads"]
+    for library in job.get("custom_ops", ()):
+        options.register_custom_ops_library(library)
     options.use_deterministic_compute = True
     # Gradients read what is between QuantizeLinear and DequantizeLinear, so that nothing is fused to integer kernels.
     options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -19,7 +19,7 @@ class Feeds:
         self.buckets = read_buckets(job, folder)
         self._job = job
         self._changes: list[Change] = find_changes(job.get("augment", []), job["inputs"])
-        self._teacher = open_session(folder / "teacher.onnx", job["threads"]) if job.get("teacher") else None
+        self._teacher = open_session(folder / "teacher.onnx", job) if job.get("teacher") else None
         self._taught = set() if self._teacher is None else {one.name for one in self._teacher.get_inputs()}
 
     def plain(self, bucket: Bucket, picked: Indices) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Gradients:
     """
 
     def __init__(self, job: dict[str, Any], folder: Path) -> None:
-        self._session = open_session(folder / "objective.onnx", job["threads"])
+        self._session = open_session(folder / "objective.onnx", job)
         self._states = job["states"]
         self.flat = np.zeros(sum(math.prod(shape) for shape in job["shapes"]), np.float32)
         parts = views(self.flat, job["shapes"])

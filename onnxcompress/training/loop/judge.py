@@ -25,7 +25,7 @@ class Judge:
     def __init__(self, job: dict[str, Any], folder: Path, feeds: Feeds) -> None:
         self._feeds, self._job = feeds, job
         self.samples = sum(len(bucket.held) for bucket in feeds.buckets)
-        self._session = open_session(folder / "evaluation.onnx", job["threads"]) if self.samples else None
+        self._session = open_session(folder / "evaluation.onnx", job) if self.samples else None
         self._names = set() if self._session is None else {one.name for one in self._session.get_inputs()}
 
     def measure(self, state: State) -> tuple[float, float]:

@@ -23,7 +23,7 @@ def measure(job: dict[str, Any], folder: Path) -> None:
     weights = dict(zip(job["weights"], views(start["flat"], job["shapes"]), strict=True))
     buckets = read_buckets(job, folder)
     samples = [(bucket, number) for bucket in buckets for number in bucket.trained]
-    session = open_session(folder / "objective.onnx", job["threads"])
+    session = open_session(folder / "objective.onnx", job)
     sums: dict[str, Any] = {}
     reporter = Reporter()
     for done, (bucket, number) in enumerate(samples):

@@ -41,6 +41,8 @@ def roles(node: ir.Node, opset: int, narrow: ir.DataType) -> Roles | None:
     allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
     wanted = f"tensor({narrow.name.lower()})"
     variables = {name for name, kinds in allowed.items() if wanted in kinds}
+    # What an operator without a schema writes has a type that nobody knows, and what goes with it keeps its own.
+    variables -= {_variable(schema.inputs, i) for i, value in enumerate(node.inputs) if _is_unknown(value)}
     inputs = {
         index
         for index, value in enumerate(node.inputs)
@@ -60,6 +62,10 @@ def roles(node: ir.Node, opset: int, narrow: ir.DataType) -> Roles | None:
 def is_float(value: ir.Value | None) -> bool:
     """Tell whether a value is a float32 tensor."""
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == FLOAT
+
+
+def _is_unknown(value: ir.Value | None) -> bool:
+    return value is not None and value.type is None and value.const_value is None
 
 
 def set_output_type(node: ir.Node, narrow: ir.DataType) -> None:
