@@ -9,6 +9,7 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
+from .. import urls
 from ..errors import ModelError
 from ..files import kind_of
 from .checker import check_model
@@ -34,7 +35,7 @@ def load(path: str | Path) -> ir.Model:
     Parameters
     ----------
     path : str or Path
-        The ``.onnx`` file. Its external data must lie inside the file's folder.
+        The ``.onnx`` file, or a URL that fsspec knows. Its external data must lie inside the file's folder.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def load(path: str | Path) -> ir.Model:
         The file is missing, unreadable, truncated, not ONNX, rejected by the checker, or names external data that
         is missing, too short, or outside the model's folder.
     """
-    path = Path(path)
+    path = _here(path)
     for attempt in range(1, ATTEMPTS + 1):
         before = _identity(path)
         try:
@@ -58,6 +59,18 @@ def load(path: str | Path) -> ir.Model:
             if attempt == ATTEMPTS or _identity(path) == before:
                 return model
     raise AssertionError  # the last attempt returns or raises
+
+
+def _here(path: str | Path) -> Path:
+    """Return where a model is here; one under a URL is copied, with what it refers to."""
+    real = urls.here(path, ModelError)
+    if isinstance(urls.located(path), str):
+        urls.beside(path, _locations(_parse(real)), ModelError)
+    return real
+
+
+def _locations(proto: onnx.ModelProto) -> list[str]:
+    return [entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"]
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -110,10 +123,7 @@ def _beside_its_data(path: Path, proto: onnx.ModelProto) -> Path:
     """Return the path beside which data files are looked for: a symbolic link's, or where they are not, its target."""
     if not path.is_symlink():
         return path
-    locations = [
-        entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"
-    ]
-    return path if all((path.parent / location).exists() for location in locations) else path.resolve()
+    return path if all((path.parent / location).exists() for location in _locations(proto)) else path.resolve()
 
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
+from ..urls import here, located
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Data:
                 raise OptionError(f"data: {name} = {value!r}: expected a whole number above 0")
         if not isinstance(self.columns, Mapping):
             raise OptionError(f"data: columns = {self.columns!r}: expected a mapping such as {{'text': 'sentence'}}")
+
+    def here(self) -> Data:
+        """Return the same with copies of what lies under a URL."""
+        copies: dict[str, Any] = {}
+        for name in ("source", "preprocess", "tokenizer"):
+            given = getattr(self, name)
+            if isinstance(given, (str, Path)) and isinstance(located(given), str):
+                copies[name] = here(given, DataError)
+        return replace(self, **copies)
 
     @property
     def path(self) -> Path | None:

@@ -464,7 +464,7 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
         return data
     whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    given = as_data(data)
+    given = as_data(data).here()
     if given.model is None and whole is not None:
         given = dataclasses.replace(given, model=whole.meta.get(PATH))
     source = find_source(Request(given, layout, whole), seed)

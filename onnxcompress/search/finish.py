@@ -11,9 +11,11 @@ import onnx_ir as ir
 
 from .. import files
 from ..display import units
+from ..errors import ModelError
 from ..evidence import Trial, Verdict
 from ..graph.save import save, weights
 from ..pipeline import Run
+from ..urls import here
 from .budget import NOT_SLOWER, Budget
 from .decide import cost_of, front, gains, loss_of, usable
 from .job import Outcome
@@ -62,7 +64,7 @@ def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwr
     """Write the original as it came."""
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in weights(original))
     if isinstance(model, (str, Path)) and not external:
-        files.write_bytes(output, Path(model).read_bytes(), overwrite=overwrite)
+        files.write_bytes(output, here(model, ModelError).read_bytes(), overwrite=overwrite)
     else:
         save(original, output, overwrite=overwrite)
 
