@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,8 +113,10 @@ def run_demo(out: str | Path, *, progress: Progress | None = None) -> Demonstrat
         overwrite=True,
         progress=progress,
         evaluate_on=test,
+        details=True,
     )
     report.data, report.fitted_to = DATA, FITTED
+    report.origin = replace(report.origin, command="onnxcompress demo")
     files.write_text(folder / JSON, report.to_json(), overwrite=True)
     files.write_text(folder / HTML, report.to_html(), overwrite=True)
     return Demonstration(folder, report, len(original), (folder / COMPRESSED).stat().st_size)
