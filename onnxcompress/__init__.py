@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from .contract import Pass as Pass
     from .errors import OnnxCompressError as OnnxCompressError
     from .evaluation.bench import bench as bench
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
     from .pipeline import apply as apply
     from .recipe import read_recipe as read_recipe
     from .runtime.provider import Provider as Provider
+    from .samples.data import Data as Data
     from .search.compress import compress as compress
     from .surgery import surgeon as surgeon
     from .targets.linter import lint as lint
 
 _WHERE = {
+    "Data": "samples.data",
     "OnnxCompressError": "errors",
     "Pass": "contract",
     "Provider": "runtime.provider",
@@ -45,6 +49,8 @@ __all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version(__name__)
     if name not in _WHERE:
         raise AttributeError(f"module 'onnxcompress' has no attribute '{name}'")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)

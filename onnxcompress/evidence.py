@@ -188,9 +188,11 @@ class Evidence:
     left_out : list of str
         What was not looked into, and why.
     not_faster : NotFaster or None
-        Where a quantized result is not faster than the original: the layers that cost the time.
+        Where the result is slower than the original, or was quantized and is not faster: the layers that cost the time.
     unmet : list of str
         What was asked for and is not kept, each after the pass that could not; empty when all holds.
+    warnings : list of str
+        What nobody asked for: steps that made the model slower, a file that grew, steps that did nothing.
     notes : list of str
         What else is to be known of the evidence: random numbers in the model, outputs of another size.
     versions : dict
@@ -225,6 +227,7 @@ class Evidence:
     provider: str = "cpu"
     not_faster: NotFaster | None = None
     unmet: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     objective: str | None = None

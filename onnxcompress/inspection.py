@@ -11,11 +11,10 @@ import onnx_ir as ir
 
 from .channels.groups import Group, find_groups
 from .details import GroupInfo
-from .errors import ModelError
 from .graph import cost, edit
+from .graph.exports import model_file
 from .graph.save import weights
 from .kinds import to_ir, working_copy
-from .urls import here
 
 if TYPE_CHECKING:
     from .kinds import AnyModel
@@ -121,7 +120,7 @@ def saved_bytes(model: AnyModel, loaded: ir.Model) -> int:
     if not isinstance(model, (str, Path)):
         return cost.model_bytes(loaded)
     external = sum(tensor.nbytes for tensor in weights(loaded) if isinstance(tensor, ir.ExternalTensor))
-    return here(model, ModelError).stat().st_size + external
+    return model_file(model).stat().st_size + external
 
 
 def _port(value: ir.Value) -> PortInfo:

@@ -67,7 +67,7 @@ class Verifier:
     """
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds] | None = None) -> None:
-        from .samples.inputs import runnable_feeds
+        from .samples.random_values import runnable_feeds
 
         self._strict = _checker_message(model, full=True) is None
         # What the checker says of the model that is known to be right is no pass's fault.

@@ -48,7 +48,7 @@ def _verdict(report: Evidence) -> Iterable[str]:
         yield f"**{plain(report.verdict.sentence)}.**"
         if report.verdict.details:
             yield "\n".join(f"- {plain(text)}." for text in report.verdict.details)
-    warnings = [f"Fell short: {text}" for text in report.unmet] + report.notes
+    warnings = [f"Fell short: {text}" for text in report.unmet] + report.warnings + report.notes
     warnings += ["Random data: the metric says nothing about the model's job"] if report.random else []
     if warnings:
         yield "\n".join(f"> {plain(text)}  " for text in warnings)

@@ -1,4 +1,4 @@
-"""A quantized model that is not faster, in words and as a table."""
+"""A model that is slower, or not faster, in words and as a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_LAYERS = 5
 
 def headline(speed: Speed) -> str:
     """Return one line."""
-    return f"{'Slower' if speed.state == 'slower' else 'Not faster'} than the float original: {speed.share}"
+    return f"{'Slower' if speed.state == 'slower' else 'Not faster'} than the original: {speed.share}"
 
 
 def shares(found: NotFaster) -> str:

@@ -20,6 +20,12 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataTyp
 SOLE = 1
 """Constants of so many elements are no weights."""
 
+PLACES = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)
+"""Constants of these are shapes, indices and masks."""
+
+FARTHEST = 12
+"""Nodes that are looked at for what takes the place of one."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -60,14 +66,25 @@ class Pair:
         makers = {value.name: name for name, node in self.after.nodes.items() for value in node.outputs}
         self._made = makers.keys()
         self.twins: dict[str, str] = {}
+        self._ends: dict[str, str] = {}
         for name in self.before.layers():
-            outputs = (makers.get(value.name) for value in self.before.nodes[name].outputs)
-            twin = next((found for found in (self._of_name(name), *outputs) if found is not None), None)
-            if twin is not None and twin not in self.twins.values():
-                self.twins[name] = twin
+            outputs = (makers[v.name] for v in self.before.nodes[name].outputs if v.name in makers)
+            end = name if name in self.after.nodes else next(outputs, None)
+            if end is not None and end not in self._ends.values():
+                self._ends[name] = end
+                self.twins[name] = end if end == name else self._heaviest(end)
 
-    def _of_name(self, name: str) -> str | None:
-        return name if name in self.after.nodes else None
+    def _heaviest(self, end: str) -> str:
+        """Return the node of the largest weight among the new ones that compute what a layer computed."""
+        group, waiting = [end], [self.after.nodes[end]]
+        while waiting and len(group) < FARTHEST:
+            makers = (value.producer() for value in waiting.pop().inputs if value is not None)
+            for maker in makers:
+                name = "" if maker is None else maker.name or ""
+                if maker is not None and name in self.after.nodes and name not in self.before.nodes:
+                    group.append(name)
+                    waiting.append(maker)
+        return max(group, key=lambda name: (largest(self.after.nodes[name]), name == end))
 
     def tensors(self) -> dict[str, tuple[str, str]]:
         """Return layer → the float tensor of the original and that of the result which should be equal.
@@ -77,8 +94,8 @@ class Pair:
         """
         made = {value.name: value.dtype for node in self.before.nodes.values() for value in node.outputs}
         found = {}
-        for name, twin in self.twins.items():
-            new = self.after.nodes[twin].outputs[0].name or ""
+        for name, end in self._ends.items():
+            new = self.after.nodes[end].outputs[0].name or ""
             own = self._folded_into(self.before.nodes[name]).outputs[0].name or ""
             old = new if new in made and new != self.before.nodes[name].outputs[0].name else own
             if old in self.before.outer and new in self.after.outer and made.get(old) in (None, *FLOATS):
@@ -125,13 +142,18 @@ class Pair:
 
 
 def weights(node: ir.Node) -> list[ir.TensorProtocol]:
-    """Return the constants of more than one element that a node reads."""
-    return [tensor for tensor in cost.constants(node) if tensor.size > SOLE]
+    """Return the constants of more than one element that a node computes with."""
+    return [tensor for tensor in cost.constants(node) if tensor.size > SOLE and tensor.dtype not in PLACES]
+
+
+def largest(node: ir.Node) -> int:
+    """Return the elements of the largest of a node's weights."""
+    return max((tensor.size for tensor in weights(node)), default=0)
 
 
 def precision(node: ir.Node) -> str:
     """Return the type of the largest of a node's weights, in ONNX' words; empty without any."""
-    return max(weights(node), key=lambda tensor: tensor.nbytes).dtype.name.lower() if weights(node) else ""
+    return max(weights(node), key=lambda tensor: tensor.size).dtype.name.lower() if weights(node) else ""
 
 
 def sparsity(node: ir.Node) -> float | None:

@@ -1,9 +1,10 @@
-"""Why a quantized model is not faster than float: kernel by kernel, what the time goes to."""
+"""Why a model is slower than the original, or not faster: kernel by kernel, what the time goes to."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import onnx_ir as ir
@@ -27,9 +28,9 @@ def is_quantized(model: ir.Model) -> bool:
     return any(edit.op_of(node) in wanted for node in nodes)
 
 
-def is_faster(timing: Timing) -> bool:
-    """Tell whether a model is faster than the first beyond doubt."""
-    return timing.speed.state == "faster"
+def is_slow(timing: Timing, *, quantized: bool) -> bool:
+    """Tell whether a model is slower than the first beyond doubt, or was quantized and is not faster beyond doubt."""
+    return timing.speed.state != "faster" if quantized else timing.speed.state == "slower"
 
 
 def explain(profiled: Profiled) -> NotFaster:
@@ -67,28 +68,27 @@ def layer_times(before: Sequence[Placed], after: Sequence[Placed], origins: Orig
     origins : Origins
         Of the original.
     """
-    spent: defaultdict[str | None, float] = defaultdict(float)
-    made: defaultdict[str | None, list[str]] = defaultdict(list)
+    was: defaultdict[str | None, Earlier] = defaultdict(Earlier)
     for one in before:
-        spent[one.node] += one.kernel.milliseconds
-        made[one.node].append(one.kernel.operator)
+        was[one.node].add(one)
     around, whole_before, whole_after = Neighbours(after), total(before), total(after)
     found = []
     for one in after:
         kernel = one.kernel
         twin = _twin(one, origins)
-        old = spent[twin] if twin is not None and twin in spent else None
+        old = was[twin] if twin is not None and twin in was else None
+        spent = None if old is None else old.milliseconds
         found.append(
             LayerTime(
                 one.node or kernel.name,
                 kernel.name,
                 kernel.operator,
                 one.kind,
-                old,
+                spent,
                 kernel.milliseconds,
-                None if old is None else old / whole_before,
+                None if spent is None else spent / whole_before,
                 kernel.milliseconds / whole_after,
-                reason(one, around, old, " and ".join(dict.fromkeys(made[twin])), known=twin is not None),
+                reason(one, around, old, known=twin is not None),
             )
         )
     return sorted(found, key=lambda item: (-(item.after - (item.before or 0.0)), -item.after))
@@ -102,9 +102,10 @@ def _twin(one: Placed, origins: Origins) -> str | None:
 
 
 class Neighbours:
-    """Which kernels write what a kernel reads, and read what it writes."""
+    """Which kernels write what a kernel reads, and read what it writes; and whether any of them knows integers."""
 
     def __init__(self, kernels: Sequence[Placed]) -> None:
+        self.integers = any(one.kind in ("integer", "conversion") for one in kernels)
         self._makers = {tensor: one for one in kernels for tensor in one.kernel.outputs}
         self._readers: defaultdict[str, list[Placed]] = defaultdict(list)
         for one in kernels:
@@ -120,13 +121,33 @@ class Neighbours:
         return [reader for tensor in one.kernel.outputs for reader in self._readers[tensor]]
 
 
-def reason(one: Placed, around: Neighbours, old: float | None, was: str, *, known: bool) -> str:
+@dataclass
+class Earlier:
+    """What the original has for a node: the time and operators of its kernels, and whether in blocks of channels."""
+
+    milliseconds: float = 0.0
+    operators: list[str] = field(default_factory=list)
+    blocked: bool = False
+
+    def add(self, one: Placed) -> None:
+        """Take in a kernel."""
+        self.milliseconds += one.kernel.milliseconds
+        self.operators += [] if one.kernel.operator in self.operators else [one.kernel.operator]
+        self.blocked = self.blocked or in_blocks(one.kernel.name)
+
+
+def in_blocks(kernel: str) -> bool:
+    """Tell by a kernel's name whether it works on blocks of channels (onnxruntime's NCHWc), its fastest layout."""
+    return kernel.endswith("_nchwc")
+
+
+def reason(one: Placed, around: Neighbours, old: Earlier | None, *, known: bool) -> str:
     """Say why a kernel takes time.
 
     Parameters
     ----------
-    old, was :
-        Milliseconds and operators of the kernels that the original has for the same node.
+    old : Earlier or None
+        What the original has for the same node.
     known : bool
         The original has that node.
     """
@@ -139,13 +160,21 @@ def reason(one: Placed, around: Neighbours, old: float | None, was: str, *, know
         control = one.kernel.operator in CONTROL
         return "runs inner graphs; what runs inside is not counted" if control else f"works on shapes or indices{gone}"
     if one.kind == "integer":
-        return (
-            f"{one.kernel.milliseconds / old:.1f} × the time of {was} in float"
-            if old
-            else f"computes on integers{gone}"
-        )
-    ends = (end for end in (*around.before(one), *around.after(one)) if end.kernel.inputs)
-    return f"left in float{' between integer operators' if any(end.kind == 'conversion' for end in ends) else ''}{gone}"
+        if old is None or not old.milliseconds:
+            return f"computes on integers{gone}"
+        return f"{one.kernel.milliseconds / old.milliseconds:.1f} × the time of {' and '.join(old.operators)} in float"
+    return _float(one, around, old) + gone
+
+
+def _float(one: Placed, around: Neighbours, old: Earlier | None) -> str:
+    """Say what became of an operator in float: the layout that it lost, or how much longer it takes."""
+    times = f"{one.kernel.milliseconds / old.milliseconds:.1f} × its time" if old and old.milliseconds else ""
+    if old is not None and old.blocked and not in_blocks(one.kernel.name):
+        return f"no longer in blocks of channels (NCHWc), which other numbers of channels allow; {times}"
+    if around.integers:
+        ends = (end for end in (*around.before(one), *around.after(one)) if end.kernel.inputs)
+        return f"left in float{' between integer operators' if any(end.kind == 'conversion' for end in ends) else ''}"
+    return times or "in float"
 
 
 def _conversion(one: Placed, around: Neighbours) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from ..samples.inputs import example_feed
 from ..speed import Speed
 
 __all__ = ["Timing", "example_feed", "time_models"]
+
+Clock = Callable[[], int]
+"""Returns nanoseconds."""
 
 MIN_RUNS = 5
 MAX_RUNS = 1000
@@ -36,6 +39,8 @@ class Timing:
     ratio, ratio_low, ratio_high : float
         Median of this model's time over the first model's time in the same round; below 1 is faster.
     runs : int
+    step : Speed or None
+        How fast it is beside the model before it; None for the first.
     """
 
     median_ms: float
@@ -45,6 +50,7 @@ class Timing:
     ratio_low: float
     ratio_high: float
     runs: int
+    step: Speed | None = None
 
     @property
     def speed(self) -> Speed:
@@ -58,6 +64,7 @@ def time_models(
     *,
     seconds: float = 2.0,
     threads: int = 0,
+    computing: bool = False,
 ) -> list[Timing]:
     """Time models that take the same feed, interleaved in one process.
 
@@ -74,6 +81,8 @@ def time_models(
         How long to measure, all models together; at least 5 rounds are run, and at most 1000.
     threads : int
         0 means all cores that this process may use.
+    computing : bool
+        Count the time that one thread computes, not the time that passes: what else the machine does is not in it.
 
     Returns
     -------
@@ -90,12 +99,14 @@ def time_models(
     if feeds is None:
         first = models[0]
         feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
+    clock = time.thread_time_ns if computing else time.perf_counter_ns
+    threads = 1 if computing else threads
     if any(isinstance(m, ir.Model) and sum(t.nbytes for t in weights(m)) > SHARED_BYTES for m in models):
-        return summarise(_measure_in_turn(models, feeds, seconds, threads))
+        return summarise(_measure_in_turn(models, feeds, seconds, threads, clock))
     sessions = [open_session(model, threads=threads) for model in models]
     for session in sessions:
         _warm_up(session, feeds)
-    return summarise(_measure(sessions, feeds, seconds))
+    return summarise(_measure(sessions, feeds, seconds, clock))
 
 
 def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
@@ -105,7 +116,7 @@ def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
 
 
 def _measure_in_turn(
-    models: Sequence[ir.Model | str | Path], feeds: dict[str, Array], seconds: float, threads: int
+    models: Sequence[ir.Model | str | Path], feeds: dict[str, Array], seconds: float, threads: int, clock: Clock
 ) -> npt.NDArray[np.float64]:
     """Return milliseconds, shape (rounds, models), of models that do not fit into memory side by side.
 
@@ -115,7 +126,7 @@ def _measure_in_turn(
 
     def turn(model: ir.Model | str | Path) -> npt.NDArray[np.float64]:
         session = _warm_up(open_session(model, threads=threads, prepack=True), feeds)
-        return _measure([session], feeds, seconds / len(models))[:, 0]
+        return _measure([session], feeds, seconds / len(models), clock)[:, 0]
 
     turns = [turn(model) for model in models]
     if len(models) > 1:
@@ -126,7 +137,7 @@ def _measure_in_turn(
     return np.stack([turn[:rounds] for turn in turns], axis=1)
 
 
-def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float) -> npt.NDArray[np.float64]:
+def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float, clock: Clock) -> npt.NDArray[np.float64]:
     """Return milliseconds, shape (rounds, models)."""
     rounds: list[list[float]] = []
     end = time.perf_counter() + seconds
@@ -134,9 +145,9 @@ def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float) -
         spent = [0.0] * len(sessions)
         order = range(len(sessions)) if len(rounds) % 2 == 0 else reversed(range(len(sessions)))
         for index in order:
-            start = time.perf_counter_ns()
+            start = clock()
             sessions[index].run(feeds)
-            spent[index] = (time.perf_counter_ns() - start) / 1e6
+            spent[index] = (clock() - start) / 1e6
         rounds.append(spent)
     return np.array(rounds)
 
@@ -149,8 +160,13 @@ def summarise(milliseconds: npt.NDArray[np.float64]) -> list[Timing]:
         middle, ratio = (float(np.median(values[:, index])) for values in (milliseconds, ratios))
         low, high = _interval(milliseconds[:, index])
         ratio_low, ratio_high = _interval(ratios[:, index])
-        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds)))
+        step = None if index == 0 else _speed(milliseconds[:, index] / milliseconds[:, index - 1])
+        timings.append(Timing(middle, low, high, ratio, ratio_low, ratio_high, len(milliseconds), step))
     return timings
+
+
+def _speed(ratios: npt.NDArray[np.float64]) -> Speed:
+    return Speed(float(np.median(ratios)), *_interval(ratios))
 
 
 def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -9,11 +9,11 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from .. import urls
 from ..errors import ModelError
 from ..files import kind_of
 from .checker import check_model
 from .data_file import RECORD
+from .exports import how_to_export, model_file
 from .tensors import check_tensor, check_text, tensors_in
 
 # It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
@@ -35,7 +35,8 @@ def load(path: str | Path) -> ir.Model:
     Parameters
     ----------
     path : str or Path
-        The ``.onnx`` file, or a URL that fsspec knows. Its external data must lie inside the file's folder.
+        The ``.onnx`` file, a folder with one such file, or a URL that fsspec knows. Its external data must lie inside
+        the file's folder.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def load(path: str | Path) -> ir.Model:
         The file is missing, unreadable, truncated, not ONNX, rejected by the checker, or names external data that
         is missing, too short, or outside the model's folder.
     """
-    path = _here(path)
+    path = model_file(path)
     for attempt in range(1, ATTEMPTS + 1):
         before = _identity(path)
         try:
@@ -59,14 +60,6 @@ def load(path: str | Path) -> ir.Model:
             if attempt == ATTEMPTS or _identity(path) == before:
                 return model
     raise AssertionError  # the last attempt returns or raises
-
-
-def _here(path: str | Path) -> Path:
-    """Return where a model is here; one under a URL is copied, with what it refers to."""
-    real = urls.here(path, ModelError)
-    if isinstance(urls.located(path), str):
-        urls.beside(path, _locations(_parse(real)), ModelError)
-    return real
 
 
 def _locations(proto: onnx.ModelProto) -> list[str]:
@@ -113,9 +106,10 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except google.protobuf.message.DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or truncated (its protobuf cannot be decoded)") from None
+        other = how_to_export(path) or "not an ONNX model, or truncated (its protobuf cannot be decoded)"
+        raise ModelError(f"{path}: {other}") from None
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(f"{path}: not an ONNX model (no graph inside)")
+        raise ModelError(f"{path}: {how_to_export(path) or 'not an ONNX model (no graph inside)'}")
     return proto
 
 

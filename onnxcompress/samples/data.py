@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ..errors import DataError, OptionError
-from ..urls import here, located
+from ..graph.load import PATH
+from ..urls import here
+from ..urls import located as under
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Data:
         copies: dict[str, Any] = {}
         for name in ("source", "preprocess", "tokenizer"):
             given = getattr(self, name)
-            if isinstance(given, (str, Path)) and isinstance(located(given), str):
+            if isinstance(given, (str, Path)) and isinstance(under(given), str):
                 copies[name] = here(given, DataError)
         return replace(self, **copies)
 
@@ -73,6 +77,18 @@ class Data:
 def as_data(data: Any) -> Data:
     """Return `data` as a `Data`, without a word on how to read it if it is none."""
     return data if isinstance(data, Data) else Data(data)
+
+
+def located(data: Any, model: ir.Model) -> Any:
+    """Return `data` with the model's file in it, so that it can be read where only the model's content is known.
+
+    None, and what is no path, stays as it is.
+    """
+    path = model.meta.get(PATH)
+    given = as_data(data)
+    if path is None or given.model is not None or not isinstance(given.source, (str, Path)):
+        return data
+    return replace(given, model=path)
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

@@ -99,7 +99,8 @@ def _cast(item: Input, array: Array, where: str, notes: dict[str, str]) -> Array
         return array
     label = f"{where}: input '{item.name}'"
     if wanted == "float":
-        cast = array.astype(item.dtype)
+        with np.errstate(over="ignore"):  # what does not fit is found below
+            cast = array.astype(item.dtype)
         if known == "float" and array.dtype.itemsize > item.dtype.itemsize:
             lost = ~np.isfinite(cast.astype(np.float64)) & np.isfinite(array.astype(np.float64))
             if lost.any():

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..errors import DataError, ModelError, did_you_mean
-from ..graph.shapes import fitting_inputs
-from ..runtime.session import Array, Dims, Session
+from ..errors import DataError, did_you_mean
+from ..runtime.session import Array, Dims
 
 SMALL_DIM = 16
 """What a dimension without a fixed size becomes in random values (a number of tokens, of frames)."""
@@ -298,59 +297,3 @@ def example_feed(model: ir.Model, seed: int = 0, stretch: int = 1) -> dict[str, 
     """Return one feed of random values that fits `model`: one sample, or as many as its fixed batch."""
     layout = find_layout(model_inputs(model))
     return random_feeds(layout, layout.fixed_batch or 1, seed, stretch)
-
-
-STRETCHES = (1, 4, 16, 64)
-"""A model with strides, windows or padding over a free extent may need more of it than the smallest example has."""
-
-
-def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
-    """Return the smallest example feed that `session`, which is of `model`, can run.
-
-    Raises
-    ------
-    ModelError
-        It can run none of them; with what ONNX Runtime said of the smallest.
-    """
-    first: ModelError | None = None
-    for stretch in STRETCHES:
-        feed = example_feed(model, stretch=stretch)
-        try:
-            session.run(feed)
-        except ModelError as error:
-            first = first or error
-        else:
-            return feed
-    layout = find_layout(model_inputs(model))
-    feed = random_feeds(layout, layout.fixed_batch or 1, 0, given=fitting_inputs(model))
-    try:
-        session.run(feed)
-    except ModelError as error:
-        reason = "random values do not fit this model: give samples with --data (data=...)"
-        raise ModelError(f"{first or error}; {reason}") from None
-    return feed
-
-
-def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
-    """Return the smallest example feed that `session` can run, and one of other values, several samples and sizes.
-
-    Raises
-    ------
-    ModelError
-        As `runnable_feed` does.
-    """
-    feeds = [runnable_feed(model, session)]
-    layout = find_layout(model_inputs(model))
-    same = {name: array.shape for name, array in feeds[0].items()}
-    for stretch, given in ((2, None), (1, None), (1, same)):
-        other = random_feeds(layout, layout.fixed_batch or OTHER_BATCH, 1, stretch, given)
-        try:
-            session.run(other)
-        except ModelError:
-            continue
-        return [*feeds, other]
-    return feeds
-
-
-OTHER_BATCH = 3
-"""Samples in the second example feed, where the model takes any number."""

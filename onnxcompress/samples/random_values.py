@@ -1,4 +1,4 @@
-"""Samples that are made up: of shapes that the model runs at, with tokens that it knows."""
+"""Samples and example feeds that are made up: of shapes that the model runs at, with tokens that it knows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import onnx_ir as ir
 
 from ..errors import DataError, ModelError
 from ..graph.shapes import fitting_inputs
-from ..runtime.session import Array, open_session
-from .inputs import STRETCHES, Layout, random_feeds
+from ..runtime.session import Array, Session, open_session
+from .inputs import Layout, example_feed, find_layout, model_inputs, random_feeds
 from .roles import role, vocabulary
 from .sources import Request, Source
 
 COUNT = 16
 """How many there are (more if the model's fixed batch is larger)."""
+
+STRETCHES = (1, 4, 16, 64)
+"""A model with strides, windows or padding over a free extent may need more of it than the smallest example has."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -62,20 +65,25 @@ def _runnable(model: ir.Model, layout: Layout) -> Shapes | None:
                for axis, dim in enumerate(item.shape or (None,))):  # fmt: skip
         return None
     try:
-        session = open_session(model)
+        feed = _plausible_feed(model, layout, open_session(model))
     except ModelError:
         return None
-    tables, batch = _vocabularies(model), layout.fixed_batch or 1
-    fitting = fitting_inputs(model)
+    return None if feed is None else {name: array.shape for name, array in feed.items()}
+
+
+def _plausible_feed(model: ir.Model, layout: Layout, session: Session) -> dict[str, Array] | None:
+    """Return the first plausible feed that runs: small, as the weights ask for, longer; caches full, then empty."""
+    tables, fitting = _vocabularies(model), fitting_inputs(model)
     tried = [(STRETCHES[0], {}), (STRETCHES[0], fitting), *((stretch, {}) for stretch in STRETCHES[1:])]
     for empty in ({}, _empty(layout)):
         for stretch, shapes in tried:
             try:
-                feeds = random_feeds(layout, batch, 0, stretch, shapes | empty)
-                session.run(plausible(layout, feeds, tables, 0))
+                feed = random_feeds(layout, layout.fixed_batch or 1, 0, stretch, shapes | empty)
+                feed = plausible(layout, feed, tables, 0)
+                session.run(feed)
             except (ModelError, DataError):
                 continue
-            return {name: array.shape for name, array in feeds.items()}
+            return feed
     return None
 
 
@@ -91,3 +99,53 @@ def _empty(layout: Layout) -> Shapes:
             sizes = [dim if isinstance(dim, int) else None for dim in item.shape]
             found[item.name] = tuple(0 if axis in named else size or 1 for axis, size in enumerate(sizes))
     return found
+
+
+def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
+    """Return the smallest example feed that `session`, which is of `model`, can run.
+
+    Raises
+    ------
+    ModelError
+        It can run none of them; with what ONNX Runtime said of the smallest.
+    """
+    first: ModelError | None = None
+    for stretch in STRETCHES:
+        feed = example_feed(model, stretch=stretch)
+        try:
+            session.run(feed)
+        except ModelError as error:
+            first = first or error
+        else:
+            return feed
+    likely = _plausible_feed(model, find_layout(model_inputs(model)), session)
+    if likely is None:
+        raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)") from None
+    return likely
+
+
+def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
+    """Return the smallest example feed that `session` can run, and one of other values, several samples and sizes.
+
+    Raises
+    ------
+    ModelError
+        As `runnable_feed` does.
+    """
+    feeds = [runnable_feed(model, session)]
+    layout = find_layout(model_inputs(model))
+    same = {name: array.shape for name, array in feeds[0].items()}
+    count = layout.fixed_batch or OTHER_BATCH
+    for stretch, given in ((2, None), (1, None), (1, same)):
+        other = random_feeds(layout, count, 1, stretch, given)
+        for feed in (other, plausible(layout, other, _vocabularies(model), 1)):
+            try:
+                session.run(feed)
+            except ModelError:
+                continue
+            return [*feeds, feed]
+    return feeds
+
+
+OTHER_BATCH = 3
+"""Samples in the second example feed, where the model takes any number."""

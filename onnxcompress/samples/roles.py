@@ -15,13 +15,13 @@ from .inputs import Input
 
 ROLES = {
     "cache switch": r"use_cache(_branch)?",
-    "past": r"(past|pkv|cache|mems)(_.*|\..*|\d.*)?|.*(past_(key|value|kv)|(key|value|k|v)_cache).*",
     "positions": r"(.*_)?position(_id)?s(_ids)?|pos_ids|cache_position",
+    "past": r"(past|pkv|cache|mems)(_.*|\..*|\d.*)?|.*(past_(key|value|kv)|(key|value|k|v)_cache).*",
     "types": r"(.*_)?(token_type|segment|sentence_type)_?ids?",
     "mask": r"(.*[_.])?(attention_)?mask(_.*)?",
     "ids": r"(.*[_.])?(input_|decoder_input_|token_)?(ids|tokens)(_.*)?|token_ids",
     "rate": r"sr|sample_rate|sampling_rate",
-    "state": r"(.*[_.])?(state|states|hidden|h_?0|c_?0|h_?n|c_?n|h|c)(_?in|_?\d+)?",
+    "state": r"(?!.*encoder)(.*[_.])?(state|states|hidden|h_?0|c_?0|h_?n|c_?n|h|c)(_?in|_?\d+)?",
 }
 """Role → names of inputs that have it; the first that fits counts."""
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
-from ..graph.load import PATH
 from ..runtime.session import Array
-from .data import as_data
+from .data import as_data, located
 from .explain import describe_inputs, nearest_example
 from .find import find_source
 from .fitting import LABELS, fit
@@ -464,10 +463,8 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
         return data
     whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    given = as_data(data).here()
-    if given.model is None and whole is not None:
-        given = dataclasses.replace(given, model=whole.meta.get(PATH))
-    source = find_source(Request(given, layout, whole), seed)
+    given = data if whole is None else located(data, whole)
+    source = find_source(Request(as_data(given).here(), layout, whole), seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

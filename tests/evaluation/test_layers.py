@@ -23,7 +23,7 @@ from onnxcompress.evaluation.layer_noise import EQUAL, layer_noise
 from onnxcompress.evaluation.layers import Pair, precision, sparsity
 from onnxcompress.evaluation.preview import preview
 from onnxcompress.evaluation.worst import worst_samples
-from onnxcompress.passes import FoldBatchNorm, PruneChannels, Quantize, Shrink
+from onnxcompress.passes import FoldBatchNorm, PruneChannels, Quantize, QuantizeDynamic, Shrink
 from onnxcompress.samples.samples import load_samples
 
 TWO_LAYERS = """g (float[N, 4] x, float[4, 8] w1, float[8, 3] w2) => (float[N, 3] y) {
@@ -103,6 +103,17 @@ def test_rows_share_out_the_time_of_the_run(tmp_path: Path) -> None:
     text = report.to_html()
     assert "Kernel" in text and "SQNR" in text and "Samples that suffer most" in text
     assert report.left_out == []
+
+
+def test_a_layer_goes_on_where_its_weight_is(parse, weights) -> None:
+    """What was one product is several nodes then, and the one with the integers is not the one with the output."""
+    original = two_layers(parse, **weights)
+    made, _ = onnxcompress.apply(original, [QuantizeDynamic()])
+    first, second = (layer for layer in Pair(original, made).layers() if layer.operator == "MatMul")
+    integers = [v.const_value for v in made.graph.initializers.values() if v.const_value.dtype == ir.DataType.INT8]
+    assert [first.precision_after, second.precision_after] == ["int8", "int8"]
+    assert first.bytes_after >= min(tensor.nbytes for tensor in integers) == 24 and second.bytes_after >= 24
+    assert Pair(original, made).tensors()["h"] == ("h", "h")
 
 
 def test_zeros_are_counted_and_types_named(parse, weights) -> None:

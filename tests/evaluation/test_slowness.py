@@ -8,7 +8,7 @@ import pytest
 from onnxcompress.evaluation import profiled
 from onnxcompress.evaluation.origins import Origins, Placed, kind_of, place
 from onnxcompress.evaluation.profile import Kernel
-from onnxcompress.evaluation.slowness import is_faster, is_quantized, layer_times, operator_times
+from onnxcompress.evaluation.slowness import is_quantized, is_slow, layer_times, operator_times
 from onnxcompress.evaluation.timing import Timing
 
 FLOAT = """g (float[1,3,4,4] x, float[3,3,1,1] w, float[3] v, float[1,3,4,4] k) => (float[1,3,4,4] y) {
@@ -67,6 +67,24 @@ def test_layers_are_ranked_by_what_they_cost_beyond_the_original(parse):
     assert [(item.node, item.before, item.after, item.reason) for item in found] == expected
     assert [item.share for item in found] == pytest.approx([item.after / 15.25 for item in found])
     assert [item.share_before for item in found] == [0.2, None, None, None, None, 0.4, None, 0.3]
+
+
+def test_a_float_model_tells_of_the_layout_that_it_lost(parse):
+    """Fewer channels than onnxruntime's blocks take: a plain Conv, and no layout changed around it."""
+    origins = Origins(named(parse(FLOAT)))
+    pruned = [
+        Kernel("C", "Conv", 5.0, "float", ("x",), ("r",)),
+        Kernel("M/MatMulScaleFusion/", "FusedMatMul", 3.6, "float", ("r",), ("s",)),
+        Kernel("ReorderInput_token_4", "ReorderInput", 0.5, "float", ("s",), ("t",)),
+        Kernel("Y", "Softmax", 2.0, "float", ("t",), ("y",)),
+    ]
+    found = {item.node: item.reason for item in layer_times(place(origins, BEFORE), place(origins, pruned), origins)}
+    assert found == {
+        "C": "no longer in blocks of channels (NCHWc), which other numbers of channels allow; 2.5 × its time",
+        "M": "1.2 × its time",
+        "ReorderInput_token_4": "changes the layout of s",
+        "Y": "0.5 × its time",
+    }
 
 
 def test_operators_are_added_up(parse):
@@ -155,7 +173,9 @@ def test_kinds(operator, dtype, added, kind):
     [(0.5, 0.6, True), (0.5, 1.01, False), (0.985, 0.995, False), (0.97, 0.999, True), (1.1, 1.2, False)],
 )
 def test_only_what_is_surely_below_one_is_faster(low, high, faster):
-    assert is_faster(Timing(1, 1, 1, (low + high) / 2, low, high, 9)) is faster
+    timing = Timing(1, 1, 1, (low + high) / 2, low, high, 9)
+    assert is_slow(timing, quantized=True) is not faster
+    assert is_slow(timing, quantized=False) is (low > 1 and high > 1 / 0.98)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,22 +36,6 @@ SHOWN = 3
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may read; some of its other readers start programs."""
-
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    struct.error,
-    zlib.error,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    AttributeError,
-    NotImplementedError,
-    MemoryError,
-)
-"""What Pillow raises for pictures that are damaged, or none."""
 
 Bytes = npt.NDArray[np.uint8]
 Picture = Path | bytes
@@ -148,14 +130,10 @@ class _Album:
             return known
         try:
             found = self.make.pixels(picture)
-        except UNREADABLE as error:
+        except Exception as error:  # noqa: BLE001 - a damaged picture may raise anything from inside its decoder
             if type(error).__name__ == "UnidentifiedImageError":
                 return f"no {', '.join(FORMATS[:3])}, …"
-            return " ".join(str(error).split())[:100] or type(error).__name__
-        except Warning as error:
-            return str(error).split(",")[0]
-        except Exception as error:  # noqa: BLE001 - Pillow's own classes are known only where it is installed
-            return type(error).__name__
+            return " ".join(str(error).split(",")[0].split())[:100] or type(error).__name__
         self.pixels.put(number, found)
         return found
 

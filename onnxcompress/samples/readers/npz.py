@@ -101,9 +101,11 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
 
 def _check_size(stream: IO[bytes], size: int) -> None:
     """Raise `ValueError` if a header promises more than there is, before memory is allocated for it."""
+    start = stream.tell()
     version = np.lib.format.read_magic(stream)
     if version in READ_HEADER:
         shape, _, dtype = READ_HEADER[version](stream)
+        size -= stream.tell() - start
         promised = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and (min(shape, default=0) < 0 or promised > size):
             raise ValueError(f"its header promises {dtype} {list(shape)}, and it holds {size} bytes")

@@ -107,8 +107,8 @@ def _texts(table: Table, row: Row, label: str | None, request: Request) -> list[
     if "pair" in columns:
         raise DataError(f"{table.name}: --columns names a pair and no text; give text=COLUMN too")
     words = [name for name, cell in row.items() if isinstance(cell, str) and name != label and not is_number(cell)]
-    inputs = {item.name for item in request.layout.inputs}
-    if not words or (inputs <= set(table.columns)):
+    inputs = {columns.get(item.name, item.name) for item in request.layout.inputs}
+    if not words or inputs <= set(table.columns):
         return []
     known = next((names for names in TEXTS if set(names) <= set(words)), None)
     if known is None and len(words) > 1:
@@ -166,7 +166,11 @@ def _arrays(
 
 
 def _numbers(block: Sequence[Row], names: Sequence[str], where: str) -> Array:
-    return np.stack([_column(block, name, where) for name in names], axis=1)
+    columns = {name: _column(block, name, where) for name in names}
+    for name, column in columns.items():
+        if column.dtype == object:
+            raise DataError(f"{where}: column '{name}': not all of it is numbers")
+    return np.stack(list(columns.values()), axis=1)
 
 
 def _column(block: Sequence[Row], name: str, where: str) -> Array:
