@@ -72,7 +72,11 @@ def model_file(path: str | Path) -> Path:
         The folder holds several models, which are named, or none; then it says how to export what is there.
     """
     url, path = path, urls.here(path, ModelError)
-    if not path.is_dir():
+    try:
+        folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have; whoever opens it says so
+        return path
+    if not folder:
         if isinstance(urls.located(url), str):
             urls.beside(url, _data_files(path), ModelError)
         return path
