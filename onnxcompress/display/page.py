@@ -222,7 +222,7 @@ def chart(stages: Sequence[Stage]) -> Chart | None:
         return None
     across = ticks(0, max(stage.bytes for _, stage, _ in scored))
     up = range_ticks([value for _, _, value in scored])
-    frame = Frame(440, 250, 54, 422, 28, 220, most=across[-1] or 1.0, low=up[0], high=up[-1])
+    frame = Frame(440, 250, 64, 422, 28, 220, most=across[-1] or 1.0, low=up[0], high=up[-1])
     placed = [(frame.x(stage.bytes), frame.y(value), number, stage) for number, stage, value in scored]
     return Chart(
         frame,
