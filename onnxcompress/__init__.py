@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from .contract import Pass as Pass
     from .errors import OnnxCompressError as OnnxCompressError
     from .evaluation.bench import bench as bench
@@ -47,6 +49,8 @@ __all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version(__name__)
     if name not in _WHERE:
         raise AttributeError(f"module 'onnxcompress' has no attribute '{name}'")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from .channels.groups import Group, find_groups
 from .details import GroupInfo
 from .graph import cost, edit
+from .graph.exports import model_file
 from .graph.macs import multiplies
 from .graph.save import weights
 from .kinds import to_ir, working_copy
@@ -120,7 +121,7 @@ def saved_bytes(model: AnyModel, loaded: ir.Model) -> int:
     if not isinstance(model, (str, Path)):
         return cost.model_bytes(loaded)
     external = sum(tensor.nbytes for tensor in weights(loaded) if isinstance(tensor, ir.ExternalTensor))
-    return Path(model).stat().st_size + external
+    return model_file(model).stat().st_size + external
 
 
 def _port(value: ir.Value) -> PortInfo:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from . import cautions
+from .cautions import Ran
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, PlanError, VerifyError
 from .evidence import Stage, Step, Verdict
@@ -94,8 +96,9 @@ def apply(
         Samples for the passes: an ``.npz`` file, a folder of them, ``file.py:function``, "random", or in Python a
         dict of arrays named after the inputs (and ``labels``); see `onnxcompress.samples.samples`.
     metric : str, optional
-        top1, top5, agreement, sqnr, cosine, max_abs or ``file.py:function``; by default top1 where there are labels,
-        else agreement.
+        A name, such as top1 or ``cosine:embedding``, or ``file.py:function``; see
+        `onnxcompress.evaluation.metrics.find_metric`. By default what the model is for decides, and the labels; the
+        report says where that is a guess.
     max_drop : float, optional
         How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
@@ -243,6 +246,7 @@ class Run:
         self._models: list[ir.Model] = []
         self._profiled: Profiled | None = None
         self._found: Comparison | None = None
+        self._ran: list[Ran] = []
         self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
         if judges is not None:
@@ -251,10 +255,11 @@ class Run:
             self.report.notes.append(f"{RANDOM_NODES}: {', '.join(self._verifier.random)}")
         self._measure("original")
 
-    def step(self, step: Pass, planned: PlannedStep | None = None) -> Plan:
+    def step(self, step: Pass, planned: PlannedStep | None = None, *, judged: bool = True) -> Plan:
         """Plan, copy, apply, verify, commit; a pass that does not hold its promise leaves the model as it was.
 
-        What was `planned` before is carried out as it is, and verified like any other.
+        What was `planned` before is carried out as it is, and verified like any other. Where it is not to be `judged`,
+        the metric is not taken.
         """
         fingerprint = self._fingerprints.of(self.model)
         self._forget()
@@ -283,8 +288,9 @@ class Run:
                 list(changes.curve),
             )
         )
-        self._measure(step.name)
-        if (asked := step.options().get("max_drop")) is not None:
+        self._measure(step.name, judged=judged)
+        self._ran.append(Ran(step, self.report.steps[-1], self.report.stages[-1]))
+        if judged and (asked := step.options().get("max_drop")) is not None:
             self._judge_step(step.name, asked, given)
         self.progress(step.name, 1, 1)
         return planned.plan
@@ -350,8 +356,8 @@ class Run:
         others = tuple(each.sentence for each in (known, verdict) if each is not None and each is not worst)
         self.report.verdict = replace(worst, details=(*worst.details, *others))
 
-    def finish(self) -> Report:
-        """Time the stages side by side, and compare the layers before and after."""
+    def finish(self, threads: int = 0) -> Report:
+        """Time the stages side by side on so many threads (0: all), and compare the layers before and after."""
         from .evaluation.timing import time_models
 
         self._forget()
@@ -363,10 +369,11 @@ class Run:
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, threads=threads)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
+        self._caution()
         self._warn_of_slow_steps(feeds, timings)
         self._explain_slowness(feeds, timings)
         self._look_closer(feeds)
@@ -392,6 +399,15 @@ class Run:
             times = (first, last) if first and last else None
             self._profiled = profile_pair(self._models[0], self.model, feeds, times)
         return self._profiled
+
+    def _caution(self) -> None:
+        """Say what nobody can have wanted; that nothing was done falls short of what was asked for."""
+        idle = list(cautions.without_effect(self._ran))
+        if cautions.nothing_done(self._ran):
+            self.report.unmet += idle
+        else:
+            self.report.warnings += idle
+        self.report.warnings += [*cautions.zeros_that_stay(self._ran), *cautions.growth(self.report.stages)]
 
     def _warn_of_slow_steps(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Say which steps made the model slower; what is made for another target is not timed here."""
@@ -447,14 +463,15 @@ class Run:
             for tensor in weights(self.original):
                 edit.release_pages(tensor)
 
-    def _measure(self, name: str) -> None:
+    def _measure(self, name: str, *, judged: bool = True) -> None:
         known = cost.cost(self.model, self._sizes)
         stage = Stage(name, known.bytes, known.parameters, known.macs)
-        if self._reference is not None:
+        if self._reference is not None and judged:
             found = self._reference.compare(self.model if self._models else self.original, self._metric)
             self._found = found
             self.report.metric, self.report.samples = found.metric, found.count
             stage.metric, stage.agreement = found.value_b, found.agreement
+            self.report.notes += [note for note in found.notes if note not in self.report.notes]
             self.report.notes += [
                 f"after {name}, output '{item.name}' has another size in {item.resized} of the runs over the samples"
                 for item in found.outputs

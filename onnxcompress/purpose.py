@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx_ir as ir
 
@@ -52,6 +52,8 @@ class Purpose:
         Names or the structure told it. Else it is certain: labels fit, probabilities or boxes are made.
     axes : dict of str to int
         Output → its axis of classes or features.
+    main : str
+        The output that tells it, which is the one that is scored; empty where there is none.
     """
 
     kind: Kind
@@ -61,11 +63,7 @@ class Purpose:
     sentence: str
     guess: bool
     axes: dict[str, int]
-
-    @property
-    def main(self) -> str | None:
-        """The output that is scored where one is: the first that is no state; None where all are."""
-        return next((name for name, kind in self.outputs.items() if kind != "state"), None)
+    main: str
 
 
 @dataclass
@@ -141,7 +139,11 @@ def find_purpose(model: ir.Model, samples: Samples | None = None) -> Purpose:
     -------
     Purpose
     """
-    batch = None if samples is None else next(iter(samples.head(2).labelled(2)))
+    return read_purpose(model, None if samples is None else next(iter(samples.head(2).labelled(2))))
+
+
+def read_purpose(model: ir.Model, batch: Batch | None) -> Purpose:
+    """Find what a model is for, as `find_purpose` does, with a batch of samples at hand."""
     copy = model.clone()
     flatten(copy)
     outputs, image = _look(copy, batch)
@@ -264,7 +266,8 @@ def _find_boxes(outputs: list[_Output], image: tuple[int, ...], *, suppressed: b
             for other in near:
                 other.kind = "decisions" if other.kind == "decisions" else "scores"
             return
-    if len(heads) == 1 == len([o for o in outputs if o.kind != "state"]):
+    alone = len(heads) == len([o for o in outputs if o.kind != "state"]) == 1
+    if alone and len(heads[0].shape) == IMAGE_RANK - 1:
         heads[0].kind, heads[0].why = "detections", f"a row for each anchor of an image of {image[0]} x {image[1]}"
     for output in outputs:
         output.kind = "values" if output.kind == "boxes" else output.kind
@@ -297,27 +300,19 @@ def _conclude(model: ir.Model, outputs: list[_Output]) -> Purpose:
     quantized = any(QUANTIZED.search(node.op_type) for node in model.graph.all_nodes())
     found = next(((kind, purpose, what) for kind, purpose, what in PURPOSES if kind in kinds), None)
     kind: Kind = "other"
-    sentence, guess = "it has no outputs", True
+    sentence, guess, main = "it has no outputs", True, ""
     if found is not None:
         told = next(o for o in outputs if o.kind == found[0])
-        kind = found[1]
+        kind, main = found[1], told.name
         width = 0 if told.tensor is None else told.tensor.features
         if kind in ("classifier", "regressor") and ("state" in kinds or _recurs(model)):
             kind = "recurrent"
         guess = not told.why.startswith(CERTAIN)
         more = ", already quantized" if quantized else ""
         sentence = f"{kind}{more}: '{told.name}' holds {found[2].format(n=f'{width:,}')} ({told.why})"
-    axes = {o.name: o.tensor.axis for o in outputs if o.tensor is not None}
-    by_name: dict[str, Any] = {o.name: o for o in outputs}
-    return Purpose(
-        kind,
-        {name: o.kind for name, o in by_name.items()},
-        {name: o.why for name, o in by_name.items()},
-        quantized,
-        sentence,
-        guess,
-        axes,
-    )
+    kinds_by_name, why = {o.name: o.kind for o in outputs}, {o.name: o.why for o in outputs}
+    axes = {o.name: o.tensor.axis for o in outputs if o.tensor is not None and o.tensor.shape == o.shape}
+    return Purpose(kind, kinds_by_name, why, quantized, sentence, guess, axes, main)
 
 
 def _recurs(model: ir.Model) -> bool:

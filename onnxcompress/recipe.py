@@ -31,6 +31,9 @@ from .schedule import GROWTH, Written, expand
 from .surgery import SurgeonStep
 from .toml import parse_toml, read_toml
 
+SURGEON = "surgeon="
+"""What -p begins with where the step is a function of the user's own."""
+
 
 def read_recipe(path: str | Path) -> list[Pass]:
     """Read a recipe file.
@@ -107,6 +110,8 @@ def parse_pass(text: str) -> Pass:
 
 
 def _make_from_text(table: dict[str, Any]) -> Pass:
+    if "surgeon" in table and "name" not in table:
+        return make_step(table, "-p")
     options = dict(table)
     return registry.make(options.pop("name"), options, strict=False)
 
@@ -118,6 +123,10 @@ def _parse(text: str) -> dict[str, Any]:
         raise OptionError(f"-p {text!r}: {error}") from None
     if not words:
         raise OptionError(f"-p {text!r}: expected NAME key=value ...")
+    if words[0].partition("=")[0] == "surgeon":
+        if len(words) > 1 or not words[0].startswith(SURGEON):
+            raise OptionError(f"-p {text!r}: expected surgeon=file.py:function, and nothing else")
+        return {"surgeon": words[0].removeprefix(SURGEON)}
     options: dict[str, Any] = {}
     plain = registry.plain_tables(words[0])
     for item in words[1:]:

@@ -14,7 +14,7 @@ from .prune import (
     RandomPrune,
 )
 from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights
-from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, Shrink
+from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
     "ActivationPrune",
@@ -37,5 +37,6 @@ __all__ = [
     "QuantizeWeights",
     "RandomPrune",
     "RemoveDead",
+    "ShortenNames",
     "Shrink",
 ]

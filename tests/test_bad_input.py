@@ -70,7 +70,7 @@ def promising(path: Path, *, compressed: bool) -> Path:
 
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "no such file"),
-    "folder": (lambda path: path.mkdir(), "cannot be read"),
+    "folder": (lambda path: path.mkdir(), "a folder without an .onnx file"),
     "truncated": (truncated, "not an ONNX model, or truncated"),
     "not ONNX": (lambda path: write(path, b"PK\x03\x04 this is a zip"), "not an ONNX model"),
     "empty": (lambda path: write(path, b""), "not an ONNX model"),

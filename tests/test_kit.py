@@ -117,7 +117,7 @@ def test_prune_shrink_quantize(kit: Path, tmp_path: Path, name: str) -> None:
     assert all(np.isfinite(value).all() for value in outputs.values())
     assert out.stat().st_size < 0.6 * path_of(kit, name).stat().st_size
     assert {node.op_type for node in onnx.load(out).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
-    assert report.stages[-1].agreement is not None
+    assert report.stages[-1].metric is not None
 
 
 BLOCKS = {

@@ -92,6 +92,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-weights", {"dtype": "uint4"}),
     ("random-prune", {}),
     ("remove-dead", {}),
+    ("shorten-names", {}),
     ("shrink", {}),
 ]
 

@@ -17,6 +17,7 @@ from .measure import measure
 from .passes import passes
 from .reading import reads_data
 from .sensitivity import sensitivity
+from .targets import targets
 
 __all__ = ["app", "main"]
 
@@ -27,6 +28,7 @@ app.command()(inspect)
 app.command()(lint)
 app.command()(reads_data(compare))
 app.command()(reads_data(sensitivity))
-app.command()(bench)
+app.command()(reads_data(bench))
 app.command()(measure)
+app.command()(targets)
 app.command()(passes)

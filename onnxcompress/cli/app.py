@@ -95,10 +95,27 @@ def _failed(error: Exception) -> int:
 app = typer.Typer(
     cls=Commands,
     help="Make exported ONNX models small and fast, with the evidence that they still do their job.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"onnxcompress {version('onnxcompress')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
 
 
 def share(text: str) -> float:
@@ -109,7 +126,18 @@ def share(text: str) -> float:
         raise typer.BadParameter(f"{text!r}: expected a number such as 0.01, or 1%") from None
 
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+def find_model(path: Any) -> Any:
+    """Return the .onnx file of each folder that is given in the place of one; callback of arguments."""
+    if path is None:
+        return None
+    from ..graph.exports import model_file
+
+    return [model_file(each) for each in path] if isinstance(path, (list, tuple)) else model_file(path)
+
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", callback=find_model, help="An .onnx file, or a folder with one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DataOption = Annotated[
     str | None,
@@ -123,7 +151,10 @@ JudgeOption = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", help="top1, top5, agreement, cosine, max_abs, sqnr, or file.py:function."),
+    typer.Option(
+        "--metric",
+        help="top1, agreement, cosine, boxes, perplexity, ..., cosine:OUTPUT, or file.py:function.",
+    ),
 ]
 MaxDrop = Annotated[
     float | None,

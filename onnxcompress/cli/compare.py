@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .app import AsJson, MaxDrop, MetricOption, exit_status
+from .app import AsJson, MaxDrop, MetricOption, exit_status, find_model
 from .provider import on_provider
 
 
 @on_provider
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="The original.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="The other.")],
+    first: Annotated[Path, typer.Argument(metavar="A", callback=find_model, help="The original.")],
+    second: Annotated[Path, typer.Argument(metavar="B", callback=find_model, help="The other.")],
     data: Annotated[str, typer.Option("--data", help="Samples, as for apply.")],
     metric: MetricOption = None,
     max_drop: MaxDrop = None,

@@ -46,12 +46,18 @@ def compress(
         str | None, typer.Option("--max-memory", metavar="SIZE", help="The most memory of a run, estimated: 20MB.")
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="How long to search: 90s, 5m, 1h.")] = "5m",
+    train: Annotated[
+        str, typer.Option("--train", metavar="TIME", help="How long to train what loses a little too much: 30m.")
+    ] = "0",
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=1, help="Write so many models of the front: OUT, OUT-2, ...")
     ] = 1,
     target: Annotated[
         str | None, typer.Option("--target", metavar="NAME", help="The engine that it is for; see lint --help.")
     ] = None,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=0, help="Time on so many threads; 0: on all cores.")
+    ] = 1,
     study: Annotated[Path | None, typer.Option("--study", metavar="FILE", help="Keep what is tried in a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in that file.")] = False,
     report: ReportOption = None,
@@ -82,8 +88,10 @@ def compress(
             max_ms=max_ms,
             max_memory=max_memory,
             budget=budget,
+            train=train,
             keep=keep,
             target=target,
+            threads=threads,
             study=study,
             resume=resume,
             output=out,

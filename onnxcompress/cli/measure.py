@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from .app import AsJson, ModelPath, Overwrite
+from .provider import on_provider
 
 
+@on_provider
 def measure(
     model: ModelPath,
     table: Annotated[Path, typer.Option("--table", metavar="FILE.json", help="Where the times go.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ..progress import silent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import Progress as Bars
 
     from ..progress import Progress
 
@@ -61,9 +63,37 @@ def progress_bar() -> Iterator[Progress]:
         yield silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+    left = (TimeRemainingColumn(), TextColumn("left"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left)
+    with Bars(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
+        yield Phases(bars)
+
+
+class Phases:
+    """Shows the phase that work is in, as a bar that counts up once; whatever begins anew is a phase of its own.
+
+    Parameters
+    ----------
+    bars : rich.progress.Progress
+        Time left is reckoned from each phase's own speed.
+    """
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars, self._done, self._total = bars, 0, 0
+        self._task = bars.add_task("starting", total=None)
+        self._reached: dict[str, int] = {}
+        self._times: Counter[str] = Counter()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Move the bar of the phase at work, or begin another."""
+        if what not in self._reached or done < self._reached[what]:
+            self._times[what] += 1
+        if total != self._total or done < self._done:
+            self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(what, completed=done, total=total or None)
+        self._done, self._total, self._reached[what] = done, total, done
+        again = f" ({self._times[what]})" if self._times[what] > 1 else ""
+        self._bars.update(self._task, description=what + again, completed=done, total=total or None)

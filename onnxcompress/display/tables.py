@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contract import MODEL
+from ..targets.finding import EFFECTS
 from . import slowness, training, units
 from .layout import new_table, titled
 
@@ -24,7 +26,14 @@ if TYPE_CHECKING:
     from ..evidence import Evidence, Step, Verdict
     from ..inspection import Inspection, NodeInfo, PortInfo
     from ..targets.linter import LintReport
+    from ..targets.target import Target
     from .catalogue import Entry
+
+MOST_PORTS = 6
+"""Inputs, or outputs, that are shown: a decoder has dozens that are alike."""
+
+MOST_KINDS = 8
+"""Rows that take several lines each."""
 
 LONGEST = 25
 """Rows of a table that a model's size decides; the JSON has all of them."""
@@ -62,7 +71,8 @@ def _on_the_whole(step: Step) -> list[str]:
 
 def stages(report: Evidence) -> RenderableType:
     """Return what was measured at each stage."""
-    agreement = [] if report.metric == "agreement" else [">agree"]
+    told = report.metric != "agreement" and any(stage.agreement is not None for stage in report.stages)
+    agreement = [">agree"] if told else []
     table = new_table(
         ("stage", f">{report.metric or 'metric'}", *agreement, ">params", ">MACs", ">bytes", ">ms", ">× ms")
     )
@@ -185,7 +195,8 @@ def _uncounted(found: Inspection) -> str:
 
 
 def _ports(ports: Sequence[PortInfo]) -> str:
-    return "; ".join(f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports)
+    shown = [f"{p.name} {p.dtype}{' ' if p.shape is None else ''}{units.shape(p.shape)}" for p in ports[:MOST_PORTS]]
+    return "; ".join(shown + ([f"and {len(ports) - MOST_PORTS} more"] if len(ports) > MOST_PORTS else []))
 
 
 def _nodes(nodes: Sequence[NodeInfo]) -> RenderableType:
@@ -205,16 +216,24 @@ def _groups(prunable: Sequence[GroupInfo], frozen: Sequence[GroupInfo]) -> list[
             table.add_row(Text(group.name), str(group.channels), str(group.tensors))
         tables.append(titled(f"Prunable groups: {len(prunable)}", _more(table, len(prunable))))
     if frozen:
-        table = new_table(("group", ">channels", "why"))
-        for group in sorted(frozen, key=lambda g: -g.channels * g.tensors)[:LONGEST]:
-            table.add_row(Text(group.name), str(group.channels), Text(group.reason))
-        tables.append(titled(f"Frozen groups: {len(frozen)}", _more(table, len(frozen))))
+        table, rows = new_table((">groups", ">channels", "why", "such as")), _alike(frozen)
+        for reason, alike in rows[:MOST_KINDS]:
+            table.add_row(str(len(alike)), str(sum(g.channels for g in alike)), Text(reason), Text(alike[0].name))
+        tables.append(titled(f"Frozen groups: {len(frozen)}", _more(table, len(rows), MOST_KINDS)))
     return tables
 
 
-def _more(table: Table, count: int) -> Table:
-    if count > LONGEST:
-        table.add_row(f"and {count - LONGEST} more; --json has all")
+def _alike(frozen: Sequence[GroupInfo]) -> list[tuple[str, list[GroupInfo]]]:
+    """Gather groups whose reasons differ in names alone, those of the most channels first."""
+    found: dict[str, list[GroupInfo]] = {}
+    for group in sorted(frozen, key=lambda g: -g.channels * g.tensors):
+        found.setdefault(re.sub(r"'[^']*'", "…", group.reason.split(" (", 1)[-1]), []).append(group)
+    return [(alike[0].reason, alike) for alike in found.values()]
+
+
+def _more(table: Table, count: int, most: int = LONGEST) -> Table:
+    if count > most:
+        table.add_row(f"and {count - most} more; --json has all")
     return table
 
 
@@ -229,10 +248,11 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
     if any(item.resized for item in found.outputs):
         resized = ", ".join(f"'{item.name}' in {item.resized}" for item in found.outputs if item.resized)
         title += f"; outputs of another size, in so many runs: {resized}"
-    outputs = new_table(("output", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
+    outputs = new_table(("output", "is", ">agree", ">SQNR dB", ">cosine", ">max |a−b|", ">NaN, inf"))
     for item in found.outputs:
         outputs.add_row(
             Text(item.name),
+            item.kind,
             units.number(item.agreement),
             units.number(item.sqnr, ".1f"),
             units.number(item.cosine, ".6f"),
@@ -242,7 +262,7 @@ def comparison(found: Comparison, judged: Verdict | None = None) -> list[Rendera
     return [titled("\n".join([*verdict(judged), title, *found.notes]), score), outputs]
 
 
-def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
+def timings(names: Sequence[str], found: Sequence[Timing], place: str) -> RenderableType:
     """Return latencies; the intervals are 95 %."""
     table = new_table(("model", ">ms", ">interval", ">× ms", ">interval"))
     for name, timing in zip(names, found, strict=True):
@@ -253,7 +273,7 @@ def timings(names: Sequence[str], found: Sequence[Timing]) -> RenderableType:
             f"{timing.ratio:.3f}",
             f"{timing.ratio_low:.3f} – {timing.ratio_high:.3f}",
         )
-    return titled(f"{found[0].runs} rounds, taking turns; 95 % intervals", table)
+    return titled(f"{found[0].runs} rounds on {place}, taking turns; 95 % intervals", table)
 
 
 def catalogue(entries: Sequence[Entry]) -> Table:
@@ -274,6 +294,24 @@ def entry(found: Entry) -> list[RenderableType]:
         allowed = f" ({option.allowed})" if option.allowed else ""
         table.add_row(option.name, option.type, option.default, Text(f"{option.text}{allowed}".strip()))
     return [Text(found.name, "bold"), Text(f"{found.text}\n{needs}"), table]
+
+
+def targets(found: Sequence[Target], here: str) -> RenderableType:
+    """Return the targets, with the providers of onnxruntime that run them."""
+    table = new_table(("target", "--provider", "engine"))
+    for target in found:
+        title = f"{target.title}; this is where models run now" if target.name == here else target.title
+        table.add_row(target.name, ", ".join(target.providers), Text(title))
+    return table
+
+
+def lints(found: Sequence[LintReport]) -> RenderableType:
+    """Return how much each target finds in a model."""
+    table = new_table(("target", ">rejected", ">in float", ">advice", "engine"))
+    for report in found:
+        counts = Counter(finding.effect for finding in report.findings)
+        table.add_row(report.target, *(str(counts[effect]) for effect in EFFECTS), Text(report.title))
+    return titled("Nodes that each engine rejects, computes in float, or has advice for; --target T lists them", table)
 
 
 def findings(report: LintReport) -> list[RenderableType]:

@@ -15,13 +15,17 @@ import onnx_ir as ir
 from ..errors import MetricError, ModelError, did_you_mean
 from ..graph import shapes
 from ..kinds import to_ir
-from ..runtime.provider import Provider, runs_on_provider
+from ..purpose import Purpose, read_purpose
+from ..runtime.provider import Provider
 from ..runtime.session import Port, Session, open_session
 from ..samples.samples import Batch, Samples, load_samples
 from . import interval
-from .fidelity import Fidelity, OutputFidelity, class_scores, decisions
+from .fidelity import Fidelity, OutputFidelity
 from .margins import Margins
-from .metrics import Metric, Score, find_metric
+from .metrics import Metric, Score, Subject, find_metric
+from .metrics.score import shown
+from .metrics.several import start
+from .metrics.usual import Choice, choose_metric
 
 if TYPE_CHECKING:
     from ..kinds import AnyModel
@@ -53,7 +57,7 @@ class Comparison:
     changed : tuple of int, optional
         How many samples lost, and how many gained, the decision that the metric counts.
     agreement, sqnr, cosine, max_abs : float or None
-        Of the first output; see `OutputFidelity`.
+        Of the main output, which tells what the model is for; see `OutputFidelity`.
     outputs : tuple of OutputFidelity
         Of every output.
     random : bool
@@ -64,7 +68,7 @@ class Comparison:
         The drop of top1 or agreement that is expected from how near all decisions are, and its standard error: it
         varies less with the samples than the drop itself. See `Margins`.
     notes : tuple of str
-        What is to be known of the samples: left out, guessed, cast.
+        That the metric is a guess, and why; what is to be known of the samples: left out, guessed, cast.
     """
 
     count: int
@@ -135,7 +139,7 @@ class Reference:
     ) -> None:
         self.samples = samples
         self._model, self._threads = model, threads
-        self._resizable: set[str] | None = None
+        self._known: tuple[Subject, Purpose] | None = None
         self._session: Session | None = open_session(model, threads=threads)
         self._ports = Ports(self._session.inputs, self._session.outputs, self._session.types)
         self._cache: list[dict[str, Any]] = []
@@ -151,8 +155,8 @@ class Reference:
         model : onnx_ir.Model, str or Path
             If it is the one that it is compared with, nothing is run twice.
         metric : str, optional
-            A name in `METRICS` or ``file.py:function``. By default ``top1`` if there are labels, else ``agreement``,
-            else (the first output decides nothing) ``cosine``.
+            A name in `METRICS` or ``file.py:function``; see `find_metric`. By default what the model's purpose and the
+            labels ask for; see `choose_metric`.
         exact : bool
             Of the other model, as for `open_session`.
 
@@ -170,27 +174,32 @@ class Reference:
             check_same_ports(self._ports, session)
         runs = self.run()
         first = next(runs)
-        resizable = self._sized_by_data(first[0])
-        fidelities = {name: Fidelity(name, resizable=name in resizable) for name in self._ports.outputs}
-        chosen = self._default(*first) if metric is None else find_metric(metric)
+        subject, purpose = self._look(first[0])
+        choice = Choice(metric) if metric is not None else self._choose(purpose, *first)
+        chosen = find_metric(choice.metric)
         _check_labels(chosen, first[0])
-        score_b = chosen.start(resizable)
-        score_a = None if chosen.name in self._values or chosen.needs_reference else chosen.start(resizable)
-        margins = Margins() if chosen.name in ("top1", "agreement") else None
+        score_b = start(chosen, subject, self._ports.outputs)
+        known = chosen.name in self._values or chosen.perfect is not None
+        score_a = None if known else start(chosen, subject, self._ports.outputs)
+        fidelities = self._fidelities(subject)
+        scored_kind, main = subject.kinds.get(subject.output), subject.output
+        margins = Margins() if chosen.name in ("top1", "agreement") and scored_kind in ONE_CLASS else None
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = outputs_a if session is None else session.run(batch.feeds)
-            score_b.update(outputs_b, outputs_a, batch.labels)
+            scored = batch if choice.labelled else replace(batch, labels=None)
+            score_b.update(outputs_b, outputs_a, scored)
             if score_a is not None:
-                score_a.update(outputs_a, outputs_a, batch.labels)
+                score_a.update(outputs_a, outputs_a, scored)
             for name, fidelity in fidelities.items():
-                fidelity.update(outputs_a[name], outputs_b[name])
+                mask = shown(batch, np.shape(outputs_a[name]))
+                fidelity.update(outputs_a[name], outputs_b[name], batch.count, mask)
             if margins is not None:
-                one, other = (next(iter(outputs.values())) for outputs in (outputs_a, outputs_b))
-                margins.update(one, other, batch.labels if chosen.needs_labels else None)
+                margins.update(outputs_a[main], outputs_b[main], scored.labels if chosen.name == "top1" else None)
             count += batch.count
         value_a = self._value(chosen, score_a)
-        found = self._comparison(count, chosen, value_a, score_b, [f.result() for f in fidelities.values()])
+        results = {name: fidelity.result() for name, fidelity in fidelities.items()}
+        found = self._comparison(count, chosen, value_a, score_b, results, main, choice.note)
         likely = None if margins is None else margins.expected()
         return found if likely is None else replace(found, expected=likely[0], expected_error=likely[1])
 
@@ -212,33 +221,56 @@ class Reference:
         if number + 1 == len(self._cache):
             self._session = None  # it holds the weights, and is not needed any more
 
-    def _sized_by_data(self, batch: Batch) -> set[str]:
-        if self._resizable is None:
+    def _look(self, batch: Batch) -> tuple[Subject, Purpose]:
+        """Return what is known of the model's outputs."""
+        if self._known is None:
+            model = self._model if isinstance(self._model, ir.Model) else to_ir(self._model)[0]
             sizes = {name: array.shape for name, array in batch.feeds.items()}
-            self._resizable = shapes.sized_by_data(self._model, sizes) if isinstance(self._model, ir.Model) else set()
-        return self._resizable
+            found = read_purpose(model, batch)
+            resizable = shapes.sized_by_data(model, sizes)
+            listed = model.metadata_props.get("character", "").split("\n")  # as PaddleOCR writes it
+            characters = ("", *listed, " ") if len(listed) > 1 else ()
+            subject = Subject(found.main, found.outputs, found.axes, resizable, characters)
+            self._known = subject, found
+        return self._known
 
-    def _default(self, batch: Batch, outputs: dict[str, Any]) -> Metric:
-        first = next(iter(outputs.values()))
-        decides = isinstance(first, np.ndarray) and decisions(first) is not None
-        if batch.labels is not None and decides and _fits(first, batch.labels):
-            return find_metric("top1")
-        return find_metric("agreement" if decides else "cosine")
+    def _choose(self, purpose: Purpose, batch: Batch, outputs: dict[str, Any]) -> Choice:
+        resizable = () if self._known is None else self._known[0].resizable
+        return choose_metric(purpose, batch, outputs, resizable=resizable, random=self.samples.random)
+
+    def _fidelities(self, subject: Subject) -> dict[str, Fidelity]:
+        return {
+            name: Fidelity(
+                name,
+                kind=subject.kinds.get(name, ""),
+                axis=subject.axes.get(name),
+                resizable=name in subject.resizable,
+            )
+            for name in self._ports.outputs
+        }
 
     def _value(self, metric: Metric, score: Score | None) -> float:
-        if metric.needs_reference:
-            return _PERFECT[metric.name]
+        if metric.perfect is not None:
+            return metric.perfect
         if score is not None:
             self._values[metric.name] = score.value()
         return self._values[metric.name]
 
     def _comparison(
-        self, count: int, metric: Metric, value_a: float, score: Score, outputs: list[OutputFidelity]
+        self,
+        count: int,
+        metric: Metric,
+        value_a: float,
+        score: Score,
+        outputs: dict[str, OutputFidelity],
+        main: str,
+        note: str,
     ) -> Comparison:
-        first, value_b, losses = outputs[0], score.value(), score.losses()
+        value_b, losses = score.value(), score.losses()
+        first = outputs[main] if main in outputs else next(iter(outputs.values()))
         counted = None if losses is None else interval.counts(losses)
         low, high = (None, None) if losses is None else interval.mean_interval(losses)
-        if self._floats and all(output.sqnr == math.inf for output in outputs):
+        if self._floats and all(output.sqnr == math.inf for output in outputs.values()):
             low = high = 0.0  # equal to the last bit, which is no luck
         return Comparison(
             count=count,
@@ -255,16 +287,15 @@ class Reference:
             sqnr=first.sqnr,
             cosine=first.cosine,
             max_abs=first.max_abs,
-            outputs=tuple(outputs),
+            outputs=tuple(outputs.values()),
             random=self.samples.random,
             data=self.samples.description,
-            notes=tuple(self.samples.notes),
+            notes=(*([note] if note else []), *self.samples.notes),
         )
 
 
-_PERFECT = {"agreement": 1.0, "cosine": 1.0, "max_abs": 0.0, "sqnr": float("inf")}
-"""What the metrics that compare with the original say of the original itself."""
-
+ONE_CLASS = {"classes", "embedding"}
+"""Outputs that decide once for each sample, as far as they decide at all."""
 
 FLOATS = {"tensor(bfloat16)", "tensor(float)", "tensor(float16)"}
 """Models that differ only in these can be compared: a session makes each of the others."""
@@ -292,19 +323,12 @@ def check_same_ports(a: Session | Ports, b: Session) -> None:
 
 
 def _check_labels(metric: Metric, batch: Batch) -> None:
-    if metric.needs_labels and batch.labels is None:
+    if metric.labels == "needed" and batch.labels is None:
         raise MetricError(
             f"metric '{metric.name}' needs labels, and the samples have none; add an array 'labels', or use agreement"
         )
 
 
-def _fits(output: Any, labels: Any) -> bool:
-    scores = class_scores(output)
-    decided = output.size if scores is None else scores[..., 0].size
-    return labels.dtype.kind in "iubOSU" and labels.size == decided
-
-
-@runs_on_provider
 def compare(
     a: AnyModel,
     b: AnyModel,

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..runtime.session import Array
+from .decisions import DECIDING, NO_CLASSES, NOTHING, decisions
+
+AT_ONCE = 1 << 18
+"""Values that are compared at once: so many stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +22,17 @@ class OutputFidelity:
     Attributes
     ----------
     name : str
+    kind : str
+        What the output is; see `onnxcompress.purpose.Purpose`.
     sqnr : float or None
         Signal to noise in dB; inf for equal outputs, -inf where one is finite and the other is not.
     cosine : float or None
-        Cosine similarity of all values together.
+        Cosine similarity of each sample's values, the mean over the samples; of all values where each sample has one.
     max_abs : float or None
         The largest absolute difference.
     agreement : float or None
-        The share of decisions (highest class, or the integer itself) that are the same; None where one value for each
-        sample decides nothing.
+        The share of decisions (highest class, yes or no, or the integer itself) that are the same; None where the
+        output decides nothing.
     nonfinite_a, nonfinite_b : int
         How many values are NaN or infinite in the original's, and in the other's output.
 
@@ -39,6 +45,7 @@ class OutputFidelity:
     """
 
     name: str
+    kind: str = ""
     sqnr: float | None = None
     cosine: float | None = None
     max_abs: float | None = None
@@ -54,6 +61,10 @@ class Fidelity:
     Parameters
     ----------
     name : str
+    kind : str
+        What the output is, if that is known.
+    axis : int, optional
+        That of its classes.
     resizable : bool
         The size of the output depends on the data, so that the two may differ in it.
 
@@ -63,59 +74,95 @@ class Fidelity:
         Why the result holds None somewhere, to follow the output's name in a message.
     """
 
-    def __init__(self, name: str, *, resizable: bool = False) -> None:
+    def __init__(self, name: str, *, kind: str = "", axis: int | None = None, resizable: bool = False) -> None:
         self.name = name
+        self._kind, self._axis = kind, axis
         self._resizable, self._resized = resizable, 0
-        self.why_none = "has one value for each sample, which decides nothing"
+        self.why_none = NOTHING if kind in DECIDING else NO_CLASSES.format(kind=kind)
         self._comparable = True
         self._aa = self._bb = self._ab = self._noise = 0.0
         self._max = 0.0
+        self._cosines: list[Array] = []
         self._same = self._decided = 0
         self._by_sample: list[Array] = []
         self._nonfinite = [0, 0]
 
-    def update(self, a: Any, b: Any) -> None:
-        """Take in one batch of the original's output `a` and the other's `b`."""
+    def update(self, a: Any, b: Any, count: int | None = None, mask: Array | None = None) -> None:
+        """Take in one batch.
+
+        Parameters
+        ----------
+        a, b : ndarray
+            The original's output, and the other's.
+        count : int, optional
+            How many samples that is.
+        mask : ndarray, optional
+            Zero where a position (batch, positions) is padding, which does not count.
+        """
         if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
             self._give_up("is no tensor")
             return
         if a.shape != b.shape and not (self._resizable and a.ndim == b.ndim):
             self._give_up(f"has shape {list(b.shape)} where the original's has {list(a.shape)}")
             return
-        self._decide(a, b)
+        masked = mask is not None and mask.shape == a.shape[: mask.ndim] == b.shape[: mask.ndim]
+        shown = (mask != 0) if masked and mask is not None and a.ndim > 1 else None
+        self._decide(a, b, shown)
         if a.dtype.kind in "OSU":
             self._give_up("is text", also_decisions=False)
             return
         if a.shape != b.shape:
             self._resized += 1
             a, b = _padded(a, b)
-        x, y = a.astype(np.float64).reshape(-1), b.astype(np.float64).reshape(-1)
+        if shown is not None:
+            hidden = ~shown.reshape(shown.shape + (1,) * (a.ndim - shown.ndim))
+            a, b = np.where(hidden, 0, a), np.where(hidden, 0, b)
+        rows = len(a) if a.ndim > 1 and count in (None, len(a)) else 1
+        a, b = a.reshape(rows, -1), b.reshape(rows, -1)
+        step = max(AT_ONCE // max(a.shape[1], 1), 1)
+        for start in range(0, rows, step):
+            self._compare(*(each[start : start + step].astype(np.float64) for each in (a, b)))
+
+    def _compare(self, x: Array, y: Array) -> None:
+        """Take in samples, one in a row."""
+        rows = len(x)
         finite_x, finite_y = np.isfinite(x), np.isfinite(y)
+        broken = np.zeros(rows, bool)
         if not (finite_x.all() and finite_y.all()):
             self._nonfinite[0] += int((~finite_x).sum())
             self._nonfinite[1] += int((~finite_y).sum())
-            equal = (x == y) | (np.isnan(x) & np.isnan(y))
-            if not (equal | (finite_x & finite_y)).all():
+            equal = (x == y) | (np.isnan(x) & np.isnan(y)) | (finite_x & finite_y)
+            broken = ~equal.all(axis=1)
+            if broken.any():
                 self._max = self._noise = math.inf
-            x, y = x[finite_x & finite_y], y[finite_x & finite_y]
+            both = finite_x & finite_y
+            x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
         noise = x - y
-        self._aa += float(x @ x)
-        self._bb += float(y @ y)
-        self._ab += float(x @ y)
-        self._noise += float(noise @ noise)
+        aa, bb, ab, nn = (np.einsum("ij,ij->i", one, other) for one, other in ((x, x), (y, y), (x, y), (noise, noise)))
+        self._aa += float(aa.sum())
+        self._bb += float(bb.sum())
+        self._ab += float(ab.sum())
+        self._noise += float(nn.sum())
         self._max = max(self._max, float(np.abs(noise).max(initial=0.0)))
+        if x.shape[1] > 1:
+            self._cosines.append(np.where(broken, 0.0, _cosines(aa, bb, ab, nn)))
 
-    def _decide(self, a: Array, b: Array) -> None:
-        chosen_a, chosen_b = decisions(a), decisions(b)
-        if chosen_a is not None and chosen_b is not None:
-            both = tuple(slice(min(sizes)) for sizes in zip(chosen_a.shape, chosen_b.shape, strict=True))
-            same = np.asarray(chosen_a[both] == chosen_b[both])
-            self._same += int(same.sum())
-            decided = max(chosen_a.size, chosen_b.size)
-            self._decided += decided
-            samples = len(same) if same.shape and len(chosen_a) == len(chosen_b) else 1
-            kept = same.reshape(samples, -1).sum(axis=1) if samples else np.zeros(1)
-            self._by_sample.append(np.stack([decided / len(kept) - kept, np.full(len(kept), decided / len(kept))]))
+    def _decide(self, a: Array, b: Array, shown: Array | None) -> None:
+        if self._kind not in DECIDING:
+            return
+        chosen_a, chosen_b = (decisions(each, self._kind, self._axis, a) for each in (a, b))
+        if chosen_a is None or chosen_b is None:
+            return
+        both = tuple(slice(min(sizes)) for sizes in zip(chosen_a.shape, chosen_b.shape, strict=True))
+        same = np.asarray(chosen_a[both] == chosen_b[both])
+        samples = len(same) if same.shape and len(chosen_a) == len(chosen_b) else 1
+        decided = np.full(samples, max(chosen_a.size, chosen_b.size) / max(samples, 1))
+        if shown is not None and shown.shape == same.shape:
+            same, decided = same & shown, shown.reshape(samples, -1).sum(axis=1).astype(np.float64)
+        kept = same.reshape(samples, -1).sum(axis=1) if samples else np.zeros(0)
+        self._same += int(kept.sum())
+        self._decided += round(float(decided.sum()))
+        self._by_sample.append(np.stack([decided - kept, decided]))
 
     def _give_up(self, why: str, *, also_decisions: bool = True) -> None:
         self._comparable = False
@@ -137,14 +184,18 @@ class Fidelity:
         share = differ.sum() / decided.sum()
         return np.asarray(share + (differ - share * decided) / decided.mean())
 
+    def cosine_losses(self) -> Array | None:
+        """Return how far each sample is from a cosine of 1; None where there is one number for all."""
+        return 1.0 - np.concatenate(self._cosines) if self._cosines and self._comparable else None
+
     def result(self) -> OutputFidelity:
         """Return the fidelity over all batches so far."""
         agreement = self._same / self._decided if self._decided > 0 else None
         if not self._comparable:
-            return OutputFidelity(self.name, agreement=agreement)
+            return OutputFidelity(self.name, self._kind, agreement=agreement)
         near = self._sqnr(), self._cosine(), self._max
         one, other = self._nonfinite
-        return OutputFidelity(self.name, *near, agreement, one, other, self._resized)
+        return OutputFidelity(self.name, self._kind, *near, agreement, one, other, self._resized)
 
     def _sqnr(self) -> float:
         if self._noise == 0:
@@ -154,11 +205,19 @@ class Fidelity:
         return 10 * math.log10(self._aa / self._noise)
 
     def _cosine(self) -> float:
-        if self._noise == 0:
-            return 1.0
-        if self._aa == 0 or self._bb == 0 or math.isinf(self._noise):
+        if self._cosines:
+            return float(np.concatenate(self._cosines).mean())
+        if math.isinf(self._noise):
             return 0.0
-        return max(-1.0, min(1.0, self._ab / math.sqrt(self._aa) / math.sqrt(self._bb)))
+        sums = (np.asarray([number]) for number in (self._aa, self._bb, self._ab, self._noise))
+        return float(_cosines(*sums)[0])
+
+
+def _cosines(aa: Array, bb: Array, ab: Array, noise: Array) -> Array:
+    """Return cosines from sums of squares and products: 1 for what is equal, 0 where only one of the two is zero."""
+    size = np.sqrt(aa) * np.sqrt(bb)
+    found = np.clip(np.divide(ab, size, out=np.zeros_like(ab), where=size > 0), -1.0, 1.0)
+    return np.where(noise == 0, 1.0, found)
 
 
 def _padded(a: Array, b: Array) -> tuple[Array, Array]:
@@ -166,25 +225,3 @@ def _padded(a: Array, b: Array) -> tuple[Array, Array]:
     size = np.maximum(a.shape, b.shape)
     one, other = (np.pad(x, [(0, n) for n in size - x.shape]) for x in (a, b))
     return one, other
-
-
-def class_scores(output: Array) -> Array | None:
-    """Return a float output with its classes on the last axis; None for one value for each sample, or no floats.
-
-    The classes are on the last axis; on axis 1 of an image (N, C, H, W); axes of length 1 at the end do not count.
-    """
-    if output.dtype.kind in "OSUbiu" or output.dtype.name.startswith(("int", "uint")):
-        return None
-    while output.ndim > 2 and output.shape[-1] == 1:
-        output = output[..., 0]
-    if output.ndim == 4:
-        output = np.moveaxis(output, 1, -1)
-    return output if output.ndim > 1 and output.shape[-1] > 1 else None
-
-
-def decisions(output: Array) -> Array | None:
-    """Return what an output decides: the highest class, or its own values where they are integers, truth or text."""
-    scores = class_scores(output)
-    if scores is not None:
-        return np.asarray(scores.argmax(axis=-1))
-    return output if output.dtype.kind in "OSUbiu" else None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..runtime.session import Array
-from .fidelity import class_scores
+from .decisions import class_scores
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Margins:
         self._moved: list[Floats] = []
 
     def update(self, original: Any, other: Any, labels: Array | None) -> None:
-        """Take in one batch of the first output of both."""
+        """Take in one batch of the same output of both."""
         if not isinstance(original, np.ndarray) or not isinstance(other, np.ndarray) or original.shape != other.shape:
             return
         first, second = class_scores(original), class_scores(other)

@@ -14,7 +14,7 @@ from ..details import Answer, WorstSample
 from ..runtime.session import Array, open_session
 from ..samples.samples import Batch
 from .compare import Reference
-from .fidelity import class_scores, decisions
+from .decisions import class_scores, decisions
 from .preview import preview
 
 SHOWN = 6

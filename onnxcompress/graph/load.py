@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..files import kind_of
 from .checker import check_model
 from .data_file import RECORD
+from .exports import how_to_export, model_file
 from .tensors import check_tensor, check_text, tensors_in
 
 # It says what it leaves out of a model by logging, which ends up among the messages of whoever uses this package.
@@ -34,7 +35,7 @@ def load(path: str | Path) -> ir.Model:
     Parameters
     ----------
     path : str or Path
-        The ``.onnx`` file. Its external data must lie inside the file's folder.
+        The ``.onnx`` file, or a folder with one such file. Its external data must lie inside the file's folder.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def load(path: str | Path) -> ir.Model:
         The file is missing, unreadable, truncated, not ONNX, rejected by the checker, or names external data that
         is missing, too short, or outside the model's folder.
     """
-    path = Path(path)
+    path = model_file(path)
     for attempt in range(1, ATTEMPTS + 1):
         before = _identity(path)
         try:
@@ -100,9 +101,10 @@ def _parse(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except google.protobuf.message.DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or truncated (its protobuf cannot be decoded)") from None
+        other = how_to_export(path) or "not an ONNX model, or truncated (its protobuf cannot be decoded)"
+        raise ModelError(f"{path}: {other}") from None
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(f"{path}: not an ONNX model (no graph inside)")
+        raise ModelError(f"{path}: {how_to_export(path) or 'not an ONNX model (no graph inside)'}")
     return proto
 
 

@@ -46,6 +46,9 @@ POOLS = {"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Reduce
 VECTORS = NORMS | POOLS | {"Add", "Div", "Gelu", "LpNormalization", "Relu", "Tanh"}
 """What the last operator of an embedding is: a norm, pooling, an activation, the sum behind a residual block."""
 
+MASK = re.compile(r"(attention|input|padding|pad)_?mask|^mask$", re.IGNORECASE)
+"""Names of inputs that are 0 where a position is padding."""
+
 WIDTH = 16
 """Widths of features are multiples of it; numbers of classes (10, 100, 1000) seldom are."""
 

@@ -8,7 +8,9 @@ import msgspec
 
 from .. import files
 from ..errors import DataError
+from ..runtime.installed import runtime_version
 from ..runtime.machine import cpu_features, machine_name
+from ..runtime.provider import running
 
 
 class Table(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -53,13 +55,12 @@ class Table(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 def blank_table(threads: int = 1) -> Table:
     """Return a table of this machine without any times."""
-    import onnxruntime
-
     return Table(
         machine=machine_name(),
         features=cpu_features(),
+        provider=running().describe(),
         threads=threads,
-        versions={"onnxruntime": onnxruntime.__version__},
+        versions=dict([runtime_version()]),
     )
 
 

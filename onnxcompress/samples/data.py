@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ..errors import OptionError
+from ..graph.load import PATH
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ class Data:
 def as_data(data: Any) -> Data:
     """Return `data` as a `Data`, without a word on how to read it if it is none."""
     return data if isinstance(data, Data) else Data(data)
+
+
+def located(data: Any, model: ir.Model) -> Any:
+    """Return `data` with the model's file in it, so that it can be read where only the model's content is known.
+
+    None, and what is no path, stays as it is.
+    """
+    path = model.meta.get(PATH)
+    given = as_data(data)
+    if path is None or given.model is not None or not isinstance(given.source, (str, Path)):
+        return data
+    return replace(given, model=path)
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

@@ -20,6 +20,12 @@ def describe_inputs(layout: Layout) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
+def takes(layout: Layout) -> str:
+    """Return what a model takes, and how the documentation gives it that."""
+    example = nearest_example(layout)
+    return f"the model takes {describe_inputs(layout) or 'nothing'}" + (f"; for example {example}" if example else "")
+
+
 def _dtype(item: Input) -> str:
     return "text" if item.dtype.kind == "O" else str(item.dtype)
 

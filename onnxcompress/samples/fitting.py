@@ -54,7 +54,7 @@ def fit(layout: Layout, arrays: Mapping[str, Any], where: str, notes: dict[str, 
         yield _with_axes(layout, part, notes)
 
 
-MOST_CAST = 1 << 26
+MOST_CAST = 1 << 24
 """Bytes of an input that are cast at a time."""
 
 

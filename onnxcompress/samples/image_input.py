@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..graph.shapes import fitting_inputs
-from .explain import describe_inputs
+from .explain import takes
 from .inputs import Input
 from .roles import LATER, role
 from .sources import Request
@@ -59,17 +59,14 @@ def find_image_input(request: Request, layout: str | None = None) -> ImageInput:
     images = [item for item in inputs if item.shape is not None and len(item.shape) == RANK and role(item.name) is None]
     others = [item.name for item in inputs if item not in images and not _stands_alone(item)]
     if len(images) != 1 or others:
-        what = f"takes '{others[0]}' too" if images and others else f"has {len(images) or 'no'} inputs of 4 axes"
-        raise DataError(f"images cannot be fed: the model {what}; it takes {describe_inputs(request.layout)}")
+        what = f"'{others[0]}' would be missing" if images and others else f"{len(images) or 'no'} inputs have 4 axes"
+        raise DataError(f"images cannot be fed: {what}; {takes(request.layout)}")
     (item,) = images
     shape = _shape(item, request)
     last = layout == "NHWC" if layout else shape[1] not in COLOURS and shape[3] in COLOURS
     channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
     if channels not in (None, *COLOURS):
-        raise DataError(
-            f"images cannot be fed: input '{item.name}' has {channels} channels; "
-            f"it takes {describe_inputs(request.layout)}"
-        )
+        raise DataError(f"images cannot be fed: input '{item.name}' has {channels} channels; {takes(request.layout)}")
     return ImageInput(item.name, item.dtype, channels or 3, last, height, width)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,11 +96,19 @@ def find_preprocess(request: Request, image: ImageInput) -> tuple[Preprocess, st
         return from_config(content), f"{CONFIG} beside the {'model' if _is_models(config, request) else 'data'}"
     metadata = {} if request.model is None else request.model.metadata_props
     if metadata.keys() >= YOLO_KEYS:
-        return PRESETS["yolo"], "preprocess yolo, as the model's metadata is Ultralytics'"
+        return _sized(
+            PRESETS["yolo"], metadata.get("imgsz", "")
+        ), "preprocess yolo, as the model's metadata is Ultralytics'"
     name, why = ("imagenet", "as most models of colour images") if image.channels == 3 else ("unit", "0 to 1")
     if image.dtype.kind in "iu":
         name, why = "unit", "whole numbers"
     return PRESETS[name], f"preprocess {name} assumed, {why}; say otherwise with --preprocess"
+
+
+def _sized(way: Preprocess, text: str) -> Preprocess:
+    """Return a preprocessing with the size that text such as ``[640, 640]`` names, if it does."""
+    sizes = [int(digits) for digits in re.findall(r"[1-9]\d{0,4}", text)]
+    return msgspec.structs.replace(way, size=(sizes[0], sizes[1])) if len(sizes) == 2 else way
 
 
 def named(asked: str | Path) -> Preprocess:

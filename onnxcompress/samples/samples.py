@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,10 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
-from ..graph.load import PATH
 from ..runtime.session import Array
-from .data import as_data
-from .explain import describe_inputs, nearest_example
+from .batches import Batch as Batch
+from .batches import join, joinable, part_of, shapes_of
+from .data import as_data, located
+from .explain import takes
 from .find import find_source
 from .fitting import LABELS, fit
 from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_inputs, release_pages
@@ -37,15 +37,6 @@ ENOUGH = 50
 
 AT_ONCE = ROW * 2 * DEFAULT_BATCH
 """Samples from which a part is picked at once: what is picked is a copy."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Feeds for one run, the labels of its samples (None without), and how many samples they are."""
-
-    feeds: dict[str, Array]
-    labels: Array | None
-    count: int
 
 
 class Samples:
@@ -149,22 +140,22 @@ class Samples:
             if not self._layout.batched:
                 yield piece
                 continue
-            group = next((parts for parts in groups if _joinable(self._layout.inputs, parts[0], piece)), None)
+            group = next((parts for parts in groups if joinable(self._layout.inputs, parts[0], piece)), None)
             if group is None and not self._gathers:
-                yield from map(self._join, groups)
+                yield from (join(self._layout.inputs, parts) for parts in groups)
                 groups.clear()
             start, room = 0, target - sum(part.count for part in group or ())
             while start < piece.count:
                 if group is None:
                     groups.append(group := [])
-                part = self._part(piece, start, min(piece.count, start + room))
+                part = part_of(self._layout.inputs, piece, start, min(piece.count, start + room))
                 group.append(part)
                 start, room = start + part.count, room - part.count
                 if not room:
                     groups = [parts for parts in groups if parts is not group]  # by identity: arrays do not compare
-                    yield self._join(group)
+                    yield join(self._layout.inputs, group)
                     group, room = None, target
-        yield from map(self._join, groups)
+        yield from (join(self._layout.inputs, parts) for parts in groups)
 
     def arrays(self) -> dict[str, Array]:
         """Return all samples as one array for each input, in memory.
@@ -176,9 +167,9 @@ class Samples:
         """
         pieces = list(self._checked())
         for piece in pieces[1:]:
-            if not self._layout.batched or not _joinable(self._layout.inputs, pieces[0], piece):
+            if not self._layout.batched or not joinable(self._layout.inputs, pieces[0], piece):
                 raise DataError(f"{self.description}: shapes differ between samples, so they make no single array")
-        return self._join(pieces).feeds
+        return join(self._layout.inputs, pieces).feeds
 
     def lying(self) -> Iterator[tuple[Batch, npt.NDArray[np.int64]]]:
         """Yield the pieces of the source as they lie, each with the places in it of the samples that belong here.
@@ -215,11 +206,11 @@ class Samples:
     def few(self) -> list[dict[str, Array]]:
         """Return a few feeds to check a model with: eight samples at once, and fewer, of other shapes if there are."""
         feeds = [next(iter(self.head(8).batches()))]
-        shapes = [_shapes(feeds[0])]
+        shapes = [shapes_of(feeds[0])]
         for number, feed in enumerate(self.head(24).batches(3)):
-            if len(feeds) < FEW and (_shapes(feed) not in shapes or (number and len(feeds) == 1)):
+            if len(feeds) < FEW and (shapes_of(feed) not in shapes or (number and len(feeds) == 1)):
                 feeds.append(feed)
-                shapes.append(_shapes(feed))
+                shapes.append(shapes_of(feed))
         return feeds
 
     def head(self, n: int) -> Samples:
@@ -324,12 +315,12 @@ class Samples:
             skip -= skipped
             if batch.count == skipped:
                 continue
-            batch = self._part(batch, skipped, batch.count)
+            batch = part_of(self._layout.inputs, batch, skipped, batch.count)
             if with_labels not in (None, batch.labels is not None):
                 raise DataError(f"{where}: labels are {'missing' if with_labels else 'there'}, unlike before")
             with_labels = batch.labels is not None
             if self._limit is not None and offset + batch.count >= self._limit:
-                yield self._part(batch, 0, self._limit - offset)
+                yield part_of(self._layout.inputs, batch, 0, self._limit - offset)
                 return
             offset += batch.count
             yield batch
@@ -349,7 +340,7 @@ class Samples:
             whole = self._check(piece, number)
             step = AT_ONCE if self._only else max(whole.count, 1)
             for start in range(0, whole.count, step):
-                batch = self._part(whole, start, min(start + step, whole.count))
+                batch = part_of(self._layout.inputs, whole, start, min(start + step, whole.count))
                 yield piece[0], batch if self._only is None else self._drawn(batch, number + start)
                 for array in whole.feeds.values():
                     release_pages(array)
@@ -371,8 +362,7 @@ class Samples:
         try:
             checked, count = check_feeds(self._layout, feeds, where, offset)
         except MisfitError as error:
-            takes = f"the model takes {describe_inputs(self._layout)}; for example {nearest_example(self._layout)}"
-            raise DataError(f"{error}; {takes}") from None
+            raise DataError(f"{error}; {takes(self._layout)}") from None
         if takes_labels or LABELS not in arrays:
             return Batch(checked, None, count)
         labels = np.asarray(arrays[LABELS])
@@ -383,46 +373,11 @@ class Samples:
             raise DataError(f"{where}: {found} labels for {count} samples")
         return Batch(checked, labels, count)
 
-    def _part(self, batch: Batch, start: int, stop: int) -> Batch:
-        if start == 0 and stop >= batch.count:
-            return batch
-        feeds = {item.name: item.take(batch.feeds[item.name], start, stop) for item in self._layout.inputs}
-        labels = None if batch.labels is None else batch.labels[start:stop]
-        return Batch(feeds, labels, stop - start)
-
-    def _join(self, parts: Sequence[Batch]) -> Batch:
-        """Join parts that are known to fit."""
-        if len(parts) == 1:
-            return parts[0]
-        feeds = {}
-        for item in self._layout.inputs:
-            arrays = [part.feeds[item.name] for part in parts]
-            feeds[item.name] = arrays[0] if item.batch_axis is None else np.concatenate(arrays, axis=item.batch_axis)
-        labels = [part.labels for part in parts if part.labels is not None]
-        return Batch(feeds, np.concatenate(labels) if labels else None, sum(part.count for part in parts))
-
 
 def _arrived(pieces: list[dict[str, Array]], description: str, random: bool, layout: Layout, gathers: bool) -> Samples:
     """Make samples of what another process had."""
     source = Source(lambda: ((description, arrays) for arrays in pieces), description, random=random)
     return Samples(source, layout, gathers=gathers)
-
-
-def _shapes(feed: dict[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feed.items()}
-
-
-def _joinable(inputs: Sequence[Input], one: Batch, other: Batch) -> bool:
-    if one.labels is not None and other.labels is not None and one.labels.shape[1:] != other.labels.shape[1:]:
-        return False
-    for item in inputs:
-        a, b = one.feeds[item.name], other.feeds[item.name]
-        if item.batch_axis is None:
-            if not np.array_equal(a, b):
-                return False
-        elif np.delete(a.shape, item.batch_axis).tolist() != np.delete(b.shape, item.batch_axis).tolist():
-            return False
-    return True
 
 
 def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0) -> Samples:
@@ -464,10 +419,8 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
         return data
     whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
-    given = as_data(data)
-    if given.model is None and whole is not None:
-        given = dataclasses.replace(given, model=whole.meta.get(PATH))
-    source = find_source(Request(given, layout, whole), seed)
+    given = data if whole is None else located(data, whole)
+    source = find_source(Request(as_data(given), layout, whole), seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

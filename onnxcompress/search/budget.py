@@ -13,7 +13,6 @@ Objective: TypeAlias = Literal["latency", "size", "zipped", "macs", "memory"]
 
 MAX_DROP = 0.01
 SECONDS = 300.0
-NOT_SLOWER = 1.0
 
 BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 SPANS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -30,8 +29,8 @@ class Budget:
         or the memory of a run (estimated).
     max_drop : float
         How much of the metric may be lost.
-    speedup : float
-        How many times as fast as the original it must be at least.
+    speedup : float or None
+        How many times as fast as the original it must be at least. None: what is slower has to be smaller by more.
     target_size, max_memory : int or None
         In bytes.
     max_ms : float or None
@@ -41,7 +40,7 @@ class Budget:
 
     objective: Objective = "latency"
     max_drop: float = MAX_DROP
-    speedup: float = NOT_SLOWER
+    speedup: float | None = None
     target_size: int | None = None
     max_ms: float | None = None
     max_memory: int | None = None
@@ -51,8 +50,7 @@ class Budget:
     def asked(self) -> dict[str, float | str]:
         """Return what was asked for, by name."""
         found: dict[str, float | str] = {"for": self.objective, "max_drop": self.max_drop}
-        found |= {"speedup": self.speedup} if self.speedup != NOT_SLOWER else {}
-        for name in ("target_size", "max_ms", "max_memory"):
+        for name in ("speedup", "target_size", "max_ms", "max_memory"):
             value = getattr(self, name)
             found |= {} if value is None else {name: value}
         return found
@@ -82,7 +80,7 @@ def read_budget(
     return Budget(
         objective=objective,  # type: ignore[arg-type]
         max_drop=read_share("max_drop", max_drop),
-        speedup=NOT_SLOWER if speedup is None else _positive("speedup", speedup, "a factor such as 1.5"),
+        speedup=None if speedup is None else _positive("speedup", speedup, "a factor such as 1.5"),
         target_size=None if target_size is None else read_bytes("target_size", target_size),
         max_ms=None if max_ms is None else _positive("max_ms", max_ms, "milliseconds"),
         max_memory=None if max_memory is None else read_bytes("max_memory", max_memory),

@@ -21,16 +21,18 @@ from ..origin import find_origin
 from ..pipeline import check_budget
 from ..progress import Progress, silent
 from ..runtime.provider import Provider, runs_on_provider
+from ..samples.data import located
 from ..targets import load_target
 from . import space
 from .budget import MAX_DROP, SECONDS, Budget, read_budget
 from .decide import NOISE, Base, best, front, neighbours
-from .finish import judge_limits, made_again, nothing_helps, trials, untouched
+from .finish import cannot_show, judge_limits, made_again, nothing_helps, trials, untouched
 from .job import Outcome, Part, Source
 from .look import look
 from .memory import peak_bytes
 from .rounds import Rounds
 from .study import Study
+from .train import train_best
 from .trial import Tester, zipped_bytes
 
 if TYPE_CHECKING:
@@ -57,8 +59,10 @@ def compress(
     max_ms: float | None = None,
     max_memory: int | str | None = None,
     budget: float | str = SECONDS,
+    train: float | str = 0,
     keep: int = 1,
     target: str | None = None,
+    threads: int = 1,
     study: str | Path | None = None,
     resume: bool = False,
     output: str | Path | None = None,
@@ -84,17 +88,24 @@ def compress(
     max_drop : float or str
         How much of the metric may be lost: 0.01, or "1%".
     speedup : float, optional
-        How many times as fast it has to be; never slower, where nothing is asked for.
+        How many times as fast it has to be. Without it, what is slower is never taken for latency, and for other
+        objectives only where it is smaller by more than it is slower; the verdict says so.
     target_size, max_memory : int or str, optional
         The most bytes of the file, and of the weights and tensors of a run (estimated): "300kB".
     max_ms : float, optional
         The most milliseconds of a run of one sample, here.
     budget : float or str
         How long to search: "5m".
+    train : float or str
+        How long to train what loses a little too much, or else the best: "30m". Training needs the extra `[train]`, or
+        the onnxruntime that is there.
     keep : int
         How many models of the front to write: others than the best get its name with -2, -3, ...
     target : str, optional
         As for `onnxcompress.passes.Quantize`.
+    threads : int
+        Models are timed on so many; 0: on all cores. One tells most about a model: what else the machine does disturbs
+        it least.
     study : str or Path, optional
         A file that keeps what was tried.
     resume : bool
@@ -138,14 +149,15 @@ def compress(
         max_ms=max_ms,
         max_memory=max_memory,
         budget=budget,
+        train=train,
     )
     check_budget(asked.max_drop, metric)
     names = _names(output, keep, overwrite=overwrite)
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source("", data, evaluate_on, metric, seed, asked.seconds)
-    tester = Tester(source, model=original, progress=progress, workers=workers)
+    source = Source(located(data, original), located(evaluate_on, original), metric, seed, asked.seconds, threads)
+    tester = Tester(original, source, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:
         search.study = Study(
@@ -157,6 +169,7 @@ def compress(
             seed=seed,
         )
         search.run()
+        train_best(search)
     made, report, winner = _result(search, why, details=details)
     report.origin = find_origin(model, original)
     if names and winner is None:
@@ -224,14 +237,15 @@ def _result(search: Rounds, why: str, *, details: bool) -> tuple[ir.Model, Repor
     """Make the best model once more; one whose passes do not keep their promise gives way to the next."""
     outcomes = list(search.outcomes)
     while not why and (winner := best(outcomes, search.base, search.budget)) is not None:
-        stage = search.tester.stage(search.recipe_of(winner))
+        stage = search.stage_of(winner)
         try:
             made, report = made_again(search, stage.planned, search.base.bytes, details=details)
         except OnnxCompressError as error:
             search.fail(winner, str(error))
             outcomes = list(search.outcomes)
             continue
-        report.verdict = judge_limits(report.verdict, report, winner.memory, search.budget)
+        verdict = report.verdict if search.tester.shows else cannot_show(winner, search.budget)
+        report.verdict = judge_limits(verdict, report, winner.memory, search.budget)
         return made, _told(search, report, winner), winner
     made, report = made_again(search, (), search.base.bytes)
     report.verdict = nothing_helps(search, why)
@@ -249,7 +263,7 @@ def _save_others(search: Rounds, winner: Outcome, names: list[Path], *, overwrit
     on_front = front(search.outcomes, search.base, search.budget)
     said = []
     for name, other in zip(names, neighbours(winner, on_front, len(names)), strict=False):
-        stage = search.tester.stage(search.recipe_of(other))
+        stage = search.stage_of(other)
         save(stage.model, name, overwrite=overwrite)
         said.append(f"{name.name}: {search.words_of(other)}, drop {other.drop:.4f} on the samples of the search")
     return said

@@ -70,24 +70,31 @@ def excess(outcome: Outcome, base: Base, budget: Budget) -> float:
         (outcome.milliseconds, budget.max_ms),
     ]
     over = [value / limit - 1 for value, limit in limits if value is not None and limit is not None]
-    if outcome.ratio is not None and outcome.ratio_low is not None:
-        quick = outcome.ratio if budget.speedup > 1 else outcome.ratio_low / (1 + TIMING)
-        over.append(quick * budget.speedup - 1)
+    if outcome.ratio is not None and budget.speedup is not None:
+        over.append(outcome.ratio * budget.speedup - 1)
     return max(0.0, *over) if over else 0.0
+
+
+def price(outcome: Outcome, base: Base, budget: Budget) -> float:
+    """Return what a trial costs; where nothing was said about time, one that is slower costs more by that."""
+    cost = cost_of(outcome, base, budget)
+    if budget.objective == "latency" or budget.speedup is not None or (outcome.ratio_low or 0.0) <= 1 + TIMING:
+        return cost
+    return cost * (outcome.ratio or 1.0)
 
 
 def rank(outcome: Outcome, base: Base, budget: Budget) -> tuple[float, ...]:
     """Return what the best trial has least of.
 
-    First come the limits; then whether the drop is within what is allowed with its standard error, only by itself, or
-    not at all; then what it costs.
+    First comes whether the drop is within what is allowed with its standard error, only by itself, or not at all; then
+    the other limits, and what it costs.
     """
     drop, error = loss_of(outcome)
     over = excess(outcome, base, budget)
     if drop > budget.max_drop:
-        return (2, over, drop, cost_of(outcome, base, budget))
+        return (2, over, drop, price(outcome, base, budget))
     tier = 0 if drop + error <= budget.max_drop else 1
-    return (tier, over, cost_of(outcome, base, budget), drop)
+    return (tier, over, price(outcome, base, budget), drop)
 
 
 def gains(outcome: Outcome, base: Base, budget: Budget) -> bool:
@@ -114,7 +121,9 @@ def _nearest(able: Sequence[Outcome], base: Base, budget: Budget) -> list[Outcom
     """Return what comes nearest where a limit cannot be kept: the drop is kept before the limits are."""
     if budget == Budget(budget.objective, budget.max_drop, seconds=budget.seconds, train=budget.train):
         return []  # only the drop was asked for: then the original is better than what loses more
-    return [each for each in able if rank(each, base, budget)[0] < 2]
+    never_slower = budget.speedup is not None and budget.speedup >= 1
+    quick = [each for each in able if not (never_slower and (each.ratio_low or 0.0) > 1)]
+    return [each for each in quick if rank(each, base, budget)[0] < 2]
 
 
 def front(outcomes: Sequence[Outcome], base: Base, budget: Budget) -> list[Outcome]:

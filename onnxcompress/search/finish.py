@@ -14,7 +14,7 @@ from ..display import units
 from ..evidence import Trial, Verdict
 from ..graph.save import save, weights
 from ..pipeline import Run
-from .budget import NOT_SLOWER, Budget
+from .budget import Budget
 from .decide import cost_of, front, gains, loss_of, usable
 from .job import Outcome
 from .space import describe
@@ -51,11 +51,11 @@ def made_again(
         tester.original, parts.fit, unseen, source.metric, source.seed, search.progress, apart=True, details=details
     )
     run.report.stages[0].bytes = original_bytes
-    for each in planned:
-        run.step(each.step, each)
+    for number, each in enumerate(planned, 1):
+        run.step(each.step, each, judged=number == len(planned))
     run.report.unseen = parts.apart
     run.judge(search.budget.max_drop)
-    return run.model, run.finish()
+    return run.model, run.finish(search.threads)
 
 
 def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwrite: bool) -> None:
@@ -115,13 +115,20 @@ def nothing_helps(search: Rounds, why: str = "") -> Verdict:
     return Verdict("nothing helps", f"Nothing helps: {tried}; the original stays as it is", tuple(details), asked=asked)
 
 
+def cannot_show(winner: Outcome, budget: Budget) -> Verdict:
+    """Return the verdict where there are no samples that could tell what is lost."""
+    sentence = "Not shown: random samples cannot tell how much of the metric is lost; give samples with --data"
+    noise = () if winner.sqnr is None else (f"On random inputs the signal is {winner.sqnr:.0f} dB above what changed",)
+    return Verdict("not shown", sentence, noise, asked=budget.asked())
+
+
 def judge_limits(verdict: Verdict | None, report: Report, memory: int, budget: Budget) -> Verdict | None:
     """Add to a verdict what else was asked for, and whether that is so."""
     if verdict is None:
         return None
     first, last = report.stages[0], report.stages[-1]
     reached: list[tuple[bool, str]] = []
-    if last.ratio is not None and budget.speedup != NOT_SLOWER:
+    if last.ratio is not None and budget.speedup is not None:
         reached.append(
             (last.ratio * budget.speedup <= 1, f"{1 / last.ratio:.2f} times as fast, {budget.speedup:g} asked")
         )

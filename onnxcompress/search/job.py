@@ -1,4 +1,4 @@
-"""One trial as plain data: what is to be tried, and what came of it. Nothing here holds a model or a session."""
+"""One trial as plain data: what is to be tried, and what came of it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Source:
 
     Attributes
     ----------
-    model : str or bytes
-        Path or protobuf of the original.
     data, evaluate_on
         Samples, as for `onnxcompress.apply`.
     metric : str or None
     seed : int
     seconds : float
         How long the search may take: it goes by that how many samples a trial may.
+    threads : int
+        Models are timed on so many; 0: on all cores.
     fit, search : int
         Up to so many samples are fitted to, and judge trials.
     """
 
-    model: str | bytes
     data: Any
     evaluate_on: Any = None
     metric: str | None = None
     seed: int = 0
     seconds: float = 300.0
+    threads: int = 1
     fit: int = 512
     search: int = 2048
 

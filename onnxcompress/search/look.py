@@ -14,6 +14,7 @@ from ..display import units
 from ..errors import ModelError
 from ..evaluation.profile import profile_models
 from ..graph import cost, edit, operators
+from ..purpose import find_purpose
 from .budget import Budget
 from .space import PRECISIONS, PRUNE, Element
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 PROFILED_BYTES = 1 << 28
 """Larger models are not profiled: that would take longer than what it tells is worth."""
 
+INTEGERS = {"QuantizeLinear", "DequantizeLinear"}
+"""Operators of models that are quantized already, or in part."""
+
 MOSTLY = 0.3
 """From this part of the multiply-accumulates on, something is worth quantizing in each run."""
 
 LACKING = {
     "samples": "there are no samples to fit to",
-    "no samples": "there are samples, so that more can be done",
     "channels": "no channels can go",
     "layers": "there is no layer with a weight",
     "products": "hardly anything of it is a matrix product",
@@ -59,10 +62,12 @@ class Look:
         names = [f"{each.name} ({each.words})" if each.words != each.name else each.name for each in able]
         out = []
         for each in lacking:
+            if "no samples" in each.needs and "samples" in self.facts:
+                continue  # with samples there is more than that
             reasons = [LACKING[need] for need in each.needs if need not in self.facts]
             out.append(f"{each.name} ({reasons[0]})")
         serving = {each.name for each in (*able, *lacking)}
-        useless = sorted({each.name for each in (PRUNE, *PRECISIONS)} - serving)
+        useless = sorted({each.name for each in (PRUNE, *PRECISIONS) if "no samples" not in each.needs} - serving)
         out += [f"{', '.join(useless)} (no gain in {budget.objective})"] if useless else []
         out += [] if budget.train else ["training (give --train 30m)"]
         return [
@@ -78,9 +83,10 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
     work: Counter[str] = Counter()
     for node in folded.graph.all_nodes():
         op = edit.op_of(node)
-        work[operators.facts(op).family if op in operators.OPERATORS else ""] += macs.get(edit.label(node), 0)
+        family = operators.facts(op).family if op in operators.OPERATORS else ""
+        work[family] += macs.get(node.name or edit.output_name(node), 0)
     layers = [node for node in folded.graph.all_nodes() if edit.op_of(node) in operators.LAYERS]
-    quantized = sum(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
+    purpose = find_purpose(model)
     dtypes = _bytes_by_type(model)
     known = not parts.fit.random
     holds = {
@@ -90,14 +96,12 @@ def look(model: ir.Model, folded: ir.Model, feed: Mapping[str, Any], parts: Part
         "layers": bool(layers),
         "products": sum(work.values()) > 0 and 1 - work["convolution"] / sum(work.values()) >= MOSTLY,
         "float32": dtypes.get("float", 0) > sum(dtypes.values()) / 2,
-        "float": not quantized,
+        "float": not purpose.quantized and not any(node.op_type in INTEGERS for node in model.graph.all_nodes()),
         "cpu": target is None or target.startswith("onnxruntime-cpu"),
     }
-    return Look(
-        frozenset(name for name, fact in holds.items() if fact),
-        f"{units.size(cost.model_bytes(model))}, {units.count(sum(macs.values()))} multiply-accumulates; "
-        f"{_where(model, feed)}",
-    )
+    size, count = units.size(cost.model_bytes(model)), units.count(sum(macs.values()))
+    what = f"{purpose.sentence}; {size}, {count} multiply-accumulates; {_where(model, feed)}"
+    return Look(frozenset(name for name, fact in holds.items() if fact), what)
 
 
 def _where(model: ir.Model, feed: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..graph import edit, shapes
 from ..graph.save import weights
+from ..kinds import working_copy
 
 FUSED = {"DequantizeLinear"}
 """What is no tensor of its own where an integer kernel reads what it reads."""
@@ -20,6 +21,7 @@ def peak_bytes(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = No
     Tensors between DequantizeLinear and QuantizeLinear are counted as the integers that they are in an engine that
     fuses them.
     """
+    model = working_copy(model)
     extents = shapes.concrete(model, sizes).shapes
     last: dict[ir.Value, int] = {}
     nodes = list(model.graph)

@@ -14,9 +14,9 @@ from ..signals import Ended
 from .budget import Budget
 from .decide import LOST_ALL, Base, best, cost_of, excess, loss_of, rank, usable
 from .job import Job, Outcome, Part
-from .space import Element, Params, describe, recipe
+from .space import TRAIN, Element, Params, describe, recipe
 from .study import Study, text_of
-from .trial import Tester, trials_of
+from .trial import Stage, Tester, trials_of
 
 if TYPE_CHECKING:
     from ..machines.workers import Workers
@@ -51,6 +51,8 @@ class Rounds:
         Set before it runs.
     tried : list
         Choices and outcome of each trial.
+    trainer : Tester or None
+        Who carried out what was trained.
     interrupted : bool
         Ctrl-C ended the search.
     """
@@ -64,12 +66,18 @@ class Rounds:
     progress: Progress = silent
     study: Study | None = None
     tried: list[tuple[Params, Outcome]] = field(default_factory=list)
+    trainer: Tester | None = None
     interrupted: bool = False
 
     @property
     def outcomes(self) -> list[Outcome]:
         """What came of the trials."""
         return [outcome for _, outcome in self.tried]
+
+    @property
+    def threads(self) -> int:
+        """How many threads models are timed on."""
+        return self.tester.source.threads
 
     def spent(self) -> float:
         """Return the seconds since the search began."""
@@ -151,7 +159,9 @@ class Rounds:
         if not able:
             return
         models = [self.tester.stage(self.recipe(params)).model for params, _ in able]
-        clocks = timing.time_models([self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS)[1:]
+        clocks = timing.time_models(
+            [self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS, threads=self.threads
+        )[1:]
         for (params, outcome), clock in zip(able, clocks, strict=True):
             again = dataclasses.replace(
                 outcome,
@@ -173,6 +183,12 @@ class Rounds:
     def recipe_of(self, outcome: Outcome) -> tuple[Part, ...]:
         """Return the recipe of a trial."""
         return self.recipe(self.params_of(outcome))
+
+    def stage_of(self, outcome: Outcome) -> Stage:
+        """Return the model that a trial made."""
+        trained = TRAIN in self.params_of(outcome)
+        tester = self.trainer if trained and self.trainer is not None else self.tester
+        return tester.stage(self.recipe_of(outcome))
 
     def words_of(self, outcome: Outcome) -> str:
         """Say in a few words what a trial did."""

@@ -54,6 +54,9 @@ class Element:
     serves: tuple[str, ...] = EVERYTHING
 
 
+SHORT = Part("shorten-names")
+"""Names take a tenth of a small quantized file."""
+
 REST = Part("quantize-weights dtype=int8 calibration=mse")
 """What is still in float is stored in 8 bits: tables, and layers that were spared."""
 
@@ -80,7 +83,7 @@ PRECISIONS = (
     Element(
         "int8",
         "int8 arithmetic",
-        (Part("quantize calibration={calibration} equalise={equalise}{target}", "spare"), REST),
+        (Part("quantize calibration={calibration} equalise={equalise}{target}", "spare"), REST, SHORT),
         {"calibration": ("minmax", "percentile", "mse", "entropy"), "equalise": ("false", "true"), "spare": SPARED},
         needs=("samples", "layers"),
         serves=SMALL,
@@ -96,7 +99,7 @@ PRECISIONS = (
     Element(
         "dynamic int8",
         "int8 arithmetic with scales of each run",
-        (Part("quantize-dynamic", "spare"), REST),
+        (Part("quantize-dynamic", "spare"), REST, SHORT),
         {"spare": SPARED},
         needs=("products", "cpu"),
         serves=SMALL,
@@ -104,7 +107,7 @@ PRECISIONS = (
     Element(
         "8-bit weights",
         "weights in 8 bits",
-        (Part("quantize-weights dtype=int8 calibration=mse rounding={rounding}"),),
+        (Part("quantize-weights dtype=int8 calibration=mse rounding={rounding}"), SHORT),
         {"rounding": ("gptq", "nearest")},
         needs=("samples", "layers"),
         serves=SMALL,
@@ -112,7 +115,7 @@ PRECISIONS = (
     Element(
         "8-bit weights, unfitted",
         "weights in 8 bits",
-        (REST,),
+        (REST, SHORT),
         needs=("no samples",),
         serves=SMALL,
     ),
@@ -124,6 +127,7 @@ PRECISIONS = (
                 "quantize-weights dtype=uint4 block_size={block} calibration=mse rounding=gptq format={format}", "spare"
             ),
             REST,
+            SHORT,
         ),
         {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits"), "spare": SPARED},
         needs=("samples", "layers"),
@@ -132,7 +136,7 @@ PRECISIONS = (
     Element(
         "float16",
         "float16",
-        (Part("convert-float dtype=float16"),),
+        (Part("convert-float dtype=float16"), SHORT),
         needs=("float32",),
         serves=SMALL,
     ),
@@ -216,8 +220,20 @@ def completed(rung: Params, able: Collection[Element]) -> Params:
     return params
 
 
+TRAIN = "train"
+"""The choice that tells how many seconds a recipe trains; no study makes it."""
+
+
 def recipe(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
-    """Write out the recipe that was chosen."""
+    """Write out the recipe that was chosen; training comes behind all that changes numbers."""
+    parts = _untrained(params, able, objective, target)
+    if TRAIN not in params:
+        return parts
+    end = parts.index(SHORT) if SHORT in parts else len(parts)
+    return (*parts[:end], Part(f"distill seconds={params[TRAIN]:g}"), *parts[end:])
+
+
+def _untrained(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
     parts = [Part(text) for text in FOLDS]
     given: Params = {"counted": COUNTED_BY[objective], "target": f" target={target}" if target else ""}
     if params.get("prune"):
@@ -245,6 +261,7 @@ def describe(params: Params, able: Collection[Element]) -> str:
                 spared = name == "spare"
                 details.append(f"{100 * value:.0f} % of layers spared" if spared else _said(name, value))
         said.append(element.name + (f" ({', '.join(details)})" if details else ""))
+    said += ["distil"] if TRAIN in params else []
     return " → ".join(said) or "folds"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,14 +119,9 @@ def _open(path: str | Path | None, *, resume: bool, seed: int) -> optuna.Study:
         storage = _storage(Path(path), resume=resume)
     elif resume:
         raise OptionError("resume: there is nothing to go on with; name the file of the study (--study)")
-    try:
-        return optuna.create_study(
-            study_name=NAME, storage=storage, sampler=sampler, directions=["minimize"] * 2, load_if_exists=True
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise OptionError(
-            f"study = {str(path)!r}: it holds no study ({type(error).__name__}); give another file"
-        ) from None
+    return optuna.create_study(
+        study_name=NAME, storage=storage, sampler=sampler, directions=["minimize"] * 2, load_if_exists=True
+    )
 
 
 def _storage(path: Path, *, resume: bool) -> Any:
@@ -136,12 +132,23 @@ def _storage(path: Path, *, resume: bool) -> Any:
         raise OptionError(f"study = {str(path)!r}: it is not there, so that there is nothing to go on with")
     if path.exists() and not resume:
         raise OptionError(f"study = {str(path)!r}: exists already; give --resume (resume=True), or another file")
+    if path.exists():
+        _check_journal(path)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
     except OSError as error:
         raise OptionError(f"study = {str(path)!r}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise OptionError(f"study = {str(path)!r}: it holds no study ({error}); give another file") from None
+
+
+def _check_journal(path: Path) -> None:
+    """Raise `OptionError` unless a file is what Optuna writes: each line says one thing that was done."""
+    try:
+        lines = path.read_text().splitlines()
+        if lines and all("op_code" in json.loads(line) for line in lines):
+            return
+    except (OSError, ValueError, TypeError):
+        pass
+    raise OptionError(f"study = {str(path)!r}: it holds no study; give another file")
 
 
 def text_of(params: Params) -> str:

@@ -12,7 +12,6 @@ from functools import cached_property
 from threading import Lock
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from ..contract import Context, Pass
@@ -22,7 +21,7 @@ from ..evaluation.compare import Comparison, Reference
 from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
-from ..kinds import to_ir, working_copy
+from ..kinds import working_copy
 from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
@@ -48,7 +47,7 @@ RANDOM = "random"
 KEPT = 12
 """Models that are kept for trials that begin alike."""
 
-FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.02
+FITTING, JUDGING, VERDICT = 0.01, 0.02, 0.05
 """The original may take such shares of the time of the search to go once through the samples that are fitted to, that
 judge a trial, and that give the verdict."""
 
@@ -85,11 +84,11 @@ class Tester:
 
     Parameters
     ----------
+    original : onnx_ir.Model
+        Not changed.
     source : Source
-    model : onnx_ir.Model, optional
-        In place of that of `source`.
     shared : Shared, optional
-        What the process knows already that the search began in.
+        What is known already: in the process that the search began in.
     progress : callable, optional
     workers : Workers, optional
         Who goes through the samples.
@@ -107,15 +106,14 @@ class Tester:
 
     def __init__(
         self,
+        original: ir.Model,
         source: Source,
         *,
-        model: ir.Model | None = None,
         shared: Shared | None = None,
         progress: Progress | None = None,
         workers: Workers | None = None,
     ) -> None:
-        self.source, self._progress = source, progress or silent
-        self.original = model if model is not None else _load(source.model)
+        self.original, self.source, self._progress = original, source, progress or silent
         self.parts = _divided(self.original, source) if shared is None else shared.parts
         self._ends = float("inf")
         self._fingerprints = Fingerprints()
@@ -192,10 +190,9 @@ class Tester:
             fitted_to=before.context.fitted_to if step.needs.fits else "",
         )
         copy = before.model.clone()
-        changed = bool(planned.carry_out(copy).done)
-        stage = Stage(before.model, before.context, (*before.planned, planned))
-        if changed:
-            stage = dataclasses.replace(stage, model=copy, context=before.context.on(copy))
+        stage = before
+        if planned.carry_out(copy).done:
+            stage = Stage(copy, before.context.on(copy), (*before.planned, planned))
         self._stages[recipe] = stage
         self._forget(recipe)
         return stage
@@ -239,7 +236,9 @@ class Tester:
         outcome = self._judged(job, model, outcome)
         if not job.timed or outcome.stopped:
             return outcome
-        clock = timing.time_models([self.original, model], self.feed, seconds=TIMED_SECONDS)[-1]
+        clock = timing.time_models(
+            [self.original, model], self.feed, seconds=TIMED_SECONDS, threads=self.source.threads
+        )[-1]
         return dataclasses.replace(
             outcome,
             ratio=clock.ratio,
@@ -295,17 +294,13 @@ def passes_of(outcome: Outcome) -> list[Pass]:
 
 def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job], Outcome]:
     """Return what carries out trials, one at a time, in whatever process it is; see `onnxcompress.machines.workers`."""
-    tester, alone = Tester(source, model=model, shared=shared), Lock()
+    tester, alone = Tester(model, source, shared=shared), Lock()
 
     def run(job: Job) -> Outcome:
         with alone:
             return tester.run(job)
 
     return run
-
-
-def _load(model: str | bytes) -> ir.Model:
-    return to_ir(onnx.load_from_string(model) if isinstance(model, bytes) else model)[0]
 
 
 def _pace(model: ir.Model, samples: Samples) -> float:

@@ -44,6 +44,8 @@ class Settings:
         The share of the samples that judges and does not train; 0: the last weights are taken without judgement.
     patience : int
         Stop when so many epochs have brought nothing better; 0: never.
+    seconds : float
+        Stop behind the epoch in which so many seconds are over; 0: never.
     augment : tuple of str
         Random changes of the samples that train, by name or as ``file.py:function``.
     engine : {"auto", "onnxruntime-training", "onnxruntime"}
@@ -62,6 +64,7 @@ class Settings:
     batch_norm: Literal["train", "frozen"] = "train"
     holdout: float = 0.0
     patience: int = 0
+    seconds: float = 0.0
     augment: tuple[str, ...] = ()
     engine: EngineName | Auto = "auto"
     seed: int = 0

@@ -80,6 +80,8 @@ class Distill(KeepingPass):
         the best epoch are taken, and none where all are worse than before. 0: the last weights are taken, unjudged.
     patience : int
         Stop when so many epochs have brought nothing better; 0: never.
+    seconds : float
+        Stop behind the epoch in which so many seconds are over, and let the rate fall to zero until then; 0: never.
     keep_anyway : bool
         Take the weights even where training made the model worse.
     teacher : str
@@ -112,6 +114,7 @@ class Distill(KeepingPass):
     engine: Literal["auto", "onnxruntime-training", "onnxruntime"] = "auto"
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.2
     patience: Annotated[int, Meta(ge=0)] = 0
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
     keep_anyway: bool = False
     teacher: str = ""
     student: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any
@@ -13,7 +12,7 @@ import onnx_ir as ir
 
 from onnxcompress.errors import OptionError, TrainingError, did_you_mean
 from onnxcompress.graph.functions import flatten
-from onnxcompress.graph.output_kinds import OutputKind, OutputReader, Tensor, backward, logits, unactivated
+from onnxcompress.graph.output_kinds import MASK, OutputKind, OutputReader, Tensor, backward, logits, unactivated
 from onnxcompress.graph.shapes import FLOATS
 from onnxcompress.samples.samples import Batch
 from onnxcompress.training import computes
@@ -32,8 +31,6 @@ COMPARED_AS: dict[OutputKind, Kind] = {
 """What an output is → how it is compared."""
 
 COMPARED: dict[Kind, OutputKind] = {kind: read for read, kind in reversed([*COMPARED_AS.items()])}
-
-MASK = re.compile(r"(attention|input|padding|pad)_?mask|^mask$", re.IGNORECASE)
 
 
 def find_outputs(

@@ -5,6 +5,7 @@ from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .freeze_inputs import FreezeInputs
 from .remove_dead import RemoveDead
+from .shorten_names import ShortenNames
 from .shrink import Shrink
 
-__all__ = ["FoldAffine", "FoldBatchNorm", "FoldConstants", "FreezeInputs", "RemoveDead", "Shrink"]
+__all__ = ["FoldAffine", "FoldBatchNorm", "FoldConstants", "FreezeInputs", "RemoveDead", "ShortenNames", "Shrink"]

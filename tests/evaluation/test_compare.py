@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxcompress.errors import MetricError, ModelError
-from onnxcompress.evaluation import compare as compare_module
 from onnxcompress.evaluation.compare import Reference, compare_models
 from onnxcompress.evaluation.fidelity import Fidelity
 from onnxcompress.evaluation.metrics import find_metric
 from onnxcompress.runtime.session import Session
-from onnxcompress.samples.samples import load_samples
+from onnxcompress.samples.samples import Batch, load_samples
 
 SAME = "g (float[N,C] x) => (float[N,C] y) { y = Identity(x) }"
 NOISY = "g (float[N,C] x) => (float[N,C] y) <float w = {0.5}> { y = Add(x, w) }"
@@ -21,11 +20,16 @@ FLIPPED = "g (float[N,C] x) => (float[N,C] y) { y = Neg(x) }"
 LOGITS = np.array([[1, 2, 3], [3, 2, 1], [1, 3, 2], [5, 5, 0]], np.float32)
 
 
+def labelled(labels):
+    return Batch({}, labels, len(labels))
+
+
 def test_the_same_model_is_the_same(parse):
     samples = load_samples({"x": LOGITS}, parse(SAME))
     found = compare_models(parse(SAME), parse(SAME), samples)
-    assert (found.metric, found.value_a, found.value_b, found.drop) == ("agreement", 1, 1, 0)
+    assert (found.metric, found.value_a, found.value_b, found.drop) == ("cosine", 1, 1, 0)
     assert (found.count, found.sqnr, found.cosine, found.max_abs) == (4, math.inf, 1, 0)
+    assert found.notes[0].startswith("Metric: cosine, guessed since 'y' looks like an embedding")
     assert (found.random, found.dropped, found.nonfinite) == (False, 0, (0, 0))
 
 
@@ -50,7 +54,7 @@ def test_scores_equal_numpy_however_split(a, b, labels, size):
     for start in range(0, 7, size):
         part = slice(start, start + size)
         for score in scores.values():
-            score.update({"y": b[part]}, {"y": a[part]}, labels[part])
+            score.update({"y": b[part]}, {"y": a[part]}, labelled(labels[part]))
     found = {name: score.value() for name, score in scores.items()}
     wide_a, wide_b = a.astype(float).ravel(), b.astype(float).ravel()
     best = np.argsort(-b, axis=1, kind="stable")
@@ -61,17 +65,21 @@ def test_scores_equal_numpy_however_split(a, b, labels, size):
     lost = {name: score.losses() for name, score in scores.items()}
     np.testing.assert_array_equal(lost["top1"], 1.0 * (np.argmax(a, 1) == labels) - (best[:, 0] == labels))
     np.testing.assert_array_equal(lost["agreement"], a.argmax(1) != b.argmax(1))
-    assert (lost["sqnr"], lost["cosine"], lost["max_abs"]) == (None, None, None)
+    assert (lost["sqnr"], lost["max_abs"]) == (None, None)
     noise, signal, other = (float(v @ v) for v in (wide_a - wide_b, wide_a, wide_b))
     if noise and signal and other:
         np.testing.assert_allclose(found["sqnr"], 10 * np.log10(signal / noise), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(found["cosine"], wide_a @ wide_b / np.sqrt(signal * other), rtol=1e-9, atol=1e-9)
+    one, two = a.astype(float), b.astype(float)
+    size = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    cosines = np.where((one == two).all(1), 1, (one * two).sum(1) / np.where(size == 0, 1, size))
+    np.testing.assert_allclose(1 - lost["cosine"], cosines, rtol=1e-9, atol=1e-9)
+    assert found["cosine"] == pytest.approx(1 - lost["cosine"].mean())
 
 
 def test_a_constant_or_broken_output_is_not_right():
     for scores in (np.zeros((3, 4)), np.full((3, 4), np.nan)):
         score = find_metric("top1").start()
-        score.update({"y": scores}, {"y": scores}, np.array([1, 2, 3]))
+        score.update({"y": scores}, {"y": scores}, labelled(np.array([1, 2, 3])))
         assert score.value() == 0
 
 
@@ -79,7 +87,7 @@ def test_images_have_their_classes_on_axis_1():
     mask = np.zeros((2, 3, 4, 4), np.float32)
     mask[:, 2] = 1
     score = find_metric("top1").start()
-    score.update({"y": mask}, {"y": mask}, np.full((2, 4, 4), 2))
+    score.update({"y": mask}, {"y": mask}, labelled(np.full((2, 4, 4), 2)))
     assert score.value() == 1
 
 
@@ -90,11 +98,13 @@ def test_integer_outputs_are_decisions(parse):
     assert (found.metric, found.value_a, found.agreement) == ("top1", 0.75, 1)
 
 
-def test_one_value_for_each_sample_is_compared_by_cosine(parse):
-    samples = load_samples({"x": np.ones((4, 1), np.float32)}, parse(SAME))
+def test_one_value_for_each_sample_is_compared_by_the_variance_explained(parse):
+    values = np.array([[1], [2], [3], [6]], np.float32)
+    samples = load_samples({"x": values}, parse(SAME))
     found = compare_models(parse(SAME), parse(NOISY), samples)
-    assert (found.metric, found.agreement) == ("cosine", None)
-    assert found.sqnr == pytest.approx(20 * math.log10(2))
+    assert (found.metric, found.agreement) == ("r2", None)
+    assert found.value_b == pytest.approx(1 - 0.25 / values.var())
+    assert found.sqnr == pytest.approx(10 * math.log10(50))
     with pytest.raises(MetricError, match="output 'y' has one value for each sample, which decides nothing"):
         compare_models(parse(SAME), parse(NOISY), samples, "agreement")
 
@@ -186,7 +196,7 @@ def test_the_original_beside_itself_runs_once(parse, monkeypatch):
 
     monkeypatch.setattr(Session, "run", counted)
     found = reference.compare(subject)
-    assert (len(runs), found.agreement, found.max_abs, found.sqnr) == (1, 1, 0, math.inf)
+    assert (len(runs), found.cosine, found.max_abs, found.sqnr) == (1, 1, 0, math.inf)
     assert found == reference.compare(subject.clone())
     assert len(runs) == 2
 
@@ -220,8 +230,8 @@ def test_a_metric_of_the_users_own(parse, own):
     ("name", "message"),
     [
         ("fails", "mine.py:fails' failed: ZeroDivisionError: division by zero"),
-        ("text", "mine.py:text' must return one finite number, got 'good'"),
-        ("nan", "mine.py:nan' must return one finite number, got"),
+        ("text", "mine.py:text' must return one finite number, or one for each of 4 samples, got 'good'"),
+        ("nan", "mine.py:nan' must return one finite number, or one for each of 4 samples, got"),
         ("shape", r"has no function 'shape'; did you mean 'shapes'\?"),
     ],
 )
@@ -259,7 +269,6 @@ def test_sqnr_is_compared_without_a_drop(parse):
     found = compare_models(parse(SAME), parse(NOISY), load_samples({"x": LOGITS}, parse(SAME)), "sqnr")
     assert found.drop is None
     assert found.value_b == found.sqnr
-    assert set(compare_module._PERFECT) == {"agreement", "cosine", "max_abs", "sqnr"}
 
 
 KEEPS = """g (float[N,C] x) => (float[M,C] y) <float[1] zero = {{{threshold}}}, int64[1] last = {{1}}> {{
@@ -275,7 +284,8 @@ def test_outputs_whose_size_depends_on_the_data_are_compared(parse):
     noise = np.square(LOGITS[[0, 3, 1]] - padded).sum()
     assert found.outputs[0].resized == 1
     assert found.sqnr == pytest.approx(10 * math.log10(np.square(LOGITS[[0, 3, 1]]).sum() / noise))
-    assert (found.metric, found.value_b) == ("agreement", 0)
+    assert (found.metric, found.value_b) == ("cosine", pytest.approx(LOGITS[0] @ LOGITS[3] / math.sqrt(14 * 50) / 3))
+    assert compare_models(one, other, samples, "agreement").value_b == 0
 
 
 def test_a_metric_may_ask_for_the_originals_outputs(parse, tmp_path):

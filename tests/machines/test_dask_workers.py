@@ -107,9 +107,9 @@ def test_a_recipe_gives_the_same_bytes_and_a_sensitivity_the_same_figures(proces
 
 def test_trials_come_out_the_same(processes, tmp_path):
     values = np.random.default_rng(1).standard_normal((80, 4), np.float32)
-    source = Source("", {"x": values, "labels": np.arange(80) % 3})
-    tester = trial.Tester(source, model=load(make_model(tmp_path / "m.onnx", width=64)))
-    recipes = [("quantize",), ("prune-channels sparsity=0.5", "shrink"), ("prune-channels sparsity=2",)]
+    source = Source({"x": values, "labels": np.arange(80) % 3})
+    tester = trial.Tester(load(make_model(tmp_path / "m.onnx", width=64)), source)
+    recipes = [("quantize",), ("prune-channels sparsity=0.5", "shrink"), ("prune-channels sparsity=1.5",)]
     jobs = [
         Job(number, tuple(Part(text) for text in recipe), stop_above=1.0, timed=False)
         for number, recipe in enumerate(recipes)

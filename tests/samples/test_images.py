@@ -247,10 +247,10 @@ def test_arrays_of_bytes_are_pictures_where_preprocessing_is_asked_for(parse, tm
     [
         (
             "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }",
-            r"the model has no inputs of 4 axes; it takes x: float32",
+            r"no inputs have 4 axes; the model takes x: float32",
         ),
         ("g (float[N,7,8,8] x) => (float[N,7,8,8] y) { y = Relu(x) }", "input 'x' has 7 channels"),
-        ("g (float[N,3,8,8] x, float[N,2] size) => (float[N,3,8,8] y) { y = Relu(x) }", "the model takes 'size' too"),
+        ("g (float[N,3,8,8] x, float[N,2] size) => (float[N,3,8,8] y) { y = Relu(x) }", "'size' would be missing"),
     ],
 )
 def test_models_that_take_no_pictures(parse, tmp_path, model, message):
@@ -291,3 +291,27 @@ def test_notes_reach_the_terminal_and_the_report(tmp_path, parse):
     assert written.exit_code == 0, written.output
     notes = json.loads((tmp_path / "r.json").read_text())["notes"]
     assert any(note.startswith("1 of 3 images cannot be read: bad.png") for note in notes)
+
+
+@pytest.mark.parametrize("how", [{}, {"preprocess": "unit"}])
+def test_samples_can_be_sent_to_another_process(parse, tmp_path, how):
+    import pickle
+
+    cloudpickle = pytest.importorskip("cloudpickle")
+    samples = load_samples(Data(folder(tmp_path, {"a/a.png": picture(0), "b/b.png": picture(1)}), **how), parse(NCHW))
+    before = samples.arrays()["image"]
+    again = pickle.loads(cloudpickle.dumps(samples))
+    np.testing.assert_array_equal(again.arrays()["image"], before)
+    assert again.labels.tolist() == [0, 1]
+
+
+def test_what_ultralytics_leaves_in_a_model_is_read(parse, tmp_path):
+    model = parse(NCHW.replace("8,8", "H,W"))
+    model.metadata_props.update(stride="32", task="detect", names="{0: 'person', 1: 'bicycle'}", imgsz="[64, 32]")
+    samples = load_samples(folder(tmp_path, {"bicycle/a.png": picture(0), "person/b.png": picture(1)}), model)
+    assert samples.arrays()["image"].shape == (2, 3, 64, 32)
+    assert samples.labels.tolist() == [1, 0]
+    assert samples.notes == [
+        "labels: names numbered as in the model's metadata",
+        "images: preprocess yolo, as the model's metadata is Ultralytics'",
+    ]

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcompress.errors import OptionError
-from onnxcompress.samples.data import Data, parse_columns
+from onnxcompress.graph.load import load
+from onnxcompress.kinds import working_copy
+from onnxcompress.samples.data import Data, located, parse_columns
 from onnxcompress.samples.parts import MOST_FITTED, places, three_parts
 from onnxcompress.samples.samples import load_samples
 from onnxcompress.samples.split import three_parts as split_in_three
@@ -87,3 +89,13 @@ def test_commands_say_how_data_is_read(tmp_path: Path) -> None:
     refused = call("apply", net, "-p", "shrink", "--dry-run", "--columns", "a=b")
     assert refused.exit_code == 2
     assert "--columns says how --data is read: give --data too" in refused.output
+
+
+def test_data_says_which_model_it_is_for(tmp_path: Path) -> None:
+    model = load(make_model(tmp_path / "net.onnx"))
+    assert located("photos/", model) == Data("photos/", model=str(tmp_path / "net.onnx"))
+    assert located(Data("photos/", model="other.onnx"), model) == Data("photos/", model="other.onnx")
+    assert located("photos/", working_copy(model)).model == str(tmp_path / "net.onnx")
+    arrays = numbered(3)
+    assert located(arrays, model) is arrays
+    assert located(None, model) is None

@@ -81,7 +81,7 @@ def test_what_cannot_be_heard(parse, tmp_path, monkeypatch):
         load_samples(tmp_path / "b.wav", parse(ANY))
     spectra = parse("g (float[N,80,3000] features) => (float[N,80,3000] y) { y = Relu(features) }")
     with pytest.raises(
-        DataError, match=r"takes no single wave .* it takes features: float32 \[N, 80, 3000\]; give what"
+        DataError, match=r"is a wave .*the model takes features: float32 \[N, 80, 3000\]; .*spectra are given as arrays"
     ):
         load_samples(tmp_path, spectra)
     monkeypatch.setitem(sys.modules, "soundfile", None)

@@ -32,6 +32,10 @@ class Pixels:
         self._lock = threading.Lock()
         self._file: int | None = None
 
+    def __reduce__(self) -> tuple[type[Pixels], tuple[tuple[int, int, int]]]:
+        """Elsewhere they are decoded anew."""
+        return Pixels, (self._shape,)
+
     def get(self, number: int) -> npt.NDArray[np.uint8] | None:
         """Return a picture, or None where it is not kept."""
         if self._file is None or number not in self._kept:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...runtime.session import Array
-from ..explain import describe_inputs
+from ..explain import takes
 from ..extras import need
 from ..fitting import LABELS
 from ..inputs import Input
@@ -73,8 +73,8 @@ def _inputs(request: Request) -> tuple[Input, Input | None]:
     waves = [item for item in others if _is_wave(item)]
     if len(waves) != 1 or len(others) != 1:
         raise DataError(
-            f"sound cannot be fed: the model takes no single wave [N, samples] or [N, 1, samples]; it takes "
-            f"{describe_inputs(request.layout)}; give what it takes of sound (spectra) as arrays"
+            f"sound cannot be fed: no input, or more than one, is a wave [N, samples] or [N, 1, samples]; "
+            f"{takes(request.layout)}; spectra are given as arrays"
         )
     return waves[0], rates[0] if rates else None
 

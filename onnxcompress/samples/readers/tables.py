@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...runtime.session import Array
-from ..explain import describe_inputs
+from ..explain import takes
 from ..fitting import LABEL_NAMES, LABELS
 from ..sources import UNNAMED, Piece, Request, Source
 from . import images, sound, text
@@ -142,7 +142,7 @@ def _arrays(
     if not set(by_input.values()) <= set(table.columns):
         if len(inputs) != 1 or not all(is_number(row.get(name)) for name in rest):
             raise DataError(
-                f"{table.name}: no columns for the model's inputs; it takes {describe_inputs(request.layout)}; "
+                f"{table.name}: no columns for the model's inputs; {takes(request.layout)}; "
                 f"there are: {', '.join(table.columns)}; name them with --columns INPUT=COLUMN,..."
             )
         by_input = {}

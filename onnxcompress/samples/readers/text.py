@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DataError, OptionError
 from ...runtime.session import Array
-from ..explain import describe_inputs
+from ..explain import takes
 from ..extras import need
 from ..inputs import Input
 from ..roles import LATER, role
@@ -102,8 +102,8 @@ def _tokens(inputs: Sequence[Input], request: Request) -> _Tokens:
     ids = ids or ([item for item in whole if role(item.name) is None] if len(inputs) == 1 else [])
     others = [item.name for item in inputs if item not in ids and role(item.name) not in {"mask", *LATER}]
     if len(ids) != 1 or others:
-        takes = f"also takes '{others[0]}'" if ids and others else "has no input of token numbers"
-        raise DataError(f"text cannot be fed: the model {takes}; it takes {describe_inputs(request.layout)}")
+        what = f"'{others[0]}' would be missing" if ids and others else "no input takes the numbers of tokens"
+        raise DataError(f"text cannot be fed: {what}; {takes(request.layout)}")
     fixed = (ids[0].shape or (None,))[-1]
     tokenizer, place = _load(request)
     length = request.data.length if not isinstance(fixed, int) else fixed

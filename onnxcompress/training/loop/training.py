@@ -36,6 +36,7 @@ class Training:
         self.steps = step_count(self.feeds.buckets, job["batch_size"], job["fixed"])
         self.total = job["total"] = self.settings["epochs"] * self.steps
         self._taken, self._since = 0, time.monotonic()
+        self._begun = self._since
 
     def run(self) -> None:
         """Go through all epochs, or until nothing gets better any more."""
@@ -95,9 +96,14 @@ class Training:
         state.losses.append(total / seen)
 
     def _progress(self, done: int) -> float:
-        """Return how far the training is at a step; where the rate warms up, the first step is taken, too."""
+        """Return how far it is, in steps or in its time; where the rate warms up, the first step is taken, too."""
         first = 1 if self.settings["warmup"] else 0
-        return float((done + first) / (self.total + first))
+        return min(max(float((done + first) / (self.total + first)), self._time_gone()), 1.0)
+
+    def _time_gone(self) -> float:
+        """Return which part of the time that it may take is over; 0 where it may take any."""
+        allowed = self.settings["seconds"]
+        return float((time.monotonic() - self._begun) / allowed) if allowed else 0.0
 
     def _judge(self, hooks: list[Hook]) -> None:
         """Measure the student, and keep its weights if they are the best; without samples held out, the last are.
@@ -113,7 +119,9 @@ class Training:
         if not self.judge.samples or self._is_best():
             state.keep()
         patience = self.settings["patience"]
-        if patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
+        if self._time_gone() >= 1 and state.epoch < self.settings["epochs"]:
+            state.stopped = f"after epoch {state.epoch}: its time was over"
+        elif patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
             state.stopped = f"after epoch {state.epoch}: none of the last {patience} was better than epoch {state.best}"
 
     def _is_best(self) -> bool:

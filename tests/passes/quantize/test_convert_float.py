@@ -103,7 +103,7 @@ def test_without_keep_io_inputs_and_outputs_change_and_nothing_is_cast() -> None
     expected = np.maximum(x.astype(np.float64) @ w.astype(np.float64), 0)
     np.testing.assert_allclose(plain_run(result, {"x": x})["y"].astype(np.float64), expected, rtol=2e-3, atol=1e-3)
     _, report = apply(subject, [ConvertFloat(keep_io=False)], data={"x": drawn_feeds(subject)["x"]})
-    assert report.stages[-1].agreement is not None
+    assert report.stages[-1].metric is not None
 
 
 def test_a_constant_beyond_the_range_keeps_its_reader_in_float32() -> None:
