@@ -30,6 +30,9 @@ MOST_BYTES = 1 << 28
 FEW = 4
 """Samples that layers are compared on."""
 
+LONGEST = 2000.0
+"""Milliseconds that a run through these may take; of a slower model there are fewer."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -65,7 +68,8 @@ def examine(report: Evidence, subject: Subject, pair: Pair) -> None:
         return
     noise: dict[str, float | None] = {}
     with _or_say(report, "layers are not compared"):
-        feeds = [subject.feeds] if subject.samples is None else list(subject.samples.head(FEW).batches(1))[:FEW]
+        few = max(1, min(FEW, round(LONGEST / (report.stages[0].milliseconds or LONGEST))))
+        feeds = [subject.feeds] if subject.samples is None else list(subject.samples.head(few).batches(1))[:few]
         noise = layer_noise(subject.original, subject.result, pair.tensors(), feeds)
     with _or_say(report, "layers are not timed"):
         if not running().is_cpu:

@@ -356,8 +356,8 @@ class Run:
         others = tuple(each.sentence for each in (known, verdict) if each is not None and each is not worst)
         self.report.verdict = replace(worst, details=(*worst.details, *others))
 
-    def finish(self, threads: int = 0) -> Report:
-        """Time the stages side by side on so many threads (0: all), and compare the layers before and after."""
+    def finish(self, **clock: Any) -> Report:
+        """Time the stages side by side, `clock` as for `time_models`, and compare the layers before and after."""
         from .evaluation.timing import time_models
 
         self._forget()
@@ -369,7 +369,7 @@ class Run:
         count = len(self.report.stages)
         chosen = range(count) if len(self._models) == count else range(0, count, count - 1)
         feeds = dict(self._verifier.feeds[0]) if self.samples is None else next(iter(self.samples.head(1).batches()))
-        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, threads=threads)
+        timings = time_models(self._models, feeds, seconds=TIMED_SECONDS, **clock)
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
@@ -432,7 +432,6 @@ class Run:
             return
         again = clock.time_models([self._models[0], self.model], feeds, seconds=TIMED_SECONDS)[-1]
         if slowness.is_slow(again, quantized=quantized):
-            self.report.stages[-1].time(again.speed, timings[0].median_ms)
             self.report.not_faster = slowness.explain(self._profile(feeds))
 
     def _meant_for(self) -> str | None:

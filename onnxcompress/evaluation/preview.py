@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,11 @@ LEAST_WAVE = 64
 WORDS = 48
 """Tokens that are shown."""
 
+LETTERS = 400
 VALUES = 8
 
 
-def preview(name: str, array: Array) -> Preview:
+def preview(name: str, array: Array, decode: Callable[[Sequence[int]], str] | None = None) -> Preview:
     """Show one input of one sample.
 
     Parameters
@@ -36,7 +39,11 @@ def preview(name: str, array: Array) -> Preview:
         The input.
     array : ndarray
         With the batch axis, which has length 1.
+    decode : callable, optional
+        Makes text of token numbers.
     """
+    if decode is not None and array.dtype.kind in "iu":
+        return Preview(name, "text", shorten(decode(array.reshape(-1).tolist()), LETTERS, placeholder=" …"))
     pixels = _pixels(array)
     if pixels is not None:
         return Preview(name, "picture", png(pixels))

@@ -45,7 +45,7 @@ def slower(before: ir.Model, after: ir.Model, found: Speed, feeds: dict[str, Arr
     """
     if found.state == "slower":
         again = timing.time_models([before, after], feeds, seconds=seconds)[-1].speed
-        return again.share if again.state == "slower" else ""
+        return found.share if again.state == "slower" else ""  # the numbers are those of the table of stages
     if found.state == "unclear" and running().is_cpu:
         again = timing.time_models([before, after], feeds, seconds=seconds / 2, computing=True)[-1].speed
         return again.share.replace("time", "CPU time") if again.state == "slower" else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ def worst_samples(
         number += batch.count
         if time.perf_counter() > end:
             break
-    return [_sample(one, output, metric) for one in worst], number
+    return [_sample(one, output, metric, reference.samples.decoders) for one in worst], number
 
 
 def _shown(outputs: dict[str, Any]) -> str:
@@ -115,12 +115,9 @@ def _sqnr(before: Array, after: Array) -> float:
     return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def _sample(one: _Seen, output: str, metric: str) -> WorstSample:
+def _sample(one: _Seen, output: str, metric: str, decoders: Mapping[str, Any]) -> WorstSample:
     labels = one.batch.labels
-    inputs = [
-        preview(name, array[one.place : one.place + 1] if array.shape[:1] == (one.batch.count,) else array)
-        for name, array in one.batch.feeds.items()
-    ]
+    inputs = [preview(name, _place(array, one), decoders.get(name)) for name, array in one.batch.feeds.items()]
     return WorstSample(
         number=one.number,
         label=None if labels is None else str(labels[one.place]),
@@ -131,6 +128,10 @@ def _sample(one: _Seen, output: str, metric: str) -> WorstSample:
         after=answer(one.after, metric),
         inputs=inputs,
     )
+
+
+def _place(array: Array, one: _Seen) -> Array:
+    return array[one.place : one.place + 1] if array.shape[:1] == (one.batch.count,) else array
 
 
 def answer(output: Array, metric: str) -> Answer:

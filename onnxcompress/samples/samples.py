@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -83,6 +83,11 @@ class Samples:
     def notes(self) -> list[str]:
         """What is to be known of the samples as far as they were gone through: left out, guessed, cast."""
         return list(self._source.notes.values())
+
+    @property
+    def decoders(self) -> Mapping[str, Callable[[Sequence[int]], str]]:
+        """What makes text of the numbers of one sample, for inputs whose numbers were made of text."""
+        return self._source.decoders
 
     @property
     def known_count(self) -> int | None:
@@ -181,7 +186,7 @@ class Samples:
         for piece in self._fitted():
             batch = self._check(piece, number)
             places = np.arange(batch.count)
-            if self._only is not None:
+            if self._draws and self._only is not None:
                 places = np.flatnonzero(self._only.holds(places + number))
             number += batch.count
             skip, places = max(skip - len(places), 0), places[skip:]
@@ -258,17 +263,29 @@ class Samples:
         A third may be fitted to, but at most about 512; what is left is halved. As with `split`, each part is spread
         over all samples, and is the same every time. Samples that a function makes are counted first.
         """
-        if self.count < self._enough():
+        count = self._entries()
+        if count < self._enough():
             return None
-        fit, search, unseen = self._dealt(three_parts(self.count))
+        fit, search, unseen = self._dealt(three_parts(count))
         return fit, search, unseen
 
     def fit_and_search(self) -> tuple[Samples, Samples] | None:
         """Return the first two of `parts`, all samples in them: for data beside which others are kept unseen."""
-        if self.count < self._enough():
+        count = self._entries()
+        if count < self._enough():
             return None
-        fit, search = self._dealt(two_parts(self.count))
+        fit, search = self._dealt(two_parts(count))
         return fit, search
+
+    def _entries(self) -> int:
+        """Count what is dealt out, without decoding it where that can be."""
+        whole = self._limit is None and not self._skip and self._only is None
+        return self._source.size() if whole and self._source.size is not None else self.count
+
+    @property
+    def _draws(self) -> bool:
+        """Whether the samples of the part are drawn here, from pieces that hold others too."""
+        return self._only is not None and self._source.picked is None
 
     def _enough(self) -> int:
         return max(ENOUGH, ROW * (self._layout.fixed_batch or 1))
@@ -286,7 +303,7 @@ class Samples:
             for batch in self._checked():
                 yield self.description, batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels})
 
-        return dataclasses.replace(self._source, pieces=pieces, description=self.description)
+        return dataclasses.replace(self._source, pieces=pieces, description=self.description, picked=None, size=None)
 
     def _like(self, limit: int | None, skip: int, *, gathers: bool = False) -> Samples:
         return Samples(self._source, self._layout, limit, skip, gathers=gathers, part=self._only)
@@ -329,7 +346,8 @@ class Samples:
 
     def _fitted(self) -> Iterator[Piece]:
         """The pieces of the source, under the names of the model's inputs and with their types."""
-        for where, arrays in self._source.pieces():
+        picked, only = self._source.picked, self._only
+        for where, arrays in self._source.pieces() if picked is None else picked(only.holds if only else None):
             for part in fit(self._layout, arrays, where, self._source.notes):
                 yield where, part
 
@@ -338,10 +356,10 @@ class Samples:
         number = 0
         for piece in self._fitted():
             whole = self._check(piece, number)
-            step = AT_ONCE if self._only else max(whole.count, 1)
+            step = AT_ONCE if self._draws else max(whole.count, 1)
             for start in range(0, whole.count, step):
                 batch = part_of(self._layout.inputs, whole, start, min(start + step, whole.count))
-                yield piece[0], batch if self._only is None else self._drawn(batch, number + start)
+                yield piece[0], self._drawn(batch, number + start) if self._draws else batch
                 for array in whole.feeds.values():
                     release_pages(array)
             number += whole.count

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError
@@ -16,6 +19,13 @@ from .inputs import Layout
 
 Piece = tuple[str, Mapping[str, Any]]
 """Arrays by name that belong together, and what messages call the place they came from."""
+
+Holds = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+"""Tells of each number whether it is meant."""
+
+ENTRIES_AT_ONCE = 1024
+
+T = TypeVar("T")
 
 UNNAMED = ""
 """The name of an array that comes without one."""
@@ -35,16 +45,51 @@ class Source:
         The values are made up.
     streamed : bool
         The pieces are made as they are asked for, perhaps slowly, so they are not all checked beforehand.
+    picked : callable, optional
+        Returns an iterator over the pieces of the entries (files, rows) whose numbers the function that it is given
+        holds; so the others need not be decoded.
+    size : callable, optional
+        Returns how many entries there are, without decoding any.
     notes : dict
         What the user is to know of the samples (left out, guessed, cast), each sentence under a key of its own, so
         that what is said again as the samples are gone through again replaces what was said before.
+    decoders : dict
+        Input → what makes text of the numbers of one sample, where they were made of text.
     """
 
     pieces: Callable[[], Iterator[Piece]]
     description: str
     random: bool = False
     streamed: bool = False
+    picked: Callable[[Holds | None], Iterator[Piece]] | None = None
+    size: Callable[[], int] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    decoders: Mapping[str, Callable[[Sequence[int]], str]] = field(default_factory=dict)
+
+
+def pick(entries: Iterator[T], holds: Holds | None) -> Iterator[tuple[int, T]]:
+    """Yield the entries whose numbers `holds` tells (all without it), each with its number."""
+    start = 0
+    while block := list(islice(entries, ENTRIES_AT_ONCE)):
+        numbers = np.arange(start, start + len(block))
+        chosen = numbers if holds is None else numbers[holds(numbers)]
+        yield from ((int(number), block[number - start]) for number in chosen)
+        start += len(block)
+
+
+def decoding(
+    entries: Callable[[], Iterator[T]],
+    decoded: Callable[[Iterator[tuple[int, T]]], Iterator[Piece]],
+    description: str,
+) -> Source:
+    """Return a source of entries that are cheap to go through and dear to decode."""
+
+    def picked(holds: Holds | None) -> Iterator[Piece]:
+        return decoded(pick(entries(), holds))
+
+    return Source(
+        lambda: picked(None), description, streamed=True, picked=picked, size=lambda: sum(1 for _ in entries())
+    )
 
 
 @dataclass(frozen=True)

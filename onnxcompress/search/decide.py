@@ -12,9 +12,6 @@ from .job import Outcome
 GAIN = 0.02
 """What is not smaller, or faster, than the original by this part is not called so."""
 
-LOST_OF_CHANGED, SPREAD = 0.25, 0.15
-"""Of the decisions that change, about this part is lost on balance, give or take: what is known before counting."""
-
 NOISE = 0.05
 """The noise of the outputs, as a part of them, up to which a model counts as the same where no sample tells more."""
 
@@ -46,20 +43,15 @@ def cost_of(outcome: Outcome, base: Base, budget: Budget) -> float:
 def loss_of(outcome: Outcome) -> tuple[float, float]:
     """Return the drop to be expected on other samples, and its standard error.
 
-    On few samples the drop that was counted is mostly luck. How many decisions changed is not, and of those that change
-    a part is lost. The two are weighed by how sure they are. Where there are no samples, noise stands for the drop.
+    On few samples the drop that was counted is mostly luck; the margins of all decisions tell more, but what was
+    counted must not be far beyond. Where there are no samples, noise stands for the drop.
     """
-    drop, error = outcome.drop, outcome.error
+    drop, error = outcome.drop, outcome.error or 0.0
     if drop is None or math.isnan(drop):
         return LOST_ALL, 0.0
-    if error is None:
-        return drop, 0.0
-    if outcome.agreement is None or outcome.metric == "agreement":
+    if outcome.likely is None:
         return drop, error
-    changed = 1 - outcome.agreement
-    spread = max(SPREAD * changed, 1e-4)
-    trust = spread**2 / (spread**2 + error**2)
-    return (1 - trust) * LOST_OF_CHANGED * changed + trust * drop, math.sqrt(trust) * error
+    return max(outcome.likely, drop - error), outcome.likely_error or 0.0
 
 
 def excess(outcome: Outcome, base: Base, budget: Budget) -> float:

@@ -18,6 +18,7 @@ from .budget import Budget
 from .decide import cost_of, front, gains, loss_of, usable
 from .job import Outcome
 from .space import describe
+from .trial import clocked
 
 if TYPE_CHECKING:
     from ..kinds import AnyModel
@@ -55,7 +56,7 @@ def made_again(
         run.step(each.step, each, judged=number == len(planned))
     run.report.unseen = parts.apart
     run.judge(search.budget.max_drop)
-    return run.model, run.finish(search.threads)
+    return run.model, run.finish(**clocked(search.threads))
 
 
 def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwrite: bool) -> None:

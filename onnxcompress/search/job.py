@@ -89,8 +89,10 @@ class Outcome:
     metric : str
     drop, error : float or None
         How much of the metric was lost, and the standard error of that.
-    agreement, sqnr : float or None
-        Of the first output and the original's: the share of equal decisions, and the signal to noise.
+    likely, likely_error : float or None
+        The drop that the margins of all decisions lead to expect; see `onnxcompress.evaluation.margins`.
+    sqnr : float or None
+        The signal to noise of the first output against the original's.
     stopped : bool
     failed : str
         Why it could not be carried out; empty where it was.
@@ -111,7 +113,8 @@ class Outcome:
     metric: str = ""
     drop: float | None = None
     error: float | None = None
-    agreement: float | None = None
+    likely: float | None = None
+    likely_error: float | None = None
     sqnr: float | None = None
     stopped: bool = False
     failed: str = ""

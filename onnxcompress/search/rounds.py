@@ -16,7 +16,7 @@ from .decide import LOST_ALL, Base, best, cost_of, excess, loss_of, rank, usable
 from .job import Job, Outcome, Part
 from .space import TRAIN, Element, Params, describe, recipe
 from .study import Study, text_of
-from .trial import Stage, Tester, trials_of
+from .trial import Stage, Tester, clocked, trials_of
 
 if TYPE_CHECKING:
     from ..machines.workers import Workers
@@ -160,7 +160,7 @@ class Rounds:
             return
         models = [self.tester.stage(self.recipe(params)).model for params, _ in able]
         clocks = timing.time_models(
-            [self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS, threads=self.threads
+            [self.tester.original, *models], self.tester.feed, seconds=FINAL_SECONDS, **clocked(self.threads)
         )[1:]
         for (params, outcome), clock in zip(able, clocks, strict=True):
             again = dataclasses.replace(

@@ -48,7 +48,10 @@ def train_best(search: Rounds) -> None:
     search.trainer = Tester(search.tester.original, source, shared=shared, progress=search.progress)
     longest = LONGER * seconds + search.budget.seconds
     job = Job(len(search.tried), search.recipe(params), stop_above=1.0, seconds=longest)
-    search.tried.append((params, search.trainer.run(job)))
+    found = search.trainer.run(job)
+    if usable(found) and not any('"distill"' in text for text in found.passes):
+        found = dataclasses.replace(found, failed="training made nothing better")
+    search.tried.append((params, found))
 
 
 def promising(search: Rounds) -> Outcome | None:

@@ -25,7 +25,7 @@ from ..kinds import working_copy
 from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
-from ..recipe import make_step, parse_pass, step_table
+from ..recipe import parse_pass, step_table
 from ..runtime.session import open_session
 from ..samples.samples import Samples
 from .divide import Parts, divide
@@ -173,6 +173,8 @@ class Tester:
             return Outcome(job.number, failed=str(error))
         except MemoryError:
             return Outcome(job.number, failed="not enough memory")
+        except Exception as error:  # noqa: BLE001  one recipe that breaks must not end the search for others
+            return Outcome(job.number, failed=f"internal error: {type(error).__name__}: {error}")
         finally:
             self._ends = float("inf")
 
@@ -237,7 +239,7 @@ class Tester:
         if not job.timed or outcome.stopped:
             return outcome
         clock = timing.time_models(
-            [self.original, model], self.feed, seconds=TIMED_SECONDS, threads=self.source.threads
+            [self.original, model], self.feed, seconds=TIMED_SECONDS, **clocked(self.source.threads)
         )[-1]
         return dataclasses.replace(
             outcome,
@@ -254,9 +256,11 @@ class Tester:
                 continue
             found = reference.compare(model, self.source.metric)
             drop, error = lost(found) if self.shows else (noise(found), None)
+            likely, likely_error = (found.expected, found.expected_error) if self.shows else (None, None)
             outcome = dataclasses.replace(
-                outcome, drop=drop, error=error, sqnr=found.sqnr, agreement=found.agreement, metric=found.metric
+                outcome, drop=drop, error=error, likely=likely, likely_error=likely_error, sqnr=found.sqnr
             )
+            outcome = dataclasses.replace(outcome, metric=found.metric)
             if reference is self._first and drop is not None and drop - SIGMAS * (error or 0) > job.stop_above:
                 return dataclasses.replace(outcome, stopped=True)
         return outcome
@@ -287,9 +291,9 @@ def zipped_bytes(model: ir.Model) -> int:
     return len(zlib.compress(ir.to_proto(model).SerializeToString(), 6))
 
 
-def passes_of(outcome: Outcome) -> list[Pass]:
-    """Return the passes that a trial has carried out."""
-    return [make_step(json.loads(text), "trial") for text in outcome.passes]
+def clocked(threads: int) -> dict[str, Any]:
+    """Return how `time_models` measures: on one thread what it computes, which nothing else on the machine disturbs."""
+    return {"computing": True} if threads == 1 else {"threads": threads}
 
 
 def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job], Outcome]:

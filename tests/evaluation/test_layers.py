@@ -34,8 +34,12 @@ TWO_LAYERS = """g (float[N, 4] x, float[4, 8] w1, float[8, 3] w2) => (float[N, 3
 
 
 def two_layers(parse, **weights: np.ndarray) -> ir.Model:
-    model = parse(TWO_LAYERS)
-    for name, array in weights.items():
+    return with_constants(parse(TWO_LAYERS), **weights)
+
+
+def with_constants(model: ir.Model, **constants: np.ndarray) -> ir.Model:
+    """Make constants of inputs, and name each node after its output."""
+    for name, array in constants.items():
         value = next(value for value in model.graph.inputs if value.name == name)
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(array, name=name)
@@ -176,6 +180,19 @@ def test_sound_text_and_values_are_told_apart() -> None:
     assert preview("x", np.float32([[0.5, 2]])).content == "1×2: 0.5, 2"
     assert preview("state", np.zeros((2, 1, 64), "f")).kind == "values"
     assert preview("n", np.array(3)).content == ": 3"
+
+
+def test_tokens_are_shown_as_the_text_that_they_were(parse) -> None:
+    original = parse("g (int64[N, 3] ids, float[5, 2] table) => (float[N, 3, 2] y) { y = Gather(table, ids) }")
+    tables = [np.arange(10, dtype="f").reshape(5, 2), np.arange(10, dtype="f")[::-1].reshape(5, 2).copy()]
+    models = [with_constants(original.clone(), table=table) for table in tables]
+    samples = load_samples({"ids": np.array([[0, 1, 2], [2, 3, 4]])}, models[0], 0)
+    words = ["the", "cat", "sat", "on", "mats"]
+    object.__setattr__(samples._source, "decoders", {"ids": lambda ids: " ".join(words[i] for i in ids)})
+    found, _ = worst_samples(Reference(models[0], samples), models[1], "cosine")
+    assert {one.inputs[0].content for one in found} == {"the cat sat", "sat on mats"}
+    assert {one.inputs[0].kind for one in found} == {"text"}
+    assert found[0].before.values and not found[0].before.classes, "no classes where the metric needs none"
 
 
 def test_a_report_says_who_made_it_and_its_command_makes_it_again(

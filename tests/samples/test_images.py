@@ -86,7 +86,7 @@ def test_a_table_names_the_pictures(parse, tmp_path):
     (tmp_path / "test.csv").write_text("file;label\na.png;3\ngone.png;5\n")
     samples = load_samples(Data(tmp_path / "test.csv", preprocess="unit"), parse(NCHW))
     assert samples.labels.tolist() == [3]
-    assert any(note.startswith("1 of 2 images cannot be read: gone.png (") for note in samples.notes)
+    assert any(note.startswith("left out as unreadable, 1 image: gone.png (") for note in samples.notes)
 
 
 def test_each_kind_of_input(parse, tmp_path):
@@ -181,13 +181,14 @@ def test_unreadable_pictures_are_named_counted_and_left_out(parse, tmp_path, mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # of which twice as many are a bomb
     samples = load_samples(Data(root, preprocess="unit"), parse(NCHW))
     assert samples.count == 97
-    (note,) = [note for note in samples.notes if "cannot be read" in note]
-    assert note.startswith("3 of 100 images cannot be read: 007.png (no JPEG, PNG, WEBP, …); 070.png (")
+    (note,) = [note for note in samples.notes if "unreadable" in note]
+    assert note.startswith("left out as unreadable, 3 images: 007.png (no JPEG, PNG, WEBP, …); 070.png (")
     assert "080.png (Image size (1600 pixels) exceeds limit" in note
-    assert note.endswith("; they are left out")
     for name in root.iterdir():
         name.write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"photos/ \(100 \.png files\): 100 of 100 images cannot be read: 000\.png"):
+    with pytest.raises(
+        DataError, match=r"photos/ \(100 \.png files\): none of the images can be read: 000\.png \(.* and more"
+    ):
         load_samples(Data(root, preprocess="unit"), parse(NCHW))
 
 
@@ -290,7 +291,7 @@ def test_notes_reach_the_terminal_and_the_report(tmp_path, parse):
     )
     assert written.exit_code == 0, written.output
     notes = json.loads((tmp_path / "r.json").read_text())["notes"]
-    assert any(note.startswith("1 of 3 images cannot be read: bad.png") for note in notes)
+    assert any(note.startswith("left out as unreadable, 1 image: bad.png") for note in notes)
 
 
 @pytest.mark.parametrize("how", [{}, {"preprocess": "unit"}])
@@ -315,3 +316,25 @@ def test_what_ultralytics_leaves_in_a_model_is_read(parse, tmp_path):
         "labels: names numbered as in the model's metadata",
         "images: preprocess yolo, as the model's metadata is Ultralytics'",
     ]
+
+
+def test_only_the_pictures_of_a_part_are_decoded(parse, tmp_path, monkeypatch):
+    root = folder(tmp_path, {f"{i % 3}/{i:03}.png": picture(i) for i in range(90)})
+    (root / "1" / "004.png").write_bytes(b"junk")
+    whole = load_samples(Data(root, preprocess="unit"), parse(NCHW))
+    rows, labels = whole.arrays()["image"], whole.labels
+    opened, really = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda file, **how: opened.append(file) or really(file, **how))
+    parts = load_samples(Data(root, preprocess="unit"), parse(NCHW)).parts()
+    first = len(opened)
+    assert first <= 64, "the first piece is checked"
+    found = [part.arrays()["image"] for part in parts]
+    assert len(opened) <= 90 + 1, "each once, and the one that cannot be read once more"
+    assert sum(len(array) for array in found) == 89
+    order = {row.tobytes(): place for place, row in enumerate(rows)}
+    places = [[order[row.tobytes()] for row in array] for array in found]
+    assert sorted(place for each in places for place in each) == list(range(89))
+    assert [part.labels.tolist() for part in parts] == [labels[each].tolist() for each in places]
+    lying = [batch.feeds["image"][at] for batch, at in parts[0].lying()]
+    np.testing.assert_array_equal(np.concatenate(lying), found[0])
+    assert sum("left out as unreadable, 1 image: 004.png" in note for note in parts[2].notes) == 1

@@ -49,7 +49,7 @@ def test_windows_and_labels(parse, tmp_path):
     np.testing.assert_allclose(array[:, 0, [0, 299]], [[0, 299], [400, 699], [0, 299]], atol=1e-3)
     assert (array[2, 0, 300:] == 0).all()
     assert samples.labels.tolist() == [0, 0, 1]
-    assert "1 of 3 recordings hold nothing, left out" in samples.notes
+    assert "left out as unreadable, 1 recording: c.wav (holds nothing)" in samples.notes
     assert load_samples(Data(tmp_path / "no", sample_rate=8000, length=250), parse(ANY)).arrays()["x"].shape == (4, 250)
 
 
@@ -75,9 +75,9 @@ def test_what_cannot_be_heard(parse, tmp_path, monkeypatch):
     (tmp_path / "b.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:20])
     samples = load_samples(tmp_path, parse(ANY))
     assert samples.count == 1
-    (note,) = [note for note in samples.notes if "cannot be read" in note]
-    assert note.startswith("1 of 2 recordings cannot be read: b.wav (")
-    with pytest.raises(DataError, match=r"b\.wav: 1 of 1 recordings cannot be read"):
+    (note,) = [note for note in samples.notes if "unreadable" in note]
+    assert note.startswith("left out as unreadable, 1 recording: b.wav (")
+    with pytest.raises(DataError, match=r"b\.wav: none of the recordings can be read: b\.wav \("):
         load_samples(tmp_path / "b.wav", parse(ANY))
     spectra = parse("g (float[N,80,3000] features) => (float[N,80,3000] y) { y = Relu(features) }")
     with pytest.raises(

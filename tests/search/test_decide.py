@@ -31,14 +31,12 @@ def test_what_was_not_measured_costs_all():
     assert cost_of(outcome(ratio=None), BASE, Budget("latency")) == math.inf
 
 
-def test_a_drop_of_few_samples_is_weighed_against_the_decisions_that_changed():
-    """20 of 100 answers changed and, by luck, none was lost on balance."""
-    lucky = outcome(metric="top1", drop=0.0, error=0.045, agreement=0.8)
-    drop, error = loss_of(lucky)
-    trust = 0.03**2 / (0.03**2 + 0.045**2)
-    assert drop == pytest.approx((1 - trust) * 0.25 * 0.2)
-    assert error == pytest.approx(math.sqrt(trust) * 0.045)
-    assert loss_of(replace(lucky, error=0.0001))[0] == pytest.approx(0.0, abs=1e-5)
+def test_margins_tell_more_than_a_count_unless_that_is_far_beyond():
+    lucky = outcome(metric="top1", drop=0.0, error=0.045, likely=0.02, likely_error=0.004)
+    assert loss_of(lucky) == (0.02, 0.004)
+    assert loss_of(replace(lucky, drop=0.1)) == (pytest.approx(0.055), 0.004)
+    assert loss_of(replace(lucky, likely=None)) == (0.0, 0.045)
+    assert loss_of(replace(lucky, drop=None)) == (1.0, 0.0)
 
 
 def test_what_holds_with_its_error_comes_before_what_is_cheaper_and_holds_without():

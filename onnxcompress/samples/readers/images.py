@@ -7,8 +7,8 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import count, islice
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ..extras import need
 from ..fitting import LABELS
 from ..image_input import COLOURS, RANK, ImageInput, find_image_input
 from ..preprocess import Preprocess, find_preprocess, named
-from ..sources import Piece, Request, Source, called
+from ..sources import Piece, Request, Source, called, decoding
 from .labels import labelled
 from .pixels import Pixels
 
@@ -65,8 +65,8 @@ def pictures(entries: Callable[[], Iterator[Entry]], description: str, request: 
     way, reason = find_preprocess(request, image)
     request.notes["preprocess"] = f"images: {reason}"
     make = Maker(image, way)
-    album = _Album(entries, make, Pixels((make.height, make.width, image.channels)), request.notes, description)
-    return Source(album.pieces, description, streamed=True)
+    album = _Album(make, Pixels((make.height, make.width, image.channels)), request.notes, description)
+    return decoding(entries, album.pieces, description)
 
 
 def from_arrays(source: Source, request: Request) -> Source:
@@ -98,33 +98,35 @@ def _is_pictures(array: Array) -> bool:
 
 @dataclass(frozen=True)
 class _Album:
-    entries: Callable[[], Iterator[Entry]]
     make: Maker
     pixels: Pixels
     notes: dict[str, str]
     description: str
+    failed: dict[str, str] = field(default_factory=dict)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, waiting: Iterator[tuple[int, Entry]]) -> Iterator[Piece]:
         """Yield the pictures that can be read, `AT_ONCE` together; the others are noted."""
-        waiting, start = self.entries(), 0
-        failed: dict[str, str] = {}
+        readable = False
         with ThreadPoolExecutor(usable_cores()) as pool:
             while block := list(islice(waiting, AT_ONCE)):
                 with warnings.catch_warnings():
                     warnings.simplefilter("error")  # Pillow warns of pictures that would fill the memory
-                    found = list(pool.map(self._decoded, count(start), [picture for _, picture, _ in block]))
-                start += len(block)
-                both = list(zip(block, found, strict=True))
-                failed |= {name: why for (name, _, _), why in both if isinstance(why, str)}
+                    found = list(pool.map(self._decoded, block))
+                both = [(entry, pixels) for (_, entry), pixels in zip(block, found, strict=True)]
+                self.failed.update({name: why for (name, _, _), why in both if isinstance(why, str)})
                 good = [(label, pixels) for (_, _, label), pixels in both if not isinstance(pixels, str)]
+                readable = readable or bool(good)
+                self._note()
                 if good:
                     feeds = {self.make.image.name: self.make.numbers(np.stack([pixels for _, pixels in good]))}
                     labels = [label for label, _ in good if label is not None]
                     yield self.description, feeds | ({LABELS: np.array(labels)} if labels else {})
-        self._note(failed, start)
+        if self.failed and not readable:
+            raise DataError(f"{self.description}: none of the images can be read: {self._shown()}")
 
-    def _decoded(self, number: int, picture: Picture) -> Bytes | str:
+    def _decoded(self, numbered: tuple[int, Entry]) -> Bytes | str:
         """Return a picture's bytes, or why it has none."""
+        number, (_, picture, _) = numbered
         known = self.pixels.get(number)
         if known is not None:
             return known
@@ -137,14 +139,14 @@ class _Album:
         self.pixels.put(number, found)
         return found
 
-    def _note(self, failed: dict[str, str], total: int) -> None:
-        if not failed:
-            return
-        shown = "; ".join(f"{name} ({why})" for name, why in list(failed.items())[:SHOWN])
-        text = f"{len(failed)} of {total} images cannot be read: {shown}"
-        if len(failed) == total:
-            raise DataError(f"{self.description}: {text}")
-        self.notes["unreadable"] = text + (" and more; " if len(failed) > SHOWN else "; ") + "they are left out"
+    def _shown(self) -> str:
+        shown = "; ".join(f"{name} ({why})" for name, why in list(self.failed.items())[:SHOWN])
+        return shown + (" and more" if len(self.failed) > SHOWN else "")
+
+    def _note(self) -> None:
+        if self.failed:
+            count = f"{len(self.failed)} image{'s' if len(self.failed) > 1 else ''}"
+            self.notes["unreadable"] = f"left out as unreadable, {count}: {self._shown()}"
 
 
 @dataclass(frozen=True)

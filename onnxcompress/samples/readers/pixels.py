@@ -27,7 +27,7 @@ class Pixels:
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._shape, self._size = shape, prod(shape)
-        self._kept: set[int] = set()
+        self._places: dict[int, int] = {}
         self._off = not hasattr(os, "pread")
         self._lock = threading.Lock()
         self._file: int | None = None
@@ -38,20 +38,24 @@ class Pixels:
 
     def get(self, number: int) -> npt.NDArray[np.uint8] | None:
         """Return a picture, or None where it is not kept."""
-        if self._file is None or number not in self._kept:
+        place = self._places.get(number)
+        if self._file is None or place is None:
             return None
-        found = os.pread(self._file, self._size, number * self._size)
+        found = os.pread(self._file, self._size, place * self._size)
         return np.frombuffer(found, np.uint8).reshape(self._shape)
 
     def put(self, number: int, picture: npt.NDArray[np.uint8]) -> None:
         """Keep a picture, as long as there is room."""
-        if self._off or (number + 1) * self._size > MOST_BYTES:
+        if self._off:
             return
         try:
             with self._lock:
+                place = len(self._places)
+                if (place + 1) * self._size > MOST_BYTES:
+                    return
                 self._file = self._open() if self._file is None else self._file
-            if os.pwrite(self._file, picture.tobytes(), number * self._size) == self._size:
-                self._kept.add(number)
+                if os.pwrite(self._file, picture.tobytes(), place * self._size) == self._size:
+                    self._places[number] = place
         except (OSError, OutputError):  # no room, or no folder: they are decoded again
             self._off = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..extras import need
 from ..fitting import LABELS
 from ..inputs import Input
 from ..roles import LATER, role
-from ..sources import Piece, Request, Source, called
+from ..sources import Piece, Request, Source, called, decoding
 from .labels import labelled
 
 ENDS = (".wav", ".flac", ".ogg", ".mp3")
@@ -62,8 +62,8 @@ def recordings(entries: Callable[[], Iterator[Entry]], description: str, request
     asked = request.data.sample_rate or _configured(request)
     if asked is None:
         request.notes["rate"] = "sound: taken at the rate of its files; if the model wants another, give --sample-rate"
-    tape = _Tape(entries, wave, rate, length, asked, request.notes, description, padded=isinstance(window, int))
-    return Source(tape.pieces, description, streamed=True)
+    tape = _Tape(wave, rate, length, asked, request.notes, description, padded=isinstance(window, int))
+    return decoding(entries, tape.pieces, description)
 
 
 def _inputs(request: Request) -> tuple[Input, Input | None]:
@@ -97,7 +97,6 @@ def _configured(request: Request) -> int | None:
 
 @dataclass(frozen=True)
 class _Tape:
-    entries: Callable[[], Iterator[Entry]]
     wave: Input
     rate: Input | None
     length: int | None
@@ -105,27 +104,26 @@ class _Tape:
     notes: dict[str, str]
     description: str
     padded: bool
+    failed: dict[str, str] = field(default_factory=dict)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, waiting: Iterator[tuple[int, Entry]]) -> Iterator[Piece]:
         """Yield the windows of each recording that can be read; the others are noted."""
-        failed: dict[str, str] = {}
-        total = short = 0
-        for name, recording, label in self.entries():
-            total += 1
+        readable = False
+        for _, (name, recording, label) in waiting:
             try:
                 values, rate = self._heard(recording)
+                windows = self._windows(values)
             except (OSError, RuntimeError, ValueError, EOFError, TypeError, MemoryError) as error:
-                failed[name] = " ".join(str(error).split())[-100:] or type(error).__name__
+                self.failed[name] = " ".join(str(error).split())[-100:] or type(error).__name__
+                self._note()
                 continue
-            windows = self._windows(values)
-            short += windows is None
-            if windows is None:
-                continue
+            readable = True
             piece: dict[str, Any] = {self.wave.name: self._shaped(windows)}
             if self.rate is not None:
                 piece[self.rate.name] = np.full([d if isinstance(d, int) else 1 for d in self.rate.shape or ()], rate)
             yield name, piece | ({} if label is None else {LABELS: np.full(len(windows), label)})
-        self._note(failed, short, total)
+        if self.failed and not readable:
+            raise DataError(f"{self.description}: none of the recordings can be read: {self._shown()}")
 
     def _heard(self, recording: Recording) -> tuple[Wave, int]:
         """Return one channel, and its rate."""
@@ -139,10 +137,10 @@ class _Tape:
         soxr = need("soxr", "sound", "recordings at other rates")
         return np.asarray(soxr.resample(mono, rate, self.asked), np.float32), self.asked
 
-    def _windows(self, values: Wave) -> Array | None:
-        """Cut a recording into whole windows; one that is too short is filled with silence, an empty one is none."""
+    def _windows(self, values: Wave) -> Array:
+        """Cut a recording into whole windows; one that is too short is filled with silence."""
         if not len(values):
-            return None
+            raise ValueError("holds nothing")
         length = self.length or len(values)
         if len(values) < length:
             values = np.pad(values, (0, length - len(values) if self.padded else 0))
@@ -155,12 +153,10 @@ class _Tape:
         rank = len(self.wave.shape or ())
         return np.asarray(windows[:, None] if rank == 3 else windows, self.wave.dtype)
 
-    def _note(self, failed: dict[str, str], short: int, total: int) -> None:
-        if failed:
-            shown = "; ".join(f"{name} ({why})" for name, why in list(failed.items())[:SHOWN])
-            text = f"{len(failed)} of {total} recordings cannot be read: {shown}"
-            if len(failed) == total:
-                raise DataError(f"{self.description}: {text}")
-            self.notes["unreadable"] = text + (" and more; " if len(failed) > SHOWN else "; ") + "they are left out"
-        if short:
-            self.notes["empty"] = f"{short} of {total} recordings hold nothing, left out"
+    def _shown(self) -> str:
+        shown = "; ".join(f"{name} ({why})" for name, why in list(self.failed.items())[:SHOWN])
+        return shown + (" and more" if len(self.failed) > SHOWN else "")
+
+    def _note(self) -> None:
+        count = f"{len(self.failed)} recording{'s' if len(self.failed) > 1 else ''}"
+        self.notes["unreadable"] = f"left out as unreadable, {count}: {self._shown()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ..explain import takes
 from ..extras import need
 from ..inputs import Input
 from ..roles import LATER, role
-from ..sources import Piece, Request, Source, called
+from ..sources import Piece, Request, Source, called, decoding
 
 TOKENIZER = "tokenizer.json"
 AT_ONCE = 1024
@@ -67,14 +68,14 @@ def texts(rows: Callable[[], Iterator[Labelled]], description: str, request: Req
     encode: Callable[[Sequence[Texts]], Iterator[tuple[list[int], dict[str, Array]]]]
     encode = _Strings(strings, description) if strings else _tokens(inputs, request)
 
-    def pieces() -> Iterator[Piece]:
-        waiting = rows()
-        while block := list(islice(waiting, AT_ONCE)):
+    def pieces(waiting: Iterator[tuple[int, Labelled]]) -> Iterator[Piece]:
+        while block := [entry for _, entry in islice(waiting, AT_ONCE)]:
             for places, feeds in encode([texts for texts, _ in block]):
                 labels = {"labels": np.array([block[i][1] for i in places])} if labelled else {}
                 yield description, feeds | labels
 
-    return Source(pieces, description, streamed=True)
+    decoders = {encode.ids.name: encode.tokenizer.decode} if isinstance(encode, _Tokens) else {}
+    return dataclasses.replace(decoding(rows, pieces, description), decoders=decoders)
 
 
 @dataclass(frozen=True)
