@@ -93,6 +93,7 @@ class PruneChannels(OverridablePass):
     al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
     """
 
+    writes_zeros = True
     overridable = ("sparsity", "round_to", "keep_at_least")
 
     sparsity: Sparsity | Literal["auto"] = 0.5
