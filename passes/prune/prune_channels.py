@@ -99,6 +99,7 @@ class PruneChannels(OverridablePass):
     by what they cost: Yang et al., NetAdapt, arXiv:1804.03230; Shen et al., HALP, arXiv:2110.10811.
     """
 
+    writes_zeros = True
     overridable = ("sparsity", "round_to", "keep_at_least")
 
     sparsity: Sparsity | Literal["auto"] = 0.5

@@ -14,7 +14,8 @@ from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
-from onnxcompress.graph.cost import COUNTERS, parameters
+from onnxcompress.graph.cost import parameters
+from onnxcompress.graph.macs import count
 
 from .latency import Clock
 from .ranking import Ranker
@@ -80,12 +81,12 @@ class Meter:
         return tuple(n if k is None else k for n, k in zip(shape, kept, strict=True))
 
     def _macs_of(self, node: ir.Node, gone: Gone) -> int:
-        counter, known = COUNTERS.get(edit.op_of(node)), self._groups.engine.known.shapes
-        values = [v for v in (*node.inputs[:3], *node.outputs[:1]) if v is not None]
-        if counter is None or any(v not in known for v in values):
-            return 0
-        read = [() if v is None else self._shape(v, known.get(v, ()), gone) for v in node.inputs]
-        return counter(node, read.__getitem__, self._shape(node.outputs[0], known[node.outputs[0]], gone))
+        known = self._groups.engine.known.shapes
+
+        def left(value: ir.Value) -> tuple[int, ...] | None:
+            return self._shape(value, known[value], gone) if value in known else None
+
+        return count(node, left) or 0
 
 
 def reach(
