@@ -22,6 +22,7 @@ from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
 from ..kinds import working_copy
+from ..layer_times.layer_times import LayerTimes
 from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
@@ -135,6 +136,7 @@ class Tester:
             metric=source.metric,
             progress=self._tell,
             workers=workers,
+            layer_times=LayerTimes() if source.table is None else LayerTimes.read(source.table),
         )
         self._stages[()] = Stage(context.model, context)
 
