@@ -175,7 +175,9 @@ class Reference:
         runs = self.run()
         first = next(runs)
         subject, purpose = self._look(first[0])
-        choice = Choice(metric) if metric is not None else self._choose(purpose, *first)
+        choice = Choice(metric or "")
+        if metric is None:
+            choice = choose_metric(purpose, subject, *first, random=self.samples.random)
         chosen = find_metric(choice.metric)
         _check_labels(chosen, first[0])
         score_b = start(chosen, subject, self._ports.outputs)
@@ -233,10 +235,6 @@ class Reference:
             subject = Subject(found.main, found.outputs, found.axes, resizable, characters)
             self._known = subject, found
         return self._known
-
-    def _choose(self, purpose: Purpose, batch: Batch, outputs: dict[str, Any]) -> Choice:
-        resizable = () if self._known is None else self._known[0].resizable
-        return choose_metric(purpose, batch, outputs, resizable=resizable, random=self.samples.random)
 
     def _fidelities(self, subject: Subject) -> dict[str, Fidelity]:
         return {

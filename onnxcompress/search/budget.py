@@ -77,6 +77,8 @@ def read_budget(
     known = list(get_args(Objective))
     if objective not in known:
         raise OptionError(f"for = {objective!r}: expected one of {', '.join(known)}{did_you_mean(objective, known)}")
+    if objective == "latency" and speedup is not None and 0 < speedup < 1:
+        raise OptionError(f"speedup = {speedup:g}: for latency nothing slower is taken; give 1 or more, or another aim")
     return Budget(
         objective=objective,  # type: ignore[arg-type]
         max_drop=read_share("max_drop", max_drop),
@@ -98,6 +100,8 @@ def read_share(option: str, value: float | str) -> float:
     text = str(value).strip()
     number = _number(text.removesuffix("%"))
     number = number / 100 if text.endswith("%") else number
+    if text == "1":
+        raise OptionError(f"{option} = {value!r}: that is all there is to lose; write 1% for a hundredth, or 100%")
     if not 0 <= number < math.inf:
         raise OptionError(f"{option} = {value!r}: expected a share of 0 or more, such as 1% or 0.01")
     return number

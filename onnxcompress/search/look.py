@@ -60,15 +60,17 @@ class Look:
     def lines(self, able: Sequence[Element], lacking: Sequence[Element], parts: Parts, budget: Budget) -> list[str]:
         """Return the three lines that are said before the search."""
         names = [f"{each.name} ({each.words})" if each.words != each.name else each.name for each in able]
-        out = []
+        reasons: dict[str, list[str]] = {}
         for each in lacking:
-            if "no samples" in each.needs and "samples" in self.facts:
-                continue  # with samples there is more than that
-            reasons = [LACKING[need] for need in each.needs if need not in self.facts]
-            out.append(f"{each.name} ({reasons[0]})")
+            missing = [need for need in each.needs if need not in self.facts]
+            if "no samples" not in missing:  # with samples there is more than that
+                reasons.setdefault(LACKING[missing[0]], []).append(each.name)
         serving = {each.name for each in (*able, *lacking)}
-        useless = sorted({each.name for each in (PRUNE, *PRECISIONS) if "no samples" not in each.needs} - serving)
-        out += [f"{', '.join(useless)} (no gain in {budget.objective})"] if useless else []
+        for each in (PRUNE, *PRECISIONS):
+            if each.name not in serving and "no samples" not in each.needs:
+                why = reasons.setdefault(f"no gain in {budget.objective}", [])
+                why += [] if each.name in why else [each.name]
+        out = [f"{', '.join(each)} ({reason})" for reason, each in reasons.items()]
         out += [] if budget.train else ["training (give --train 30m)"]
         return [
             f"What it is: {self.what}",

@@ -173,6 +173,8 @@ class Tester:
             return Outcome(job.number, failed=str(error))
         except MemoryError:
             return Outcome(job.number, failed="not enough memory")
+        except Exception as error:  # noqa: BLE001  one recipe that breaks must not end the search for others
+            return Outcome(job.number, failed=f"internal error: {type(error).__name__}: {error}")
         finally:
             self._ends = float("inf")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from onnxcompress.evaluation.compare import compare_models
 from onnxcompress.evaluation.metrics import METRICS, Subject, find_metric
 from onnxcompress.evaluation.metrics.detections import Detections, overlaps
 from onnxcompress.evaluation.metrics.texts import collapse, edits
+from onnxcompress.evaluation.metrics.usual import USUAL
 from onnxcompress.samples.samples import Batch, load_samples
 
 RANDOM = np.random.default_rng(3)
@@ -377,9 +380,7 @@ def test_floats_as_labels_are_told_in_one_sentence(parse):
     data = {"x": RANDOM.standard_normal((6, 4)).astype(np.float32), "labels": RANDOM.random(6)}
     found = compare_models(model, model, load_samples(data, model))
     assert found.metric == "agreement"
-    assert re.search(
-        r"labels float64 \[6\] are not what 'logits' \[6, 4\] could be judged by: agreement", found.notes[0]
-    )
+    assert re.search(r"agreement compares .* float64 \[6\] are not what 'logits' \[6, 4\]", found.notes[0])
     single = parse("g (float[N,4] x) => (float[N,1] y) { y = ReduceMean<axes = [1]>(x) }")
     found = compare_models(single, single, load_samples(data, single))
     error = np.square(data["x"].mean(1) - data["labels"]).sum()
@@ -426,3 +427,85 @@ def test_the_table_is_whole():
         assert metric.name == name
         if metric.perfect is not None and metric.loss is not None:
             assert metric.drop(metric.perfect, metric.perfect) == 0
+
+
+LINEAR = "g (float[N,4] x) => (float[N,4] {name}) {{ {name} = {op}(x) }}"
+SEEN = """g (float[N,9,6] x) => (float[N,9,4] boxes, float[N,9,2] scores) <int64[2] parts = {4, 2}> {
+    boxes, scores = Split<axis = 2>(x, parts) }"""
+DEFAULTS = [
+    # model, labels; the metric, and what is told of it
+    (LINEAR.format(name="logits", op="Neg"), None, "agreement", "Metric: agreement, guessed since 'logits' looks"),
+    (LINEAR.format(name="logits", op="Neg"), np.arange(6) % 4, "top1", ""),
+    (LINEAR.format(name="y", op="Relu"), None, "cosine", "Metric: cosine, guessed since 'y' looks like an embedding"),
+    (LINEAR.format(name="y", op="Softmax"), None, "agreement", ""),
+    (LINEAR.format(name="y", op="Softmax"), np.array(["a"] * 6), "agreement", "agreement compares with"),
+    (LINEAR.format(name="coords", op="Neg"), None, "r2", "Metric: r2, guessed since 'coords' looks like numbers"),
+    (LINEAR.format(name="audio", op="Neg"), None, "cosine", "Metric: cosine, guessed since 'audio' looks like a sig"),
+    (SEEN, None, "boxes", "Metric: boxes, guessed since 'boxes' looks like boxes"),
+    (SEEN, np.zeros((6, 1, 5)), "boxes", "Metric: boxes, guessed"),
+    (SEEN, np.zeros(6), "boxes", "Metric: boxes, guessed"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", None, "text", ""),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.zeros((6, 3), int), "text", ""),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.array(["a"] * 6), "text", "text compares"),
+    ("g (float[N,3,5,5] x) => (float[N,3,5,5] y) { y = Softmax<axis = 1>(x) }", None, "iou", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=lambda case: f"{case[0][:60]} {case[2]}")
+def test_the_metric_where_none_is_chosen(parse, case):
+    text, labels, metric, note = case
+    subject = parse(text)
+    shape = [6, *(int(n) for n in re.findall(r"float\[N,([\d,]+)\] x", text)[0].split(","))]
+    data = {"x": RANDOM.random(shape).astype(np.float32)} | ({} if labels is None else {"labels": labels})
+    found = compare_models(subject, subject, load_samples(data, subject))
+    assert found.metric == metric
+    assert "; ".join(found.notes).startswith(note) if note else not found.notes
+    assert found.drop == 0
+
+
+CACHED = """g (int64[N,T] input_ids, float[N,P] past_key) => (float[N,T,8] logits, float[N,P] present_key)
+    <float[8,8] table = {TABLE}> {
+    e = Gather(table, input_ids) logits = Neg(e) present_key = Identity(past_key) }"""
+
+
+def test_a_decoder_is_judged_by_the_next_tokens_where_there_are_any(parse):
+    table = RANDOM.standard_normal((8, 8)).astype(np.float32)
+    model = parse(CACHED.replace("TABLE", ", ".join(map(str, table.reshape(-1).tolist()))))
+    ids, past = RANDOM.integers(0, 8, (5, 4)), np.zeros((5, 2), np.float32)
+    found = compare_models(model, model, load_samples({"input_ids": ids, "past_key": past}, model))
+    told = np.take_along_axis(log_softmax(-table[ids[:, :-1]].astype(float)), ids[:, 1:, None], -1)
+    assert (found.metric, found.value_a) == ("perplexity", pytest.approx(np.exp(-told.mean()), rel=1e-5))
+    assert {output.name: output.kind for output in found.outputs} == {"logits": "tokens", "present_key": "state"}
+    one = compare_models(model, model, load_samples({"input_ids": ids[:, :1], "past_key": past}, model))
+    assert one.metric == "agreement"  # nothing comes next
+    assert compare_models(model, model, load_samples("random", model)).metric == "agreement"
+
+
+def test_a_detector_that_finds_nothing_is_not_judged_by_boxes(parse):
+    model = parse(SEEN)
+    samples = load_samples({"x": np.zeros((4, 9, 6), np.float32)}, model)
+    found = compare_models(model, model, samples)
+    assert (found.metric, found.notes[0]) == (
+        "cosine",
+        "Metric: cosine, since the original finds nothing in the first samples",
+    )
+    with pytest.raises(MetricError, match="metric 'boxes': the original finds nothing in these samples"):
+        compare_models(model, model, samples, "boxes")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_the_page_names_every_metric_and_its_functions_work(parse, tmp_path):
+    page = PAGE.read_text(encoding="utf-8")
+    assert [name for name in METRICS if f"`{name}`" not in page] == []
+    assert [kind for kind, (with_labels, _) in USUAL.items() if with_labels.split(":")[0] not in METRICS] == []
+    (tmp_path / "own.py").write_text(re.findall(r"```python\n(.*?)```", page, re.S)[0])
+    model = parse("g (float[N,4] x) => (float[N,4] embedding, float[N,4] y) { embedding = Neg(x) y = Tanh(x) }")
+    x, labels = RANDOM.standard_normal((20, 4)).astype(np.float32), RANDOM.random(20)
+    samples = load_samples({"x": x, "labels": labels}, model)
+    first, second = np.split(x.astype(float), 2)
+    cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    found = compare_models(model, model, samples, f"{tmp_path}/own.py:spearman")
+    assert found.value_a == pytest.approx(scipy.stats.spearmanr(cosines, labels[:10]).statistic)
+    assert compare_models(model, model, samples, f"{tmp_path}/own.py:within_a_tenth").value_b == 1

@@ -34,6 +34,8 @@ def test_times(text, value):
     ("option", "value", "said"),
     [
         ("max_drop", "-1%", "max_drop = '-1%': expected a share of 0 or more, such as 1% or 0.01"),
+        ("max_drop", "1", "max_drop = '1': that is all there is to lose; write 1% for a hundredth, or 100%"),
+        ("speedup", 0.5, "speedup = 0.5: for latency nothing slower is taken; give 1 or more, or another aim"),
         ("max_drop", "one", "max_drop = 'one': expected a share of 0 or more, such as 1% or 0.01"),
         ("max_drop", "nan", "max_drop = 'nan': expected a share of 0 or more, such as 1% or 0.01"),
         ("target_size", "0", "target_size = '0': expected more than 0 bytes, such as 300kB or 1.5MB"),

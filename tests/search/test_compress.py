@@ -183,6 +183,25 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, given, options, said):
     assert not (tmp_path / "o.onnx").exists()
 
 
+def test_samples_of_one_class_show_nothing(tmp_path, given):
+    x = np.random.default_rng(0).standard_normal((80, 16)).astype(np.float32)
+    np.savez(tmp_path / "one.npz", x=x, labels=np.full(80, 3))
+    done = call("compress", given / "m.onnx", "-o", tmp_path / "o.onnx", "--data", tmp_path / "one.npz")
+    assert done.exit_code == 2
+    assert "one.npz: all 80 samples have the label 3, so that they cannot show what is lost" in done.stderr
+
+
+def test_a_recipe_that_breaks_does_not_end_the_search(given, monkeypatch):
+    def broken(self, model, context):
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr("onnxcompress.passes.quantize.Quantize.plan", broken)
+    _, report = onnxcompress.compress(given / "m.onnx", data=given / "d.npz", max_drop="10%", **SIZE)
+    notes = {trial.note for trial in report.trials if trial.state == "failed"}
+    assert notes == {"internal error: ZeroDivisionError: by accident"}
+    assert report.stages[-1].bytes < report.stages[0].bytes * 0.6
+
+
 class Elsewhere:
     """Workers that are told to be in another process."""
 
@@ -198,6 +217,7 @@ class Elsewhere:
             yield work(item)
 
 
+@pytest.mark.slow
 def test_workers_elsewhere_find_the_same(given):
     found = [
         onnxcompress.compress(given / "m.onnx", data=given / "d.npz", workers=workers, max_drop="5%", **SIZE)

@@ -21,6 +21,7 @@ class Boxes:
     def __init__(self, subject: Subject, loss: Loss) -> None:
         self._kinds = subject.kinds
         self._detections: Detections | None = None
+        self._there = 0
         self._sums = Sums(_f1, loss)
 
     def update(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
@@ -34,10 +35,19 @@ class Boxes:
             (_right(a, *truth), len(a.boxes), _right(b, *truth), len(b.boxes), len(truth[0]))
             for a, b, truth in zip(one, other, truths, strict=True)
         ]
+        self._there += sum(len(found.boxes) for found in one) + sum(len(boxes) for boxes, _ in truths)
         self._sums.add(np.array(rows, np.float64))
 
     def value(self) -> float:
-        """Return F1 over all samples."""
+        """Return F1 over all samples.
+
+        Raises
+        ------
+        MetricError
+            There is nothing to find, so that nothing could be lost.
+        """
+        if not self._there:
+            raise MetricError(f"metric 'boxes': the original finds nothing in these samples; {OWN}")
         return self._sums.value()
 
     def losses(self) -> Array | None:

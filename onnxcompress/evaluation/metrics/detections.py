@@ -134,7 +134,9 @@ def read_rows(kinds: Mapping[str, str], outputs: Mapping[str, Any]) -> Rows:
         boxes, scores = by_kind["boxes"][0], by_kind["scores"][0]
         whole = next((a for a in by_kind.get("decisions", []) if a.shape == boxes.shape[:-1]), None)
         if boxes.ndim == 2:
-            boxes, scores, whole = boxes[None], scores[None], None if whole is None else whole[None]
+            boxes, whole = boxes[None], None if whole is None else whole[None]
+        if scores.shape[:1] != boxes.shape[:1] or scores.ndim == 1:
+            scores = scores[None]
         if scores.ndim == boxes.ndim - 1:
             return Rows(boxes, scores, np.zeros(scores.shape, np.int64) if whole is None else whole)
         return Rows(boxes, scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...runtime.session import Array
 from ...samples.samples import Batch
 from ..decisions import DECIDING, class_scores
 from .detections import CORNERS, Detections
+from .score import Subject
 from .sequences import SEQUENCE_RANK, find_ids
 
 USUAL: dict[str, tuple[str, str]] = {
@@ -73,41 +74,41 @@ class Choice:
 
 
 def choose_metric(
-    purpose: Purpose, batch: Batch, outputs: dict[str, Any], *, resizable: Collection[str] = (), random: bool = False
+    purpose: Purpose, subject: Subject, batch: Batch, outputs: dict[str, Any], *, random: bool = False
 ) -> Choice:
     """Return the metric for a model.
 
     Parameters
     ----------
     purpose : Purpose
+    subject : Subject
+        What else is known of the outputs.
     batch : Batch
         The first.
     outputs : dict of str to ndarray
         What the original makes of it.
-    resizable : collection of str
-        Outputs whose size depends on the data.
     random : bool
         The samples are random values.
     """
     name = purpose.main
     kind, output = purpose.outputs.get(name, "embedding"), outputs.get(name)
     with_labels, without = USUAL[kind]
-    labelled = labels_fit(purpose, output, batch)
+    labelled = labels_fit(purpose, output, batch) and not (kind == "text" and _unreadable(batch, subject))
     if kind == "tokens":
-        labelled = not random and _follows(purpose, batch, output)
+        labelled = not random and _told(purpose, batch, output)
     metric = with_labels if labelled else without
-    if (name in resizable and metric in SAME_SIZE) or (
-        metric == "boxes" and not labelled and _finds_none(purpose, outputs)
-    ):
-        metric = "cosine"
-    why = f"'{name}' looks like {LIKE[kind]} ({purpose.why.get(name, '')})"
-    notes = [f"Metric: {metric}, guessed since {why}; --metric chooses"] if purpose.guess else []
+    notes = []
+    if metric == "boxes" and not labelled and _finds_none(purpose, outputs):
+        metric, notes = "cosine", ["Metric: cosine, since the original finds nothing in the first samples"]
+    elif name in subject.resizable and metric in SAME_SIZE:
+        metric, notes = "cosine", [f"Metric: cosine, since the size of '{name}' depends on the data"]
+    elif purpose.guess:
+        why = f"'{name}' looks like {LIKE[kind]} ({purpose.why.get(name, '')})"
+        notes = [f"Metric: {metric}, guessed since {why}; --metric chooses"]
     if batch.labels is not None and not labelled:
         shape = list(output.shape) if isinstance(output, np.ndarray) else "unknown"
-        notes.append(
-            f"labels {batch.labels.dtype} {list(batch.labels.shape)} are not what '{name}' {shape} could be judged by: "
-            f"{metric} compares with the original"
-        )
+        given = f"labels {batch.labels.dtype} {list(batch.labels.shape)}"
+        notes.append(f"{metric} compares with the original: {given} are not what '{name}' {shape} could be judged by")
     return Choice(metric, labelled, "; ".join(notes))
 
 
@@ -116,11 +117,23 @@ def _finds_none(purpose: Purpose, outputs: dict[str, Any]) -> bool:
     return not any(len(found.boxes) for found in Detections(purpose.outputs, outputs).read(outputs))
 
 
-def _follows(purpose: Purpose, batch: Batch, output: Any) -> bool:
-    """Tell whether an output tells the next token of an input: it keeps what came before, and some come next."""
-    if not isinstance(output, np.ndarray) or output.ndim != SEQUENCE_RANK or output.shape[1] < 2:
+def _unreadable(batch: Batch, subject: Subject) -> bool:
+    """Tell whether labels are strings, and the model does not say what its classes stand for."""
+    return batch.labels is not None and batch.labels.dtype.kind in "OSU" and not subject.characters
+
+
+def _told(purpose: Purpose, batch: Batch, output: Any) -> bool:
+    """Tell whether the right tokens are known: by labels, or since a model that keeps what came before reads the next.
+
+    A model that keeps nothing may see all tokens at once, and fill gaps.
+    """
+    if not isinstance(output, np.ndarray) or output.ndim != SEQUENCE_RANK:
         return False
-    return "state" in purpose.outputs.values() and find_ids(batch, output.shape) is not None
+    labels = batch.labels
+    if labels is not None and labels.shape == output.shape[:2] and labels.dtype.kind in "iu":
+        return True
+    follows = output.shape[1] > 1 and find_ids(batch, output.shape) is not None
+    return follows and "state" in purpose.outputs.values()
 
 
 def labels_fit(purpose: Purpose, output: Any, batch: Batch) -> bool:
@@ -134,7 +147,7 @@ def labels_fit(purpose: Purpose, output: Any, batch: Batch) -> bool:
         return False
     scores = None if kind == "binary" else class_scores(output, purpose.axes.get(purpose.main))
     decided = output.size if scores is None else scores[..., 0].size
-    return labels.dtype.kind in "iubOSU" and labels.size == decided
+    return labels.dtype.kind in ("iubOSU" if scores is None else "iub") and labels.size == decided
 
 
 def _numbers_fit(output: Array, labels: Array) -> bool:

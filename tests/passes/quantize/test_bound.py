@@ -12,6 +12,7 @@ from corpus.oracle import plain_run
 from corpus.quantization_bound import Bound, all_values
 from corpus.random_graphs import SIZE, random_graph
 from corpus.text import model
+from corpus.versions import skip_before
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -145,6 +146,8 @@ def test_integer_kernels_stay_within_the_bound_too(seed: int) -> None:
 @given(seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("opset", range(10, NEWEST + 1))
 def test_random_graphs_load_and_stay_close_at_every_opset(opset: int, seed: int) -> None:
+    skip_before("1.31", "computes opset 24 wrong, and does not read 26", when=opset >= 24)
+    skip_before("1.32", "does not read opset 27", when=opset >= 27)
     subject, feeds = random_graph(seed, opset=opset), drawn(seed)
     before = plain_run(subject, feeds)["y"]
     prepared, result, plan = planned(subject, feeds)
@@ -202,6 +205,7 @@ def inside(subject: ir.Model, kind: str) -> ir.Model:
 @given(seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("kind", ["function", "If", "Loop"])
 def test_a_network_is_quantized_alike_wherever_it_is(kind: str, seed: int) -> None:
+    skip_before("1.31", "loses a constant of a fused Conv in a Loop", when=kind == "Loop")
     plain, feeds = random_graph(seed), drawn(seed)
     prepare(plain, FORMS["quantize"])  # nothing is folded inside inner graphs
     subject = inside(plain, kind)

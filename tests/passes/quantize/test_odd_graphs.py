@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from corpus.oracle import plain_run
 from corpus.text import model
+from corpus.versions import skip_before
 
 from onnxcompress import apply
 from onnxcompress.contract import Pass
@@ -70,6 +71,7 @@ def odd(what: str) -> ir.Model:
     "step", PASSES, ids=lambda step: f"{step.name}{' '.join(map(str, step.options().values()))[:9]}"
 )
 def test_layers_around_it_go_to_integers_all_the_same(what: str, step: Pass) -> None:
+    skip_before("1.31", "does not open constants of branches in branches", when=what == "a branch in a branch")
     result, report = apply(odd(what), [step], data={"x": ROWS})
     before, after = (plain_run(m, {"x": ROWS[:5]})["y"] for m in (odd(what), result))
     assert np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before)
@@ -90,6 +92,7 @@ def test_an_input_with_a_default_stays_one(step: Pass) -> None:
 
 
 def test_defaults_become_float16_with_their_inputs() -> None:
+    skip_before("1.31", "crashes with a float16 weight that is an input")
     proto = ir.to_proto(model("g (float[N,16] x) => (float[N,8] y) { y = MatMul(x, u) }", {"u": (16, 8)}))
     proto.graph.input.append(onnx.helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, [16, 8]))
     result, _ = apply(proto, [ConvertFloat(keep_io=False)])
