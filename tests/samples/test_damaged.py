@@ -56,7 +56,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files(parse, tmp_path, name, data):
     content = bytearray(WHOLE[name])
@@ -66,18 +66,23 @@ def test_damaged_files(parse, tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(content)
     model = parse(MODELS[data.draw(st.sampled_from(sorted(MODELS)))])
+    said = ""
     try:
         load_samples(Data(path, preprocess=data.draw(st.sampled_from([None, "unit"]))), model).arrays()
     except OnnxCompressError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 def test_a_bomb_of_a_picture(parse, tmp_path):
-    """A few kilobytes that say they are 30,000 × 30,000 pixels."""
-    head = (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    chunk = b"\0\0\0\rIHDR" + head + zlib.crc32(b"IHDR" + head).to_bytes(4, "big")
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 100)
-    with pytest.raises(
-        OnnxCompressError, match=r"none of the images can be read: bomb\.png \(Image size \(900000000 pix"
-    ):
+    """A few bytes that say they are 30,000 × 30,000 pixels."""
+    head = chunk(b"IHDR", (30_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0")
+    rest = chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + rest)
+    message = r"none of the images can be read: bomb\.png \(Image size \(900000000 pixels\) exceeds limit"
+    with pytest.raises(OnnxCompressError, match=message):
         load_samples(tmp_path / "bomb.png", parse(MODELS["pictures"]))
