@@ -65,7 +65,11 @@ def model_file(path: str | Path) -> Path:
         The folder holds several models, which are named, or none; then it says how to export what is there.
     """
     path = Path(path)
-    if not path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError:  # a name that no file can have; who opens it says so
+        folder = False
+    if not folder:
         return path
     found = sorted(path.glob("*.onnx")) or sorted(path.glob("*/*.onnx"))
     if len(found) == 1:
