@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.widths import Width, Widths
 from onnxcompress.graph import edit
-from onnxcompress.graph.cost import COUNTERS, parameters
+from onnxcompress.graph.cost import parameters
+from onnxcompress.graph.macs import count
 from onnxcompress.layer_times.model_time import Costs, Item
 
 Shape = tuple[int, ...]
@@ -29,47 +29,46 @@ def counted(groups: Groups, widths: Widths, budget: str) -> Costs:
         if tensor is not None and (budget == "bytes" or value.name in counts):
             shape = tuple(tensor.shape.numpy())
             size = tensor.nbytes if budget == "bytes" else tensor.size
-            varied, shapes = _varied(widths, {0: (value, shape)})
+            varied, shapes = _varied(widths, {value: shape})
             items.append(Item(varied, _share_of(size, prod(shape), shapes)))
     return Costs(items)
 
 
-def _share_of(size: int, elements: int, shapes: Callable[..., dict[int, Shape]]) -> Callable[..., float]:
-    return lambda *sizes: size * prod(shapes(*sizes)[0]) / max(elements, 1)
+def _share_of(size: int, elements: int, shapes: Callable[..., dict[ir.Value, Shape]]) -> Callable[..., float]:
+    return lambda *sizes: size * sum(map(prod, shapes(*sizes).values())) / max(elements, 1)
 
 
 def _macs(groups: Groups, widths: Widths, node: ir.Node) -> Item | None:
-    counter, known = COUNTERS.get(edit.op_of(node)), groups.engine.known.shapes
-    values = [v for v in (*node.inputs[:4], *node.outputs[:1]) if v is not None]
-    if counter is None or any(v not in known for v in values):
+    known, asked = groups.engine.known.shapes, dict[ir.Value, Shape]()
+
+    def full(value: ir.Value) -> Shape | None:
+        if value in known:
+            asked[value] = known[value]
+        return known.get(value)
+
+    if count(node, full) is None:
         return None
-    places = {index: (v, known[v]) for index, v in enumerate(node.inputs) if v is not None and v in known}
-    varied, shapes = _varied(widths, {**places, -1: (node.outputs[0], known[node.outputs[0]])})
-
-    def macs(*sizes: int) -> float:
-        found = shapes(*sizes)
-        return float(counter(node, lambda index: found.get(index, ()), found[-1]))
-
-    return Item(varied, macs)
+    varied, shapes = _varied(widths, asked)
+    return Item(varied, lambda *sizes: float(count(node, shapes(*sizes).get) or 0))
 
 
 def _varied(
-    widths: Widths, places: dict[int, tuple[ir.Value, Shape]]
-) -> tuple[tuple[Width, ...], Callable[..., dict[int, Shape]]]:
+    widths: Widths, full: dict[ir.Value, Shape]
+) -> tuple[tuple[Width, ...], Callable[..., dict[ir.Value, Shape]]]:
     """Return the widths among the axes of some tensors that vary, and a function of these to the tensors' shapes."""
-    at: list[tuple[int, int]] = []
+    at: list[tuple[ir.Value, int]] = []
     varied: list[Width] = []
-    for place, (value, shape) in places.items():
+    for value, shape in full.items():
         for axis, extent in enumerate(shape):
             width = widths.of(value, axis, extent)
             if width.numbers:
-                at.append((place, axis))
+                at.append((value, axis))
                 varied.append(width)
 
-    def shapes(*sizes: int) -> dict[int, Shape]:
-        found: dict[int, Any] = {place: list(shape) for place, (_, shape) in places.items()}
-        for (place, axis), size in zip(at, sizes, strict=True):
-            found[place][axis] = size
-        return {place: tuple(shape) for place, shape in found.items()}
+    def shapes(*sizes: int) -> dict[ir.Value, Shape]:
+        found = {value: list(shape) for value, shape in full.items()}
+        for (value, axis), size in zip(at, sizes, strict=True):
+            found[value][axis] = size
+        return {value: tuple(shape) for value, shape in found.items()}
 
     return tuple(varied), shapes
