@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .graph import edit, operators, shapes
 from .graph.functions import flatten
-from .graph.output_kinds import IMAGE_RANK, OutputReader, Tensor, fits
+from .graph.output_kinds import CACHE, IMAGE_RANK, OutputReader, Tensor, fits
 
 if TYPE_CHECKING:
     from .samples.samples import Batch, Samples
@@ -102,7 +102,6 @@ among equals, the first output is named."""
 QUANTIZED = re.compile(r"(De)?QuantizeLinear$|Integer|QLinear|MatMulNBits$|BlockQuantized$|^QAttention|^QGemm")
 SUPPRESSION = re.compile(r"NonMaxSuppression|NMS")
 IDS = {ir.DataType.INT64, ir.DataType.INT32}
-CACHE = re.compile(r"past|cache", re.IGNORECASE)
 WAVE = re.compile(r"audio|wave|speech|signal|sound|enh", re.IGNORECASE)
 
 CHARACTERS = 20
