@@ -182,9 +182,12 @@ class Pass:
         What must be there before the pass can run. An instance whose options ask for more sets its own.
     promise : Promise
         What holds of the model afterwards.
+    writes_zeros : bool
+        It writes zeros, and leaves it to another pass to remove them.
     """
 
     needs: ClassVar[Needs] = Needs()
+    writes_zeros: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)

@@ -13,6 +13,7 @@ from .channels.groups import Group, find_groups
 from .details import GroupInfo
 from .graph import cost, edit
 from .graph.exports import model_file
+from .graph.macs import multiplies
 from .graph.save import weights
 from .kinds import to_ir, working_copy
 
@@ -134,7 +135,7 @@ def _port(value: ir.Value) -> PortInfo:
 def _node(node: ir.Node, sizes: dict[str, int], macs: dict[str, int]) -> NodeInfo:
     name = node.name or edit.output_name(node)
     op = edit.op_of(node)
-    return NodeInfo(name, op, sizes.get(name, 0), macs.get(name, None if op in cost.COUNTERS else 0))
+    return NodeInfo(name, op, sizes.get(name, 0), macs.get(name, None if multiplies(node) else 0))
 
 
 def group_info(group: Group) -> GroupInfo:

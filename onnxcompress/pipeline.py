@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from . import cautions
+from .cautions import Ran
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, PlanError, VerifyError
 from .evidence import Stage, Step, Verdict
@@ -244,6 +246,7 @@ class Run:
         self._models: list[ir.Model] = []
         self._profiled: Profiled | None = None
         self._found: Comparison | None = None
+        self._ran: list[Ran] = []
         self._fingerprints = Fingerprints()
         self.report = Report(seed=seed, versions=_versions(), provider=running().describe())
         if judges is not None:
@@ -286,7 +289,8 @@ class Run:
             )
         )
         self._measure(step.name, judged=judged)
-        if (asked := step.options().get("max_drop")) is not None:
+        self._ran.append(Ran(step, self.report.steps[-1], self.report.stages[-1]))
+        if judged and (asked := step.options().get("max_drop")) is not None:
             self._judge_step(step.name, asked, given)
         self.progress(step.name, 1, 1)
         return planned.plan
@@ -369,6 +373,7 @@ class Run:
         for index, timing in zip(chosen, timings, strict=True):
             self.report.stages[index].time(timing.speed, timings[0].median_ms)
         self._say_where()
+        self._caution()
         self._warn_of_slow_steps(feeds, timings)
         self._explain_slowness(feeds, timings)
         self._look_closer(feeds)
@@ -394,6 +399,15 @@ class Run:
             times = (first, last) if first and last else None
             self._profiled = profile_pair(self._models[0], self.model, feeds, times)
         return self._profiled
+
+    def _caution(self) -> None:
+        """Say what nobody can have wanted; that nothing was done falls short of what was asked for."""
+        idle = list(cautions.without_effect(self._ran))
+        if cautions.nothing_done(self._ran):
+            self.report.unmet += idle
+        else:
+            self.report.warnings += idle
+        self.report.warnings += [*cautions.zeros_that_stay(self._ran), *cautions.growth(self.report.stages)]
 
     def _warn_of_slow_steps(self, feeds: dict[str, Array], timings: Sequence[Timing]) -> None:
         """Say which steps made the model slower; what is made for another target is not timed here."""

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..details import Layer
-from ..graph import cost, edit
+from ..graph import cost
+from ..graph.macs import multiplies
 from .origins import Placed
 from .profiled import Profiled, named
 
@@ -53,7 +54,7 @@ class Side:
     def work(self, name: str) -> int | None:
         """Return a node's multiply-accumulates; None where its shapes are not known."""
         node = self.nodes[name]
-        return self.macs.get(name, None if edit.op_of(node) in cost.COUNTERS else 0)
+        return self.macs.get(name, None if multiplies(node) else 0)
 
 
 class Pair:

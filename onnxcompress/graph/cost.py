@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import edit, operators, shapes
-from .layer import axes_of
+from . import edit, shapes
+from . import macs as counters
 
 
 @dataclass(frozen=True)
@@ -117,43 +115,6 @@ def _constants_behind(value: ir.Value | None) -> list[ir.TensorProtocol]:
     return [t for t in found if t is not None] if found and found[0] is not None else []
 
 
-Shape: TypeAlias = tuple[int, ...]
-Shapes: TypeAlias = Callable[[int], Shape]
-"""Returns the shape of an input."""
-
-
-def _conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
-    axis, weight = axes_of(node, 1, 2).output, shape(1)
-    return prod(shape(0) if axis else out) * prod(weight[1:])  # a transposed one spreads each element of its input
-
-
-def _integer_conv(node: ir.Node, shape: Shapes, out: Shape) -> int:
-    weight = next(data for role, data, _, _ in operators.OPERANDS[edit.op_of(node)] if role == "weight")
-    return prod(out) * prod(shape(weight or 0)[1:])
-
-
-def _product(node: ir.Node, shape: Shapes, out: Shape) -> int:
-    data = shape(0)
-    return prod(out) * data[axes_of(node, 0, len(data)).summed]
-
-
-def _recurrent(node: ir.Node, shape: Shapes, out: Shape) -> int:
-    steps_and_batch = prod(shape(0)[:2])
-    return steps_and_batch * sum(prod(shape(index)) for index in operators.facts(edit.op_of(node)).weights)
-
-
-FAMILIES: dict[operators.Family, Callable[[ir.Node, Shapes, Shape], int]] = {
-    "convolution": _conv,
-    "product": _product,
-    "recurrent": _recurrent,
-}
-
-COUNTERS: dict[str, Callable[[ir.Node, Shapes, Shape], int]] = {
-    **{op: FAMILIES[family] for op in operators.LAYERS if (family := operators.facts(op).family) in FAMILIES},
-    "QLinearConv": _integer_conv,
-}
-
-
 def macs(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, int]:
     """Return multiply-accumulates per node, for nodes that multiply and whose shapes are known.
 
@@ -162,12 +123,8 @@ def macs(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) ->
     known = shapes.concrete(model, sizes)
     found: dict[str, int] = {}
     for node in model.graph.all_nodes():
-        counter = COUNTERS.get(edit.op_of(node))
-        values = [v for v in (*node.inputs[:4], *node.outputs[:1]) if v is not None]
-        if counter is None or any(v not in known.shapes for v in values):
-            continue
-        read = [() if v is None else known.shapes.get(v, ()) for v in node.inputs]
-        name = node.name or edit.output_name(node)
-        count = counter(node, read.__getitem__, known.shapes.get(node.outputs[0], ()))
-        found[name] = found.get(name, 0) + count  # names may repeat from branch to branch
+        count = counters.count(node, known.shapes.get)
+        if count is not None and node.outputs and counters.multiplies(node):
+            name = node.name or edit.output_name(node)
+            found[name] = found.get(name, 0) + count  # names may repeat from branch to branch
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from onnx_ir import serde
 
 from . import edit
 from .inference import Skeleton, Types, dims_of, shape_of, static, type_of
+from .runtime_shapes import runtime_shapes
 from .sizes import BROADCASTING, LENGTHS, READS, Sizes, find_sizes
 
 SMALL = 4096
@@ -160,8 +161,9 @@ class _Probe:
             if value.name is not None and value.name in sizes:
                 result.shapes[value] = sizes[value.name]
         extents = _Extents(found, _by_name(self._model.graph, result))
+        opset = self._model.opset_imports.get("", 1)
         for node in self._model.graph:
-            _visit(node, result, known, self._model.opset_imports.get("", 1), extents)
+            _visit(node, result, known, opset, extents)
             result.fits = result.fits and _fits(node, result)
         for graph, types in inner:
             known_inside = ((value, static(types.get(value.name or ""))) for value in _own_values(graph))
@@ -203,6 +205,8 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _
         shapes |= _infer_node(node, result, known)
     if edit.op_of(node) in UNCHANGED and node.inputs[0] is not None:
         shapes[node.outputs[0]] = result.shapes.get(node.inputs[0])
+    if None in shapes.values():
+        shapes |= runtime_shapes(node, lambda index: result.shapes[cast(ir.Value, node.inputs[index])])
     if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
         shapes |= _made_up(node, known, extents)
         result.depends_on_data = True
@@ -311,9 +315,9 @@ def _infer_node(node: ir.Node, result: Concrete, known: Types) -> dict[ir.Value,
         if value is None or value.name is None:
             continue
         dtype = known[value.name].tensor_type.elem_type if value.name in known else int(value.dtype or 0)
-        if not dtype or value not in result.shapes:
+        if value not in result.shapes:
             return {}
-        types[value.name] = onnx.helper.make_tensor_type_proto(dtype, result.shapes[value])
+        types[value.name] = onnx.helper.make_tensor_type_proto(dtype or onnx.TensorProto.FLOAT, result.shapes[value])
         if value in result.values:
             data[value.name] = onnx.numpy_helper.from_array(result.values[value], value.name)
     try:

@@ -81,8 +81,8 @@ YOLO_KEYS = {"stride", "task", "names"}
 """Metadata that Ultralytics leaves in a model."""
 
 
-def find_preprocess(request: Request, image: ImageInput) -> tuple[Preprocess, str]:
-    """Return how images become numbers, and what says so.
+def stated_preprocess(request: Request) -> tuple[Preprocess, str] | None:
+    """Return how images become numbers, and what says so: the user, a file beside the model, its metadata.
 
     Raises
     ------
@@ -96,13 +96,16 @@ def find_preprocess(request: Request, image: ImageInput) -> tuple[Preprocess, st
         return from_config(content), f"{CONFIG} beside the {'model' if _is_models(config, request) else 'data'}"
     metadata = {} if request.model is None else request.model.metadata_props
     if metadata.keys() >= YOLO_KEYS:
-        return _sized(
-            PRESETS["yolo"], metadata.get("imgsz", "")
-        ), "preprocess yolo, as the model's metadata is Ultralytics'"
-    name, why = ("imagenet", "as most models of colour images") if image.channels == 3 else ("unit", "0 to 1")
+        said = "preprocess yolo, as the model's metadata is Ultralytics'"
+        return _sized(PRESETS["yolo"], metadata.get("imgsz", "")), said
+    return None
+
+
+def assumed_preprocess(image: ImageInput) -> tuple[str, str]:
+    """Return the name of the preset that is likeliest where nothing says any, and why."""
     if image.dtype.kind in "iu":
-        name, why = "unit", "whole numbers"
-    return PRESETS[name], f"preprocess {name} assumed, {why}; say otherwise with --preprocess"
+        return "unit", "whole numbers"
+    return ("imagenet", "as most models of colour images") if image.channels == 3 else ("unit", "0 to 1")
 
 
 def _sized(way: Preprocess, text: str) -> Preprocess:

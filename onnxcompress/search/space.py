@@ -13,8 +13,11 @@ Choices = Mapping[str, tuple[Any, ...]]
 Params = dict[str, Any]
 """Name of a choice → what was chosen; as Optuna keeps it."""
 
-FOLDS = ("fold-constants", "fold-batch-norm", "fold-affine", "remove-dead", "shrink")
+FOLDS = ("fold-constants", "fold-batch-norm", "fold-affine", "remove-dead")
 """What costs nothing, and begins every recipe."""
+
+SHRINK = Part("shrink")
+"""It begins those for whom fewer channels are not slower, whatever their number."""
 
 SPARED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 """The shares of the layers that may be left alone, worst first."""
@@ -65,7 +68,7 @@ PRUNE = Element(
     "fewer channels, fitted again",
     (
         Part("prune-channels sparsity={share} budget={counted} importance={importance} ranking=global compensate=true"),
-        Part("shrink"),
+        SHRINK,
     ),
     {"share": (0.25, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "importance": ("reconstruction", "wanda")},
     needs=("samples", "channels"),
@@ -234,7 +237,7 @@ def recipe(params: Params, able: Collection[Element], objective: Objective, targ
 
 
 def _untrained(params: Params, able: Collection[Element], objective: Objective, target: str | None) -> tuple[Part, ...]:
-    parts = [Part(text) for text in FOLDS]
+    parts = [Part(text) for text in FOLDS] + ([] if objective == "latency" else [SHRINK])
     given: Params = {"counted": COUNTED_BY[objective], "target": f" target={target}" if target else ""}
     if params.get("prune"):
         own = given | {"share": params["prune"], "importance": params["prune.importance"]}

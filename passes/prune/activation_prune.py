@@ -40,6 +40,7 @@ class ActivationPrune(ThresholdPass):
     Hu et al., "Network Trimming", arXiv:1607.03250; Molchanov et al., arXiv:1611.06440, on mean activation.
     """
 
+    writes_zeros = True
     needs = Needs(samples=True)
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:

@@ -33,6 +33,8 @@ class ApplyMask(SelectivePass):
 
     masks: str
 
+    writes_zeros = True
+
     def plan(self, model: ir.Model, context: Context) -> MaskPlan:
         """Read the file and hold it against the model."""
         values = {str(v.name): v for v in edit.values(model.graph) if _shape(v) is not None}

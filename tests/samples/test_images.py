@@ -63,6 +63,24 @@ def test_class_folders_give_labels_and_what_was_assumed_is_said(parse, tmp_path)
     assert "labels: names numbered as in classes.txt" in samples.notes
 
 
+BRIGHTNESS = """g (float[N,3,8,8] image) => (float[N,6] y)
+    <float[1,6] classes = {-0.3, 0.3, -0.45, 0.88, -0.24, 0.04}, float sharp = {-1000}> {
+    mean = ReduceMean<axes = [1, 2, 3], keepdims = 1>(image) flat = Flatten(mean)
+    off = Sub(flat, classes) square = Mul(off, off) y = Mul(square, sharp) }"""
+
+
+@pytest.mark.parametrize(
+    ("values", "preset"), [((89, 166), "mobilenet"), ((97, 132), "imagenet"), ((250, 255), "imagenet assumed")]
+)
+def test_labels_tell_which_preset_a_model_was_trained_with(parse, tmp_path, values, preset):
+    """The model expects the classes at -0.3 and 0.3: with the last brightnesses no preset brings them there."""
+    names = {f"{c}/{n}.png": Image.new("RGB", (8, 8), (value,) * 3) for c, value in enumerate(values) for n in range(9)}
+    samples = load_samples(folder(tmp_path / "photos", names), parse(BRIGHTNESS))
+    (note,) = (note for note in samples.notes if note.startswith("images:"))
+    assert note.startswith(f"images: preprocess {preset}")
+    assert ("18 of 18 labelled images are read right" in note) == ("assumed" not in preset)
+
+
 @pytest.mark.parametrize("listed", ["photos/labels.csv", "photos.csv", "photos/labels.txt"])
 def test_a_list_gives_labels(parse, tmp_path, listed):
     root = folder(tmp_path / "photos", {"a.png": picture(0), "b.png": picture(1), "c.png": picture(2)})

@@ -20,8 +20,9 @@ from ...runtime.session import Array, usable_cores
 from ..extras import need
 from ..fitting import LABELS
 from ..image_input import COLOURS, RANK, ImageInput, find_image_input
-from ..preprocess import Preprocess, find_preprocess, named
+from ..preprocess import PRESETS, Preprocess, assumed_preprocess, named, stated_preprocess
 from ..sources import Piece, Request, Source, called, decoding
+from .best_read import best_read
 from .labels import labelled
 from .pixels import Pixels
 
@@ -62,11 +63,23 @@ def pictures(entries: Callable[[], Iterator[Entry]], description: str, request: 
     need("PIL", "images", "pictures")
     asked = request.data.preprocess
     image = find_image_input(request, None if asked is None else named(asked).layout)
-    way, reason = find_preprocess(request, image)
+    way, reason = stated_preprocess(request) or _unstated(entries, request, image)
     request.notes["preprocess"] = f"images: {reason}"
     make = Maker(image, way)
     album = _Album(make, Pixels((make.height, make.width, image.channels)), request.notes, description)
     return decoding(entries, album.pieces, description)
+
+
+def _unstated(entries: Callable[[], Iterator[Entry]], request: Request, image: ImageInput) -> tuple[Preprocess, str]:
+    """Return the preset that the labels speak for, else the likeliest."""
+    name, why = assumed_preprocess(image)
+    if image.dtype.kind == "f" and request.model is not None:
+        labelled = ((picture, label) for _, picture, label in entries())
+        cutting = {n: Maker(image, way) for n, way in PRESETS.items() if way.resize != "letterbox"}
+        found = best_read(request.model, request.layout, {n: make.sample for n, make in cutting.items()}, labelled)
+        if found is not None:
+            return PRESETS[found.preset], f"preprocess {found.preset}, {found.why}; say otherwise with --preprocess"
+    return PRESETS[name], f"preprocess {name} assumed, {why}; say otherwise with --preprocess"
 
 
 def from_arrays(source: Source, request: Request) -> Source:
@@ -175,6 +188,10 @@ class Maker:
             opened.draft(None, (4 * self.width, 4 * self.height))
             upright = ImageOps.exif_transpose(opened)
             return self._made(upright)
+
+    def sample(self, picture: Picture) -> Array:
+        """Return the numbers of one picture, with an axis for the batch."""
+        return self.numbers(self.pixels(picture)[None])
 
     def of_arrays(self, arrays: Bytes) -> Array:
         """Make numbers of pictures of bytes [N, height, width, channels] or [N, channels, height, width]."""

@@ -33,6 +33,8 @@ class WeightPass(OverridablePass):
 
     policy: Literal["xnnpack"] | None = None
 
+    writes_zeros = True
+
     def chosen(self: StepT, model: ir.Model) -> ChosenWeights[StepT]:
         """Return the weights that are meant and that the policy allows."""
         found = choose_weights(self, model)

@@ -14,7 +14,8 @@ from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.removal import labels_of
 from onnxcompress.contract import Refusal
 from onnxcompress.graph import edit
-from onnxcompress.graph.cost import COUNTERS, parameters
+from onnxcompress.graph.cost import parameters
+from onnxcompress.graph.macs import count
 
 from .latency import Clock
 from .ranking import Ranker
@@ -80,12 +81,12 @@ class Meter:
         return tuple(n if k is None else k for n, k in zip(shape, kept, strict=True))
 
     def _macs_of(self, node: ir.Node, gone: Gone) -> int:
-        counter, known = COUNTERS.get(edit.op_of(node)), self._groups.engine.known.shapes
-        values = [v for v in (*node.inputs[:3], *node.outputs[:1]) if v is not None]
-        if counter is None or any(v not in known for v in values):
-            return 0
-        read = [() if v is None else self._shape(v, known.get(v, ()), gone) for v in node.inputs]
-        return counter(node, read.__getitem__, self._shape(node.outputs[0], known[node.outputs[0]], gone))
+        known = self._groups.engine.known.shapes
+
+        def left(value: ir.Value) -> tuple[int, ...] | None:
+            return self._shape(value, known[value], gone) if value in known else None
+
+        return count(node, left) or 0
 
 
 def reach(
@@ -93,10 +94,11 @@ def reach(
 ) -> tuple[dict[str, list[int]], list[Refusal]]:
     """Find the smallest share of channels that takes so much of the budget away; says so where none does.
 
-    What is measured counts as reached when it is as near as measurements can tell.
+    What is measured counts as reached when it is as near as measurements can tell. Where groups move by several
+    channels at once, one share may take too little and the next far too much; then some groups stay at the first.
     """
     wanted = meter.total - sparsity if isinstance(sparsity, int) else meter.total * (1 - sparsity)
-    low, high = 0.0, 1.0
+    low, high, under = 0.0, 1.0, dict[str, list[int]]()
     best = ranker.choose(high)
     left = meter.left(best)
     if left > wanted:
@@ -112,5 +114,36 @@ def reach(
         if left <= wanted:
             high, best = middle, channels
         else:
-            low = middle
-    return best, []
+            low, under = middle, channels
+    if not isinstance(meter, Meter):
+        return best, []
+    best = _between(under, best, meter, wanted)
+    return best, missed(budget, meter.left(best) / max(meter.total, 1), wanted / max(meter.total, 1))
+
+
+def _between(
+    under: Mapping[str, list[int]], over: Mapping[str, list[int]], meter: Meter, wanted: float
+) -> dict[str, list[int]]:
+    """Take back what more of it goes than at the share below, group by group, as far as the budget allows."""
+    best = dict(over)
+    more = [name for name in over if len(over[name]) > len(under.get(name, ()))]
+    for name in sorted(more, key=lambda name: meter.left({name: over[name]})):  # what saves most is taken back first
+        less = best | {name: under[name]} if under.get(name) else {n: gone for n, gone in best.items() if n != name}
+        if meter.left(less) <= wanted:
+            best = less
+    return best
+
+
+NEAR = 0.02
+"""A budget is met where no more than this share of the whole is missing or too much."""
+
+
+def missed(budget: Budget, left: float, wanted: float) -> list[Refusal]:
+    """Say by how much a budget was missed, in shares of the whole."""
+    gone, asked = 1 - left, 1 - wanted
+    if gone < asked - (NEAR if budget == "latency" else 1e-9):
+        return [Refusal("model", f"at most {gone:.1%} of its {budget} can go, and {asked:.1%} were asked for")]
+    if gone > asked + NEAR:
+        why = "the widths that may stay are too far apart"
+        return [Refusal("model", f"{gone:.1%} of its {budget} go, and {asked:.1%} were asked for: {why}")]
+    return []
