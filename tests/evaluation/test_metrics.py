@@ -455,9 +455,9 @@ DEFAULTS = [
     (SEEN, None, "boxes", "Metric: boxes, guessed since 'boxes' looks like boxes"),
     (SEEN, np.zeros((6, 1, 5)), "boxes", "Metric: boxes, guessed"),
     (SEEN, np.zeros(6), "boxes", "Metric: boxes, guessed"),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", None, "text", ""),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.zeros((6, 3), int), "text", ""),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.array(["a"] * 6), "text", "text compares"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", None, "text", "Metric: text, guessed since 'y'"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.zeros((6, 3), int), "text", "Metric: text"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.array(["a"] * 6), "text", "Metric: text"),
     ("g (float[N,3,5,5] x) => (float[N,3,5,5] y) { y = Softmax<axis = 1>(x) }", None, "iou", ""),
 ]  # fmt: skip
 
