@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import urls
 from .errors import OutputError
-from .scratch import BESIDE, owned_folder, sweep
+from .scratch import BESIDE, owned_folder, sweep, temporary_folder
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -52,7 +53,12 @@ def check_target(path: str | Path, *, overwrite: bool = False, suffix: str | Non
     Path
         The file to write, behind all symbolic links.
     """
-    path = Path(path)
+    where = urls.located(path)
+    if isinstance(where, str):
+        _check_model_name(path, suffix)
+        urls.check_writable(where, overwrite=overwrite)
+        return Path(path)
+    path = where
     try:
         real = Path(os.path.realpath(path)) if path.is_symlink() else path
         if real != path and not real.exists():
@@ -68,9 +74,13 @@ def check_target(path: str | Path, *, overwrite: bool = False, suffix: str | Non
             pass
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    if suffix is not None and path.suffix.lower() != suffix:
-        raise OutputError(f"{path}: what is written is an ONNX model; give a name that ends in {suffix}")
+    _check_model_name(path, suffix)
     return real
+
+
+def _check_model_name(path: str | Path, suffix: str | None) -> None:
+    if suffix is not None and Path(path).suffix.lower() != suffix:
+        raise OutputError(f"{path}: what is written is an ONNX model; give a name that ends in {suffix}")
 
 
 def check_suffix(path: str | Path, allowed: Collection[str]) -> str:
@@ -113,6 +123,8 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 def check_folder(path: str | Path, called: str) -> None:
     """Raise `OutputError` if a folder, there or not, takes no file, as far as that can be known now."""
+    if isinstance(urls.located(path), str):
+        return  # there are no folders in most of what has URLs
     path = Path(path)
     try:
         there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
@@ -126,6 +138,8 @@ def check_folder(path: str | Path, called: str) -> None:
 
 def make_folder(path: str | Path) -> Path:
     """Make a folder, and those above it, if it is not there; raise `OutputError` if that cannot be."""
+    if isinstance(urls.located(path), str):
+        return Path(path)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -154,6 +168,11 @@ def write_pieces(path: str | Path, pieces: Iterable[bytes], *, overwrite: bool =
         The file exists and `overwrite` is false, or it cannot be written; what was there stays.
     """
     real = check_target(path, overwrite=overwrite)
+    if isinstance(url := urls.located(path), str):
+        with temporary_folder() as folder:
+            write_pieces(folder / real.name, pieces)
+            urls.put([folder / real.name], url)
+        return
     with staging_beside(real) as staging:
         staged = staging / "file"
         with staged.open("wb") as file:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from .details import Origin
 from .display.units import typed_options
+from .graph.exports import model_file
 from .runtime.machine import cpu_features, machine_name
 from .runtime.session import usable_cores
 
@@ -39,7 +40,7 @@ def find_origin(model: Any, loaded: ir.Model, command: str = "") -> Origin:
     path = Path(model) if isinstance(model, (str, Path)) else None
     return Origin(
         model=path.name if path else loaded.graph.name or "",
-        sha256=_digest(path) if path else "",
+        sha256=_digest(model_file(path)) if path else "",
         producer=f"{loaded.producer_name or ''} {loaded.producer_version or ''}".strip(),
         made=_now(),
         system=f"{platform.system()} {platform.machine()}",

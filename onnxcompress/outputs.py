@@ -57,8 +57,8 @@ def check_outputs(
     check_apart(written, {name: _file_in(text) for name, text in named.items()})
     check_apart({"--report": report}, {"MODEL": model})
     if report is not None:
-        check_suffix(report, forms)
         check_target(report, overwrite=overwrite)
+        check_suffix(report, forms)
     if output is not None:
         check_target(output, overwrite=overwrite, suffix=".onnx")
     existing = {name: path for name, path in written.items() if path is not None and path.exists()}

@@ -21,7 +21,7 @@ def test_every_criterion_has_a_line() -> None:
     option = next(option for option in entry("prune-channels").options if option.name == "importance")
     lines = option.text.splitlines()
     named = [line.removeprefix("- ").split(":")[0].split(",")[0] for line in lines if line.startswith("- ")]
-    assert {"l2", "reconstruction", *named} == {"reconstruction", *IMPORTANCE}
+    assert {"l2", "reconstruction", *named} == {"auto", "reconstruction", *IMPORTANCE}
 
 
 def test_numbers_and_words_are_told_apart() -> None:

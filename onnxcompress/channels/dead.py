@@ -70,7 +70,7 @@ def uses_of(groups: Groups) -> list[Use]:
     return [_use(groups, constants, sink) for sink in groups.sinks]
 
 
-def find_dead(groups: Groups, uses: list[Use]) -> Dead:
+def find_dead(groups: Groups, uses: list[Use], spared: Iterable[int] = ()) -> Dead:
     """Find every channel whose removal provably leaves the outputs as they are.
 
     A position of a sink (Conv, Gemm, MatMul, …) is dead when the weights that read it for outputs that stay are all
@@ -82,10 +82,12 @@ def find_dead(groups: Groups, uses: list[Use]) -> Dead:
     groups : Groups
     uses : list of Use
         Those of `uses_of`.
+    spared : iterable of int
+        Labels of channels that stay, though they may contribute nothing.
     """
     prunable = groups.table(label for group in groups.prunable for label in group.labels.tolist())
     prunable &= _marked(groups, uses, [np.ones_like(use.dead) for use in uses])
-    prunable[0] = False
+    prunable[[0, *spared]] = False
     reading = Reading(uses, groups.engine.labels.count)
     gone, count = reading.gone, reading.count
     going = np.flatnonzero(prunable & (count == 0))

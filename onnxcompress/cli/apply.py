@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ..urls import located
 from .app import (
     FELL_SHORT,
     AsJson,
@@ -123,7 +124,7 @@ def apply(
         )
     found.origin = replace(found.origin, command=ctx.meta["command"])
     if target is not None:
-        ctx.meta["written"] = f"{target}"
+        ctx.meta["written"] = f"{located(target)}"
         write(found, report, plans, overwrite=overwrite)
     _show(found, target, as_json=as_json)
     return _verdict(found, dry_run=dry_run)
@@ -147,7 +148,7 @@ def _show(found: Report, target: Path | None, *, as_json: bool) -> None:
     elif target is None:
         console.show(*tables.plans(found.steps))
     else:
-        console.show(found.to_table(), tables.steps(found.steps), f"Written: {target}", *found.stays)
+        console.show(found.to_table(), tables.steps(found.steps), f"Written: {located(target)}", *found.stays)
 
 
 def _verdict(found: Report, *, dry_run: bool) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..urls import located
 from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed, exit_status
 from .apply import PlansOption, ReportOption
 from .provider import on_provider
@@ -103,7 +104,7 @@ def compress(
             workers=workers,
         )
     found.origin = replace(found.origin, command=ctx.meta["command"])
-    ctx.meta["written"] = f"{out}"
+    ctx.meta["written"] = f"{located(out)}"
     _write(found, report, plans, overwrite=overwrite)
     _show(found, out, as_json=as_json)
     return exit_status(found.verdict)
@@ -126,4 +127,4 @@ def _show(found: Report, out: Path, *, as_json: bool) -> None:
     if as_json:
         console.show_text(found.to_json())
         return
-    console.show(found.to_table(), tables.trials(found), f"Written: {out}", *found.stays)
+    console.show(found.to_table(), tables.trials(found), f"Written: {located(out)}", *found.stays)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import units
-from .page import Tile, by_reason, fill
+from .page import Tile, by_reason, fill, foremost
 
 if TYPE_CHECKING:
     from ..details import Origin
@@ -39,6 +39,8 @@ def page(found: Inspection, origin: Origin) -> str:
     return fill(
         "inspection.html.j2",
         found=found,
+        nodes=foremost(found.nodes, lambda node: (node.bytes, node.macs or 0)),
+        prunable=foremost(found.prunable, lambda group: group.channels * group.tensors),
         origin=origin,
         tiles=tiles,
         bars=bars(found),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import slowness, units
 from .frame import Frame, Tick, range_ticks, ticks
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     from ..details import GroupInfo
     from ..evidence import Evidence, Stage
 
+T = TypeVar("T")
+
 NEAR = 16
 """Marks of a drawing that are nearer to each other, in its own units, share a label."""
+
+MOST_ROWS = 1000
+"""Rows of a table that a model's size decides, so that a page stays below a megabyte; the JSON has all of them."""
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -85,6 +90,7 @@ def render(report: Evidence) -> str:
     return fill(
         "report.html.j2",
         report=report,
+        layers=foremost(report.layers, lambda row: (row.milliseconds_after or row.milliseconds or 0.0, row.bytes)),
         tiles=tiles(report),
         chart=chart(report.stages),
         trials=plot(report),
@@ -145,6 +151,14 @@ def _environment() -> jinja2.Environment:
         "ratio": partial(units.number, form=".2f"),
     }
     return environment
+
+
+def foremost(rows: Sequence[T], worth: Callable[[T], Any]) -> Sequence[T]:
+    """Return the rows that are worth most, as many as fit on a page, in their own order."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    ranked = sorted(range(len(rows)), key=lambda index: worth(rows[index]), reverse=True)
+    return [rows[index] for index in sorted(ranked[:MOST_ROWS])]
 
 
 def tiles(report: Evidence) -> list[Tile]:
@@ -208,7 +222,7 @@ def chart(stages: Sequence[Stage]) -> Chart | None:
         return None
     across = ticks(0, max(stage.bytes for _, stage, _ in scored))
     up = range_ticks([value for _, _, value in scored])
-    frame = Frame(440, 250, 54, 422, 28, 220, most=across[-1] or 1.0, low=up[0], high=up[-1])
+    frame = Frame(440, 250, 64, 422, 28, 220, most=across[-1] or 1.0, low=up[0], high=up[-1])
     placed = [(frame.x(stage.bytes), frame.y(value), number, stage) for number, stage, value in scored]
     return Chart(
         frame,

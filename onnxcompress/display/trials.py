@@ -32,8 +32,8 @@ AXES = {
 
 STATES = {
     "winner": "chosen",
-    "front": "nothing is better in both",
-    "dominated": "something is",
+    "front": "beaten by none in both",
+    "dominated": "beaten by another",
     "stopped": "stopped early",
     "failed": "failed",
 }

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+from google.protobuf.message import DecodeError
+
+from .. import urls
 from ..errors import ModelError
+from .tensors import tensors_in
 
 TENSORFLOW = "python -m tf2onnx.convert"
 TORCH = "in Python: torch.onnx.export(model, example_inputs, 'model.onnx', dynamo=True)"
@@ -59,13 +64,21 @@ MOST_LISTED = 6
 def model_file(path: str | Path) -> Path:
     """Return the file of a model: what is given, or the only ``.onnx`` file of a folder, as exporters write it.
 
+    What lies under a URL is copied, with the files of its weights.
+
     Raises
     ------
     ModelError
         The folder holds several models, which are named, or none; then it says how to export what is there.
     """
-    path = Path(path)
-    if not path.is_dir():
+    url, path = path, urls.here(path, ModelError)
+    try:
+        folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have; whoever opens it says so
+        return path
+    if not folder:
+        if isinstance(urls.located(url), str):
+            urls.beside(url, _data_files(path), ModelError)
         return path
     found = sorted(path.glob("*.onnx")) or sorted(path.glob("*/*.onnx"))
     if len(found) == 1:
@@ -78,6 +91,15 @@ def model_file(path: str | Path) -> Path:
         if next(path.glob(pattern), None) is not None:
             raise ModelError(f"{path}: {_sentence(path, what, how)}")
     raise ModelError(f"{path}: a folder without an .onnx file")
+
+
+def _data_files(path: Path) -> list[str]:
+    """Return the files that a model has its weights in; none of what is no model."""
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError:
+        return []
+    return [entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"]
 
 
 def how_to_export(path: Path) -> str | None:

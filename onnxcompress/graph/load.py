@@ -35,7 +35,8 @@ def load(path: str | Path) -> ir.Model:
     Parameters
     ----------
     path : str or Path
-        The ``.onnx`` file, or a folder with one such file. Its external data must lie inside the file's folder.
+        The ``.onnx`` file, a folder with one such file, or a URL that fsspec knows. Its external data must lie inside
+        the file's folder.
 
     Returns
     -------
@@ -59,6 +60,10 @@ def load(path: str | Path) -> ir.Model:
             if attempt == ATTEMPTS or _identity(path) == before:
                 return model
     raise AssertionError  # the last attempt returns or raises
+
+
+def _locations(proto: onnx.ModelProto) -> list[str]:
+    return [entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"]
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -112,10 +117,7 @@ def _beside_its_data(path: Path, proto: onnx.ModelProto) -> Path:
     """Return the path beside which data files are looked for: a symbolic link's, or where they are not, its target."""
     if not path.is_symlink():
         return path
-    locations = [
-        entry.value for tensor in tensors_in(proto) for entry in tensor.external_data if entry.key == "location"
-    ]
-    return path if all((path.parent / location).exists() for location in locations) else path.resolve()
+    return path if all((path.parent / location).exists() for location in _locations(proto)) else path.resolve()
 
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:

@@ -11,8 +11,10 @@ import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
+from .. import urls
 from ..errors import OutputError
 from ..files import check_target, is_same_file, move, staging_beside
+from ..scratch import temporary_folder
 from . import edit
 from .constants import is_mapped
 from .data_file import RECORD, DataFile, Replaced
@@ -35,7 +37,8 @@ def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> list[
     model : onnx_ir.Model
         Stays unchanged and stays usable, even when `path` is the file it was loaded from.
     path : str or Path
-        The target file, ``*.onnx``. Where it is a symbolic link, the file that it leads to is written.
+        The target file, ``*.onnx``, or a URL that fsspec knows. Where it is a symbolic link, the file that it leads
+        to is written.
     overwrite : bool
         Replace the target if it exists.
 
@@ -50,6 +53,12 @@ def save(model: ir.Model, path: str | Path, *, overwrite: bool = False) -> list[
         The target exists and `overwrite` is false, or it cannot be written.
     """
     real = check_target(path, overwrite=overwrite, suffix=".onnx")
+    url = urls.located(path)
+    if isinstance(url, str):
+        with temporary_folder() as folder:
+            save(model, folder / real.name)
+            urls.put(sorted(folder.glob(f"{real.name}*"), reverse=True), url)
+        return []
     with staging_beside(real) as staging:
         try:
             return _write(model, real, staging, overwrite=overwrite)

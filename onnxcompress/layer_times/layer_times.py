@@ -85,6 +85,11 @@ class LayerTimes:
         """Whether these are times of this machine, so that a model may be timed to see whether they add up."""
         return self._measuring
 
+    @property
+    def rest(self) -> float | None:
+        """Nanoseconds of an element of what is no layer, as the table has it."""
+        return self.table.rest if self._given else None
+
     def notes(self) -> tuple[str, ...]:
         """Say where the times come from that were read, and what was not in them."""
         if not self._given:
@@ -107,6 +112,10 @@ class LayerTimes:
         if not points or not _is_worth_it(case):
             return _guess(case)
         return _estimate(points, inputs, outputs)
+
+    def knows(self, signature: Signature) -> bool:
+        """Tell whether such a layer was measured at any width."""
+        return bool(self._points(signature))
 
     def _has(self, case: Case) -> bool:
         return (case.inputs, case.outputs) in self._points(case.signature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -115,8 +115,22 @@ class ModelTime:
         self.times.prepare(wanted, seconds=seconds, progress=progress)
         self.forget()
 
-    def _case(self, site: Site, number: int, count: int) -> Case:
-        kept = list(self.widths.full)
+    def prepare_around(
+        self, candidates: Mapping[int, Sequence[int]], kept: Sequence[int], *, seconds: float = SECONDS
+    ) -> None:
+        """Measure the layers at candidate widths of some groups, the other groups at `kept`."""
+        cases = [
+            self._case(site, number, count, kept)
+            for number, counts in candidates.items()
+            for site in self.sites
+            if number in (*site.inputs.numbers, *site.outputs.numbers)
+            for count in counts
+        ]
+        self.times.prepare(cases, seconds=seconds)
+        self.forget()
+
+    def _case(self, site: Site, number: int, count: int, kept: Sequence[int] | None = None) -> Case:
+        kept = list(self.widths.full if kept is None else kept)
         kept[number] = count
         return Case(site.signature, site.inputs.at(kept), site.outputs.at(kept))
 
@@ -129,13 +143,20 @@ class ModelTime:
         self.forget()
         return self.times.measured - before
 
+    def is_measured(self, number: int) -> bool:
+        """Tell whether any layer that a group has to do with was measured."""
+        touched = (s for s in self.sites if number in (*s.inputs.numbers, *s.outputs.numbers))
+        return any(self.times.knows(site.signature) for site in touched)
+
     def forget(self) -> None:
         """Forget what was estimated."""
         for item in self.costs.items:
             item.known.clear()
 
 
-def model_time(groups: Groups, times: LayerTimes, feed: dict[str, Any] | None = None) -> ModelTime:
+def model_time(
+    groups: Groups, times: LayerTimes, feed: dict[str, Any] | None = None, rest: float | None = None
+) -> ModelTime:
     """Take a model's time apart: its layers by their widths, all other nodes by how many elements they give.
 
     Parameters
@@ -143,7 +164,9 @@ def model_time(groups: Groups, times: LayerTimes, feed: dict[str, Any] | None = 
     groups : Groups
     times : LayerTimes
     feed : dict, optional
-        What the model is fed with, where it is run once to see what its layers do not account for.
+        What the model is fed with: its shapes.
+    rest : float, optional
+        Nanoseconds of an element of what is no layer; see `learn_rest`.
     """
     model, widths = groups.engine.model, Widths(groups)
     sizes = None if feed is None else {name: (1, *a.shape[1:]) for name, a in feed.items() if getattr(a, "ndim", 0)}
@@ -157,7 +180,7 @@ def model_time(groups: Groups, times: LayerTimes, feed: dict[str, Any] | None = 
         shape = known.get(out) if out is not None else None
         if node not in layers and out is not None and edit.constant(out) is None and shape is not None:
             others.append(tuple(widths.of(out, axis, extent) for axis, extent in enumerate(shape)))
-    unit = times.table.rest if times.table.rest is not None else REST
+    unit = next(known for known in (rest, times.table.rest, REST) if known is not None)
     made = Costs([*items, *(_other(axes, unit) for axes in others)])
     return ModelTime(widths, sites, made, times)
 
@@ -173,13 +196,16 @@ def learn_rest(model: ir.Model, groups: Groups, times: LayerTimes, feed: dict[st
     whole = time_whole(model, feed, times.table.threads)
     if whole is None:
         return None
-    parts = model_time(groups, times, feed)
-    parts.prepare_at(parts.widths.full)
+    parts = model_time(groups, times, feed, 1.0)
     full = parts.widths.full
+    parts.prepare_at(full)
     layers = sum(item.at(full) for item in parts.costs.items[: len(parts.sites)])
     others = sum(item.at(full) for item in parts.costs.items[len(parts.sites) :])
-    unit = times.table.rest if times.table.rest is not None else REST
-    return max(whole - layers, 0.05 * whole) / others * unit if others else None
+    return max(whole - layers, LEAST_REST * whole) / others if others else None
+
+
+LEAST_REST = 0.05
+"""What is no layer takes at least so much of a model's time, whatever its layers add up to."""
 
 
 def time_whole(model: ir.Model, feed: dict[str, Any] | None, threads: int) -> float | None:

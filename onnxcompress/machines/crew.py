@@ -25,11 +25,10 @@ class Machine(NamedTuple):
 
 def describe() -> Machine:
     """Describe this machine."""
-    import onnxruntime
-
+    from ..runtime.installed import import_onnxruntime
     from ..runtime.saturation import products_saturate
 
-    versions = {"onnxcompress": version("onnxcompress"), "onnxruntime": str(onnxruntime.__version__)}
+    versions = {"onnxcompress": version("onnxcompress"), "onnxruntime": str(import_onnxruntime().__version__)}
     return Machine(versions, products_saturate(), platform.node())
 
 

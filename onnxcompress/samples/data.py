@@ -9,8 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from ..graph.load import PATH
+from ..urls import here
+from ..urls import located as under
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class Data:
                 raise OptionError(f"data: {name} = {value!r}: expected a whole number above 0")
         if not isinstance(self.columns, Mapping):
             raise OptionError(f"data: columns = {self.columns!r}: expected a mapping such as {{'text': 'sentence'}}")
+
+    def here(self) -> Data:
+        """Return the same with copies of what lies under a URL."""
+        copies: dict[str, Any] = {}
+        for name in ("source", "preprocess", "tokenizer"):
+            given = getattr(self, name)
+            if isinstance(given, (str, Path)) and isinstance(under(given), str):
+                copies[name] = here(given, DataError)
+        return replace(self, **copies)
 
     @property
     def path(self) -> Path | None:

@@ -438,7 +438,7 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     whole = model if isinstance(model, ir.Model) else None
     layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
     given = data if whole is None else located(data, whole)
-    source = find_source(Request(as_data(given), layout, whole), seed)
+    source = find_source(Request(as_data(given).here(), layout, whole), seed)
     samples = Samples(source, layout)
     if source.streamed:
         for _ in islice(samples._checked(), 1):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from .. import files
 from ..display import units
 from ..evidence import Trial, Verdict
+from ..graph.exports import model_file
 from ..graph.save import save, weights
 from ..pipeline import Run
 from .budget import Budget
@@ -63,7 +64,7 @@ def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwr
     """Write the original as it came."""
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in weights(original))
     if isinstance(model, (str, Path)) and not external:
-        files.write_bytes(output, Path(model).read_bytes(), overwrite=overwrite)
+        files.write_bytes(output, model_file(model).read_bytes(), overwrite=overwrite)
     else:
         save(original, output, overwrite=overwrite)
 

@@ -21,6 +21,9 @@ from .taps import open_taps, split_lots, whole
 MOST_CREW = 8
 """Each thread has an observer of its own, which takes memory."""
 
+AT_ONCE = 64
+"""Samples that are sent together: what is seen of a few takes as many bytes to send back as what is seen of many."""
+
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M")
 S = TypeVar("S", covariant=True)
@@ -205,7 +208,7 @@ def _elsewhere(
     workers: Workers, model: ir.Model, samples: Samples, view: View, make: Make[K, M], tell: Callable[[int], None]
 ) -> Iterator[Mapping[K, M]]:
     done = 0
-    for count, seen in workers.map(LooksAt, (model, view, make), chunks(samples)):
+    for count, seen in workers.map(LooksAt, (model, view, make), chunks(samples, AT_ONCE)):
         done += count
         tell(done)
         yield seen

@@ -24,6 +24,7 @@ from .masks.masks import ChannelPlan, apply_channels
 from .sparsity.allocate import allocate, cheapest_first
 from .sparsity.amount import Sparsity
 from .sparsity.budget import Budget, Meter, reach
+from .sparsity.by_cost import Chosen, choose_by_cost, said_of_widths, with_good_widths
 from .sparsity.latency import Clock
 from .sparsity.lowest import Limits
 from .sparsity.ranking import Ranker, Ranking
@@ -52,6 +53,7 @@ class PruneChannels(OverridablePass):
     importance : str or float
         What ranks the channels.
 
+        - auto: reconstruction where `compensate` has samples to fit to, else l2;
         - l1, l2, or a number p: the p-norm over all weights that make a channel or read it;
         - lamp: l2 against what is left of the group;
         - fpgm: the distance to the other filters;
@@ -63,17 +65,20 @@ class PruneChannels(OverridablePass):
         - taylor: how much the loss changes without the channel, by its slope on samples;
         - fisher: the same by its curvature;
         - random: a draw by the seed.
-    round_to : int
-        Keep a multiple of this many channels in each group: engines compute 8 or 16 at a time, and a layer of 57
-        channels can be slower than one of 64.
+    round_to : int or "auto"
+        Keep a multiple of this many channels in each group. auto: widths that run well here, or where a `--table` was
+        measured: no wider one is faster. With 1 exactly what was asked for goes, though a layer of 57 channels can be
+        slower than one of 64.
     reduction : str
         How the scores of a group's weights or activations become one: mean, max or sum.
     ranking : str
         Which channels compete: local (those of one group), global (of all groups), isomorphic (of groups of the same
         kind, such as all inner layers of residual blocks). Groups with a sparsity of their own compete with none.
+        auto: local with budget = channels; with any other each group gets the width at which all of them together
+        lose least for what they cost, in that budget and in time.
     budget : str
         What `sparsity` is a part of: channels, parameters, macs, bytes of the weights, or the measured latency. For
-        the last four the smallest share of channels is found that takes so much away.
+        the last four the smallest cut is found that takes so much away; what is missed by 2 points is said.
     keep_at_least : int
         Of each group at least so many channels stay.
     compensate : bool
@@ -90,7 +95,8 @@ class PruneChannels(OverridablePass):
     isomorphic ranking: arXiv:2407.04616. l1: Li et al., arXiv:1608.08710; bn_scale: Liu et al., arXiv:1708.06519;
     lamp: Lee et al., arXiv:2010.07611; fpgm: He et al., arXiv:1811.00250; activation: Molchanov et al.,
     arXiv:1611.06440; apoz: Hu et al., arXiv:1607.03250; wanda: Sun et al., arXiv:2306.11695; taylor: Molchanov et
-    al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787.
+    al., arXiv:1611.06440; fisher: Theis et al., arXiv:1801.05787. Widths
+    by what they cost: Yang et al., NetAdapt, arXiv:1804.03230; Shen et al., HALP, arXiv:2110.10811.
     """
 
     writes_zeros = True
@@ -100,6 +106,7 @@ class PruneChannels(OverridablePass):
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
     importance: (
         Literal[
+            "auto",
             "l1",
             "l2",
             "random",
@@ -114,10 +121,10 @@ class PruneChannels(OverridablePass):
             "fisher",
         ]
         | Annotated[float, msgspec.Meta(gt=0)]
-    ) = "l2"
-    round_to: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    ) = "auto"
+    round_to: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = "auto"
     reduction: Literal["mean", "max", "sum"] = "mean"
-    ranking: Ranking = "local"
+    ranking: Ranking = "auto"
     budget: Budget = "channels"
     keep_at_least: Annotated[int, msgspec.Meta(ge=1)] = 1
     compensate: bool = False
@@ -144,17 +151,15 @@ class PruneChannels(OverridablePass):
         if self.sparsity == "auto":
             plan, short = self._allocated(ranker, model, context)
         else:
-            meter = self._meter(ranker, context)
-            ranker = self._step_by_step(ranker, meter, self.sparsity, model, context)
-            channels, short = self._lowest(ranker, meter, self.sparsity)
-            notes = () if meter is None else meter.notes(channels)
-            plan = self._completed(channels, model, context)
-            plan = dataclasses.replace(plan, notes=(*notes, *plan.notes))
+            ranker = self._step_by_step(ranker, self.sparsity, model, context)
+            chosen = self._chosen(ranker, self.sparsity, context)
+            plan, short = self._completed(chosen.channels, model, context), chosen.refused
+            plan = dataclasses.replace(plan, notes=(*chosen.notes, *plan.notes))
         return dataclasses.replace(plan, refused=(*refused, *short, *plan.refused))
 
     def ranker(self, context: Context) -> tuple[Ranker, list[Refusal]]:
         """Score the channels of every group that can be pruned; says which cannot."""
-        asked = (self.importance, self.reduction, self.ranking, self.round_to, self.keep_at_least)
+        asked = (self.importance, self.compensate, self.reduction, self.ranking, self.round_to, self.keep_at_least)
         found: tuple[Ranker, list[Refusal]] = context.keep(
             (*asked, self.include, self.exclude, repr(self.overrides)), lambda: self._ranked(context)
         )
@@ -163,12 +168,18 @@ class PruneChannels(OverridablePass):
     def _ranked(self, context: Context) -> tuple[Ranker, list[Refusal]]:
         groups = context.groups
         chosen = choose_groups(self, context.model, groups)
-        if self.importance == "reconstruction":
+        importance = self._importance(context)
+        if importance == "reconstruction":
             scores, lacking = reconstruction_scores(
                 groups, chosen.groups, context.samples, progress=context.progress, workers=context.workers
             )
         else:
-            scores, lacking = score_groups(criterion_of(self.importance), self.reduction, chosen.groups, context)
+            scores, lacking = score_groups(criterion_of(importance), self.reduction, chosen.groups, context)
+        means: dict[str, str | float] = dict.fromkeys(scores, importance)
+        if self.importance == "auto" and lacking:
+            others = [group for group in chosen.groups if group.name not in scores]
+            more, lacking = score_groups(criterion_of("l2"), self.reduction, others, context)
+            scores, means = scores | more, means | dict.fromkeys(more, "l2")
         limits, fixed = {}, {}
         for group in groups.prunable:
             own = chosen.selected.options(group.name)
@@ -177,15 +188,20 @@ class PruneChannels(OverridablePass):
             )
             if "sparsity" in own:
                 fixed[group.name] = own["sparsity"]
-        return Ranker(groups, scores, self.ranking, limits, fixed), [*chosen.refused, *lacking]
+        ranker = Ranker(groups, scores, self.ranking, limits, fixed, means)
+        by_cost = self.ranking == "auto" and self.budget != "channels" and self.sparsity != "auto"
+        return (ranker if by_cost else with_good_widths(ranker, self.sparsity, context)), [*chosen.refused, *lacking]
 
-    def _step_by_step(
-        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: int | float, model: ir.Model, context: Context
-    ) -> Ranker:
+    def _importance(self, context: Context) -> str | float:
+        if self.importance != "auto":
+            return self.importance
+        return "reconstruction" if self.compensate and context.has_samples else "l2"
+
+    def _step_by_step(self, ranker: Ranker, sparsity: int | float, model: ir.Model, context: Context) -> Ranker:
         """Zero a little more in each step but the last and score again; what is gone stays first in the order."""
         for step in range(1, self.steps):
             part = sparsity * step // self.steps if isinstance(sparsity, int) else sparsity * step / self.steps
-            channels, _ = self._lowest(ranker, meter, part)
+            channels = self._chosen(ranker, part, context).channels
             copy = model.clone()
             apply_channels(copy, self._completed(channels, model, context))
             scores = {name: score.copy() for name, score in self.ranker(context.on(copy))[0].scores.items()}
@@ -194,19 +210,15 @@ class PruneChannels(OverridablePass):
             ranker = dataclasses.replace(ranker, scores=scores)
         return ranker
 
-    def _meter(self, ranker: Ranker, context: Context) -> Meter | Clock | None:
-        """Return what counts or measures the budget; None where it is channels."""
-        if self.budget == "latency":
-            return Clock(context.model, context.feed)
-        return None if self.budget == "channels" else Meter(ranker.groups, self.budget)
-
-    def _lowest(
-        self, ranker: Ranker, meter: Meter | Clock | None, sparsity: int | float
-    ) -> tuple[dict[str, list[int]], list[Refusal]]:
-        if meter is None:
-            return ranker.choose(sparsity), ranker.too_many(sparsity)
+    def _chosen(self, ranker: Ranker, sparsity: int | float, context: Context) -> Chosen:
+        """Choose what goes within the budget."""
+        if self.budget == "channels":
+            return Chosen(ranker.choose(sparsity), ranker.too_many(sparsity), said_of_widths(ranker, sparsity))
+        if self.ranking == "auto":
+            return choose_by_cost(ranker, self.budget, sparsity, context)
+        meter = Clock(context.model, context.feed) if self.budget == "latency" else Meter(ranker.groups, self.budget)
         channels, short = reach(ranker, meter, self.budget, sparsity)
-        return channels, [*ranker.too_many(0.0), *short]
+        return Chosen(channels, [*ranker.too_many(0.0), *short], meter.notes(channels))
 
     def _completed(
         self, channels: dict[str, list[int]], model: ir.Model, context: Context, samples: Samples | None = None
@@ -252,13 +264,15 @@ class PruneChannels(OverridablePass):
     def _check_auto(self) -> None:
         if (self.sparsity == "auto") != (self.max_drop is not None):
             raise OptionError(f"{self.name}: sparsity = 'auto' and max_drop = NUMBER go together; give both or neither")
-        if self.sparsity == "auto" and (self.ranking, self.budget, self.steps) != ("local", "channels", 1):
+        plain = self.ranking in ("auto", "local") and (self.budget, self.steps) == ("channels", 1)
+        if self.sparsity == "auto" and not plain:
             raise OptionError(
                 f"{self.name}: sparsity = 'auto' finds each group's share; leave ranking, budget and steps out"
             )
 
     def _needs(self) -> Needs:
-        criterion = None if self.importance == "reconstruction" else criterion_of(self.importance)
+        importance = "l2" if self.importance == "auto" else self.importance
+        criterion = None if importance == "reconstruction" else criterion_of(importance)
         return Needs(
             samples=self.sparsity == "auto" or criterion is None or criterion.measure is not None,
             training=criterion is not None and criterion.training,

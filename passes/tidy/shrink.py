@@ -21,6 +21,10 @@ from onnxcompress.graph.bias import add_to_outputs
 from onnxcompress.graph.layer import Layer
 from onnxcompress.selection import SelectivePass, group_subjects
 
+from .padding.padding import padded
+
+STAY = "that stay, as the model is slower here without them (exact=true removes them)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Round:
@@ -62,6 +66,9 @@ class Shrink(SelectivePass):
     merge_equal : bool
         Also merge channels that are equal for every input (the same weights on the same inputs): the weights that
         read them are added up. Says so where nothing was found.
+    exact : bool
+        Remove all of them. Else some dead channels stay where the model would run slower without: kernels compute
+        several channels at once, and a convolution of 57 can take longer than one of 64.
 
     Notes
     -----
@@ -72,6 +79,7 @@ class Shrink(SelectivePass):
     """
 
     merge_equal: bool = False
+    exact: bool = False
 
     promise = Promise(tolerance=1e-5)
 
@@ -80,21 +88,29 @@ class Shrink(SelectivePass):
         selected = self.select(model, group_subjects(context.groups))
         groups = _without(context.groups, selected.why_not)
         first, reasons = _find(groups, merging=self.merge_equal)
+        spared: dict[str, list[int]] = {}
+        if first is not None and not self.exact:
+            channels, folds, spared = padded(groups, first.channels, first.folds, context)
+            first = Round(channels, folds, first.merges) if channels or first.merges else None
+        notes = tuple(f"{name}: dead channels {STAY}: {len(stay)}" for name, stay in spared.items())
         refused = [*selected.idle, *(Refusal(group, reason) for group, reason in reasons.items())]
         refused += [*_frozen_but_dead(context.groups), *self._left(context.groups, selected.why_not)]
         if first is None:
             if self.merge_equal:
                 refused.append(Refusal("model", "every channel counts, and no two are equal"))
-            return ShrinkPlan(refused=tuple(refused))
+            return ShrinkPlan(refused=tuple(refused), notes=notes)
         rounds, copy = [first], model.clone()
         while self.merge_equal:
             context.progress(self.name, len(rounds), len(rounds) + 1)
             _play(copy, find_groups(copy), rounds[-1])
-            more, _ = _find(_without(find_groups(copy), selected.why_not), merging=True)
-            if more is None:
+            again = _without(find_groups(copy), selected.why_not)
+            more, _ = _find(again, merging=True)
+            if more is None or not (more.merges or self.exact or not spared):
                 break
+            if spared:
+                more = Round({}, {}, more.merges)
             rounds.append(more)
-        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused))
+        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused), notes=notes)
 
     def _left(self, groups: Groups, why_not: Mapping[str, str]) -> list[Refusal]:
         """Say what would go, and is not selected."""
@@ -111,7 +127,7 @@ class Shrink(SelectivePass):
             _play(model, groups, step)
             gone = step.gone()
             done += [_said(group, step) for group in groups.prunable if group.name in gone]
-        return Changes(tuple(done), plan.refused)
+        return Changes(tuple(done), plan.refused, plan.notes)
 
 
 def _without(groups: Groups, why_not: Mapping[str, str]) -> Groups:

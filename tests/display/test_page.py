@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from test_report import report as usual
 
 from onnxcompress.contract import Refusal
-from onnxcompress.details import GroupInfo, Origin, Preview
+from onnxcompress.details import GroupInfo, Layer, Origin, Preview
 from onnxcompress.display import curves, inspected, units
 from onnxcompress.evaluation.sensitivity import Point, Sensitivity
 from onnxcompress.evidence import Evidence, Trial
@@ -155,6 +155,24 @@ def test_reasons_are_gathered_over_passes() -> None:
     words = Page(report.to_html()).words
     assert "10 times: an odd <b>reason</b> (prune, shrink)" in words
     assert "2 groups, 12 channels: it reaches an output" in words
+
+
+def test_pages_of_large_models_stay_below_a_megabyte() -> None:
+    report, name = usual(), "/model/layers.{}/self_attn/q_proj/MatMul"
+    report.layers = [
+        Layer(name.format(i), "MatMul", bytes=i, bytes_after=i, macs=i, macs_after=i, precision="float16", sqnr=30.5)
+        for i in range(5000)
+    ]
+    text = report.to_html()
+    assert len(text.encode()) < 1_000_000
+    assert "These are the 1000 that take most of 5000" in text
+    assert name.format(4999) in text and name.format(3999) not in text
+    assert len(json.loads(report.to_json())["layers"]) == 5000
+    nodes = [NodeInfo(name.format(i), "MatMul", i, i) for i in range(5000)]
+    groups = [GroupInfo(name.format(i), i, 2) for i in range(5000)]
+    text = inspected.page(Inspection(0, 0, 0, 8, {"": 17}, [], [], nodes, groups), Origin())
+    assert len(text.encode()) < 1_000_000
+    assert "These are the 1000 that take most of 5000" in text
 
 
 def test_markdown_is_short_and_has_the_stages() -> None:

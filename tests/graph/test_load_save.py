@@ -143,7 +143,7 @@ def test_truncated(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+    with pytest.raises(ModelError, match="a folder without an .onnx file"):
         load(tmp_path)
 
 

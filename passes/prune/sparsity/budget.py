@@ -94,10 +94,11 @@ def reach(
 ) -> tuple[dict[str, list[int]], list[Refusal]]:
     """Find the smallest share of channels that takes so much of the budget away; says so where none does.
 
-    What is measured counts as reached when it is as near as measurements can tell.
+    What is measured counts as reached when it is as near as measurements can tell. Where groups move by several
+    channels at once, one share may take too little and the next far too much; then some groups stay at the first.
     """
     wanted = meter.total - sparsity if isinstance(sparsity, int) else meter.total * (1 - sparsity)
-    low, high = 0.0, 1.0
+    low, high, under = 0.0, 1.0, dict[str, list[int]]()
     best = ranker.choose(high)
     left = meter.left(best)
     if left > wanted:
@@ -113,5 +114,36 @@ def reach(
         if left <= wanted:
             high, best = middle, channels
         else:
-            low = middle
-    return best, []
+            low, under = middle, channels
+    if not isinstance(meter, Meter):
+        return best, []
+    best = _between(under, best, meter, wanted)
+    return best, missed(budget, meter.left(best) / max(meter.total, 1), wanted / max(meter.total, 1))
+
+
+def _between(
+    under: Mapping[str, list[int]], over: Mapping[str, list[int]], meter: Meter, wanted: float
+) -> dict[str, list[int]]:
+    """Take back what more of it goes than at the share below, group by group, as far as the budget allows."""
+    best = dict(over)
+    more = [name for name in over if len(over[name]) > len(under.get(name, ()))]
+    for name in sorted(more, key=lambda name: meter.left({name: over[name]})):  # what saves most is taken back first
+        less = best | {name: under[name]} if under.get(name) else {n: gone for n, gone in best.items() if n != name}
+        if meter.left(less) <= wanted:
+            best = less
+    return best
+
+
+NEAR = 0.02
+"""A budget is met where no more than this share of the whole is missing or too much."""
+
+
+def missed(budget: Budget, left: float, wanted: float) -> list[Refusal]:
+    """Say by how much a budget was missed, in shares of the whole."""
+    gone, asked = 1 - left, 1 - wanted
+    if gone < asked - (NEAR if budget == "latency" else 1e-9):
+        return [Refusal("model", f"at most {gone:.1%} of its {budget} can go, and {asked:.1%} were asked for")]
+    if gone > asked + NEAR:
+        why = "the widths that may stay are too far apart"
+        return [Refusal("model", f"{gone:.1%} of its {budget} go, and {asked:.1%} were asked for: {why}")]
+    return []

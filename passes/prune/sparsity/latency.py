@@ -32,6 +32,8 @@ class Clock:
         What the models are fed with; by default random values that fit.
     timer : callable, optional
         By default ONNX Runtime, both models taking turns.
+    threads : int
+        For that: threads inside one operator; 0 means all cores.
 
     Attributes
     ----------
@@ -43,9 +45,13 @@ class Clock:
     total = 1.0
     steps = 7
 
-    def __init__(self, model: ir.Model, feed: dict[str, Any] | None, timer: Timer | None = None) -> None:
+    def __init__(
+        self, model: ir.Model, feed: dict[str, Any] | None, timer: Timer | None = None, *, threads: int = 0
+    ) -> None:
         self._model = model
-        self._timer = timer or (lambda one, other, seconds: time_models([one, other], feed, seconds=seconds)[1])
+        self._timer = timer or (
+            lambda one, other, seconds: time_models([one, other], feed, seconds=seconds, threads=threads)[1]
+        )
         self._timings: dict[tuple[tuple[str, tuple[int, ...]], ...], Timing] = {}
         self.margin = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,37 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Limits:
-    """What stays of a group: a multiple of `round_to`, and `keep_at_least` channels at least."""
+    """What stays of a group: a multiple of `round_to`, and `keep_at_least` channels at least.
 
-    round_to: int = 1
+    With "auto" it is one of `widths`, where there are any.
+    """
+
+    round_to: int | Literal["auto"] = 1
     keep_at_least: int = 1
+    widths: tuple[int, ...] = ()
 
     def shorten(self, gone: list[int], size: int) -> list[int]:
         """Shorten a list of channels to go, lowest first, until enough of `size` stay."""
         count = min(len(gone), max(size - self.keep_at_least, 0))
-        count -= min(-(size - count) % self.round_to, count)
-        return sorted(gone[:count])
+        return sorted(gone[: size - self.at_least(size - count, size)])
+
+    def at_least(self, kept: int, size: int) -> int:
+        """Return the least of what may stay that is no less than so many."""
+        if self.round_to == "auto":
+            return min((width for width in self.widths if width >= kept), default=kept if not self.widths else size)
+        return min(kept + -kept % self.round_to, size)
+
+    def nearest(self, kept: int, size: int) -> int:
+        """Return what may stay that is nearest to so many, more rather than less."""
+        if self.round_to != "auto" or not self.widths:
+            return self.at_least(kept, size)
+        least = [width for width in self.widths if width >= min(self.keep_at_least, size)]
+        return min(least, key=lambda width: (abs(width - kept), -width), default=size)
+
+    def multiples(self, size: int) -> list[int]:
+        """Return all that may stay of so many."""
+        step = 1 if self.round_to == "auto" else self.round_to
+        return list(range(step, size + 1, step))
 
 
 ANY = Limits()

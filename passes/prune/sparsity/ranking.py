@@ -17,7 +17,7 @@ from onnxcompress.graph import edit
 from .amount import how_many, too_many
 from .lowest import ANY, Limits, lowest, most
 
-Ranking: TypeAlias = Literal["local", "global", "isomorphic"]
+Ranking: TypeAlias = Literal["auto", "local", "global", "isomorphic"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class Ranker:
     groups : Groups
     scores : mapping
         Group name → one score for each channel.
-    ranking : {"local", "global", "isomorphic"}
+    ranking : {"auto", "local", "global", "isomorphic"}
+        With "auto" each group is alone here.
     limits : mapping
         Group name → what must stay of it; of a group without, one channel of each stratum.
     fixed : mapping
         Group name → its own sparsity, whatever is asked of the others.
+    importance : mapping
+        Group name → what its scores mean.
     """
 
     groups: Groups
@@ -41,11 +44,12 @@ class Ranker:
     ranking: Ranking = "local"
     limits: Mapping[str, Limits] = field(default_factory=dict)
     fixed: Mapping[str, int | float] = field(default_factory=dict)
+    importance: Mapping[str, str | float] = field(default_factory=dict)
 
     def choose(self, sparsity: int | float) -> dict[str, list[int]]:
         """Return the channels that go when that much of all that compete shall go; where it cannot, none."""
         alone = self._alone()
-        sparsities = {group.name: self.fixed.get(group.name, sparsity) for group in alone}
+        sparsities = {group.name: self._amount(group, self.fixed.get(group.name, sparsity)) for group in alone}
         able = [group for group in alone if not too_many(sparsities[group.name], most(group), "")]
         chosen = lowest(able, self.scores, sparsities, self.limits)
         for pool in self._pools():
@@ -62,12 +66,21 @@ class Ranker:
     def only(self, name: str, sparsity: int | float) -> list[int]:
         """Return the channels that go when this group alone is pruned."""
         one = [group for group in self.groups.prunable if group.name == name]
-        return lowest(one, self.scores, {name: sparsity}, self.limits).get(name, [])
+        sparsities = {group.name: self._amount(group, sparsity) for group in one}
+        return lowest(one, self.scores, sparsities, self.limits).get(name, [])
+
+    def _amount(self, group: Group, sparsity: int | float) -> int | float:
+        """Return how much of a group goes so that the width that stays is one that may."""
+        limits = self.limits.get(group.name, ANY)
+        asked = min(how_many(sparsity, group.size), most(group))
+        if not limits.widths or group.size - asked in limits.widths or too_many(sparsity, most(group), ""):
+            return sparsity
+        return min(group.size - limits.nearest(group.size - asked, group.size), most(group))
 
     def _alone(self) -> list[Group]:
         """Return the groups whose channels compete with no others."""
         scored = [group for group in self.groups.prunable if group.name in self.scores]
-        return [group for group in scored if self.ranking == "local" or group.name in self.fixed]
+        return [group for group in scored if self.ranking in ("auto", "local") or group.name in self.fixed]
 
     def _pools(self) -> list[list[Group]]:
         """Return the groups whose channels compete."""

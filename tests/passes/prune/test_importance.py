@@ -312,7 +312,9 @@ def test_steps_score_again_what_is_left() -> None:
     assert expected != removed(subject, sparsity=0.5)
 
 
-@pytest.mark.parametrize("options", [{}, {"budget": "macs"}, {"ranking": "global"}, {"importance": "random"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"budget": "macs", "ranking": "local"}, {"ranking": "global"}, {"importance": "random"}]
+)
 def test_steps_end_at_the_same_size(options: dict[str, object]) -> None:
     subject = residual()
     once, often = (removed(subject, sparsity=0.4, steps=n, **options) for n in (1, 3))

@@ -1,0 +1,1 @@
+"""Dead channels that stay because the model is faster with them."""
