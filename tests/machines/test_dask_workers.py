@@ -217,10 +217,11 @@ def test_other_versions_are_refused(near, monkeypatch):
         assert "CPU of old loses products" in workers.notes[0]
 
 
-def test_a_cluster_without_workers(near, monkeypatch):
+def test_a_cluster_without_workers(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    near.scale(0)
-    with Client(near, set_as_default=False) as client, pytest.raises(ClusterError, match="the cluster has no worker"):
+    empty = LocalCluster(n_workers=0, processes=False, dashboard_address=":0")
+    no_worker = pytest.raises(ClusterError, match="the cluster has no worker")
+    with empty, Client(empty, set_as_default=False) as client, no_worker:
         DaskWorkers(client)
 
 
