@@ -122,3 +122,18 @@ def test_what_lies_in_the_folder_of_the_module_is_found(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[('onnxruntime', '1.99.0'), ('onnxruntime-gpu', '1.99.0')]\n"
     assert "onnxruntime and onnxruntime-gpu are installed into one folder" in done.stderr
+
+
+def test_what_runs_no_model_needs_no_onnxruntime():
+    program = "import sys; sys.modules['onnxruntime'] = None; from onnxcompress.cli import app; app(sys.argv[1:])"
+    for command, status in (("targets", 0), ("bench models/digits.onnx", 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == status
+        assert done.stderr.startswith("error: onnxruntime is not installed; get it with: pip" if status else "")
+        assert len(done.stderr.splitlines()) == (1 if status else 0)
