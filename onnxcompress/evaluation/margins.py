@@ -45,10 +45,11 @@ class Margins:
             _in_logarithms(scores.reshape(-1, scores.shape[-1]).astype(np.float64)) for scores in (first, second)
         )
         right = first.argmax(axis=1) if labels is None else labels.reshape(-1).astype(np.int64)
-        before, after = _ahead(first, right), _ahead(second, right)
+        with np.errstate(invalid="ignore"):  # infinity less infinity, which is left out
+            before, after = _ahead(first, right), _ahead(second, right)
         known = np.isfinite(before) & np.isfinite(after)
         self._before.append(before[known])
-        self._moved.append((after - before)[known])
+        self._moved.append(after[known] - before[known])
 
     def expected(self) -> tuple[float, float] | None:
         """Return the share of decisions that is expected to be lost, and the standard error of that; None without any.

@@ -64,3 +64,12 @@ def test_what_has_no_classes_has_no_margins() -> None:
     margins.update(np.ones((4, 3)), np.ones((4, 2)), None)
     margins.update([1], [1], None)
     assert margins.expected() is None
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    first, second, labels = scores(0, 30)
+    margins, fewer = Margins(), Margins()
+    fewer.update(first[2:], second[2:], labels[2:])
+    second[0], second[1] = np.inf, np.nan
+    margins.update(first, second, labels)
+    assert margins.expected() == fewer.expected()

@@ -520,3 +520,15 @@ def test_the_page_names_every_metric_and_its_functions_work(parse, tmp_path):
     found = compare_models(model, model, samples, f"{tmp_path}/own.py:spearman")
     assert found.value_a == pytest.approx(scipy.stats.spearmanr(cosines, labels[:10]).statistic)
     assert compare_models(model, model, samples, f"{tmp_path}/own.py:within_a_tenth").value_b == 1
+
+
+def test_numbers_that_come_and_go_have_one_mean_for_all() -> None:
+    """The share of variance that is explained, of outputs whose size varies from batch to batch, against numpy."""
+    from onnxcompress.evaluation.metrics.near import _explained, _with_one_mean
+
+    random = np.random.default_rng(0)
+    true, other = random.normal(size=(5, 3)), random.normal(size=(5, 3))
+    zero, off, squares = np.zeros((5, 1)), np.square(other - true).sum(1)[:, None], np.square(true).sum(1)[:, None]
+    rows = _with_one_mean(np.concatenate([zero, off, squares, np.ones((5, 1)), true], axis=1))
+    wanted = 1 - np.square(other - true).sum() / np.square(true - true.mean()).sum()
+    assert float(_explained(rows.sum(axis=0))[1]) == pytest.approx(wanted)

@@ -63,6 +63,7 @@ class Explained:
     def __init__(self, subject: Subject, loss: Loss) -> None:
         self._subject = subject
         self._sums = Sums(_explained, loss)
+        self._width: int | None = None
 
     def update(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:
         """Take in one batch."""
@@ -76,7 +77,11 @@ class Explained:
         shaped = (each.reshape(output.shape) for each in (original, output, truth))
         one, other, true = (rows_of(each, batch.count).astype(np.float64) for each in shaped)
         differences = [np.square(_finite_or_far(each - true)).sum(axis=1, keepdims=True) for each in (one, other)]
-        means = true if true.shape[1] <= FEATURES else true.sum(axis=1, keepdims=True)
+        if self._width not in (None, true.shape[1]):  # numbers that come and go have one mean for all of them
+            self._sums.replace(_with_one_mean)
+            self._width = 0
+        self._width = true.shape[1] if self._width is None else self._width
+        means = true if 0 < self._width <= FEATURES else true.sum(axis=1, keepdims=True)
         squares = np.square(true).sum(axis=1, keepdims=True)
         size = np.full((len(true), 1), true.shape[1] / means.shape[1])
         self._sums.add(np.concatenate([*differences, squares, size, means], axis=1))
@@ -93,6 +98,12 @@ class Explained:
 def _finite_or_far(differences: Array) -> Array:
     """Return differences in which NaN, a comparison with which is false, is infinitely far."""
     return np.where(np.isfinite(differences), differences, np.inf)
+
+
+def _with_one_mean(rows: Array) -> Array:
+    """Return the sums of `Explained` as they are with one mean for all numbers in place of one for each."""
+    sums, size, means = rows[:, :3], rows[:, 3:4], rows[:, 4:]
+    return np.concatenate([sums, size * means.shape[1], means.sum(axis=1, keepdims=True)], axis=1)
 
 
 def _explained(sums: Array) -> tuple[Array, Array]:

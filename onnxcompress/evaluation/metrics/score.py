@@ -129,6 +129,10 @@ class Sums:
             self._rows = [np.add.reduceat(joined, np.arange(0, len(joined), 2), axis=0)]
             self._held = len(self._rows[0])
 
+    def replace(self, change: Callable[[Array], Array]) -> None:
+        """Write what was taken in so far in another form."""
+        self._rows = [change(rows) for rows in self._rows]
+
     def value(self) -> float:
         """Return the metric of the other model."""
         return float(self._values(np.concatenate(self._rows).sum(axis=0))[1])
