@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .graph import edit, operators, shapes
 from .graph.functions import flatten
-from .graph.output_kinds import IMAGE_RANK, OutputReader, Tensor, fits
+from .graph.output_kinds import CACHE, IMAGE_RANK, OutputReader, Tensor, fits
 
 if TYPE_CHECKING:
     from .samples.samples import Batch, Samples
@@ -102,7 +102,6 @@ among equals, the first output is named."""
 QUANTIZED = re.compile(r"(De)?QuantizeLinear$|Integer|QLinear|MatMulNBits$|BlockQuantized$|^QAttention|^QGemm")
 SUPPRESSION = re.compile(r"NonMaxSuppression|NMS")
 IDS = {ir.DataType.INT64, ir.DataType.INT32}
-CACHE = re.compile(r"past|cache", re.IGNORECASE)
 WAVE = re.compile(r"audio|wave|speech|signal|sound|enh", re.IGNORECASE)
 
 CHARACTERS = 20
@@ -169,9 +168,11 @@ def _look(model: ir.Model, batch: Batch | None) -> tuple[list[_Output], tuple[in
     for value in model.graph.outputs:
         kind, why = reader.kind(value, labels)
         tensor = reader.tensor(value, kind)
-        if not why.endswith("in its name") and (inner := _in_branch(value)) is not None:
+        named_so = why.endswith("in its name")
+        if not named_so and (inner := _in_branch(value)) is not None:
             kind, why = reader.kind(inner, labels)
-        elif kind not in ("state", "decisions") and labels is not None and fits(labels, tensor):
+        fixed = kind in ("state", "decisions") or (named_so and kind == "embedding")
+        if labels is not None and not fixed and fits(labels, tensor):
             kind, why = "classes", "the labels fit it"
         found.append(_Output(str(value.name), kind, why, tensor, named[str(value.name)]))
     return found, next((size for shape in given.values() if (size := _image(shape))), ())
@@ -219,9 +220,8 @@ def _refine(model: ir.Model, outputs: list[_Output], image: tuple[int, ...]) -> 
         elif output.kind in ("classes", "binary") and len(output.shape) >= IMAGE_RANK and len(positions) > 1:
             output.kind = "pixels"
         elif output.kind == "classes" and not rows and len(output.shape) == IMAGE_RANK - 1 and positions:
-            output.kind = (
-                "text" if tensor.features >= CHARACTERS and tensor.axis == len(output.shape) - 1 else "classes"
-            )
+            if tensor.features >= CHARACTERS and tensor.axis == len(output.shape) - 1:
+                output.kind, output.why = "text", f"{tensor.features:,} scores at each of {positions[0]} steps"
         elif output.kind in ("values", "embedding") and _is_wave(output):
             output.kind = "wave"
 

@@ -204,6 +204,7 @@ def open_folder() -> Iterator[Path]:
 AS_NOBODY = """
 import contextlib, io, os
 from onnxcompress import cli, pipeline, recipe
+from onnxcompress.machines import dask_workers
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     cli.app(["passes"])  # imports what may lie in folders that only root can read
 if os.geteuid() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 import warnings
@@ -102,3 +103,37 @@ def test_two_in_one_folder_are_told_of(fresh, monkeypatch):
         warnings.simplefilter("error")
         installed.import_onnxruntime()
     assert installed.runtime_version() == ("onnxruntime-gpu", "1.99.0")
+
+
+def test_what_lies_in_the_folder_of_the_module_is_found(tmp_path):
+    """Two packages in one folder, and a third in another that nobody imports from."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, names in ((first, ["onnxruntime", "onnxruntime-gpu"]), (second, ["onnxruntime-openvino"])):
+        (folder / "onnxruntime").mkdir(parents=True)
+        (folder / "onnxruntime" / "__init__.py").write_text('__version__ = "1.99.0"\n')
+        for name in names:
+            info = folder / f"{name.replace('-', '_')}-1.99.0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.99.0\n")
+    program = (
+        f"import sys; sys.path[:0] = [{str(first)!r}, {str(second)!r}]; "
+        "from onnxcompress.runtime import installed; print(installed.installed()); installed.import_onnxruntime()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[('onnxruntime', '1.99.0'), ('onnxruntime-gpu', '1.99.0')]\n"
+    assert "onnxruntime and onnxruntime-gpu are installed into one folder" in done.stderr
+
+
+def test_what_runs_no_model_needs_no_onnxruntime():
+    program = "import sys; sys.modules['onnxruntime'] = None; from onnxcompress.cli import app; app(sys.argv[1:])"
+    for command, status in (("targets", 0), ("bench models/digits.onnx", 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+        )
+        assert done.returncode == status
+        assert done.stderr.startswith("error: onnxruntime is not installed; get it with: pip" if status else "")
+        assert len(done.stderr.splitlines()) == (1 if status else 0)

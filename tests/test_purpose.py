@@ -64,7 +64,7 @@ CASES = [
     (IMAGE, "g = GlobalAveragePool(x)\n y = Flatten(g)", "float[n,6] y", "encoder", "embedding", True),
     (IDS, "e = Gather(table, ids)\n y = MatMul(e, back)", "float[n,t,50] y", "decoder", "tokens", True),
     (IDS, "e = Gather(table, ids)\n y = MatMul(e, w)", "float[n,t,5] y", "classifier", "classes", True),
-    (STEPS, "l = MatMul(x, chars)\n y = Softmax(l)", "float[n,9,40] y", "recogniser", "text", False),
+    (STEPS, "l = MatMul(x, chars)\n y = Softmax(l)", "float[n,9,40] y", "recogniser", "text", True),
     (STEPS, "y = MatMul(x, w)", "float[n,9,5] y", "classifier", "classes", True),
     # 64 + 16 + 4 places of strides 8, 16 and 32
     (PICTURE, "c = Conv(x, rows)\n r = Reshape(c, to)\n y = Slice(r, zero, many, two)", "float[1,7,84] y", "detector",
@@ -109,6 +109,12 @@ def test_labels_that_fit_are_no_guess() -> None:
     found = find_purpose(subject, load_samples(data, subject))
     assert (found.kind, found.guess) == ("classifier", False)
     data["labels"] = np.arange(8) + 90
+    assert find_purpose(subject, load_samples(data, subject)).kind == "encoder"
+
+
+def test_an_embedding_by_name_is_one_whatever_labels_there_are() -> None:
+    subject = model("image_embeds = MatMul(x, w)", "float[n,5] image_embeds")
+    data = {"x": RANDOM.standard_normal((8, 6)).astype(np.float32), "labels": np.arange(8) % 5}
     assert find_purpose(subject, load_samples(data, subject)).kind == "encoder"
 
 

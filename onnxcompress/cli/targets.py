@@ -15,7 +15,12 @@ def targets(as_json: AsJson = False) -> int:
         console.show_text(console.to_json(found))
         return 0
     from ..display import tables
+    from ..errors import NoRuntimeError
     from ..targets.here import local_target
 
-    console.show(tables.targets(found, local_target()))
+    try:
+        here = local_target()
+    except NoRuntimeError:
+        here = ""  # nothing runs here yet
+    console.show(tables.targets(found, here))
     return 0

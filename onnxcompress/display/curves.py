@@ -36,7 +36,7 @@ def table(found: Sensitivity) -> list[RenderableType]:
     title = f"{found.metric} {units.number(found.value)} on {found.basis()}; lost when a share of one group goes"
     if found.random:
         title += "; random data: the metric says nothing about the model's job"
-    parts: list[RenderableType] = [titled(title, rows)]
+    parts: list[RenderableType] = [titled("\n".join([title, *found.notes]), rows)]
     if found.refused:
         parts.append(Text("Left alone: " + "; ".join(gathered(found.refused)[:8])))
     return parts
@@ -54,7 +54,7 @@ def _layers(found: Sensitivity) -> list[RenderableType]:
     for rank, (name, (point, *_)) in enumerate(worst, 1):
         rows.add_row(str(rank), Text(name), units.number(point.drop), units.number(point.sqnr, ".1f"))
     title = f"{found.metric} {units.number(found.value)} on {found.basis()}; what each layer alone costs"
-    parts: list[RenderableType] = [titled(title, rows)]
+    parts: list[RenderableType] = [titled("\n".join([title, *found.notes]), rows)]
     if found.refused:
         parts.append(Text("Left alone: " + "; ".join(gathered(found.refused)[:8])))
     return parts

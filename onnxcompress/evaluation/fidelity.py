@@ -121,30 +121,31 @@ class Fidelity:
         a, b = a.reshape(rows, -1), b.reshape(rows, -1)
         step = max(AT_ONCE // max(a.shape[1], 1), 1)
         for start in range(0, rows, step):
-            self._compare(*(each[start : start + step].astype(np.float64) for each in (a, b)))
+            self._compare(a[start : start + step], b[start : start + step])
 
-    def _compare(self, x: Array, y: Array) -> None:
+    def _compare(self, a: Array, b: Array) -> None:
         """Take in samples, one in a row."""
-        rows = len(x)
-        finite_x, finite_y = np.isfinite(x), np.isfinite(y)
-        broken = np.zeros(rows, bool)
-        if not (finite_x.all() and finite_y.all()):
-            self._nonfinite[0] += int((~finite_x).sum())
-            self._nonfinite[1] += int((~finite_y).sum())
-            equal = (x == y) | (np.isnan(x) & np.isnan(y)) | (finite_x & finite_y)
-            broken = ~equal.all(axis=1)
-            if broken.any():
-                self._max = self._noise = math.inf
-            both = finite_x & finite_y
-            x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
-        noise = x - y
-        aa, bb, ab, nn = (np.einsum("ij,ij->i", one, other) for one, other in ((x, x), (y, y), (x, y), (noise, noise)))
+        sums, broken = np.zeros((4, len(a))), np.zeros(len(a), bool)
+        for start in range(0, a.shape[1], AT_ONCE):
+            x, y = (each[:, start : start + AT_ONCE].astype(np.float64) for each in (a, b))
+            finite_x, finite_y = np.isfinite(x), np.isfinite(y)
+            if not (finite_x.all() and finite_y.all()):
+                self._nonfinite[0] += int((~finite_x).sum())
+                self._nonfinite[1] += int((~finite_y).sum())
+                both = finite_x & finite_y
+                broken |= ~((x == y) | (np.isnan(x) & np.isnan(y)) | both).all(axis=1)
+                x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
+            noise = x - y
+            sums += [np.einsum("ij,ij->i", *pair) for pair in ((x, x), (y, y), (x, y), (noise, noise))]
+            self._max = max(self._max, float(np.abs(noise).max(initial=0.0)))
+        if broken.any():
+            self._max = self._noise = math.inf
+        aa, bb, ab, nn = sums
         self._aa += float(aa.sum())
         self._bb += float(bb.sum())
         self._ab += float(ab.sum())
         self._noise += float(nn.sum())
-        self._max = max(self._max, float(np.abs(noise).max(initial=0.0)))
-        if x.shape[1] > 1:
+        if a.shape[1] > 1:
             self._cosines.append(np.where(broken, 0.0, _cosines(aa, bb, ab, nn)))
 
     def _decide(self, a: Array, b: Array, shown: Array | None) -> None:

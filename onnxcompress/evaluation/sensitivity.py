@@ -81,6 +81,8 @@ class Sensitivity:
         Group, weight or layer → its points, by growing share; none where so small a share is nothing.
     refused : tuple of Refusal
         What cannot be pruned, with the reason.
+    notes : tuple of str
+        What is to be known of the samples: left out, guessed, cast.
     """
 
     metric: str
@@ -94,6 +96,7 @@ class Sensitivity:
     shares: tuple[float, ...]
     curves: dict[str, tuple[Point, ...]]
     refused: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()
 
     def basis(self) -> str:
         """Say on which samples was measured, and whether the pass was fitted to them."""
@@ -291,4 +294,5 @@ def sensitivity(
         shares=shares,
         curves=curves,
         refused=refused,
+        notes=tuple(samples.judge.notes),
     )

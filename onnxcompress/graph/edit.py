@@ -6,6 +6,7 @@ initializers or changes the lists of inputs and outputs of a graph.
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -261,9 +262,18 @@ def rename(graph: ir.Graph, wanted: Mapping[ir.Value, str]) -> None:
     names = Names(graph)
     for value in list(values(graph)):
         if value in wanted or value.name in taken:
+            if value.const_value is not None:  # clones share it, and a value names its tensor, too
+                value.const_value = _own_name(value.const_value)
             value.name = names.value(f"{value.name}_other")
     for value, name in wanted.items():
         value.name = name
+
+
+def _own_name(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return the same numbers under a name of their own."""
+    if isinstance(tensor, (ir.ExternalTensor, ir.StringTensor, ir.Tensor)):
+        return copy.copy(tensor)
+    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
 
 
 def replace_model(model: ir.Model, other: ir.Model) -> None:

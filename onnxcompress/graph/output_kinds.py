@@ -49,6 +49,9 @@ VECTORS = NORMS | POOLS | {"Add", "Div", "Gelu", "LpNormalization", "Relu", "Tan
 MASK = re.compile(r"(attention|input|padding|pad)_?mask|^mask$", re.IGNORECASE)
 """Names of inputs that are 0 where a position is padding."""
 
+CACHE = re.compile(r"past|cache", re.IGNORECASE)
+"""Names of inputs that hold what came before."""
+
 WIDTH = 16
 """Widths of features are multiples of it; numbers of classes (10, 100, 1000) seldom are."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from asyncio import TimeoutError as Late
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -234,13 +236,32 @@ def _connect(address: str) -> Any:
 
     logger = logging.getLogger("distributed.client")
     logger.setLevel(logging.CRITICAL)  # what it would say of a cluster that is gone is said in a note
+    _knock(address)
+    return distributed.Client(address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+
+
+def _knock(address: str) -> None:
+    """Raise an error unless a scheduler answers; a client that finds none goes on waiting while it is thrown away."""
+    from distributed import Security
+    from distributed.comm import core
+
+    security: Any = Security()  # type: ignore[no-untyped-call]
+
+    async def greet() -> None:
+        connect: Any = core.connect
+        comm = await connect(address, timeout=PATIENCE, **security.get_connection_args("client"))
+        await comm.close()
+
     try:
-        return distributed.Client(address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+        with ThreadPoolExecutor(1) as pool:  # in a thread: a notebook has a loop running in this one
+            pool.submit(asyncio.run, greet()).result()
     except (OSError, Late) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ClusterError(f"scheduler '{address}': nobody answers there: {reason}") from None
     except (ValueError, TypeError) as error:
         raise OptionError(f"scheduler '{address}': expected an address such as tcp://host:8786: {error}") from None
+    except (MemoryError, RuntimeError, EOFError) as error:
+        raise ClusterError(f"scheduler '{address}': what answers there is no scheduler of Dask") from error
 
 
 def _lost() -> tuple[type[BaseException], ...]:

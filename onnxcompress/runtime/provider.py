@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -49,6 +50,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 NoneType = type(None)
 
+
+NEEDS_CUDA = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 
 PLUGINS = {"QNNExecutionProvider": "onnxruntime_qnn"}
 """Provider → the package that brings it as a library of its own, beside whichever onnxruntime is installed."""
@@ -193,6 +196,14 @@ def _load_plugins() -> None:
             runtime.register_execution_provider_library(name, import_module(package).get_library_path())
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base, and the package may raise any
             warnings.warn(f"{package} cannot be loaded: {' '.join(str(error).split())[:300]}", stacklevel=2)
+
+
+@cache
+def load_cuda() -> None:
+    """Let onnxruntime find the libraries of CUDA and cuDNN that pip has installed, where the system does not look."""
+    if (preload := getattr(import_onnxruntime(), "preload_dlls", None)) is not None:
+        with redirect_stdout(StringIO()):  # it prints what is missing, which a session that does not start says, too
+            preload()
 
 
 def _how_to_get(name: str) -> str:

@@ -21,7 +21,7 @@ from ..graph import edit
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
 from .installed import import_onnxruntime
-from .provider import PLUGINS, PROVIDERS, Provider, running
+from .provider import NEEDS_CUDA, PLUGINS, PROVIDERS, Provider, load_cuda, running
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
 
 if TYPE_CHECKING:
@@ -272,6 +272,8 @@ def _places(provider: Provider, options: Any) -> list[Any] | None:
         return [cpu]
     if "ONNXCOMPRESS_DEBUG" not in os.environ:
         import_onnxruntime().set_default_logger_severity(_FATAL_ONLY)  # `_check_started` says it in one line
+    if provider.full_name in NEEDS_CUDA:
+        load_cuda()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider.full_name in PLUGINS:
         devices = [d for d in import_onnxruntime().get_ep_devices() if d.ep_name == provider.full_name]

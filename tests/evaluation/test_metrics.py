@@ -16,6 +16,7 @@ from onnxcompress.errors import MetricError
 from onnxcompress.evaluation.compare import compare_models
 from onnxcompress.evaluation.metrics import METRICS, Subject, find_metric
 from onnxcompress.evaluation.metrics.detections import Detections, overlaps
+from onnxcompress.evaluation.metrics.score import shown
 from onnxcompress.evaluation.metrics.texts import collapse, edits
 from onnxcompress.evaluation.metrics.usual import USUAL
 from onnxcompress.samples.samples import Batch, load_samples
@@ -85,6 +86,16 @@ def test_cosine_is_a_mean_over_samples_without_padding():
     cosines = np.array([x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in pairs])
     assert score.value() == pytest.approx(cosines.mean())
     np.testing.assert_allclose(score.losses(), 1 - cosines)
+
+
+def test_a_mask_speaks_of_positions_alone():
+    mask = np.array([[0, 1, 1, 1], [1, 1, 1, 1]])
+    batch = Batch({"attention_mask": mask}, None, 2)
+    assert shown(batch, (2, 4)) is None and shown(batch, (2, 4, 4, 3)) is None  # features, and heads
+    assert shown(batch, (2, 3, 5)) is None
+    np.testing.assert_array_equal(shown(batch, (2, 4, 5)), mask == 1)
+    cached = Batch({"attention_mask": mask, "past_key": np.zeros((2, 1))}, None, 2)
+    np.testing.assert_array_equal(shown(cached, (2, 3, 5)), mask[:, 1:] == 1)
 
 
 # --- classes
@@ -444,9 +455,9 @@ DEFAULTS = [
     (SEEN, None, "boxes", "Metric: boxes, guessed since 'boxes' looks like boxes"),
     (SEEN, np.zeros((6, 1, 5)), "boxes", "Metric: boxes, guessed"),
     (SEEN, np.zeros(6), "boxes", "Metric: boxes, guessed"),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", None, "text", ""),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.zeros((6, 3), int), "text", ""),
-    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.array(["a"] * 6), "text", "text compares"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", None, "text", "Metric: text, guessed since 'y'"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.zeros((6, 3), int), "text", "Metric: text"),
+    ("g (float[N,9,30] x) => (float[N,9,30] y) { y = Softmax(x) }", np.array(["a"] * 6), "text", "Metric: text"),
     ("g (float[N,3,5,5] x) => (float[N,3,5,5] y) { y = Softmax<axis = 1>(x) }", None, "iou", ""),
 ]  # fmt: skip
 

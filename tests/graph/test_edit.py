@@ -100,3 +100,16 @@ def test_unread_weights_that_are_no_inputs_any_more_go(ir_version: int) -> None:
     assert len(folded.graph.initializer) == 2
     feeds = {"x": np.ones((1, 3, 5, 5), np.float32)}
     assert_same(plain_run(proto, feeds), plain_run(folded, feeds))
+
+
+def test_a_renamed_copy_leaves_the_names_of_the_original_alone() -> None:
+    """Clones share tensors, and a value's name is that of its tensor, too."""
+    subject = model("g (float[N,4] x) => (float[N,4] y) { y = Gemm(x, w, b) }", {"w": (4, 4), "b": (4,)})
+    copy = subject.clone()
+    edit.rename(copy.graph, {value: f"v{n}" for n, value in enumerate(copy.graph.initializers.values())})
+    for each, names in ((subject, ["w", "b"]), (copy, ["v0", "v1"])):
+        assert [tensor.name for tensor in ir.to_proto(each).graph.initializer] == names
+        assert list(each.graph.initializers) == names
+    np.testing.assert_array_equal(
+        *(next(iter(each.graph.initializers.values())).const_value.numpy() for each in (subject, copy))  # type: ignore[union-attr]
+    )

@@ -1,6 +1,8 @@
 """Processes of a Dask cluster give what this process gives, to the last bit, whatever becomes of them."""
 
 import os
+import socket
+import threading
 import time
 
 import numpy as np
@@ -176,8 +178,25 @@ def test_nobody_answers(monkeypatch):
     with pytest.raises(ClusterError, match=r"^scheduler 'tcp://127.0.0.1:9': nobody answers there: "):
         DaskWorkers("tcp://127.0.0.1:9")
     assert time.monotonic() - start < 10
-    with pytest.raises(OptionError, match="expected an address such as tcp://host:8786"):
-        DaskWorkers("nonsense://x")
+    for address in ("nonsense://x", "localhost", "foo:bar"):
+        with pytest.raises(OptionError, match="expected an address such as tcp://host:8786"):
+            DaskWorkers(address)
+
+
+def test_somebody_else_answers(monkeypatch):
+    """A server that says no word of Dask's: its lengths are read as sizes of what follows."""
+
+    def answer(server):
+        with server.accept()[0] as taken:
+            taken.sendall(b"HTTP/1.1 400 Bad Request" * 9)
+
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        with pytest.raises(ClusterError, match="^scheduler '.*': (what answers there is no|nobody answers)"):
+            DaskWorkers(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
 
 
 def test_other_versions_are_refused(near, monkeypatch):
@@ -198,10 +217,11 @@ def test_other_versions_are_refused(near, monkeypatch):
         assert "CPU of old loses products" in workers.notes[0]
 
 
-def test_a_cluster_without_workers(near, monkeypatch):
+def test_a_cluster_without_workers(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    near.scale(0)
-    with Client(near, set_as_default=False) as client, pytest.raises(ClusterError, match="the cluster has no worker"):
+    empty = LocalCluster(n_workers=0, processes=False, dashboard_address=":0")
+    no_worker = pytest.raises(ClusterError, match="the cluster has no worker")
+    with empty, Client(empty, set_as_default=False) as client, no_worker:
         DaskWorkers(client)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 from command_line import call, make_data, make_model
@@ -171,3 +173,70 @@ def test_a_model_for_another_engine_is_not_called_slow_here(tmp_path):
     _, report = onnxcompress.apply(model, [Quantize(target="openvino")], data=data)
     assert report.not_faster is None
     assert "Made for openvino: its time on cpu here is not the time there" in report.notes
+
+
+class Plugin:
+    """Stands for onnxruntime beside a package that brings a provider of its own."""
+
+    def __init__(self, *, broken=False):
+        self.known, self.broken, self.loaded = ["CPUExecutionProvider"], broken, []
+
+    def get_available_providers(self):
+        return self.known
+
+    def register_execution_provider_library(self, name, path):
+        if self.broken:
+            raise RuntimeError("no such\nlibrary")
+        self.known.append(name)
+        self.loaded.append(path)
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    def install(runtime):
+        package = types.SimpleNamespace(get_library_path=lambda: "libqnn.so")
+        monkeypatch.setattr(provider, "import_onnxruntime", lambda: runtime)
+        monkeypatch.setattr(provider, "find_spec", lambda name: name == "onnxruntime_qnn" or None)
+        monkeypatch.setattr(provider, "import_module", {"onnxruntime_qnn": package}.__getitem__)
+        provider._load_plugins.cache_clear()
+        return runtime
+
+    yield install
+    provider._load_plugins.cache_clear()
+
+
+def test_a_provider_that_is_a_package_of_its_own_is_registered_once(plugin):
+    runtime = plugin(Plugin())
+    assert provider.available() == ["cpu", "qnn"]
+    assert provider.available() == ["cpu", "qnn"]
+    assert runtime.loaded == ["libqnn.so"]
+
+
+def test_a_plugin_that_does_not_load_is_one_warning(plugin):
+    plugin(Plugin(broken=True))
+    with pytest.warns(UserWarning, match="^onnxruntime_qnn cannot be loaded: no such library$"):
+        assert provider.available() == ["cpu"]
+
+
+def test_a_plugin_is_given_its_device(monkeypatch):
+    device = types.SimpleNamespace(ep_name="QNNExecutionProvider")
+    given = []
+    options = types.SimpleNamespace(
+        add_session_config_entry=lambda *entry: None, add_provider_for_devices=lambda *all_: given.append(all_)
+    )
+    real = installed.import_onnxruntime()
+    monkeypatch.setattr(real, "get_ep_devices", lambda: [types.SimpleNamespace(ep_name="CPUExecutionProvider"), device])
+    assert session._places(Provider("qnn", (("backend_type", "htp"),)), options) is None
+    assert given == [([device], {"backend_type": "htp"})]
+
+
+def test_libraries_of_cuda_are_looked_for_quietly(monkeypatch, capsys):
+    called = []
+    runtime = types.SimpleNamespace(preload_dlls=lambda: (called.append(1), print("no cudnn")))
+    monkeypatch.setattr(provider, "import_onnxruntime", lambda: runtime)
+    provider.load_cuda.cache_clear()
+    provider.load_cuda()
+    provider.load_cuda()
+    provider.load_cuda.cache_clear()
+    assert called == [1]
+    assert capsys.readouterr().out == ""

@@ -115,6 +115,15 @@ def test_a_model_that_takes_text_as_it_is(parse, place):
     assert load_samples(place / "lines.txt", parse(STRINGS)).arrays()["text"].tolist() == [["a b"], ["c"]]
 
 
+def test_a_table_of_tokens(parse, tmp_path):
+    rows = [{"input_ids": [1, 2], "label": 0}, {"input_ids": [3], "label": 1}, {"input_ids": [4, 5], "label": 2}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = parse("g (int64[N,T] input_ids, int64[N,T] token_type_ids) => (int64[N,T] y) { y = Identity(input_ids) }")
+    samples = load_samples(tmp_path / "t.jsonl", model)
+    assert ids(samples) == [[1, 2], [4, 5], [3]]
+    assert samples.labels.tolist() == [0, 2, 1]
+
+
 def test_what_cannot_be_read(parse, place, tmp_path_factory, monkeypatch):
     (place / "lines.txt").write_text("a\n")
     (place / "bad.txt").write_bytes(b"\xff\xfe\x00a")

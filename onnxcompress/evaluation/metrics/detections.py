@@ -21,6 +21,9 @@ OVERLAP = 0.5
 MOST = 1000
 """Boxes that are looked at in one sample, those of the highest scores."""
 
+KEPT = 300
+"""Boxes that are kept of those at most, after suppression."""
+
 CORNERS = 4
 END_TO_END = 6
 """Numbers in a row that holds corners, a score and a class."""
@@ -104,6 +107,7 @@ class Detections:
         if self._centres:
             boxes = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
         keep = np.arange(len(boxes)) if self._suppressed else suppress(boxes, classes)
+        keep = keep[:KEPT]
         return Found(boxes[keep], scores[keep], classes[keep])
 
     def _scores(self, scores: Array) -> Array:
@@ -116,7 +120,7 @@ class Detections:
         if self._background is not None:
             scores = scores.copy()
             scores[..., self._background] = 0
-        return np.nan_to_num(scores, nan=0.0)
+        return np.fmax(scores, 0)  # NaN is no score
 
 
 def read_rows(kinds: Mapping[str, str], outputs: Mapping[str, Any]) -> Rows:
@@ -185,12 +189,14 @@ NEARLY_ALL = 0.9
 
 def overlaps(one: Array, other: Array) -> Array:
     """Return the intersection over union of each box with each other (ones, others)."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (one, other)]
+    shared = np.ones((len(one), len(other)))
+    for axis in range(2):
+        low = np.maximum(one[:, None, axis], other[None, :, axis])
+        high = np.minimum(one[:, None, axis + 2], other[None, :, axis + 2])
+        shared *= np.maximum(high - low, 0)
+    areas = [np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1) for boxes in (one, other)]
     union = areas[0][:, None] + areas[1][None, :] - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+    return np.asarray(np.divide(shared, union, out=shared, where=union > 0))
 
 
 def suppress(boxes: Array, classes: Array) -> Array:

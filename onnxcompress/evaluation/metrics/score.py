@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import MetricError
-from ...graph.output_kinds import MASK
+from ...graph.output_kinds import CACHE, MASK
 from ...runtime.session import Array
 from ...samples.samples import Batch
 from ..decisions import decisions
@@ -18,6 +18,8 @@ Outputs = Mapping[str, Any]
 Loss = Callable[[Any, Any], Any]
 
 OWN = 'use a metric of your own (metric = "file.py:function")'
+
+SEQUENCE_RANK = 3
 
 BLOCKS = 4096
 """Samples are taken together two by two beyond so many, so that the memory for them stays as it is."""
@@ -155,10 +157,13 @@ def rows_of(output: Array, count: int) -> Array:
 
 
 def shown(batch: Batch, shape: tuple[int, ...]) -> Array | None:
-    """Return which positions of an output (batch, positions, ...) are no padding, where an input tells."""
-    if len(shape) < 2:
+    """Return which positions of an output (batch, positions, features) are no padding, where an input tells."""
+    if len(shape) != SEQUENCE_RANK:
         return None
+    cached = any(CACHE.search(name) for name in batch.feeds)  # then the mask speaks of what came before, too
     for name, array in batch.feeds.items():
-        if MASK.search(name) and array.ndim == 2 and len(array) == shape[0] and array.shape[1] >= shape[1]:
-            return np.asarray(array[:, array.shape[1] - shape[1] :] != 0)
+        if MASK.search(name) and array.ndim == 2 and len(array) == shape[0]:
+            before = array.shape[1] - shape[1]
+            if before == 0 or (before > 0 and cached):
+                return np.asarray(array[:, before:] != 0)
     return None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ...errors import MetricError
 from ...runtime.session import Array
 from ...samples.samples import Batch
 from ..decisions import class_scores
-from .score import OWN, Loss, Outputs, Subject, Sums, rows_of, shown
+from .score import OWN, SEQUENCE_RANK, Loss, Outputs, Subject, Sums, rows_of, shown
 
-SEQUENCE_RANK = 3
 IGNORED = -100
 """A label that does not count, as PyTorch has it."""
 
 NAMES_OF_IDS = ("input_ids", "decoder_input_ids", "ids", "tokens")
+AT_ONCE = 1 << 20
+"""Scores that are looked at at once."""
+
 IN_ALL = 1e-3
 """Probabilities add up to one within that."""
 
@@ -39,11 +43,13 @@ class Perplexity:
             raise MetricError(f"metric 'perplexity': tokens up to {targets.max()} for {output.shape[-1]:,} of '{name}'")
         positions = targets.shape[1]
         rows = np.zeros((len(output), 3))
-        for number in range(len(output)):  # one by one: logits of a batch may be large
-            for column, logits in enumerate((original[number, :positions], output[number, :positions])):
-                likelihoods = np.take_along_axis(log_probabilities(logits), targets[number][:, None], axis=-1)[:, 0]
-                rows[number, column] = -likelihoods[counted[number]].sum()
-            rows[number, 2] = counted[number].sum()
+        for column, logits in enumerate((original[:, :positions], output[:, :positions])):
+            for number, place in _pieces(logits):
+                told = np.take_along_axis(
+                    log_probabilities(logits[number, place]), targets[number, place, None], axis=-1
+                )
+                rows[number, column] -= told[counted[number, place], 0].sum()
+        rows[:, 2] = counted.sum(axis=1)
         self._sums.add(rows)
 
     def value(self) -> float:
@@ -92,6 +98,14 @@ def find_ids(batch: Batch, shape: tuple[int, ...]) -> Array | None:
     return next((fitting[name] for name in [*named, *rest]), None)
 
 
+def _pieces(scores: Array) -> Iterator[tuple[int, slice]]:
+    """Yield samples and some positions of each: scores [N, T, tokens] are large."""
+    step = max(AT_ONCE // scores.shape[-1], 1)
+    for number in range(len(scores)):
+        for start in range(0, scores.shape[1], step):
+            yield number, slice(start, start + step)
+
+
 def log_probabilities(scores: Array) -> Array:
     """Return the logarithms of probabilities that are given as such, as their logarithms, or as logits."""
     scores = scores.astype(np.float64)
@@ -118,11 +132,11 @@ class Divergence:
         if one is None or other is None:
             raise MetricError(f"metric 'kl': output '{name}' of shape {list(output.shape)} holds no classes; {OWN}")
         counted = shown(batch, output.shape)
-        found = []
-        for original_row, row in zip(one, other, strict=True):
-            true = log_probabilities(original_row)
-            found.append((np.exp(true) * (true - log_probabilities(row))).sum(axis=-1))
-        positions = np.stack(found)
+        one, other = (each.reshape(len(each), -1, each.shape[-1]) for each in (one, other))
+        positions = np.zeros(one.shape[:-1])
+        for number, place in _pieces(one):
+            true = log_probabilities(one[number, place])
+            positions[number, place] = (np.exp(true) * (true - log_probabilities(other[number, place]))).sum(axis=-1)
         weights = counted if counted is not None and counted.shape == positions.shape else np.ones(positions.shape)
         sums = [rows_of(each, batch.count).sum(axis=1) for each in (positions * weights, weights)]
         self._sums.add(np.stack(sums, axis=1))

@@ -13,8 +13,8 @@ from ...runtime.session import Array
 from ...samples.samples import Batch
 from ..decisions import DECIDING, class_scores
 from .detections import CORNERS, Detections
-from .score import Subject
-from .sequences import SEQUENCE_RANK, find_ids
+from .score import SEQUENCE_RANK, Subject
+from .sequences import find_ids
 
 USUAL: dict[str, tuple[str, str]] = {
     "classes": ("top1", "agreement"),

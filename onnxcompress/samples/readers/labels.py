@@ -97,7 +97,7 @@ def _first(names: Sequence[str], table: rows.Table, listed: Path) -> str:
     found = next((name for name in names if name in table.columns), None)
     if found is None:
         raise DataError(
-            f"{listed.name}: no column {' or '.join(names[:SHOWN])}; there are: {', '.join(table.columns)}; "
+            f"{listed.name}: no column {' or '.join(names[:SHOWN])}; there are: {table.listing}; "
             "name them with --columns image=...,labels=..."
         )
     return found

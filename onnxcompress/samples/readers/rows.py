@@ -14,6 +14,9 @@ from ...errors import DataError, did_you_mean
 from ..extras import need
 
 Row = dict[str, Any]
+MOST_SHOWN = 30
+"""Columns, and letters of the name of one, that a message shows."""
+
 AT_ONCE = 256
 """Rows that are read together where they are stored so."""
 
@@ -41,12 +44,18 @@ class Table:
     rows: Callable[[], Iterator[Row]]
     folder: Path
 
+    @property
+    def listing(self) -> str:
+        """The names of the columns on one line, as messages show them."""
+        names = [" ".join(name.split())[:MOST_SHOWN] for name in self.columns[:MOST_SHOWN]]
+        return ", ".join(names) + (", …" if len(self.columns) > MOST_SHOWN else "")
+
     def check(self, *names: str) -> None:
         """Raise `DataError` unless there are columns of these names."""
         for name in names:
             if name not in self.columns:
                 close = did_you_mean(name, list(self.columns))
-                raise DataError(f"{self.name}: no column '{name}'{close}; there are: {', '.join(self.columns)}")
+                raise DataError(f"{self.name}: no column '{name}'{close}; there are: {self.listing}")
 
     def check_row(self, row: Row, names: Sequence[str]) -> None:
         """Raise `DataError` unless a row has a value in each of these columns."""

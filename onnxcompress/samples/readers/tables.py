@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ...errors import DataError
 from ...runtime.session import Array
 from ..explain import takes
 from ..fitting import LABEL_NAMES, LABELS
+from ..roles import LATER, role
 from ..sources import UNNAMED, Piece, Request, Source
 from . import images, sound, text
 from .labels import FILE_COLUMNS, numbered
@@ -139,11 +140,12 @@ def _arrays(
     columns = request.data.columns
     by_input = {item.name: columns.get(item.name, item.name) for item in inputs}
     rest = [name for name in table.columns if name != label]
-    if not set(by_input.values()) <= set(table.columns):
+    by_input = {name: column for name, column in by_input.items() if column in table.columns}
+    if any(item.name not in by_input and role(item.name) not in LATER for item in inputs):
         if len(inputs) != 1 or not all(is_number(row.get(name)) for name in rest):
             raise DataError(
                 f"{table.name}: no columns for the model's inputs; {takes(request.layout)}; "
-                f"there are: {', '.join(table.columns)}; name them with --columns INPUT=COLUMN,..."
+                f"there are: {table.listing}; name them with --columns INPUT=COLUMN,..."
             )
         by_input = {}
 
@@ -152,17 +154,29 @@ def _arrays(
         given = None if labels is None else labels()
         while block := list(islice(waiting, AT_ONCE)):
             where = f"{table.name}: row {start} and on"
-            feeds: dict[str, Any] = {UNNAMED: _numbers(block, rest, where)} if not by_input else {}
-            for item in inputs if by_input else ():
-                array = _column(block, by_input[item.name], where)
-                short = len(item.shape or ()) - array.ndim
-                feeds[item.name] = array.reshape(array.shape + (1,) * max(short, 0))
-            if given is not None:
-                feeds[LABELS] = np.array(list(islice(given, len(block))))
+            marks = None if given is None else list(islice(given, len(block)))
+            for places in _alike(block, list(by_input.values())):
+                some = [block[place] for place in places]
+                feeds: dict[str, Any] = {UNNAMED: _numbers(some, rest, where)} if not by_input else {}
+                for item in (item for item in inputs if item.name in by_input):
+                    array = _column(some, by_input[item.name], where)
+                    short = len(item.shape or ()) - array.ndim
+                    feeds[item.name] = array.reshape(array.shape + (1,) * max(short, 0))
+                if marks is not None:
+                    feeds[LABELS] = np.array([marks[place] for place in places])
+                yield where, feeds
             start += len(block)
-            yield where, feeds
 
     return Source(pieces, table.name, streamed=True)
+
+
+def _alike(block: Sequence[Row], names: Sequence[str]) -> Iterable[list[int]]:
+    """Return the rows whose lists are of the same lengths (tokens of texts), together."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place, row in enumerate(block):
+        lengths = tuple(len(cell) if isinstance(cell := row.get(name), list) else 0 for name in names)
+        found.setdefault(lengths, []).append(place)
+    return found.values()
 
 
 def _numbers(block: Sequence[Row], names: Sequence[str], where: str) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import onnx_ir as ir
@@ -18,6 +19,7 @@ from onnxcompress.graph.opset import PER_CHANNEL, raise_opset
 from ...tidy.fold_affine import FoldAffine
 from ...tidy.fold_batch_norm import FoldBatchNorm
 from ...tidy.fold_constants import FoldConstants
+from ...tidy.folding.never_larger import LARGER
 from .halves import widen_halves
 from .types import infer_types
 
@@ -80,7 +82,7 @@ class Prepared(NamedTuple):
     form : Form
         What was asked for, without the foldings that would have changed what the model computes.
     refused : list of Refusal
-        What was left out, and why.
+        What was left out, or as it is, and why.
     """
 
     model: ir.Model
@@ -89,10 +91,17 @@ class Prepared(NamedTuple):
     refused: list[Refusal]
 
 
-def prepare(model: ir.Model, form: Form) -> list[Change]:
+def prepare(model: ir.Model, form: Form, left: dict[str, list[Refusal]] | None = None) -> list[Change]:
     """Give a model a form, in place: it computes the same, in fewer and plainer operators.
 
     The same model always gives the same result, so that names in a plan mean the same when it is applied.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    form : Form
+    left : dict, optional
+        Gets, for each folding, what stays as it is because the file would be larger.
 
     Raises
     ------
@@ -107,7 +116,8 @@ def prepare(model: ir.Model, form: Form) -> list[Change]:
     if form.folds:
         shapes.infer(model)
     counts = dict.fromkeys(form.folds, 0)
-    while sum([_fold(name, model, counts) for name in form.folds]):
+    left = {} if left is None else left
+    while sum([_fold(name, model, counts, left) for name in form.folds]):
         pass  # one folding can make room for another
     done += [f"{FOLDS[name][1]}: {count}" for name, count in counts.items() if count]
     if form.types:
@@ -115,9 +125,10 @@ def prepare(model: ir.Model, form: Form) -> list[Change]:
     return [*(Change(MODEL, what) for what in done), *(widen_halves(model) if form.float32 else ())]
 
 
-def _fold(name: str, model: ir.Model, counts: dict[str, int]) -> int:
+def _fold(name: str, model: ir.Model, counts: dict[str, int], left: dict[str, list[Refusal]]) -> int:
     step = FOLDS[name][0]
     plan: Any = step.plan(model, Context(model))
+    left[name] = [Refusal(item.subject, f"not folded: {LARGER}") for item in plan.refused if item.reason == LARGER]
     count = len(step.apply(model, plan).done)
     counts[name] += count
     return count
@@ -146,8 +157,10 @@ def prepared(model: ir.Model, context: Context, form: Form) -> Prepared:
 
 def _verified(model: ir.Model, context: Context, form: Form) -> tuple[ir.Model, Form, list[Refusal]]:
     """Prepare a copy with all foldings; where that does not hold, with those that do, one after another."""
+    left: dict[str, list[Refusal]] = {}
     try:
-        return guarded(model, context, partial(prepare, form=form)), form, []
+        work = guarded(model, context, partial(prepare, form=form, left=left))
+        return work, form, list(dict.fromkeys(chain(*left.values())))
     except PassError:
         if not form.folds:
             raise
@@ -157,10 +170,11 @@ def _verified(model: ir.Model, context: Context, form: Form) -> tuple[ir.Model, 
     for name in form.folds:
         tried = dataclasses.replace(kept, folds=(*kept.folds, name))
         try:
-            work, kept = guarded(model, context, partial(prepare, form=tried)), tried
+            work, kept = guarded(model, context, partial(prepare, form=tried, left=left)), tried
         except PassError as error:
             refused.append(Refusal(MODEL, f"{name} left out: {error}"))
-    return work, kept, refused
+    stays = (refusal for name in kept.folds for refusal in left.get(name, ()))
+    return work, kept, [*refused, *dict.fromkeys(stays)]
 
 
 def guarded(model: ir.Model, context: Context, change: Callable[[ir.Model], Any]) -> ir.Model:
