@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..urls import located
-from .app import AsJson, DataOption, JudgeOption, MetricOption, ModelPath, Overwrite, SchedulerOption, Seed, exit_status
+from .app import (
+    AsJson,
+    DataOption,
+    JudgeOption,
+    MetricOption,
+    ModelPath,
+    Overwrite,
+    SchedulerOption,
+    Seed,
+    TableOption,
+    exit_status,
+)
 from .apply import PlansOption, ReportOption
 from .provider import on_provider
 
@@ -59,6 +70,7 @@ def compress(
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", min=0, help="Time on so many threads; 0: on all cores.")
     ] = 1,
+    table: TableOption = None,
     study: Annotated[Path | None, typer.Option("--study", metavar="FILE", help="Keep what is tried in a file.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in that file.")] = False,
     report: ReportOption = None,
@@ -75,6 +87,7 @@ def compress(
     from ..search.compress import compress as run
 
     read = named_by(data, evaluate_on, metric) | {f"--study {study}": None if study is None else str(study)}
+    read |= {} if table is None else {"--table": str(table)}
     check_outputs(model, output=out, report=report, plans=plans, read=read, overwrite=overwrite)
     with workers_at(scheduler) as workers, console.progress_bar() as progress:
         _, found = run(
@@ -93,6 +106,7 @@ def compress(
             keep=keep,
             target=target,
             threads=threads,
+            table=table,
             study=study,
             resume=resume,
             output=out,

@@ -63,6 +63,7 @@ def compress(
     keep: int = 1,
     target: str | None = None,
     threads: int = 1,
+    table: str | Path | None = None,
     study: str | Path | None = None,
     resume: bool = False,
     output: str | Path | None = None,
@@ -106,6 +107,8 @@ def compress(
     threads : int
         Models are timed on so many; 0: on all cores. One tells most about a model: what else the machine does disturbs
         it least.
+    table : str or Path, optional
+        Layer times of another machine, as `onnxcompress.measure` writes them, for the widths that pruning leaves.
     study : str or Path, optional
         A file that keeps what was tried.
     resume : bool
@@ -156,7 +159,15 @@ def compress(
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
-    source = Source(located(data, original), located(evaluate_on, original), metric, seed, asked.seconds, threads)
+    source = Source(
+        located(data, original),
+        located(evaluate_on, original),
+        metric,
+        seed,
+        asked.seconds,
+        threads,
+        None if table is None else str(table),
+    )
     tester = Tester(original, source, progress=progress, workers=workers)
     search, why = _prepared(tester, asked, saved_bytes(model, original), target, workers, progress, say or _silent)
     if not why:

@@ -36,6 +36,8 @@ class Source:
         How long the search may take: it goes by that how many samples a trial may.
     threads : int
         Models are timed on so many; 0: on all cores.
+    table : str or None
+        The file of layer times that pruning goes by.
     fit, search : int
         Up to so many samples are fitted to, and judge trials.
     """
@@ -46,6 +48,7 @@ class Source:
     seed: int = 0
     seconds: float = 300.0
     threads: int = 1
+    table: str | None = None
     fit: int = 512
     search: int = 2048
 

@@ -22,6 +22,7 @@ from ..evaluation.sensitivity import Judge, measure
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
 from ..kinds import working_copy
+from ..layer_times.layer_times import LayerTimes
 from ..machines.workers import Workers
 from ..plans import PlannedStep
 from ..progress import Progress, silent
@@ -135,6 +136,7 @@ class Tester:
             metric=source.metric,
             progress=self._tell,
             workers=workers,
+            layer_times=LayerTimes() if source.table is None else LayerTimes.read(source.table),
         )
         self._stages[()] = Stage(context.model, context)
 
@@ -276,7 +278,7 @@ def lost(found: Comparison) -> tuple[float | None, float | None]:
     if found.drop is None:
         return None, None
     error = found.drop_error
-    return found.drop, None if error is None else max(error, 1 / found.count)
+    return found.drop, error if error is None or found.changed is None else max(error, 1 / found.count)
 
 
 def noise(found: Comparison) -> float | None:
@@ -308,15 +310,15 @@ def trials_of(source: Source, model: ir.Model, shared: Shared) -> Callable[[Job]
 
 
 def _pace(model: ir.Model, samples: Samples) -> float:
-    """Return the seconds that a sample takes, many at a time."""
-    session, few = open_session(model), samples.head(timing.WARM_UP * 16)
-    begun, count = 0.0, 0
-    for number, batch in enumerate(few.labelled(16)):
-        begun = begun if number else time.perf_counter()
+    """Return the seconds that a sample takes, many at a time; not those in which the machine does something else."""
+    session, times, count = open_session(model), [], 0
+    for number, batch in enumerate(samples.head(timing.WARM_UP * 16).labelled(16)):
+        begun, computed = time.perf_counter(), time.process_time()
         session.run(batch.feeds)
-        begun = begun if number else time.perf_counter()  # the first run only warms up
-        count += batch.count if number else 0
-    return (time.perf_counter() - begun) / count if count else 0.0
+        if number:  # the first run only warms up
+            times.append(min(time.perf_counter() - begun, time.process_time() - computed))
+            count += batch.count
+    return sum(times) / count if count else 0.0
 
 
 def _divided(model: ir.Model, source: Source) -> Parts:
