@@ -14,9 +14,8 @@ from command_line import call
 import onnxcompress
 from onnxcompress.errors import OptionError
 from onnxcompress.recipe import parse_pass
-from onnxcompress.search import space
+from onnxcompress.search import space, trial
 from onnxcompress.search.job import Job, Part, Source
-from onnxcompress.search.trial import Tester
 
 NET = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -186,7 +185,7 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, given, options, said):
 
 
 def test_the_layers_that_hurt_most_are_spared(given):
-    tester = Tester(onnxcompress.load(given / "m.onnx"), Source(str(given / "d.npz")))
+    tester = trial.Tester(onnxcompress.load(given / "m.onnx"), Source(str(given / "d.npz")))
     text = "quantize-weights dtype=uint4 minimum_size=1"
     jobs = [Job(number, (Part(text, spare),), stop_above=1.0, timed=False) for number, spare in enumerate((0.0, 0.34))]
     whole, spared = map(tester.run, jobs)
