@@ -106,7 +106,7 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "option out of range": (["-p", "prune-channels sparsity=1.5"], "sparsity"),
     "option of another type": (["-p", "prune-channels sparsity=half"], "sparsity"),
     "option without a value": (["-p", "prune-channels sparsity"], "expected key=value"),
-    "choice that is none": (["-p", "prune-channels importance=l3"], "or one of l1, l2, random"),
+    "choice that is none": (["-p", "prune-channels importance=l3"], "l1, l2, random"),
     "missing recipe": (["-r", "none.toml"], "no such recipe"),
     "samples that are needed": (["-p", "activation-prune"], "needs samples"),
     "missing function": (["-p", "quantize", "--data", "nothing.py:feed"], "no such file"),

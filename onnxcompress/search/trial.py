@@ -8,14 +8,15 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
 import onnx_ir as ir
 
-from ..contract import Context, Pass
-from ..errors import OnnxCompressError
+from ..contract import MODEL, Context, Pass, Plan
+from ..errors import OnnxCompressError, PassError
 from ..evaluation import timing
 from ..evaluation.compare import Comparison, Reference
 from ..evaluation.sensitivity import Judge, measure
@@ -218,13 +219,28 @@ class Tester:
 
     def _worst_first(self, step: Pass, before: Stage) -> list[str]:
         """Order the layers that a pass works on by the noise that each alone makes."""
-        parts = step.plan(before.model, before.context).parts()
+        parts = step.plan(before.model, before.context).parts() or self._alone(step, before)
         if not parts:
             return []
         judge = Judge(before.model, self._judges.head(RANKED_BY), self.source.metric)
         curves, _ = measure(judge, step, {1.0: parts}, progress=self._tell)
         noise = {name: float("inf") if points[0].sqnr is None else points[0].sqnr for name, points in curves.items()}
         return sorted(noise, key=lambda name: noise[name])
+
+    def _alone(self, step: Pass, before: Stage) -> dict[str, Plan]:
+        """Return plans for single tensors where one plan cannot be taken apart; rounded to nearest, to be quick."""
+        options = step.options()
+        options |= {"rounding": "nearest"} if "rounding" in options else {}
+        quick = type(step)(**options)
+        done = quick.apply(before.model.clone(), quick.plan(before.model, before.context)).done
+        names = dict.fromkeys(change.subject for change in done if change.subject != MODEL)
+        made = {}
+        for name in names:
+            with suppress(PassError):  # it is no tensor of the model that was given
+                made[name] = type(step)(**options | {"include": (glob.escape(name),)}).plan(
+                    before.model, before.context
+                )
+        return made
 
     def _measured(self, job: Job, stage: Stage) -> Outcome:
         model, known = stage.model, cost.cost(stage.model, self.sizes)

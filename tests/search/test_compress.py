@@ -14,7 +14,8 @@ from command_line import call
 import onnxcompress
 from onnxcompress.errors import OptionError
 from onnxcompress.recipe import parse_pass
-from onnxcompress.search import space
+from onnxcompress.search import space, trial
+from onnxcompress.search.job import Job, Part, Source
 
 NET = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -181,6 +182,16 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, given, options, said):
     assert done.exit_code == 2
     assert said in done.stderr.splitlines()[-1]
     assert not (tmp_path / "o.onnx").exists()
+
+
+def test_the_layers_that_hurt_most_are_spared(given):
+    tester = trial.Tester(onnxcompress.load(given / "m.onnx"), Source(str(given / "d.npz")))
+    text = "quantize-weights dtype=uint4 minimum_size=1"
+    jobs = [Job(number, (Part(text, spare),), stop_above=1.0, timed=False) for number, spare in enumerate((0.0, 0.34))]
+    whole, spared = map(tester.run, jobs)
+    assert (whole.failed, spared.failed) == ("", "")
+    assert spared.bytes > whole.bytes
+    assert spared.sqnr > whole.sqnr
 
 
 def test_samples_of_one_class_show_nothing(tmp_path, given):

@@ -142,7 +142,9 @@ def missed(budget: Budget, left: float, wanted: float) -> list[Refusal]:
     """Say by how much a budget was missed, in shares of the whole."""
     gone, asked = 1 - left, 1 - wanted
     if gone < asked - (NEAR if budget == "latency" else 1e-9):
-        return [Refusal("model", f"at most {gone:.1%} of its {budget} can go, and {asked:.1%} were asked for")]
+        can = f"{gone:.1%} of its {budget} go" if budget == "latency" else f"at most {gone:.1%} of its {budget} can go"
+        nearest = "; no widths that were tried come nearer" if budget == "latency" else ""
+        return [Refusal("model", f"{can}, and {asked:.1%} were asked for{nearest}")]
     if gone > asked + NEAR:
         why = "the widths that may stay are too far apart"
         return [Refusal("model", f"{gone:.1%} of its {budget} go, and {asked:.1%} were asked for: {why}")]

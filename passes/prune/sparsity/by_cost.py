@@ -142,11 +142,13 @@ class ByCost:
             kept = knapsack.solve(aim * whole)
             if times.is_here:
                 self._parts.prepare_at(kept)
+            again = any(kept == before for _, before in tried)
             left = clock.left(self.channels(kept)) if clock else costs.total(kept) / whole
             tried.append((left, kept))
             if abs(left - wanted) <= CLOSE or left <= 0:
                 break
-            aim = min(max(aim * (wanted / left) ** 0.8, 0.01), 1.0)
+            step = (wanted / left) ** 0.8
+            aim = min(max(aim * (step * step * step if again else step), 0.01), 1.0)
         left, kept = min(tried, key=lambda pair: abs(pair[0] - wanted))
         channels = self.channels(kept)
         notes = (*(clock.notes(channels) if clock else (self._said(kept),)), *times.notes())
