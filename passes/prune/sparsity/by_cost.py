@@ -125,10 +125,11 @@ class ByCost:
         side = Side(self._parts.costs, weight)
         knapsack = Knapsack(self._choices, costs, self._full, side)
         kept = knapsack.solve(target)
-        if costs.total(kept) < target - NEAR / 2 * costs.total(self._full):
-            return Knapsack(self._of(lambda size: list(range(FINE, size, FINE))), costs, self._full, side).refill(
-                kept, target, knapsack.price
-            )
+        # In steps that run well first; a budget that time speaks against is met all the same, if not by slow widths.
+        for step, price in ((FINE, knapsack.price), (FINE, 0.0), (1, knapsack.price)):
+            if costs.total(kept) < target - NEAR / 2 * costs.total(self._full):
+                widths = self._of(lambda size, step=step: list(range(step, size, step)))  # type: ignore[misc]
+                kept = Knapsack(widths, costs, self._full, side).refill(kept, target, price)
         return kept
 
     def by_time(self, sparsity: float) -> Chosen:
