@@ -36,7 +36,7 @@ def test_defaults_and_order() -> None:
         ("[[pass]]\nname = 'prune-channels'\nsparsity = 1.5", "sparsity = 1.5: expected `float` < 1.0"),
         (
             "[[pass]]\nname = 'prune-channels'\nimportance = 'l3'",
-            "importance = 'l3': expected a number, or one of l1, l2, random",
+            "importance = 'l3': expected a number, or one of auto, l1, l2, random",
         ),
         ("[[pass]]\nname = 'shrink'\n[[pass]]\nname = 3", "recipe: pass 2: name = 3: expected a pass's name"),
         ("[[pas]]\nname = 'shrink'", "recipe: unknown key 'pas'; did you mean 'pass'?"),
