@@ -14,17 +14,18 @@ GROWN = 1.01
 
 
 class Ran(NamedTuple):
-    """A pass, what it did, and what the model was afterwards."""
+    """A pass, what it did, what the model was afterwards, and whether it has said itself what fell short."""
 
     step: Pass
     did: Step
     after: Stage
+    unmet: bool = False
 
 
 def without_effect(ran: Iterable[Ran]) -> Iterator[str]:
     """Yield a sentence for each pass that gives another model, and gave none; one that only tidies may find nothing."""
-    for step, did, _ in ran:
-        if not did.done and step.promise.tolerance is None:
+    for step, did, _, unmet in ran:
+        if not did.done and not unmet and step.promise.tolerance is None:
             reasons = Counter(refusal.reason for refusal in did.refused).most_common(1)
             yield f"{did.name} changed nothing" + "".join(f": {reason}" for reason, _ in reasons)
 
@@ -36,7 +37,7 @@ def nothing_done(ran: Sequence[Ran]) -> bool:
 
 def zeros_that_stay(ran: Sequence[Ran]) -> Iterator[str]:
     """Yield a sentence for each pass that wrote zeros which nothing behind it removed."""
-    for step, did, after in ran:
+    for step, did, after, _ in ran:
         if step.writes_zeros and did.done and ran[-1].after.parameters >= after.parameters:
             yield (
                 f"{did.name} wrote zeros, which take as much room and time as other numbers; "

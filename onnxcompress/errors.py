@@ -8,6 +8,9 @@ class OnnxCompressError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # names that files bring may hold line breaks
+
 
 class ModelError(OnnxCompressError):
     """The model file is missing, truncated, not ONNX, invalid, or points outside its folder."""

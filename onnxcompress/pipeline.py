@@ -289,7 +289,8 @@ class Run:
             )
         )
         self._measure(step.name, judged=judged)
-        self._ran.append(Ran(step, self.report.steps[-1], self.report.stages[-1]))
+        said = self._rehearsal or bool(planned.plan.unmet)
+        self._ran.append(Ran(step, self.report.steps[-1], self.report.stages[-1], said))
         if judged and (asked := step.options().get("max_drop")) is not None:
             self._judge_step(step.name, asked, given)
         self.progress(step.name, 1, 1)

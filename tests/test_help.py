@@ -14,7 +14,6 @@ from onnxcompress.display.options import markdown
 from onnxcompress.graph import opset
 from onnxcompress.passes.prune import prune_channels
 from onnxcompress.passes.prune.compensate import least_squares
-from onnxcompress.passes.prune.sparsity import latency
 from onnxcompress.passes.quantize import convert_float, quantize
 from onnxcompress.passes.quantize.half.apply import LARGEST
 from onnxcompress.passes.quantize.shared import scales, units
@@ -52,8 +51,6 @@ QUOTES = [
     ("prune-channels", f"on up to {least_squares.RECOVERY_SAMPLES} samples"),
     ("recovery.md", f"up to {least_squares.RECOVERY_SAMPLES} samples are looked at"),
     ("recovery.md", f"weights are fitted to {prune_channels.NOISE} made-up ones"),
-    ("prune.md", f"{COUNTED[latency.SECONDS]} to {COUNTED[latency.LONGEST]} seconds each"),
-    ("prune.md", f"ends within {100 * latency.CERTAIN:g} %"),
     ("quantize.md", f"a node whose constant exceeds {LARGEST['float16']:g}"),
     ("quantize.md", f"Constants beyond {convert_float.INFINITY:.0e} stand for infinity".replace("+", "")),
     ("quantize.md", f"raised to {opset.PER_CHANNEL}, the first whose scales have an axis"),

@@ -118,7 +118,7 @@ def test_a_killed_run_is_swept_by_the_next(tmp_path: Path) -> None:
     assert list(out.iterdir())
     assert list(temporary.glob("onnxcompress-*"))
     make_data(tmp_path / "d.npz")
-    step = "quantize-weights rounding=gptq"
+    step = "quantize-weights rounding=gptq minimum_size=1"
     arguments = ["-p", step, "--data", tmp_path / "d.npz", "-o", out / "o.onnx"]
     process = spawn("apply", model, *arguments, env=environment)
     _, stderr = process.communicate()

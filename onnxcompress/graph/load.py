@@ -22,7 +22,7 @@ logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 PATH = "path"
 """Where a model's `meta` says which file it was loaded from."""
 
-ATTEMPTS = 5
+ATTEMPTS = 20
 """How often a model is read that another process keeps replacing."""
 
 MOST_TEXT = 300

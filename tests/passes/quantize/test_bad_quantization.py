@@ -35,7 +35,7 @@ SAMPLES: dict[str, tuple[Any, str]] = {
     "an empty list": ([], "no samples"),
     "no rows": ({"x": X[:0]}, "no samples"),
     "labels only": ({"labels": np.zeros(4, np.int64)}, "'x'"),
-    "another input": ({"z": X}, "'x'"),
+    "other inputs": ({"z": X, "w": X}, "'x'"),
     "NaN": ({"x": np.where(X > 3, np.nan, X * 10)}, "NaN"),
     "infinity": ({"x": np.full_like(X, np.inf)}, "(NaN|nfinity|Inf)"),
     "another shape": ({"x": X[:, :3]}, "'x'"),
