@@ -52,7 +52,12 @@ LONG = {"minilm_l6_v2", "ppocr_rec", "silero_vad", "gtcrn_simple"}
 """Models that take seconds each time something is done with them."""
 
 MODELS = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in LARGEST_SHARE]
-SCORED = ["resnet20_cifar10", "resnet56_cifar10", "mobilenet_v1_025_imagenet", "ppocr_cls"]
+SCORED = [
+    "resnet20_cifar10",
+    "mobilenet_v1_025_imagenet",
+    pytest.param("resnet56_cifar10", marks=pytest.mark.slow),
+    pytest.param("ppocr_cls", marks=pytest.mark.slow),
+]
 UNPRUNABLE = {"silero_vad"}
 """Everything sits inside an If."""
 

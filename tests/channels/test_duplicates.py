@@ -69,7 +69,7 @@ def test_merging_on_every_topology(name: str) -> None:
     merged(subject)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
 def test_merging_on_random_graphs(seed: int) -> None:
     subject = copied(random_graph(seed), seed)

@@ -68,9 +68,8 @@ def test_tables_of_pairs_with_labels(parse, place, kind):
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
     elif kind == "parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+        pyarrow = pytest.importorskip("pyarrow", reason="needs the extra datasets")
+        pytest.importorskip("pyarrow.parquet")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         join = {"csv": ",", "tsv": "\t"}[kind].join

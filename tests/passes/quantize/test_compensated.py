@@ -121,6 +121,7 @@ def test_inner_graphs_are_stored_and_rounded_to_nearest() -> None:
         assert np.square(a - b).mean() < 0.02 * np.square(a).mean()
 
 
+@pytest.mark.slow
 def test_a_real_network_of_4_bits_is_nearer_on_images_that_it_has_not_seen(kit: Path) -> None:
     subject = load(kit / "models" / "resnet20_cifar10.onnx")
     pixels = np.load(kit / "data" / "cifar10.npz")

@@ -257,6 +257,7 @@ def test_real_vit(kit: Path, tmp_path: Path) -> None:
     assert kinds(result)["MatMulInteger"] == 13
 
 
+@pytest.mark.slow
 def test_real_lstm_inside_an_if(kit: Path, tmp_path: Path) -> None:
     source = kit / "models" / "silero_vad.onnx"
     result, _ = apply(source, [FoldConstants(), QuantizeDynamic()], output=tmp_path / "d.onnx")

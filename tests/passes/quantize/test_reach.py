@@ -207,6 +207,7 @@ def test_graphs_of_other_operators_are_refused_by_name(quantized: Quantizer) -> 
     assert found["deep (Conv)"] == "it is inside an inner graph of map (SequenceMap), where no range can be measured"
 
 
+@pytest.mark.slow
 def test_a_detector_that_sits_inside_an_if(kit: Path, quantized: Quantizer, tmp_path: Path) -> None:
     from onnxcompress.graph.load import load
 

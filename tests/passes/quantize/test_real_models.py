@@ -126,7 +126,9 @@ SCORES: dict[str, float] = {"mobilenet_v1_025_imagenet": 0.565, "ppocr_cls": 0.9
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the kit leaves a file open
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "mobilenet_v1_025_imagenet")) for name in SCORES]
+)
 def test_defaults_keep_the_score(name: str, kit: Path) -> None:
     from loading import load_kit
 
