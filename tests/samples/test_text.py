@@ -196,7 +196,7 @@ def test_tables_of_numbers(parse, tmp_path):
 
 @pytest.mark.slow
 def test_saved_datasets(parse, place):
-    import datasets
+    datasets = pytest.importorskip("datasets", reason="needs the extra datasets")
     from PIL import Image
 
     rows = {"text": ["a b", "c d"], "label": [1, 0]}
