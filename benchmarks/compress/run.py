@@ -166,7 +166,7 @@ class Benchmark:
     def _time(self, subject: Subject) -> None:
         names = [row for row in ROWS if row != "original" and self.path(subject.name, row).exists()]
         paths = [subject.path, *(self.path(subject.name, row) for row in names)]
-        timings = time_models(paths, subject.feeds("calib")[0], seconds=self.options.seconds, threads=1)
+        timings = time_models(paths, subject.feeds("calib")[0], seconds=self.options.seconds, threads=1, computing=True)
         for row, timing in zip(["original", *names], timings, strict=True):
             self.add(subject.name, row, time=timing.ratio, time_low=timing.ratio_low, time_high=timing.ratio_high)
 

@@ -132,7 +132,6 @@ def test_what_cannot_be_read(parse, place, tmp_path_factory, monkeypatch):
     (place / "ragged.csv").write_text("text,label\na,1\nb\n")
     (place / "junk.json").write_text("{}")
     (place / "empty.csv").write_text("")
-    (place / "junk.parquet").write_bytes(b"junk")
     model = parse(BERT)
     for name, message in {
         "bad.txt": r"bad\.txt: is no UTF-8 text \(byte 0\)",
@@ -141,7 +140,6 @@ def test_what_cannot_be_read(parse, place, tmp_path_factory, monkeypatch):
         "holes.jsonl": r"holes\.jsonl: a row has nothing in column 'text': \{'other': 'b'\}",
         "ragged.csv": r"ragged\.csv: line 3 has 1 cells; expected 2",
         "empty.csv": r"empty\.csv: is empty",
-        "junk.parquet": r"junk\.parquet: no Parquet file, or truncated",
     }.items():
         with pytest.raises(DataError, match=message):
             load_samples(place / name, model).arrays()
@@ -192,6 +190,13 @@ def test_tables_of_numbers(parse, tmp_path):
         (tmp_path / "more" / name).write_text("1,2,3\n")
     with pytest.raises(DataError, match=r"more: holds 2 tables \(a\.csv, b\.csv, …\); give one of them"):
         load_samples(tmp_path / "more", model)
+
+
+def test_junk_is_no_parquet(parse, place):
+    pytest.importorskip("pyarrow.parquet", reason="needs the extra datasets")
+    (place / "junk.parquet").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"junk\.parquet: no Parquet file, or truncated"):
+        load_samples(place / "junk.parquet", parse(BERT)).arrays()
 
 
 @pytest.mark.slow
