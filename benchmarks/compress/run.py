@@ -178,7 +178,7 @@ def markdown(rows: dict[tuple[str, str], dict[str, Any]], models: list[str]) -> 
     for model in models:
         for row in ROWS:
             found = rows.get((model, row))
-            if found is None:
+            if found is None or "failed" not in found:  # of an interrupted row only the time is known
                 continue
             label = model if row == "original" else ""
             if found.get("failed"):
