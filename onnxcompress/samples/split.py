@@ -57,11 +57,13 @@ class Parts:
 
     Attributes
     ----------
-    fit, search, unseen : Samples
+    given, fit, search, unseen : Samples
+        All that were given to fit to and search by, and the parts.
     apart : bool
-        No two of them share a sample; else there were too few, and all three are the same.
+        No sample of another part judges the result; else there were too few, and all three are the same.
     """
 
+    given: Samples
     fit: Samples
     search: Samples
     unseen: Samples
@@ -73,11 +75,10 @@ def three_parts(model: ir.Model, data: Any, evaluate_on: Any = None, *, seed: in
     given = load_samples(data, model, seed)
     if evaluate_on is None:
         parts = given.parts()
-        return Parts(given, given, given, apart=False) if parts is None else Parts(*parts, apart=True)
+        return Parts(given, *(parts or (given, given, given)), apart=parts is not None)
     unseen = load_samples(evaluate_on, model, seed)
     two = given.fit_and_search()
-    apart = two is not None and not _is_same(data, evaluate_on)
-    return Parts(*(two or (given, given)), unseen, apart=apart)
+    return Parts(given, *(two or (given, given)), unseen, apart=not _is_same(data, evaluate_on))
 
 
 def basis(count: int, data: str, fitted: Sequence[str], fitted_to: str, unseen: bool | None) -> str:

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from ..errors import DataError
-from ..samples.samples import Samples, load_samples
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Samples by what they are for.
-
-    Attributes
-    ----------
-    fit, search, unseen : Samples
-    apart : bool
-        No sample is in two of them: there were enough.
-    """
-
-    fit: Samples
-    search: Samples
-    unseen: Samples
-    apart: bool
+from ..samples.samples import Samples
+from ..samples.split import Parts, three_parts
 
 
 def divide(model: ir.Model, data: Any, evaluate_on: Any, seed: int) -> Parts:
     """Divide samples; without `data`, those of `evaluate_on` serve for all."""
     if data is None:
         data, evaluate_on = evaluate_on, None
-    given = load_samples(data, model, seed)
-    _check_classes(given)
-    if evaluate_on is not None:
-        unseen = load_samples(evaluate_on, model, seed)
-        two = given.fit_and_search()
-        return Parts(given, given, unseen, apart=True) if two is None else Parts(*two, unseen, apart=True)
-    three = given.parts()
-    return Parts(given, given, given, apart=False) if three is None else Parts(*three, apart=True)
+    parts = three_parts(model, data, evaluate_on, seed=seed)
+    _check_classes(parts.given)
+    return parts
 
 
 SEVERAL = 10

@@ -19,7 +19,7 @@ from .budget import Budget
 from .space import PRECISIONS, PRUNE, Element
 
 if TYPE_CHECKING:
-    from .divide import Parts
+    from ..samples.split import Parts
 
 PROFILED_BYTES = 1 << 28
 """Larger models are not profiled: that would take longer than what it tells is worth."""

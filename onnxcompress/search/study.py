@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 NAME = "onnxcompress"
-FINGERPRINT, OUTCOME, RUNG = "model", "outcome", "rung"
+FINGERPRINT, OUTCOME = "model", "outcome"
 
 
 class Study:

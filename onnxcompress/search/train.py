@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from ..samples.fitting import LABELS
 from ..samples.samples import load_samples
+from ..samples.split import Parts
 from .decide import best, cost_of, loss_of, usable
-from .divide import Parts
 from .job import Job, Outcome
 from .rounds import Rounds
 from .space import TRAIN, Params

@@ -7,7 +7,7 @@ import glob
 import json
 import time
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from threading import Lock
@@ -30,7 +30,8 @@ from ..progress import Progress, silent
 from ..recipe import parse_pass, step_table
 from ..runtime.session import open_session
 from ..samples.samples import Samples
-from .divide import Parts, divide
+from ..samples.split import Parts
+from .divide import divide
 from .job import Job, Outcome, Part, Source
 from .memory import peak_bytes
 
@@ -282,11 +283,6 @@ class Tester:
             if reference is self._first and drop is not None and drop - SIGMAS * (error or 0) > job.stop_above:
                 return dataclasses.replace(outcome, stopped=True)
         return outcome
-
-    def forget_but(self, recipes: Collection[tuple[Part, ...]]) -> None:
-        """Forget all models but those of these recipes, and what they begin with."""
-        needed = {recipe[:length] for recipe in recipes for length in range(len(recipe) + 1)}
-        self._stages = {recipe: stage for recipe, stage in self._stages.items() if recipe in needed}
 
 
 def lost(found: Comparison) -> tuple[float | None, float | None]:
