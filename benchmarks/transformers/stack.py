@@ -61,14 +61,14 @@ def text(layers: int) -> str:
         lines.append(BLOCK.format(p=prefix, x=x))
         x = f"{prefix}out"
     lines.append(f"logits = MatMul({x}, lm_head)")
-    return f"stack (int64[batch, length] input_ids) => (float[batch, length, vocabulary] logits) {{{chr(10).join(lines)}}}"
+    return f"stack (int64[batch, length] input_ids) => (float[batch, length, vocabulary] logits) {{{body}}}"
 
 
 def shapes(layers: int, hidden: int, inner: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight."""
     found: dict[str, tuple[int, ...]] = {"table": (vocabulary, hidden)}
     for number in range(layers):
-        block = {name: (hidden, hidden) for name in "qkvo"} | {"gate": (hidden, inner), "up": (hidden, inner)}
+        block = dict.fromkeys("qkvo", (hidden, hidden)) | {"gate": (hidden, inner), "up": (hidden, inner)}
         block |= {"down": (inner, hidden), "norm": (hidden,), "norm2": (hidden,)}
         found |= {f"l{number}_{name}": shape for name, shape in block.items()}
     return found | {"lm_head": (hidden, vocabulary)}

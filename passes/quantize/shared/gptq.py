@@ -69,7 +69,7 @@ class Factor:
     def _permuted(self, gram: Floats, added: Floats) -> Floats:
         if len(gram) == 1:
             order = self.order[0]
-            found = gram[0].take(order, 0).take(order, 1)[None]  # whole rows first
+            found = gram[0].take(order, 0).take(order, 1, mode="clip")[None]  # whole rows first
         else:
             found = gram[np.arange(len(gram))[:, None, None], self.order[:, :, None], self.order[:, None, :]]
         np.einsum("gkk->gk", found)[...] += np.take_along_axis(added, self.order, 1)
@@ -228,7 +228,7 @@ class _Spread:
     def __init__(self, values: npt.ArrayLike, factor: Factor, rows: int, width: int | None) -> None:
         groups, columns = factor.order.shape
         array = np.asarray(values, factor.upper.dtype)
-        if array.ndim < 3:  # noqa: PLR2004 - groups, rows and parts
+        if array.ndim < 3:
             array = np.broadcast_to(array, (groups, rows) if array.ndim else (groups, 1))[..., None]
         parts = array.shape[2]
         width = width if width is not None and parts > 1 else columns // parts
