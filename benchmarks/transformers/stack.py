@@ -61,6 +61,7 @@ def text(layers: int) -> str:
         lines.append(BLOCK.format(p=prefix, x=x))
         x = f"{prefix}out"
     lines.append(f"logits = MatMul({x}, lm_head)")
+    body = "\n".join(lines)
     return f"stack (int64[batch, length] input_ids) => (float[batch, length, vocabulary] logits) {{{body}}}"
 
 

@@ -69,7 +69,7 @@ class Factor:
     def _permuted(self, gram: Floats, added: Floats) -> Floats:
         if len(gram) == 1:
             order = self.order[0]
-            found = gram[0].take(order, 0).take(order, 1, mode="clip")[None]  # whole rows first
+            found = gram[0].take(order, 0).take(order, 1)[None]  # whole rows first
         else:
             found = gram[np.arange(len(gram))[:, None, None], self.order[:, :, None], self.order[:, None, :]]
         np.einsum("gkk->gk", found)[...] += np.take_along_axis(added, self.order, 1)

@@ -46,7 +46,7 @@ class StoredWeight:
     scale : ndarray of float32
         (channels,), (1,), or with blocks the weight's shape with fewer indices along `axis`. For a weight of float16
         or bfloat16 its values are of that type.
-    zero_point : ndarray of int64, same shape
+    zero_point : ndarray of int16, same shape
     integers : ndarray of int8 or uint8, optional
         The weight's shape; None where each is the nearest.
     """
@@ -57,7 +57,7 @@ class StoredWeight:
     axis: int | None
     block_size: int
     scale: npt.NDArray[np.float32]
-    zero_point: Integers
+    zero_point: npt.NDArray[np.int16]
     integers: npt.NDArray[Any] | None = None
 
     def spread(self, values: Array, shape: tuple[int, ...]) -> Array:
@@ -176,7 +176,7 @@ class Storage:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
             scale = np.copysign(np.maximum(np.abs(scale), np.float32(least)), scale)
             scale = scale.astype(array.dtype).astype(np.float32)
-        return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
+        return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point.astype(np.int16))
 
 
 def _in_rows(array: Array, axis: int | None) -> Array:
