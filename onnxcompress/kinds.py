@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from .errors import ModelError
 from .graph import edit, shapes
-from .graph.load import from_proto, load
+from .graph.load import PATH, from_proto, load
+from .package import genai
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -27,7 +28,10 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     A path comes back as an `onnx_ir.Model`.
     """
     if isinstance(model, (str, Path)):
-        return load(model), _same
+        loaded = load(model)
+        if (config := genai.config_of(Path(loaded.meta[PATH]))) is not None:
+            genai.check(loaded, config)
+        return loaded, _same
     if isinstance(model, ir.Model):
         return model, _same
     if isinstance(model, onnx.ModelProto):
