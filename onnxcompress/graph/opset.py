@@ -21,13 +21,16 @@ FLOAT16 = 19
 BLOCKS = 21
 """The first one whose DequantizeLinear reads integers of 4 and of 16 bits and has a block size."""
 
+TWO_BITS = 25
+"""The first one whose DequantizeLinear reads integers of 2 bits."""
+
 CONVOLUTIONS = 22
 """The first one whose convolutions take bfloat16."""
 
 PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: "convolutions in bfloat16"}
 """What an opset is needed for; 4 bits, 16 bits and blocks elsewhere."""
 
-IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
+IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10, TWO_BITS: 13}
 """The first IR version for models of an opset; older opsets need none."""
 
 

@@ -22,8 +22,6 @@ from .weight_only import formats
 from .weight_only.in_order import compensate
 from .weight_only.storage import Storage, StoredWeight
 
-WIDENED = "stored in 8 bits: onnxruntime's Gather reads none of 4; with format = 'matmulnbits', tables have an operator"
-
 STORED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -45,7 +43,7 @@ class QuantizeWeights(OverridablePass):
 
     Parameters
     ----------
-    dtype : {"int8", "uint8", "int4", "uint4"}
+    dtype : {"int8", "uint8", "int4", "uint4", "int3", "uint3", "int2", "uint2"}
         What the integers are.
     symmetric : bool, optional
         ``zero_point`` in the middle of the integers (0 for signed ones; int8 then is in [-127, 127], as engines expect
@@ -78,7 +76,7 @@ class QuantizeWeights(OverridablePass):
     to opset 13, with 4 bits or blocks in DequantizeLinear to opset 21, if it is older; local functions are inlined.
     """
 
-    dtype: Literal["int8", "uint8", "int4", "uint4"] = "int8"
+    dtype: Literal["int8", "uint8", "int4", "uint4", "int3", "uint3", "int2", "uint2"] = "int8"
     symmetric: bool | None = None
     granularity: Literal["tensor", "channel", "block"] | None = None
     block_size: Annotated[int, msgspec.Meta(ge=2)] | None = None
@@ -131,10 +129,9 @@ class QuantizeWeights(OverridablePass):
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            stored = own._stored(value, tensor, axes)
+            weights[name] = stored = own._stored(value, tensor, axes)
             if stored.dtype != own.dtype:
-                refused.append(Refusal(name, WIDENED))
-            weights[name] = stored
+                refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
             by_gptq |= {name} if own.rounding == "gptq" else set()
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
         if not weights and not selected.why_not:
@@ -159,11 +156,10 @@ class QuantizeWeights(OverridablePass):
         found = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
-        if formats.BITS[self.dtype] < 8 and any(formats.reads_rows(*use) for use in value.uses()):
-            storage = dataclasses.replace(storage, dtype=self.dtype.replace("4", "8"))
-        elif found.form == "qdq":
+        dtype, _ = formats.wider(value, self.dtype)
+        if (dtype, "qdq") == (found.dtype, found.form):
             return found
-        return storage.store(tensor.numpy(), "qdq", output, axes.summed)
+        return dataclasses.replace(storage, dtype=dtype).store(tensor.numpy(), "qdq", output, axes.summed)
 
     def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
         """Return why a tensor cannot be stored."""

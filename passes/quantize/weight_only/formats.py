@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ MICROSOFT = "com.microsoft"
 SHORTEST_BLOCK = 16
 """Blocks of onnxruntime's operators are a power of two, and not shorter."""
 
-BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
+BITS = {"int2": 2, "uint2": 2, "int3": 4, "uint3": 4, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
+"""In how many bits an integer lies in the file."""
 
 COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 """What MatMulNBits and GatherBlockQuantized compute in on a CPU."""
@@ -33,11 +35,25 @@ def reads_rows(node: ir.Node, index: int) -> bool:
     return edit.op_of(node) == "Gather" and index == 0 and edit.int_attribute(node, "axis", 0) == 0
 
 
+def wider(value: ir.Value, dtype: str) -> tuple[str, str]:
+    """Return the type in which DequantizeLinear can read a weight, with bits enough for another one, and the reason."""
+    bits, tensor = BITS[dtype], edit.constant(value)
+    if bits < 8 and any(reads_rows(*use) for use in value.uses()):
+        return f"{dtype[:-1]}8", (
+            "stored in 8 bits: onnxruntime's Gather reads none of fewer; with format = 'matmulnbits', tables have an "
+            "operator"
+        )
+    if bits == 2 and tensor is not None and tensor.shape.numpy()[-1] % 4:
+        return f"{dtype[:-1]}4", ("stored in 4 bits: onnxruntime misreads 2 where a row does not fill whole bytes")
+    return dtype, ""
+
+
 def needed_opset(stored: StoredWeight) -> int:
     """Return the opset that a weight needs."""
     if stored.form != "qdq":
         return 1
-    return opset.BLOCKS if stored.block_size or BITS[stored.dtype] < 8 else opset.PER_CHANNEL
+    bits = BITS[stored.dtype]
+    return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
 def fused_form(value: ir.Value) -> str | None:
@@ -48,7 +64,43 @@ def fused_form(value: ir.Value) -> str | None:
         return None
     if all(edit.op_of(node) == "MatMul" and index == 1 for node, index in uses):
         return "matmulnbits"
-    return "gatherblockquantized" if all(reads_rows(node, index) for node, index in uses) else None
+    whole = tensor.shape.numpy()[1] % 4 == 0  # no byte of few bits is part of two rows
+    return "gatherblockquantized" if whole and all(reads_rows(node, index) for node, index in uses) else None
+
+
+def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int = 4) -> int:
+    """Return how many bytes of the file a stored weight of some shape takes: integers, scales and zero points.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The weight's.
+    stored : StoredWeight
+    scale_bytes : int
+        Of a scale: 2 where the weight is float16.
+    """
+    bits, count = BITS[stored.dtype], math.prod(shape)
+    zeros = stored.scale.size
+    if stored.block_size and stored.form != "qdq" and stored.axis is not None:
+        along = shape[stored.axis]
+        blocks = -(-along // stored.block_size)
+        count = count // along * (blocks * stored.block_size if stored.form == "matmulnbits" else along)
+        zeros = _needs_zero_point(stored) * (zeros // blocks) * -(-blocks * bits // 8) * 8 // bits
+    return -(-count * bits // 8) + scale_bytes * stored.scale.size + -(-zeros * bits // 8)
+
+
+def _needs_zero_point(stored: StoredWeight) -> bool:
+    """Tell whether a fused operator has to be told: without it is the middle of what its bits hold."""
+    return bool((stored.zero_point - scales.GRIDS[stored.dtype].low + _lift(stored) != _middle(stored)).any())
+
+
+def _middle(stored: StoredWeight) -> int:
+    return 1 << (BITS[stored.dtype] - 1)
+
+
+def _lift(stored: StoredWeight) -> int:
+    """Return what is added so that the middle of 3 bits is that of 4."""
+    return _middle(stored) - (scales.GRIDS[stored.dtype].middle - scales.GRIDS[stored.dtype].low)
 
 
 def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
@@ -84,9 +136,9 @@ class _Dequantizer:
         shape = stored.scale.shape if stored.block_size else () if stored.axis is None else (-1,)
         scale = stored.scale if self._casts else stored.scale.astype(array.dtype)
         self._inputs = [
-            inserter.constant(f"{name}_quantized", stored.encode(array).astype(stored.dtype)),
+            inserter.constant(f"{name}_quantized", stored.encode(array).astype(stored.grid.dtype)),
             inserter.constant(f"{name}_scale", scale.reshape(shape)),
-            inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.dtype).reshape(shape)),
+            inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.grid.dtype).reshape(shape)),
         ]
         self._whole: ir.Value | None = None
         # Rows of integers are looked up first and converted then.
@@ -110,7 +162,7 @@ class _Dequantizer:
         result = self._dequantized(inserter, inputs, f"{name}_dequantized", last)
         spared = {rows_reader for rows_reader, _ in rows.uses() if rows_reader.op_type == "DequantizeLinear"}
         edit.replace_uses(rows, result, except_for=spared)
-        rows.type = ir.TensorType(ir.DataType[self._stored.dtype.upper()])  # last: an output hands its type on
+        rows.type = ir.TensorType(ir.DataType[self._stored.grid.dtype.upper()])  # last: an output hands its type on
 
     def _dequantized(
         self, inserter: edit.Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None
@@ -126,22 +178,21 @@ class _Dequantizer:
 
 
 def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), each a weight less `-low`, packed."""
+    """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), none below 0, packed."""
     graph, array = edit.graph_of(value), edit.array(value)
     bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
-    low, inserter = scales.GRIDS[stored.dtype].low, edit.Inserter(graph, names)
-    integers = (stored.encode(array) - low).astype(np.uint8)
+    least, inserter = scales.GRIDS[stored.dtype].low - _lift(stored), edit.Inserter(graph, names)
+    integers = (stored.encode(array) - least).astype(np.uint8)
     blocks = -(-k // stored.block_size)
     missing = blocks * stored.block_size - k
     padded = np.pad(integers, ((0, missing), (0, 0))) if missing else integers
-    halves = padded if bits == 8 else padded[0::2] | (padded[1::2] << 4)  # rows are packed faster than columns
-    packed = halves.T.reshape(n, blocks, -1)
-    zero_point = (stored.zero_point - low).T
+    packed = _packed(padded, bits, axis=0).T.reshape(n, blocks, -1)  # rows are packed faster than columns
     inputs = [
         inserter.constant(f"{name}_quantized", packed),
         inserter.constant(f"{name}_scale", stored.scale.T.astype(array.dtype)),
     ]
-    if (zero_point != 1 << (bits - 1)).any():  # what it is without
+    if _needs_zero_point(stored):
+        zero_point = (stored.zero_point - least).astype(np.uint8).T
         inputs.append(inserter.constant(f"{name}_zero_point", _packed(zero_point, bits)))
     for node, _ in list(value.uses()):
         _turn(node, "MatMulNBits", [node.inputs[0], *inputs])
@@ -150,17 +201,17 @@ def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> No
 
 
 def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make GatherBlockQuantized of each Gather; of 8 bits it knows the unsigned ones only."""
+    """Make GatherBlockQuantized of each Gather: integers (rows, bytes), none below 0, packed."""
     graph, array = edit.graph_of(value), edit.array(value)
     bits, name, inserter = BITS[stored.dtype], str(value.name), edit.Inserter(graph, names)
-    low, dtype = (scales.GRIDS[stored.dtype].low, "uint8") if bits == 8 else (0, stored.dtype)
-    integers, scale, zero_point = (
-        inserter.constant(f"{name}_quantized", (stored.encode(array) - low).astype(dtype)),
-        inserter.constant(f"{name}_scale", stored.scale.astype(array.dtype)),
-        inserter.constant(f"{name}_zero_point", (stored.zero_point - low).astype(dtype)),
-    )
+    least = scales.GRIDS[stored.dtype].low - _lift(stored)
+    integers = inserter.constant(f"{name}_quantized", _packed((stored.encode(array) - least).astype(np.uint8), bits))
+    rest = [inserter.constant(f"{name}_scale", stored.scale.astype(array.dtype))]
+    if _needs_zero_point(stored):
+        zero_point = _packed((stored.zero_point - least).astype(np.uint8), bits)
+        rest.append(inserter.constant(f"{name}_zero_point", zero_point))
     for node, _ in list(value.uses()):
-        _turn(node, "GatherBlockQuantized", [integers, node.inputs[1], scale, zero_point])
+        _turn(node, "GatherBlockQuantized", [integers, node.inputs[1], *rest])
         numbers = {"bits": bits, "block_size": stored.block_size, "gather_axis": 0, "quantize_axis": 1}
         for key, number in numbers.items():
             edit.set_attribute(node, key, number)
@@ -175,15 +226,15 @@ def _turn(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> None:
         node.replace_input_with(index, value)
 
 
-def _packed(integers: Array, bits: int) -> npt.NDArray[np.uint8]:
-    """Return bytes; of 4 bits, the even ones along the last axis lie in the lower halves."""
-    if bits == 8:
-        return integers.astype(np.uint8)
-    odd = integers.shape[-1] % 2
-    even = integers.astype(np.uint8, copy=False)
-    if odd:
-        even = np.pad(even, [(0, 0)] * (even.ndim - 1) + [(0, odd)])
-    return np.asarray(even[..., 0::2] | (even[..., 1::2] << 4))
+def _packed(integers: npt.NDArray[np.uint8], bits: int, axis: int = -1) -> npt.NDArray[np.uint8]:
+    """Return bytes of integers that are neighbours along an axis, the first ones in the lowest bits; 0 fills up."""
+    each = 8 // bits
+    moved = np.moveaxis(integers, axis, 0)
+    found = moved[0::each].copy()
+    for place in range(1, each):
+        more = moved[place::each]
+        found[: len(more)] |= more << np.uint8(bits * place)
+    return np.moveaxis(found, 0, axis)
 
 
 FUSED: dict[str, Callable[[ir.Value, StoredWeight, edit.Names], None]] = {

@@ -17,9 +17,9 @@ Integers = npt.NDArray[np.int64]
 
 Calibration = Literal["minmax", "mse"]
 
-METHODS: dict[Calibration, Callable[[Array, Grid, bool], tuple[npt.NDArray[np.float32], Integers]]] = {
-    "minmax": lambda matrix, grid, symmetric: scales.spanning(matrix, grid, symmetric=symmetric),
-    "mse": lambda matrix, grid, symmetric: scales.clipped(matrix, 0, grid, symmetric=symmetric),
+METHODS: dict[Calibration, Callable[..., tuple[npt.NDArray[np.float32], Integers]]] = {
+    "minmax": lambda matrix, grid, **how: scales.spanning(matrix, grid, **how),
+    "mse": lambda matrix, grid, **how: scales.clipped(matrix, 0, grid, **how),
 }
 
 SMALLEST_FLOAT16 = 2.0**-24
@@ -143,18 +143,22 @@ class Storage:
         blocked = self.block_size and along is not None and array.shape[along] >= self.block_size
         axis, block = (along, self.block_size) if blocked else (output, 0)
         grid = scales.SYMMETRIC if self.dtype == "int8" and self.symmetric else scales.GRIDS[self.dtype]
+        signed = form != "qdq"  # where engines expect positive scales
+        how = {"symmetric": self.symmetric, "signed": signed}
         if axis is not None and block and self.calibration == "minmax":
-            scale, zero_point = scales.over(*_extremes(array, axis, block), grid, symmetric=self.symmetric)
+            extremes = _extremes(array, axis, block)
+            scale, zero_point = scales.over(*extremes, grid, symmetric=self.symmetric, signed=signed)
         elif axis is not None and block:
             matrix, shape = _in_blocks(array, axis, block)
-            scale, zero_point = METHODS[self.calibration](matrix, grid, self.symmetric)
+            scale, zero_point = METHODS[self.calibration](matrix, grid, **how)
             scale = np.moveaxis(scale.reshape(shape), -1, axis)
             zero_point = np.moveaxis(zero_point.reshape(shape), -1, axis)
         else:
-            scale, zero_point = METHODS[self.calibration](_in_rows(array, axis), grid, self.symmetric)
+            scale, zero_point = METHODS[self.calibration](_in_rows(array, axis), grid, **how)
         if array.dtype != np.float32:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
-            scale = np.maximum(scale, np.float32(least)).astype(array.dtype).astype(np.float32)
+            scale = np.copysign(np.maximum(np.abs(scale), np.float32(least)), scale)
+            scale = scale.astype(array.dtype).astype(np.float32)
         return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
 
 

@@ -78,8 +78,8 @@ def test_both_formats_hold_the_same_integers(form: str, literally: Callable[[ir.
     """Left to itself, onnxruntime rounds activations to 8 bits where it makes MatMulNBits of DequantizeLinear."""
     subject = model("g (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": (64, 8)})
     feeds = {"x": correlated(300, 64)}
-    result, _ = stored(subject, feeds, dtype="int4", block_size=16, rounding="gptq", format=form)
-    other, _ = stored(subject, feeds, dtype="int4", block_size=16, rounding="gptq")
+    result, _ = stored(subject, feeds, dtype="uint4", block_size=16, rounding="gptq", format=form)
+    other, _ = stored(subject, feeds, dtype="uint4", block_size=16, rounding="gptq")
     a, b = (literally(m, feeds)["y"] for m in (result, other))
     assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 
