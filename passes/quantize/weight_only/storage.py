@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..shared import scales
 from ..shared.scales import Grid
+from .packing import PLANES, short_scales
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -21,6 +22,9 @@ METHODS: dict[Calibration, Callable[..., tuple[npt.NDArray[np.float32], Integers
     "minmax": lambda matrix, grid, **how: scales.spanning(matrix, grid, **how),
     "mse": lambda matrix, grid, **how: scales.clipped(matrix, 0, grid, **how),
 }
+
+FEW = 128
+"""So many scales take less as floats than as bytes and the nodes that make floats of those."""
 
 SMALLEST_FLOAT16 = 2.0**-24
 """The smallest scale that float16 holds."""
@@ -48,6 +52,12 @@ class StoredWeight:
     zero_point : ndarray of int64, same shape
     integers : ndarray of int16, optional
         The weight's shape; None where each is the nearest.
+    scale_step : float
+        Scales are multiples of it, by -127 to 127, and stored as such; 0: as floats.
+    compact : bool
+        Whether 3 bits take 3 bits of the file, and not 4.
+    accuracy_level : int
+        What MatMulNBits computes in; see `QuantizeWeights`.
     """
 
     form: str
@@ -58,6 +68,30 @@ class StoredWeight:
     scale: npt.NDArray[np.float32]
     zero_point: Integers
     integers: npt.NDArray[np.int16] | None = None
+    scale_step: float = 0.0
+    compact: bool = False
+    accuracy_level: int = 0
+
+    @property
+    def bits_read(self) -> int:
+        """How many bits an integer has where an operator reads it: of 3, there is none."""
+        return max(int(self.dtype[-1]), 4) if self.dtype.endswith("3") else int(self.dtype[-1])
+
+    @property
+    def bits_held(self) -> int:
+        """How many bits an integer takes in the file."""
+        return int(self.dtype[-1]) if self.compact else self.bits_read
+
+    @property
+    def least(self) -> int:
+        """What is stored as 0 where integers have no sign: 3 bits lie in the middle of 4."""
+        whole = scales.GRIDS[self.dtype]
+        return whole.low if self.bits_held == int(self.dtype[-1]) else whole.middle - (1 << (self.bits_read - 1))
+
+    @property
+    def needs_zero_point(self) -> bool:
+        """Whether a fused operator has to be told; without, it is the middle of what the bits hold."""
+        return bool((self.zero_point - self.least != 1 << (self.bits_read - 1)).any())
 
     def spread(self, values: Array, shape: tuple[int, ...]) -> Array:
         """Return scales or zero points so that they broadcast to the weight's shape."""
@@ -121,12 +155,17 @@ class Storage:
         A key of `METHODS`.
     block_size : int
         0: no blocks.
+    compact : bool
+        Scales of fused operators take a byte each, and 3 bits no more than that.
+    accuracy_level : int
     """
 
     dtype: str
     symmetric: bool
     calibration: Calibration
     block_size: int
+    compact: bool = False
+    accuracy_level: int = 0
 
     def store(self, array: Array, form: str, output: int | None, along: int | None) -> StoredWeight:
         """Choose the scales of one weight.
@@ -159,7 +198,14 @@ class Storage:
             least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
             scale = np.copysign(np.maximum(np.abs(scale), np.float32(least)), scale)
             scale = scale.astype(array.dtype).astype(np.float32)
-        return StoredWeight(form, self.dtype, grid.low, axis, block, scale, zero_point)
+        fused, step = form != "qdq" and block > 0, 0.0
+        if fused and self.compact and scale.size >= FEW and grid.is_coarse:
+            scale, step = short_scales(scale, array.dtype, up=self.calibration == "minmax")
+        whole = form == "matmulnbits" or array.shape[-1] % PLANES == 0
+        return StoredWeight(
+            form, self.dtype, grid.low, axis, block, scale, zero_point, scale_step=step,
+            compact=fused and self.compact and whole, accuracy_level=self.accuracy_level if fused else 0,
+        )  # fmt: skip
 
 
 def _in_rows(array: Array, axis: int | None) -> Array:
