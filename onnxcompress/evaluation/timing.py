@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..graph.load import load
 from ..graph.save import weights
 from ..runtime.session import SHARED_BYTES, Array, Session, open_session
-from ..samples.inputs import example_feed
+from ..samples.random_values import example_feed
 from ..speed import Speed
 
 __all__ = ["Timing", "example_feed", "time_models"]
