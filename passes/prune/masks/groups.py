@@ -61,7 +61,7 @@ def _in_order(groups: Groups) -> list[tuple[int, Group]]:
 def _weights(group: Group) -> float:
     """Return how many weights a channel has, on average."""
     sizes = ((edit.tensor(m.value).size, m.places[0].size, m.line.rows.shape[1]) for m in group.constants())
-    return sum(size * places / extent for size, places, extent in sizes) / group.size
+    return float(sum(size * places / extent for size, places, extent in sizes) / group.size)
 
 
 def _independent(groups: Groups, skip: Container[str] = ()) -> tuple[list[Group], list[Refusal]]:

@@ -18,6 +18,8 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.bias import add_to_outputs
 from onnxcompress.graph.interface import Interface
 
+from .turning import turn
+
 Keep = npt.NDArray[np.bool_]
 
 
@@ -65,6 +67,8 @@ class ChannelPlan(Plan):
     ----------
     channels : dict
         Group's name → channels, numbered as in `Group.labels`.
+    rotations : dict
+        Group's name → orthogonal matrix by which its channels are turned before some of them become zero.
     weights, biases : dict
         What is written after that: a constant's name → its values; the name of a node's first output → what to add
         to each of its output channels.
@@ -73,6 +77,7 @@ class ChannelPlan(Plan):
     """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    rotations: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     interface: Interface = "stays"
@@ -81,8 +86,14 @@ class ChannelPlan(Plan):
         """Return each group alone; none of them where weights were fitted to all that goes."""
         if self.weights or self.biases:
             return {}
+        turned = self.rotations
         return {
-            name: ChannelPlan(channels={name: gone}, interface=self.interface) for name, gone in self.channels.items()
+            name: ChannelPlan(
+                channels={name: gone},
+                rotations={n: turned[n] for n in (name,) if n in turned},
+                interface=self.interface,
+            )
+            for name, gone in self.channels.items()
         }
 
 
@@ -105,7 +116,8 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
 
 
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
-    """Zero channels: the filters that make them, their biases, and the weights that read them."""
+    """Turn streams, and zero channels: the filters that make them, their biases, and the weights that read them."""
+    turn(model, plan.rotations)
     groups = find_groups(model, plan.interface)
     gone = groups.table(labels_of(groups, plan.channels))
     for value, axes in groups.axes.items():
@@ -120,7 +132,8 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
         if array is not None:
             edit.set_constant(value, array)
     sizes = {group.name: group.size for group in groups.prunable}
-    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
+    turned = dict.fromkeys(plan.rotations, ", after turning them to their principal axes")
+    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed{turned.get(n, '')}") for n, c in plan.channels.items()]
     return Changes((*done, *_write(model, plan)), plan.refused, plan.notes)
 
 
