@@ -417,6 +417,8 @@ class Run:
         """Say which steps made the model slower; what is made for another target is not timed here."""
         from .evaluation.step_times import slower_steps
 
+        if self._large and timings[-1].speed.state == "unclear":
+            return  # to time them again takes as long as a pass
         names = [stage.name for stage in self.report.stages]
         targets = [None, *(step.options.get("target") for step in self.report.steps)]
         here = next((count for count, target in enumerate(targets) if elsewhere([target])), len(targets))
@@ -431,6 +433,8 @@ class Run:
 
         if not running().is_cpu or self._meant_for() or self.model is self._models[0]:
             return  # other providers have no kernels that could be told apart, and other targets other ones
+        if self._large and not self._details:
+            return  # it takes longer than all that went before
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
         if not slowness.is_slow(timings[-1], quantized=quantized):
             return
@@ -456,12 +460,16 @@ class Run:
         if len(parts) == len(taken):
             self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
+    @property
+    def _large(self) -> bool:
+        return self.report.stages[0].bytes > TIMED_BYTES
+
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
 
         Nodes and values refer to each other, and so keep the weights of their models until they are collected.
         """
-        if self.report.stages[0].bytes > TIMED_BYTES:
+        if self._large:
             gc.collect()
             for tensor in weights(self.original):
                 edit.release_pages(tensor)
@@ -481,7 +489,7 @@ class Run:
                 if item.resized
             ]
         self.report.stages.append(stage)
-        if self.report.stages[0].bytes > TIMED_BYTES:
+        if self._large:
             del self._models[1:]
         self._models.append(self.model)
 
