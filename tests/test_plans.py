@@ -92,6 +92,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-weights", {"dtype": "uint4"}),
     ("random-prune", {}),
     ("remove-dead", {}),
+    ("merge-equal", {}),
+    ("quantize-weights", {"bits": 4.5}),
     ("shorten-names", {}),
     ("shrink", {}),
 ]
@@ -132,6 +134,10 @@ def test_a_replayed_plan_gives_the_same_bytes(folder: Path, name: str, options: 
     if name == "freeze-inputs":  # a caller may replace a weight
         subject = ir.load("m.onnx")
         subject.graph.inputs.append(subject.graph.initializers["b4"])
+        save(subject, "m.onnx", overwrite=True)
+    if name == "merge-equal":
+        subject = ir.load("m.onnx")
+        edit.set_constant(subject.graph.initializers["two"], np.full(1, 0.3, np.float32))
         save(subject, "m.onnx", overwrite=True)
     _, report = apply("m.onnx", [step], data="d.npz", output="a.onnx", seed=3)
     assert report.steps[0].done, "this case should do something"
