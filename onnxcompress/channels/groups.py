@@ -312,7 +312,7 @@ def _output_axes(groups: Groups) -> list[ValueAxis]:
     return found
 
 
-MAKERS = (*operators.PRODUCTS, *operators.RECURRENT)
+MAKERS = operators.LAYERS
 """Operators whose weights make channels."""
 
 

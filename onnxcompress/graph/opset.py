@@ -15,6 +15,9 @@ from .weightless import weightless
 PER_CHANNEL = 13
 """The first opset whose DequantizeLinear has an axis."""
 
+BITWISE = 18
+"""The first one with BitwiseAnd and BitwiseOr."""
+
 FLOAT16 = 19
 """The first one whose DequantizeLinear has scales of float16."""
 
@@ -27,7 +30,12 @@ TWO_BITS = 25
 CONVOLUTIONS = 22
 """The first one whose convolutions take bfloat16."""
 
-PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: "convolutions in bfloat16"}
+PURPOSES = {
+    PER_CHANNEL: "int8 weights",
+    FLOAT16: "int8 weights",
+    CONVOLUTIONS: "convolutions in bfloat16",
+    BITWISE: "3 bits",
+}
 """What an opset is needed for; 4 bits, 16 bits and blocks elsewhere."""
 
 IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10, TWO_BITS: 13}

@@ -36,7 +36,8 @@ def _query_width(node: ir.Node, given: Given) -> Shape:
     """Return the shape of attention on queries that are rows of (batch, tokens, width); packed ones hold keys, too."""
     batch, tokens, width = given(0)
     if node.inputs[1] is not None:
-        return batch, tokens, width
+        values = given(2) if node.op_type == "MultiHeadAttention" and node.inputs[2] is not None else ()
+        return batch, tokens, values[2] if len(values) == 3 else width
     heads = edit.int_attribute(node, "num_heads", 0)
     return batch, tokens, width * heads // (heads + 2 * edit.int_attribute(node, "kv_num_heads", heads))
 
@@ -56,6 +57,11 @@ def _concatenated(node: ir.Node, given: Given) -> Shape:
 MICROSOFT: dict[str, Callable[[ir.Node, Given], Shape]] = {
     "Attention": _projected,
     "BiasGelu": _like(),
+    "FastGelu": _like(),
+    "Gelu": _like(),
+    "MoE": _like(),
+    "QuickGelu": _like(),
+    "RotaryEmbedding": _like(),
     "DynamicQuantizeMatMul": _product(0, 1),
     "FusedGemm": _product(0, 1),
     "FusedMatMul": _product(0, 1),
@@ -84,6 +90,7 @@ TWICE = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
 def runtime_shapes(node: ir.Node, given: Given) -> dict[ir.Value, Shape]:
     """Return the shapes of a node's outputs, as far as they are known."""
     rule = MICROSOFT.get(node.op_type) if node.domain == "com.microsoft" else None
+    rule = _like() if node.op_type == "SimplifiedLayerNormalization" else rule
     try:
         shape = None if rule is None else rule(node, given)
     except (LookupError, ValueError):

@@ -17,10 +17,12 @@ from onnxcompress.samples.samples import Samples
 from onnxcompress.selection import OverridablePass
 
 from .compensate.least_squares import compensate
+from .compensate.principal import Rotations, principal_axes
 from .importance.criteria import criterion_of, score_groups
 from .importance.reconstruction import reconstruction_scores
 from .masks.groups import choose_groups
 from .masks.masks import ChannelPlan, apply_channels
+from .masks.turning import turn
 from .sparsity.allocate import allocate, cheapest_first
 from .sparsity.amount import Sparsity
 from .sparsity.budget import Budget, Meter, reach
@@ -84,6 +86,9 @@ class PruneChannels(OverridablePass):
     compensate : bool
         Fit the weights that read the channels to those that stay, in closed form, on up to 512 samples without
         labels, or on noise; see docs/recovery.md. FoldConstants and FoldBatchNorm before it let it reach more.
+    rotate : bool
+        With `compensate` and samples: turn residual streams that are only added up and RMS-normalised to their
+        principal axes first, so that the channels that go have least in them; nothing is computed in addition.
     steps : int
         Get there in so many equal steps, and score what is left after each; with `compensate` after fitting it.
 
@@ -128,6 +133,7 @@ class PruneChannels(OverridablePass):
     budget: Budget = "channels"
     keep_at_least: Annotated[int, msgspec.Meta(ge=1)] = 1
     compensate: bool = False
+    rotate: bool = True
     steps: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
 
     def __post_init__(self) -> None:
@@ -147,6 +153,25 @@ class PruneChannels(OverridablePass):
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
+        rotations = self._rotations(model, context)
+        if rotations:
+            turned = model.clone()
+            turn(turned, rotations)
+            context = context.on(turned)
+        plan = self._planned(context)
+        if not rotations or not plan.channels:
+            return plan
+        return dataclasses.replace(plan, rotations=rotations)
+
+    def _rotations(self, model: ir.Model, context: Context) -> Rotations:
+        """Return how streams are turned before anything is ranked: where it can be made up for, by real samples."""
+        if not (self.compensate and self.rotate and context.has_samples):
+            return {}
+        names = [group.name for group in choose_groups(self, model, context.groups).groups]
+        return principal_axes(model, names, context.samples, progress=context.progress, workers=context.workers)
+
+    def _planned(self, context: Context) -> ChannelPlan:
+        model = context.model
         ranker, refused = self.ranker(context)
         if self.sparsity == "auto":
             plan, short = self._allocated(ranker, model, context)

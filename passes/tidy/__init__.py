@@ -4,7 +4,7 @@ from .fold_affine import FoldAffine
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .freeze_inputs import FreezeInputs
-from .merge_equal import MergeEqual
+from .merge_nodes import MergeNodes
 from .remove_dead import RemoveDead
 from .shorten_names import ShortenNames
 from .shrink import Shrink
@@ -14,7 +14,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "FreezeInputs",
-    "MergeEqual",
+    "MergeNodes",
     "RemoveDead",
     "ShortenNames",
     "Shrink",

@@ -36,11 +36,11 @@ class Setting(NamedTuple):
 
 SETTINGS = tuple(
     Setting(f"{sign}{bits}", block)
-    for bits, blocks in ((2, (16, 32, 64, 128)), (4, (16, 32, 64, 128, 256)), (8, (32, 128)))
+    for bits, blocks in ((2, (16, 32, 64, 128)), (3, (16, 32, 64, 128)), (4, (16, 32, 64, 128, 256)), (8, (32, 128)))
     for block in blocks
     for sign in ("int", "uint")
 )
-"""What may be chosen. 3 bits lie in 4, and so are no choice."""
+"""What may be chosen."""
 
 PROBE = Setting("uint4", 32)
 """How a weight is stored when what its error does to the outputs is measured."""
@@ -144,7 +144,7 @@ class Allocation:
         """Say how many weights have how many bits."""
         counts: Counter[int] = Counter()
         for each in candidates:
-            counts[formats.BITS[self.weights[each.name].dtype]] += each.array.size
+            counts[int(self.weights[each.name].dtype[-1])] += each.array.size
         total = sum(counts.values())
         shares = ", ".join(f"{100 * counts[bits] / total:.0f} % in {bits}" for bits in sorted(counts))
         mean = 8 * weights_bytes(candidates, self.weights) / total

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, opset
 
-from ..shared import scales
 from ..shared.dequantize import dequantize
+from . import fused
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
 
-MICROSOFT = "com.microsoft"
-
 SHORTEST_BLOCK = 16
 """Blocks of onnxruntime's operators are a power of two, and not shorter."""
 
-BITS = {"int2": 2, "uint2": 2, "int3": 4, "uint3": 4, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
-"""In how many bits an integer lies in the file."""
-
 COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 """What MatMulNBits and GatherBlockQuantized compute in on a CPU."""
+
+
+def is_power(block: int | None) -> bool:
+    """Tell whether onnxruntime's operators read blocks of this size."""
+    return block is not None and block >= SHORTEST_BLOCK and not block & (block - 1)
 
 
 def reads_rows(node: ir.Node, index: int) -> bool:
@@ -37,7 +35,7 @@ def reads_rows(node: ir.Node, index: int) -> bool:
 
 def wider(value: ir.Value, dtype: str) -> tuple[str, str]:
     """Return the type in which DequantizeLinear can read a weight, with bits enough for another one, and the reason."""
-    bits, tensor = BITS[dtype], edit.constant(value)
+    bits, tensor = int(dtype[-1]), edit.constant(value)
     if bits < 8 and any(reads_rows(*use) for use in value.uses()):
         return f"{dtype[:-1]}8", (
             "stored in 8 bits: onnxruntime's Gather reads none of fewer; with format = 'matmulnbits', tables have an "
@@ -51,8 +49,8 @@ def wider(value: ir.Value, dtype: str) -> tuple[str, str]:
 def needed_opset(stored: StoredWeight) -> int:
     """Return the opset that a weight needs."""
     if stored.form != "qdq":
-        return 1
-    bits = BITS[stored.dtype]
+        return opset.BITWISE if stored.bits_held == fused.UNPACKED else 1
+    bits = stored.bits_read
     return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
@@ -77,38 +75,26 @@ def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int 
         The weight's.
     stored : StoredWeight
     scale_bytes : int
-        Of a scale: 2 where the weight is float16.
+        Of a scale that is a float: 2 where the weight is float16.
     """
-    bits, count = BITS[stored.dtype], math.prod(shape)
-    zeros = stored.scale.size
-    if stored.block_size and stored.form != "qdq" and stored.axis is not None:
-        along = shape[stored.axis]
-        blocks = -(-along // stored.block_size)
-        count = count // along * (blocks * stored.block_size if stored.form == "matmulnbits" else along)
-        zeros = _needs_zero_point(stored) * (zeros // blocks) * -(-blocks * bits // 8) * 8 // bits
-    return -(-count * bits // 8) + scale_bytes * stored.scale.size + -(-zeros * bits // 8)
+    count, zeros, each = math.prod(shape), stored.scale.size, scale_bytes
+    if stored.form != "qdq" and stored.axis is not None:
+        length = shape[stored.axis]
+        blocks = -(-length // stored.block_size)
+        count = count // length * (blocks * stored.block_size if stored.form == "matmulnbits" else length)
+        each = 1 if stored.scale_step else scale_bytes
+        in_bytes = zeros // blocks * -(-blocks * stored.bits_read // 8)  # each row begins a byte
+        alike = (stored.zero_point == stored.zero_point.flat[0]).all() and in_bytes >= fused.FEW
+        zeros = 0 if alike or not stored.needs_zero_point else in_bytes * 8 // stored.bits_read
+    return -(-count * stored.bits_held // 8) + each * stored.scale.size + -(-zeros * stored.bits_read // 8)
 
 
-def _needs_zero_point(stored: StoredWeight) -> bool:
-    """Tell whether a fused operator has to be told: without it is the middle of what its bits hold."""
-    return bool((stored.zero_point - scales.GRIDS[stored.dtype].low + _lift(stored) != _middle(stored)).any())
-
-
-def _middle(stored: StoredWeight) -> int:
-    return 1 << (BITS[stored.dtype] - 1)
-
-
-def _lift(stored: StoredWeight) -> int:
-    """Return what is added so that the middle of 3 bits is that of 4."""
-    return _middle(stored) - (scales.GRIDS[stored.dtype].middle - scales.GRIDS[stored.dtype].low)
-
-
-def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
+def write(value: ir.Value, stored: StoredWeight, shared: fused.Shared, version: int) -> None:
     """Let the readers of a constant read integers instead, in a model of an opset."""
     if stored.form == "qdq":
-        _with_dequantize(value, stored, names, version)
+        _with_dequantize(value, stored, shared.names, version)
     else:
-        FUSED[stored.form](value, stored, names)
+        fused.write_fused(value, stored, shared)
 
 
 def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
@@ -142,7 +128,7 @@ class _Dequantizer:
         ]
         self._whole: ir.Value | None = None
         # Rows of integers are looked up first and converted then.
-        self.rows_can_wait = BITS[stored.dtype] == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
+        self.rows_can_wait = stored.bits_read == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
 
     def whole(self) -> ir.Value:
         """Return the weight as it was, nearly."""
@@ -175,69 +161,3 @@ class _Dequantizer:
         if not self._casts:
             return result
         return inserter.node("Cast", [result], f"{name}_cast", attributes={"to": int(self._dtype)}, after=node)
-
-
-def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), none below 0, packed."""
-    graph, array = edit.graph_of(value), edit.array(value)
-    bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
-    least, inserter = scales.GRIDS[stored.dtype].low - _lift(stored), edit.Inserter(graph, names)
-    integers = (stored.encode(array) - least).astype(np.uint8)
-    blocks = -(-k // stored.block_size)
-    missing = blocks * stored.block_size - k
-    padded = np.pad(integers, ((0, missing), (0, 0))) if missing else integers
-    packed = _packed(padded, bits, axis=0).T.reshape(n, blocks, -1)  # rows are packed faster than columns
-    inputs = [
-        inserter.constant(f"{name}_quantized", packed),
-        inserter.constant(f"{name}_scale", stored.scale.T.astype(array.dtype)),
-    ]
-    if _needs_zero_point(stored):
-        zero_point = (stored.zero_point - least).astype(np.uint8).T
-        inputs.append(inserter.constant(f"{name}_zero_point", _packed(zero_point, bits)))
-    for node, _ in list(value.uses()):
-        _turn(node, "MatMulNBits", [node.inputs[0], *inputs])
-        for key, number in {"K": k, "N": n, "bits": bits, "block_size": stored.block_size}.items():
-            edit.set_attribute(node, key, number)
-
-
-def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make GatherBlockQuantized of each Gather: integers (rows, bytes), none below 0, packed."""
-    graph, array = edit.graph_of(value), edit.array(value)
-    bits, name, inserter = BITS[stored.dtype], str(value.name), edit.Inserter(graph, names)
-    least = scales.GRIDS[stored.dtype].low - _lift(stored)
-    integers = inserter.constant(f"{name}_quantized", _packed((stored.encode(array) - least).astype(np.uint8), bits))
-    rest = [inserter.constant(f"{name}_scale", stored.scale.astype(array.dtype))]
-    if _needs_zero_point(stored):
-        zero_point = _packed((stored.zero_point - least).astype(np.uint8), bits)
-        rest.append(inserter.constant(f"{name}_zero_point", zero_point))
-    for node, _ in list(value.uses()):
-        _turn(node, "GatherBlockQuantized", [integers, node.inputs[1], *rest])
-        numbers = {"bits": bits, "block_size": stored.block_size, "gather_axis": 0, "quantize_axis": 1}
-        for key, number in numbers.items():
-            edit.set_attribute(node, key, number)
-
-
-def _turn(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> None:
-    """Make another operator of a node, whose outputs stay."""
-    node.op_type, node.domain = op_type, MICROSOFT
-    node.attributes.clear()
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def _packed(integers: npt.NDArray[np.uint8], bits: int, axis: int = -1) -> npt.NDArray[np.uint8]:
-    """Return bytes of integers that are neighbours along an axis, the first ones in the lowest bits; 0 fills up."""
-    each = 8 // bits
-    moved = np.moveaxis(integers, axis, 0)
-    found = moved[0::each].copy()
-    for place in range(1, each):
-        more = moved[place::each]
-        found[: len(more)] |= more << np.uint8(bits * place)
-    return np.moveaxis(found, 0, axis)
-
-
-FUSED: dict[str, Callable[[ir.Value, StoredWeight, edit.Names], None]] = {
-    "gatherblockquantized": _with_rows,
-    "matmulnbits": _with_n_bits,
-}

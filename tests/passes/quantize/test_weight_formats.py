@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from corpus.oracle import plain_run
 from corpus.text import model
@@ -18,6 +20,7 @@ from onnxcompress.errors import OptionError
 from onnxcompress.passes import QuantizeWeights
 from onnxcompress.passes.quantize.quantize_weights import WeightPlan
 from onnxcompress.passes.quantize.weight_only import formats
+from onnxcompress.passes.quantize.weight_only.storage import StoredWeight
 from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
@@ -25,12 +28,14 @@ Feeds = dict[str, np.ndarray]
 BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int3": 3, "uint3": 3, "int2": 2, "uint2": 2}
 
 HELD = BITS | {"int3": 4, "uint3": 4}
-"""In how many bits they lie."""
+"""In how many bits they lie, if they are not compact."""
+
+PLAIN: dict[str, Any] = {"compact": False, "accuracy_level": 1}
 
 
 def stored(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> tuple[ir.Model, Changes]:
     """Plan, send the plan through JSON, apply, check."""
-    step = QuantizeWeights(minimum_size=16, **options)
+    step = QuantizeWeights(minimum_size=16, **{"format": "qdq"} | options)
     context = Context(subject, samples=None if feeds is None else load_samples(feeds, subject))
     plan, result = step.plan(subject, context), subject.clone()
     changes = step.apply(result, WeightPlan.from_json(plan.to_json()))
@@ -137,7 +142,7 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
     weight = np.random.default_rng(0).normal(size=(length, 6)).astype(kind)
     name = "float16" if half else "float"
     subject = model(f"g ({name}[N,{length}] x) => ({name}[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
-    result, changes = stored(subject, dtype=dtype, block_size=32, format="matmulnbits")
+    result, changes = stored(subject, dtype=dtype, block_size=32, format="matmulnbits", **PLAIN)
     assert "MatMulNBits" in changes.done[0].what
     assert operators(result) == ["MatMulNBits"]
     assert result.opset_imports[""] == 18
@@ -152,7 +157,7 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
     assert (np.abs(weight - meant) <= np.abs(steps) * ((0.6 if half else 0.5001) if steps.min() > 0 else 1.001)).all()
     assert (steps.min() < 0) == (dtype in ("int4", "int3", "int2"))
     held = sum(found[f"w_{part}"].nbytes for part in ("quantized", "scale", "zero_point") if f"w_{part}" in found)
-    plan = QuantizeWeights(dtype=dtype, minimum_size=16, block_size=32, format="matmulnbits").plan(  # type: ignore[arg-type]
+    plan = QuantizeWeights(dtype=dtype, minimum_size=16, block_size=32, format="matmulnbits", compact=False).plan(  # type: ignore[arg-type]
         subject, Context(subject)
     )
     assert formats.stored_bytes(weight.shape, plan.weights["w"], scale_bytes=weight.itemsize) == held
@@ -160,12 +165,65 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
     np.testing.assert_allclose(y, meant, atol=3e-3 if half else 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [dtype for dtype in BITS if "8" not in dtype])
+@pytest.mark.parametrize(("length", "half"), [(256, False), (310, False), (256, True)])
+def test_compact_constants_are_unpacked_when_the_model_is_loaded(
+    dtype: str, length: int, half: bool, tmp_path: Path
+) -> None:
+    kind, name, random = np.float16 if half else np.float32, "float16" if half else "float", np.random.default_rng(0)
+    weights = {"w": random.normal(size=(length, 40)).astype(kind), "t": random.normal(size=(80, 64)).astype(kind)}
+    subject = model(
+        f"""g ({name}[N,{length}] x, int64[M] i) => ({name}[N,40] y, {name}[M,64] z) {{
+            y = MatMul(x, w) z = Gather(t, i) }}""",
+        weights,
+    )
+    step = QuantizeWeights(dtype=dtype, minimum_size=16, accuracy_level=1)  # type: ignore[arg-type]
+    plan, result = step.plan(subject, Context(subject)), subject.clone()
+    step.apply(result, plan)
+    feeds = {"x": np.eye(length, dtype=kind), "i": np.arange(80)}
+    found = dict(zip(("w", "t"), plain_run(result, feeds).values(), strict=True))
+    for key, array in weights.items():
+        stored = plan.weights[key]
+        np.testing.assert_allclose(found[key], stored.decode(stored.encode(array)), atol=3e-3 if half else 1e-5)
+        parts = ("quantized", "low", "high", "scale", "zero_point")
+        held = sum(tensors(result)[f"{key}_{part}"].nbytes for part in parts if f"{key}_{part}" in tensors(result))
+        assert held == formats.stored_bytes(array.shape, stored, array.itemsize)
+        values, blocks = -(-array.size // 2560) * 2560 if key == "w" else array.size, stored.scale.size
+        zeros = 0 if dtype[0] == "i" else blocks * (max(BITS[dtype], 4) if "3" in dtype else BITS[dtype]) / 8
+        assert values * BITS[dtype] / 8 + blocks + zeros <= held <= values * BITS[dtype] / 8 + blocks + zeros + 80
+    session = ort.SessionOptions()
+    session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    session.log_severity_level = 3  # that what is written is for this machine
+    ort.InferenceSession(ir.to_proto(result).SerializeToString(), session, providers=["CPUExecutionProvider"])
+    loaded = {node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node}
+    assert loaded <= {"MatMulNBits", "GatherBlockQuantized", "Cast"}
+
+
+def test_few_bits_are_stored_as_the_target_reads_them() -> None:
+    subject = model("g (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": (64, 8)})
+
+    def made(**options: Any) -> StoredWeight:
+        return QuantizeWeights(minimum_size=16, **options).plan(subject, Context(subject)).weights["w"]
+
+    few = made(dtype="int4")
+    assert (few.form, few.block_size, few.accuracy_level) == ("matmulnbits", 32, 4)
+    assert made(dtype="int4", accuracy_level=0).accuracy_level == 0
+    assert made(dtype="int4", block_size=24).form == "qdq"
+    assert made(dtype="int4", granularity="channel").form == "qdq"
+    assert made(dtype="int4", target="tensorrt").form == "qdq"
+    assert made(dtype="int8", block_size=32).form == "qdq"
+    assert made().form == "qdq"
+    eight = made(dtype="int8", block_size=32, format="matmulnbits")
+    assert (eight.form, eight.accuracy_level) == ("matmulnbits", 4)
+
+
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
 def test_rows_of_a_table_in_blocks(dtype: str, form: str) -> None:
     table = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
     subject = model("g (int64[N,3] i) => (float[N,3,64] y) { y = Gather(t, i) }", {"t": table})
-    result, changes = stored(subject, dtype=dtype, block_size=32, format=form)
+    result, changes = stored(subject, dtype=dtype, block_size=32, format=form, **PLAIN)
     fused, bits = form == "matmulnbits", HELD[dtype]
     assert [(r.subject, "8 bits" in r.reason) for r in changes.refused] == [("t", True)] * (not fused and bits < 8)
     found = tensors(result)
@@ -242,6 +300,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"block_size": 32, "granularity": "channel"}, "block_size = 32: each block.*'channel'"),
     ({"granularity": "block"}, "granularity = 'block': block_size is missing"),
     ({"format": "matmulnbits"}, "block_size = None: expected 16, 32"),
+    ({"accuracy_level": 5}, "accuracy_level"),
+    ({"target": "onnxruntime-cpus"}, "onnxruntime-cpus"),
     ({"format": "matmulnbits", "block_size": 24}, "block_size = 24: expected 16, 32"),
     ({"format": "matmulnbits", "block_size": 8}, "block_size = 8: expected 16, 32"),
     ({"calibration": "best"}, "calibration"),

@@ -15,7 +15,7 @@ from .folding.signature import SMALL, identity, signature
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EqualPlan(Plan):
+class NodesPlan(Plan):
     """First output of a node → that of the node before it that computes the same; constant → the equal one."""
 
     nodes: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -23,7 +23,7 @@ class EqualPlan(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MergeEqual(SelectivePass):
+class MergeNodes(SelectivePass):
     """Let nodes that compute the same of the same become one, and small constants that hold the same, too.
 
     Exporters write a Constant for each use, and the shape arithmetic of each block anew: of a language model of a few
@@ -38,7 +38,7 @@ class MergeEqual(SelectivePass):
 
     promise = Promise(tolerance=1e-5)
 
-    def plan(self, model: ir.Model, context: Context) -> EqualPlan:
+    def plan(self, model: ir.Model, context: Context) -> NodesPlan:
         """Merge on a copy, node after node, and note which could be."""
         copy = model.clone()
         selected = self.select(model, node_subjects(copy.graph))
@@ -61,9 +61,9 @@ class MergeEqual(SelectivePass):
                     continue
                 nodes[edit.output_name(node)] = edit.output_name(first)
                 _read_instead(node, first)
-        return EqualPlan(nodes=nodes, constants=constants, refused=(*refused, *selected.idle_but(touched)))
+        return NodesPlan(nodes=nodes, constants=constants, refused=(*refused, *selected.idle_but(touched)))
 
-    def apply(self, model: ir.Model, plan: EqualPlan) -> Changes:
+    def apply(self, model: ir.Model, plan: NodesPlan) -> Changes:
         """Merge what the plan says."""
         done = []
         found = {edit.output_name(node): node for node in model.graph.all_nodes() if node.outputs}
