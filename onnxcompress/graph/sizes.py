@@ -9,11 +9,11 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from . import edit, operators
-from .inference import Dim, Skeleton, Types, dims_of
+from .dims import Dim, Dims
+from .inference import Skeleton, Types, dims_of
 from .layer import Layer, axes_of
 
 Shape: TypeAlias = tuple[int, ...]
-Dims: TypeAlias = tuple[Dim, ...]
 Named: TypeAlias = tuple["int | str", ...]
 
 IMAGES = (64, 224, 32, 28, 96, 128, 160, 192, 256, 299, 320, 384, 416, 448, 512, 640)
