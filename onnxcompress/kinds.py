@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from .errors import ModelError
 from .graph import edit, shapes
-from .graph.load import from_proto, load
+from .graph.load import PATH, from_proto, load
+from .graph.shared_vectors import joined, separate
+from .package import genai
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -27,11 +29,14 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     A path comes back as an `onnx_ir.Model`.
     """
     if isinstance(model, (str, Path)):
-        return load(model), _same
+        loaded = load(model)
+        if (config := genai.config_of(Path(loaded.meta[PATH]))) is not None:
+            genai.check(loaded, config)
+        return loaded, joined
     if isinstance(model, ir.Model):
-        return model, _same
+        return model, joined
     if isinstance(model, onnx.ModelProto):
-        return from_proto(model), ir.to_proto
+        return from_proto(model), lambda made: ir.to_proto(joined(made))
     import onnx_graphsurgeon as gs
 
     if isinstance(model, gs.Graph):
@@ -42,16 +47,17 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
 
 
 def working_copy(model: ir.Model) -> ir.Model:
-    """Return a copy with the shapes that can be inferred, in which constants and inputs with a default differ."""
+    """Return a copy with the shapes that can be inferred, in which constants and inputs with a default differ.
+
+    Each layer has vectors of its own in it; what comes back in the kind given, or is saved, has those that are equal
+    once again.
+    """
     copy = model.clone()
     copy.meta.update(model.meta)
     edit.raise_ir_version(copy)
+    separate(copy.graph)
     shapes.infer(copy)
     return copy
-
-
-def _same(model: ir.Model) -> ir.Model:
-    return model
 
 
 def _to_gs(model: ir.Model) -> gs.Graph:
@@ -59,5 +65,6 @@ def _to_gs(model: ir.Model) -> gs.Graph:
 
     from .surgery import refuse_losses
 
+    model = joined(model)
     refuse_losses(model)
     return gs.import_onnx(ir.to_proto(model))

@@ -44,6 +44,9 @@ ENVIRONMENTS = {
         "pydantic",
         "py-cpuinfo",
     ),
+    "onnxruntime_blocks": ("onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0", "torch==2.13.0"),
+    "modelopt": ("nvidia-modelopt[onnx]==0.47.0", "onnxruntime==1.32.0", "torch==2.13.0"),
+    "olive": ("olive-ai", "onnxruntime==1.32.0", "torch==2.13.0", "requests"),
 }
 """Environment → what pip installs there. Ours, and plain inference, run where this command runs."""
 
@@ -72,7 +75,7 @@ class Candidate:
 PLAIN = "plain inference"
 
 _TEXTBOOK = {"correct": False, "rounding": "nearest"}
-_ORT, _NNCF, _QUARK, _AIMET, _INC = ENVIRONMENTS
+_ORT, _NNCF, _QUARK, _AIMET, _INC, *_ = ENVIRONMENTS
 
 CANDIDATES: dict[str, Candidate] = {
     PLAIN: Candidate("plain"),

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import constants, edit, shapes
+from ..graph.interface import Interface
+from .head_labels import Heads
 from .labels import Labels, Rows
 from .trace import Trace
 
@@ -54,11 +56,11 @@ class Engine:
     `shifted` holds the values, and axes counted from the end, along which a masked channel is not zero, since something
     was added to all of them: the sum over such a channel is not nothing. `divisors` are the labels of values that are
     divided by and would be zero where a channel is. `followed` are the nodes that a rule was applied to: of the others
-    some shape is not known, or does not fit, and nothing may be concluded.
+    some shape is not known, or does not fit, and nothing may be concluded. `heads` are those of attention operators.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
+    def __init__(self, model: ir.Model, interface: Interface = "stays") -> None:
+        self.model, self.interface = model, interface
         self.known, self.larger = shapes.concrete_twice(model)
         self.labels = Labels()
         self.sinks: list[Sink] = []
@@ -69,6 +71,7 @@ class Engine:
         self.divisors: list[Rows] = []
         self.followed: set[ir.Node] = set()
         self.traces: dict[Hashable, list[Trace] | None] = {}
+        self.heads: dict[ir.Node, Heads] = {}
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the concrete shape, or () when it is unknown."""

@@ -291,7 +291,8 @@ def _on_axis(row: npt.NDArray[np.int64], axis: int, rank: int) -> Field:
     return row.reshape([-1 if d == axis else 1 for d in range(rank)])
 
 
-WIDTH = ("LayerNormalization", "RMSNormalization")
+WIDTH = ("LayerNormalization", "com.microsoft::SkipLayerNormalization")
+"""Normalisations that take the mean away, over the width that they read."""
 
 
 def _label_padding(engine: Engine, node: ir.Node, traced: Trace, rows: list[Rows | None]) -> None:
@@ -301,7 +302,7 @@ def _label_padding(engine: Engine, node: ir.Node, traced: Trace, rows: list[Rows
             empty = traced.padded[axis] & (row == 0).all(0)
             added = engine.labels.fresh(int(empty.sum()))
             row[0, empty] = added[0]
-            if any(use.op_type in WIDTH for use in node.outputs[0].consumers()):
+            if any(edit.op_of(use) in WIDTH for use in node.outputs[0].consumers()):
                 engine.labels.freeze(added, f"{edit.label(node)} keeps the width of a normalisation")
 
 

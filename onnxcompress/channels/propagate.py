@@ -14,8 +14,10 @@ from ..graph.shapes import run_node
 from ..graph.windows import differs_at_borders
 from .constant_channels import Channel, ConstantChannels
 from .engine import Engine
+from .fused import ACTIVATIONS
 from .means import reduced_axes
 from .movement import MOVES, moved_inputs, padding, trace, traced_axes
+from .norms import NORMS
 from .rules import RULES, elementwise
 from .weight_matrix import weight_matrix
 
@@ -82,6 +84,8 @@ def _elementwise(constants: ConstantChannels, node: ir.Node) -> None:
             ran = run_node(node, arrays, engine.opset)
             if ran is not None and ran[0].shape == (int(known.sum()),):
                 result[known] = ran[0]
+        if edit.op_of(node) in ACTIVATIONS:
+            result[np.sum([o for o in operands if o is not None], axis=0) == 0] = 0
         if node.op_type == "Mul":
             result[np.any([o == 0 for o in operands if o is not None], axis=0)] = 0
         constants.set(out, axis, result)
@@ -123,12 +127,38 @@ def _batch_norm(constants: ConstantChannels, node: ir.Node) -> None:
         constants.set(node.outputs[0], 1, np.where(factor == 0, shift, (channel - mean) * factor + shift))
 
 
-def _layer_norm(constants: ConstantChannels, node: ir.Node) -> None:
-    """A channel whose scale is zero is its shift, whatever the others are."""
-    scale, shift = _scale_and_shift(constants, node)
-    rank = len(constants.engine.shape(node.outputs[0]))
-    if scale is not None and scale.ndim == 1:
-        constants.set(node.outputs[0], rank - 1, np.where(scale == 0, shift, np.nan))
+def _norm(constants: ConstantChannels, node: ir.Node) -> None:
+    """A channel whose scale is zero is its shift, whatever the others are; without a mean zero stays zero."""
+    known, engine, out = NORMS[edit.op_of(node)], constants.engine, node.outputs[0]
+    rank, parameters = len(engine.shape(out)), known.parameters(node)
+    parts = [constants.along(value, -1) for value in known.summands(node)]
+    whole = np.sum(np.broadcast_arrays(*parts), axis=0) if parts else np.zeros(0)
+    total = known.sum_of(node)
+    if total is not None and whole.shape == (engine.shape(total)[-1:]):
+        constants.set(total, rank - 1, whole)
+    scale = engine.array(parameters.get(known.scale))
+    if scale is None or scale.ndim != 1 or whole.shape != scale.shape:
+        return
+    given = None if known.shift is None else parameters.get(known.shift)
+    shift = np.zeros(1) if given is None else engine.array(given)
+    zero = (scale == 0) | (False if known.centred else whole == 0)
+    constants.set(out, rank - 1, np.where(zero, np.nan if shift is None else shift.astype(np.float64), np.nan))
+
+
+def _turned(constants: ConstantChannels, node: ir.Node) -> None:
+    """Turning pairs of numbers leaves those at zero that are both zero."""
+    heads, data, out = constants.engine.heads.get(node), node.inputs[0], node.outputs[0]
+    if heads is None or data is None:
+        return
+    last = len(constants.engine.shape(out)) - 1
+    size, turned = heads.size.shape[1], 2 * heads.values.shape[1]
+    zero = (constants.along(data, last) == 0).reshape(-1, size)
+    beside = edit.int_attribute(node, "interleaved", 0)  # else a half stands behind the other
+    halves = zero[:, :turned].reshape(len(zero), -1, 2) if beside else zero[:, :turned].reshape(len(zero), 2, -1)
+    both = halves.all(axis=-1 if beside else 1)
+    spread = np.repeat(both, 2, axis=1) if beside else np.tile(both, (1, 2))
+    found = np.concatenate([spread, zero[:, turned:]], axis=1).ravel()
+    constants.set(out, last, np.where(found, 0, np.nan))
 
 
 def _normalised(constants: ConstantChannels, node: ir.Node) -> None:
@@ -191,13 +221,13 @@ def _reduction(constants: ConstantChannels, node: ir.Node) -> None:
 
 PROPAGATE: dict[str, Callable[[ConstantChannels, ir.Node], None]] = {
     **dict.fromkeys(operators.PRODUCTS, _weighted),
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys(("RotaryEmbedding", "com.microsoft::RotaryEmbedding"), _turned),
     "AveragePool": _spatial,
     "BatchNormalization": _batch_norm,
     "ConstantOfShape": _filled,
     "DequantizeLinear": _quantized,
     "GlobalAveragePool": _spatial,
-    "LayerNormalization": _layer_norm,
-    "RMSNormalization": _layer_norm,
     "GlobalMaxPool": _spatial,
     "GroupNormalization": _normalised,
     "InstanceNormalization": _normalised,

@@ -8,11 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit, operators, shapes
+from ..graph import edit, interface, operators, shapes
 from ..graph.layer import Layer, axes_of
 from .groups import Groups
+from .heads import HEADS, with_heads
+from .labels import Rows
 from .means import add_lost_squares, centred, reduced_axes
-from .movement import WIDTH
+from .norm_widths import rewrite_norm
+from .norms import NORMS
 from .removal import Removal, labels_of
 from .rules import is_zero
 
@@ -39,13 +42,13 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
         A name is no prunable group of this model, or a channel is out of range.
     """
     nodes = list(model.graph)
-    padded = [v for node in nodes if node.op_type in WIDTH for v in node.inputs[1:] if v is not None]
-    arrays = {value: array for value in padded if (array := groups.engine.array(value)) is not None}
+    read = [v for node in nodes if edit.op_of(node) in NORMS for v in node.inputs[1:] if v is not None]
+    arrays = {value: array for value in read if (array := groups.engine.array(value)) is not None}
     removal = Removal(edit.Inserter(model.graph), groups, groups.table(labels_of(groups, channels)), arrays)
     _keep_numbers(removal)
     for node in (
-        *(n for n in nodes if n.op_type not in REPLACING),
-        *(n for n in nodes[::-1] if n.op_type in REPLACING),
+        *(n for n in nodes if edit.op_of(n) not in REPLACING),
+        *(n for n in nodes[::-1] if edit.op_of(n) in REPLACING),
     ):
         rewrite = REWRITERS.get(edit.op_of(node))
         if rewrite is not None and node in groups.engine.followed:
@@ -62,9 +65,22 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
                 array = np.compress(keep, array, axis)
             removed += tensor.size - array.size
             edit.set_constant(value, array)
+    _narrow(model, removal)
     shapes.forget(model)
     shapes.infer(model)
     return removed
+
+
+def _narrow(model: ir.Model, removal: Removal) -> None:
+    """Say of inputs and outputs what they have lost, in their shapes and in the model's metadata."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        for axis in range(len(value.shape or ())) if edit.constant(value) is None else ():
+            kept = removal.kept(value, axis)
+            if kept is not None and value.shape is not None:
+                dims = list(value.shape)
+                dims[axis] = int(kept.sum())
+                value.shape = ir.Shape(dims)
+                interface.note(model, str(value.name), axis, kept)
 
 
 def _conv(removal: Removal, node: ir.Node) -> None:
@@ -80,40 +96,6 @@ def _group_normalization(removal: Removal, node: ir.Node) -> None:
     data = edit.required(node, 0)
     size = removal.groups.engine.shape(data)[1] // edit.int_attribute(node, "num_groups", 1)
     edit.set_attribute(node, "num_groups", removal.extent(data, 1) // size)
-
-
-def _layer_normalization(removal: Removal, node: ir.Node) -> None:
-    """Take the mean over the old width still: pad with zeros before, cut off after; padded scales are zero."""
-    data, out = edit.required(node, 0), node.outputs[0]
-    rank = len(removal.groups.engine.shape(data))
-    kept = removal.kept(data, rank - 1)
-    if kept is None:
-        return
-    gone = int((~kept).sum())
-    for index in range(1, len(node.inputs)):
-        value = node.inputs[index]
-        array = None if value is None else removal.arrays.get(value)
-        if array is not None and array.shape[-1:] == kept.shape:
-            zeros = np.zeros((*array.shape[:-1], gone), array.dtype)
-            array = np.concatenate([np.compress(kept, array, -1), zeros], axis=-1)
-            node.replace_input_with(index, removal.insert.constant(f"{edit.output_name(node)}_{index}", array))
-    before = data.producer()
-    if before is not None and before.op_type == "Pad" and len(data.uses()) == 1:  # padded by an earlier removal
-        pads = removal.parameter(before, 1)
-        if pads is not None:
-            pads[-1] += gone
-            removal.set_parameter(before, 1, pads)
-            return
-    pads = np.zeros(2 * rank, np.int64)
-    pads[-1] = gone
-    name = edit.output_name(node)
-    padded = removal.insert.node(
-        "Pad", [data, removal.insert.constant(f"{name}_pads", pads)], before=node, dtype=data.dtype
-    )
-    node.replace_input_with(0, padded)
-    ends = [removal.insert.constant(f"{name}_{n}", np.array([v])) for n, v in _cut(rank, len(kept) - gone).items()]
-    removal.insert.behind(out, "Slice", *ends)
-    out.shape = None
 
 
 def _reduce_mean(removal: Removal, node: ir.Node) -> None:
@@ -144,12 +126,20 @@ def _keep_numbers(removal: Removal) -> None:
             edit.replace_uses(out, removal.insert.constant(f"{edit.output_name(node)}_kept", array))
 
 
-REPLACING = ("LayerNormalization", "RMSNormalization", "ReduceMean")
+REPLACING = (*NORMS, "ReduceMean")
 """These get a new output, which the analysis does not know: they come last, and the last first."""
 
 
-def _cut(rank: int, width: int) -> dict[str, int]:
-    return {"start": 0, "end": width, "axis": rank - 1}
+def _heads(removal: Removal, node: ir.Node) -> None:
+    """Set how many heads are left, and how wide packed queries, keys and values are."""
+    heads = removal.groups.engine.heads.get(node)
+
+    def left(rows: Rows) -> int:
+        return int((~removal.groups.removed(rows, removal.gone)).sum())
+
+    if heads is not None:
+        packed = [left(heads.hidden(kind)) for kind in ("queries", "keys", "values")]
+        with_heads(heads, left, node, packed if edit.op_of(node) == "com.microsoft::Attention" else ())
 
 
 def _recurrent(removal: Removal, node: ir.Node) -> None:
@@ -294,13 +284,14 @@ def _resize(removal: Removal, node: ir.Node) -> None:
 REWRITERS: dict[str, Callable[[Removal, ir.Node], None]] = {
     **dict.fromkeys(operators.CONVOLUTIONS, _conv),
     **dict.fromkeys(operators.RECURRENT, _recurrent),
+    **dict.fromkeys(NORMS, rewrite_norm),
+    **dict.fromkeys(HEADS, _heads),
+    "com.microsoft::FusedConv": _conv,
     "ConstantOfShape": _target,
     "Expand": _target,
     "Gather": _gather,
     "GroupNormalization": _group_normalization,
-    "LayerNormalization": _layer_normalization,
     "Pad": _pad,
-    "RMSNormalization": _layer_normalization,
     "ReduceMean": _reduce_mean,
     "Reshape": _target,
     "Resize": _resize,

@@ -11,9 +11,12 @@ from ..graph import constants, edit, operators
 from ..graph.layer import Layer, WeightAxes, axes_of
 from ..graph.windows import window
 from .engine import Axes, Engine, Sink
+from .fused import ACTIVATIONS, mixture_of_experts, nhwc_conv
+from .heads import HEADS, Label
 from .labels import Rows
 from .means import centred, reduced_axes
 from .movement import MOVES, move
+from .norms import NORMS, width_normalization
 
 Rule = Callable[[Engine, ir.Node], None]
 
@@ -32,6 +35,35 @@ def no_rule(engine: Engine, node: ir.Node) -> None:
     for value in node.inputs:
         if value is not None:
             engine.freeze_all(value, f"{edit.label(node)}: {what}")
+
+
+def _refusing(label: Label) -> Rule:
+    """Return the rule of something that labels a node, or says why it cannot."""
+
+    def rule(engine: Engine, node: ir.Node) -> None:
+        reason = label(engine, node)
+        for value in node.inputs if reason else ():
+            if value is not None:
+                engine.freeze_all(value, f"{edit.label(node)}: {reason}")
+
+    return rule
+
+
+def fused_product(engine: Engine, node: ir.Node) -> None:
+    """Sum over K, whatever is fused behind it; stacks that are transposed have no rule."""
+    transposed = edit.int_attribute(node, "transBatchA", 0) or edit.int_attribute(node, "transBatchB", 0)
+    (no_rule if transposed else matmul)(engine, node)
+
+
+def fused_conv(engine: Engine, node: ir.Node) -> None:
+    """Add another tensor to what a convolution gives."""
+    conv(engine, node)
+    other = node.inputs[3] if len(node.inputs) > 3 else None
+    if other is not None:
+        out = list(engine.axes(node.outputs[0]))
+        for axis, rows in enumerate(engine.axes(other)):
+            out[axis] = engine.join(node, out[axis], rows)
+        engine.set(node.outputs[0], out)
 
 
 def elementwise(engine: Engine, node: ir.Node) -> None:
@@ -200,21 +232,10 @@ def group_normalization(engine: Engine, node: ir.Node) -> None:
     _freeze_together(engine, node, data, range(2, len(engine.shape(data))))
 
 
-def layer_normalization(engine: Engine, node: ir.Node) -> None:
-    """Let a zero channel go: the mean over the old width can still be taken, over the rest padded with zeros.
-
-    For that the scale and the shift must be constants, which are padded too.
-    """
-    data = edit.required(node, 0)
-    rank = len(engine.shape(data))
+def normalization(engine: Engine, node: ir.Node) -> None:
+    """Normalise rows: all that is read loses the same channels."""
     elementwise(engine, node)
-    first = edit.int_attribute(node, "axis", -1) % max(rank, 1)
-    padded = all(v is None or engine.array(v) is not None for v in node.inputs[1:])
-    rows = engine.axes(data)[-1] if first == rank - 1 and padded else None
-    if rows is None or (data, -1) in engine.shifted or any(v.uses() for v in node.outputs[1:]):
-        _freeze_together(engine, node, data, range(first, rank))
-    else:
-        engine.sinks.append(Sink(node, data, rank - 1, None, 0, 0, 1, rows))
+    width_normalization(engine, node, engine.axes(node.outputs[0]))
 
 
 def recurrent(engine: Engine, node: ir.Node) -> None:
@@ -365,12 +386,18 @@ RULES: dict[str, Rule] = {
     "Gemm": gemm,
     "GroupNormalization": group_normalization,
     "InstanceNormalization": per_channel,
-    "LayerNormalization": layer_normalization,
     "MatMul": matmul,
     "QuantizeLinear": quantize_or_dequantize,
-    "RMSNormalization": layer_normalization,
     "Resize": resize,
     "Upsample": resize,
+    **dict.fromkeys(NORMS, normalization),
+    **dict.fromkeys(ACTIVATIONS, elementwise),
+    **{op: _refusing(label) for op, label in HEADS.items()},
+    "com.microsoft::FusedConv": fused_conv,
+    "com.microsoft::FusedGemm": gemm,
+    "com.microsoft::FusedMatMul": fused_product,
+    "com.microsoft::MoE": _refusing(mixture_of_experts),
+    "com.microsoft::NhwcConv": _refusing(nhwc_conv),
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
     **dict.fromkeys(_MIXING.split(), normalised_over_axes),
     **dict.fromkeys(_POOLING.split(), pooling),

@@ -5,12 +5,19 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..graph import constants, edit, operators
+from .fused import ACTIVATIONS
 from .groups import Groups
 from .movement import MOVES
+from .norms import NORMS
 
 ZEROED: dict[str, tuple[int, ...]] = {
-    **{op: operators.facts(op).parameters for op in (*operators.PRODUCTS, *operators.RECURRENT)},
+    **{op: operators.facts(op).parameters for op in operators.LAYERS},
     **{op: operators.facts(op).parameters for op in operators.NORMALISATIONS},
+    **{op: known.ports for op, known in NORMS.items()},
+    **dict.fromkeys(ACTIVATIONS, (0, 1)),
+    "com.microsoft::MoE": tuple(range(2, 8)),
+    "com.microsoft::MultiHeadAttention": (0, 1, 2, 3),
+    "com.microsoft::NhwcConv": (1, 2),
     "Add": (0, 1),
     "Mul": (0, 1),
     "Sub": (0, 1),

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from . import edit, shapes
 from . import macs as counters
+from .shared_vectors import joined
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Cost:
 
 def cost(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Cost:
     """Count bytes, parameters and MACs; `sizes` are input shapes for models with unknown extents."""
+    model = joined(model)
     return Cost(model_bytes(model), sum(parameters(model).values()), sum(macs(model, sizes).values()))
 
 
@@ -31,6 +33,7 @@ def model_bytes(model: ir.Model) -> int:
     """Return the bytes that the model takes when saved, external data included."""
     from .save import weights
 
+    model = joined(model)
     external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
     copy, large = model.clone(), dict[str, ir.TensorProtocol]()
     for name, value in copy.graph.initializers.items():

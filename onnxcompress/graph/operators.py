@@ -105,6 +105,7 @@ OPERATORS: dict[str, Operator] = {
     "com.microsoft::FusedConv": _CONV,
     "com.microsoft::FusedGemm": _BIASED_PRODUCT,
     "com.microsoft::FusedMatMul": _PRODUCT,
+    "com.microsoft::NhwcConv": Operator("convolution", weights=(1,), bias=2, axes=(0, 1), channels=-1),
     "Gather": Operator("lookup", weights=(0,), axes=(1, 1), channels=-1, moves_elements=True, integers="unchanged"),
     "BatchNormalization": _NORM,
     "GroupNormalization": _NORM,

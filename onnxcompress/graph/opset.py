@@ -15,19 +15,30 @@ from .weightless import weightless
 PER_CHANNEL = 13
 """The first opset whose DequantizeLinear has an axis."""
 
+BITWISE = 18
+"""The first one with BitwiseAnd and BitwiseOr."""
+
 FLOAT16 = 19
 """The first one whose DequantizeLinear has scales of float16."""
 
 BLOCKS = 21
 """The first one whose DequantizeLinear reads integers of 4 and of 16 bits and has a block size."""
 
+TWO_BITS = 25
+"""The first one whose DequantizeLinear reads integers of 2 bits."""
+
 CONVOLUTIONS = 22
 """The first one whose convolutions take bfloat16."""
 
-PURPOSES = {PER_CHANNEL: "int8 weights", FLOAT16: "int8 weights", CONVOLUTIONS: "convolutions in bfloat16"}
+PURPOSES = {
+    PER_CHANNEL: "int8 weights",
+    FLOAT16: "int8 weights",
+    CONVOLUTIONS: "convolutions in bfloat16",
+    BITWISE: "3 bits",
+}
 """What an opset is needed for; 4 bits, 16 bits and blocks elsewhere."""
 
-IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10}
+IR_VERSIONS = {BLOCKS: 10, CONVOLUTIONS: 10, TWO_BITS: 13}
 """The first IR version for models of an opset; older opsets need none."""
 
 

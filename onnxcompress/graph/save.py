@@ -18,6 +18,7 @@ from ..scratch import temporary_folder
 from . import edit
 from .constants import is_mapped
 from .data_file import RECORD, DataFile, Replaced
+from .shared_vectors import joined
 from .tensors import tensors_in
 
 PROTOBUF_LIMIT = 2**31 - 2**26
@@ -71,6 +72,7 @@ STAGED, STAGED_DATA = "model", "data"
 
 
 def _write(model: ir.Model, path: Path, staging: Path, *, overwrite: bool) -> list[str]:
+    model = joined(model)
     staged, staged_data = staging / STAGED, staging / STAGED_DATA
     external = STAGED_DATA if needs_external_data(model) else None
     with _without_record(model):

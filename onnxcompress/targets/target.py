@@ -80,6 +80,10 @@ class Blocks(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Which read them.
     whole : bool
         Whether weights without blocks, with a scale for each tensor or channel, do as well.
+    format : {"qdq", "matmulnbits"}
+        Which operators read 4 bits and fewer fastest: a DequantizeLinear before MatMul, or MatMulNBits.
+    accuracy_level : int
+        The attribute of MatMulNBits with which it is fastest; 0: as it comes.
     """
 
     dtypes: list[str]
@@ -87,6 +91,8 @@ class Blocks(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max: int
     operators: list[str]
     whole: bool = False
+    format: Literal["qdq", "matmulnbits"] = "qdq"
+    accuracy_level: int = 0
 
 
 class Bias(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

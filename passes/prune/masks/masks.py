@@ -16,6 +16,9 @@ from onnxcompress.contract import Change, Changes, Plan
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.bias import add_to_outputs
+from onnxcompress.graph.interface import Interface
+
+from .turning import turn
 
 Keep = npt.NDArray[np.bool_]
 
@@ -64,20 +67,34 @@ class ChannelPlan(Plan):
     ----------
     channels : dict
         Group's name → channels, numbered as in `Group.labels`.
+    rotations : dict
+        Group's name → orthogonal matrix by which its channels are turned before some of them become zero.
     weights, biases : dict
         What is written after that: a constant's name → its values; the name of a node's first output → what to add
         to each of its output channels.
+    interface : str
+        Whether the channels may be heads of a cache.
     """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    rotations: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    interface: Interface = "stays"
 
     def parts(self) -> dict[str, ChannelPlan]:
         """Return each group alone; none of them where weights were fitted to all that goes."""
         if self.weights or self.biases:
             return {}
-        return {name: ChannelPlan(channels={name: gone}) for name, gone in self.channels.items()}
+        turned = self.rotations
+        return {
+            name: ChannelPlan(
+                channels={name: gone},
+                rotations={n: turned[n] for n in (name,) if n in turned},
+                interface=self.interface,
+            )
+            for name, gone in self.channels.items()
+        }
 
 
 def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
@@ -99,8 +116,9 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
 
 
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
-    """Zero channels: the filters that make them, their biases, and the weights that read them."""
-    groups = find_groups(model)
+    """Turn streams, and zero channels: the filters that make them, their biases, and the weights that read them."""
+    turn(model, plan.rotations)
+    groups = find_groups(model, plan.interface)
     gone = groups.table(labels_of(groups, plan.channels))
     for value, axes in groups.axes.items():
         tensor = edit.constant(value)
@@ -114,7 +132,8 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
         if array is not None:
             edit.set_constant(value, array)
     sizes = {group.name: group.size for group in groups.prunable}
-    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed") for n, c in plan.channels.items()]
+    turned = dict.fromkeys(plan.rotations, ", after turning them to their principal axes")
+    done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed{turned.get(n, '')}") for n, c in plan.channels.items()]
     return Changes((*done, *_write(model, plan)), plan.refused, plan.notes)
 
 

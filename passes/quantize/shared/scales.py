@@ -30,7 +30,7 @@ class Grid:
     low, high : int
         The smallest and the largest integer; symmetric weights leave out -128.
     dtype : str
-        The numpy name of the type that holds them (ml_dtypes has those of 4 bits).
+        The numpy name of the type that holds them (ml_dtypes has those of 4 and of 2 bits; 3 bits have none).
     """
 
     low: int
@@ -42,6 +42,11 @@ class Grid:
         """The zero point of symmetric storage: 0 for signed types, 8 or 128 for unsigned ones."""
         return (self.low + self.high + 1) // 2
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether it has so few integers that one more on one side of 0 counts: 4 bits at most."""
+        return self.high - self.low < 16
+
 
 UINT8 = Grid(0, 255, "uint8")
 INT8 = Grid(-128, 127, "int8")
@@ -50,11 +55,18 @@ SEVEN_BITS = Grid(-64, 64, "int8")
 """Two products of 255 and 64 still fit into 16 bits, in which CPUs without VNNI add pairs."""
 INT4 = Grid(-8, 7, "int4")
 UINT4 = Grid(0, 15, "uint4")
+INT3 = Grid(-4, 3, "int4")
+UINT3 = Grid(0, 7, "uint4")
+INT2 = Grid(-2, 1, "int2")
+UINT2 = Grid(0, 3, "uint2")
 INT16 = Grid(-32768, 32767, "int16")
 UINT16 = Grid(0, 65535, "uint16")
 FLOAT8 = Grid(-448, 448, "float8_e4m3fn")
 """Not evenly spaced: three bits behind the leading one."""
-GRIDS = {grid.dtype: grid for grid in (UINT8, INT8, INT4, UINT4, INT16, UINT16)} | {"float8e4m3fn": FLOAT8}
+GRIDS = {
+    **{grid.dtype: grid for grid in (UINT8, INT8, INT4, UINT4, INT2, UINT2, INT16, UINT16)},
+    "int3": INT3, "uint3": UINT3, "float8e4m3fn": FLOAT8,
+}  # fmt: skip
 SYMMETRIC_GRIDS = {
     "int8": SYMMETRIC, "uint8": Grid(1, 255, "uint8"), "int4": Grid(-7, 7, "int4"), "float8e4m3fn": FLOAT8,
 }  # fmt: skip
@@ -163,7 +175,7 @@ def symmetric(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[np.float
 
 
 def clipped(
-    array: npt.NDArray[Any], axis: int | None, grid: Grid, *, symmetric: bool = True
+    array: npt.NDArray[Any], axis: int | None, grid: Grid, *, symmetric: bool = True, signed: bool = False
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the scales and zero points with the least ``Σ (W − scale · (q − zero_point))²``, one for each channel.
 
@@ -179,6 +191,8 @@ def clipped(
     grid : Grid
     symmetric : bool
         The zero point is `Grid.middle`; otherwise it lies where the range says.
+    signed : bool
+        Scales may be negative; see `over`.
 
     Returns
     -------
@@ -188,7 +202,7 @@ def clipped(
     matrix = rows(array, axis)
     step = max(CHUNK // max(matrix.shape[1], 1), 1)
     parts = [matrix[start : start + step] for start in range(0, max(len(matrix), 1), step)]
-    found = [_clipped(part.astype(np.float32, copy=False), grid, symmetric=symmetric) for part in parts]
+    found = [_clipped(part.astype(np.float32, copy=False), grid, symmetric, signed) for part in parts]
     return np.concatenate([scale for scale, _ in found]), np.concatenate([zero_point for _, zero_point in found])
 
 
@@ -197,13 +211,16 @@ CHUNK = 1 << 15
 
 
 def _clipped(
-    matrix: npt.NDArray[np.float32], grid: Grid, *, symmetric: bool
+    matrix: npt.NDArray[np.float32], grid: Grid, symmetric: bool, signed: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     low, high = _extremes(matrix)
-    scale, zero_point = over(low, high, grid, symmetric=symmetric)
+    scale, zero_point = over(low, high, grid, symmetric=symmetric, signed=signed)
     least = _errors(matrix, scale, zero_point, grid)
-    for shrink in SHRINKS[1:]:
-        tried = over(shrink * low, shrink * high, grid, symmetric=symmetric)
+    # With the other sign it is the other extreme that has one integer more.
+    signs = (1, -1) if signed and symmetric and grid.is_coarse else (1,)
+    for factor in (sign * shrink for shrink in SHRINKS for sign in signs):
+        tried = over(abs(factor) * low, abs(factor) * high, grid, symmetric=symmetric, signed=signed)
+        tried = (np.sign(np.float32(factor)) * tried[0], tried[1])
         errors = _errors(matrix, *tried, grid)
         better = errors < least
         scale, zero_point = np.where(better, tried[0], scale), np.where(better, tried[1], zero_point)
@@ -212,7 +229,7 @@ def _clipped(
 
 
 def spanning(
-    matrix: npt.NDArray[Any], grid: Grid, *, symmetric: bool = True
+    matrix: npt.NDArray[Any], grid: Grid, *, symmetric: bool = True, signed: bool = False
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return scales and zero points, one for each row, that reach over the row's range.
 
@@ -222,8 +239,10 @@ def spanning(
     grid : Grid
     symmetric : bool
         ``scale = max|W| / (grid.high − grid.middle)``; otherwise `affine` of the range.
+    signed : bool
+        Scales may be negative; see `over`.
     """
-    return over(*_extremes(matrix), grid, symmetric=symmetric)
+    return over(*_extremes(matrix), grid, symmetric=symmetric, signed=signed)
 
 
 def _extremes(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -232,13 +251,27 @@ def _extremes(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.ND
 
 
 def over(
-    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], grid: Grid, *, symmetric: bool
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    grid: Grid,
+    *,
+    symmetric: bool,
+    signed: bool = False,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return scales and zero points for ranges that include 0; see `spanning`."""
+    """Return scales and zero points for ranges that include 0; see `spanning`.
+
+    A symmetric grid of few integers, such as -8 to 7, has one more below 0, which counts there. It is for the lowest
+    value; if `signed`, for whichever extreme is larger: ``scale = extreme / -8``, negative where that is the highest.
+    """
     if not symmetric:
         return affine(low, high, grid)
-    largest = np.maximum(-low, high)
-    scale = np.where(largest == 0, 1.0, np.maximum(largest / (grid.high - grid.middle), SMALLEST))
+    above = grid.high - grid.middle
+    below = grid.middle - grid.low if grid.is_coarse else above
+    signed = signed and below > above
+    needed = np.maximum(-low / below, high / (below if signed else above))
+    scale = np.where(needed == 0, 1.0, np.maximum(needed, SMALLEST))
+    if signed:
+        scale = np.where(high > -low, -scale, scale)
     return scale.astype(np.float32), np.full(scale.shape, grid.middle, np.int64)
 
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.graph import edit, opset
 
-from ..shared import scales
 from ..shared.dequantize import dequantize
+from . import fused
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
 
-MICROSOFT = "com.microsoft"
-
 SHORTEST_BLOCK = 16
 """Blocks of onnxruntime's operators are a power of two, and not shorter."""
 
-BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
-
 COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 """What MatMulNBits and GatherBlockQuantized compute in on a CPU."""
+
+
+def is_power(block: int | None) -> bool:
+    """Tell whether onnxruntime's operators read blocks of this size."""
+    return block is not None and block >= SHORTEST_BLOCK and not block & (block - 1)
 
 
 def reads_rows(node: ir.Node, index: int) -> bool:
@@ -33,11 +33,25 @@ def reads_rows(node: ir.Node, index: int) -> bool:
     return edit.op_of(node) == "Gather" and index == 0 and edit.int_attribute(node, "axis", 0) == 0
 
 
+def wider(value: ir.Value, dtype: str) -> tuple[str, str]:
+    """Return the type in which DequantizeLinear can read a weight, with bits enough for another one, and the reason."""
+    bits, tensor = int(dtype[-1]), edit.constant(value)
+    if bits < 8 and any(reads_rows(*use) for use in value.uses()):
+        return f"{dtype[:-1]}8", (
+            "stored in 8 bits: onnxruntime's Gather reads none of fewer; with format = 'matmulnbits', tables have an "
+            "operator"
+        )
+    if bits == 2 and tensor is not None and tensor.shape.numpy()[-1] % 4:
+        return f"{dtype[:-1]}4", ("stored in 4 bits: onnxruntime misreads 2 where a row does not fill whole bytes")
+    return dtype, ""
+
+
 def needed_opset(stored: StoredWeight) -> int:
     """Return the opset that a weight needs."""
     if stored.form != "qdq":
-        return 1
-    return opset.BLOCKS if stored.block_size or BITS[stored.dtype] < 8 else opset.PER_CHANNEL
+        return opset.BITWISE if stored.bits_held == fused.UNPACKED else 1
+    bits = stored.bits_read
+    return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
 def fused_form(value: ir.Value) -> str | None:
@@ -48,15 +62,39 @@ def fused_form(value: ir.Value) -> str | None:
         return None
     if all(edit.op_of(node) == "MatMul" and index == 1 for node, index in uses):
         return "matmulnbits"
-    return "gatherblockquantized" if all(reads_rows(node, index) for node, index in uses) else None
+    whole = tensor.shape.numpy()[1] % 4 == 0  # no byte of few bits is part of two rows
+    return "gatherblockquantized" if whole and all(reads_rows(node, index) for node, index in uses) else None
 
 
-def write(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
+def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int = 4) -> int:
+    """Return how many bytes of the file a stored weight of some shape takes: integers, scales and zero points.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The weight's.
+    stored : StoredWeight
+    scale_bytes : int
+        Of a scale that is a float: 2 where the weight is float16.
+    """
+    count, zeros, each = math.prod(shape), stored.scale.size, scale_bytes
+    if stored.form != "qdq" and stored.axis is not None:
+        length = shape[stored.axis]
+        blocks = -(-length // stored.block_size)
+        count = count // length * (blocks * stored.block_size if stored.form == "matmulnbits" else length)
+        each = 1 if stored.scale_step else scale_bytes
+        in_bytes = zeros // blocks * -(-blocks * stored.bits_read // 8)  # each row begins a byte
+        alike = (stored.zero_point == stored.zero_point.flat[0]).all() and in_bytes >= fused.FEW
+        zeros = 0 if alike or not stored.needs_zero_point else in_bytes * 8 // stored.bits_read
+    return -(-count * stored.bits_held // 8) + each * stored.scale.size + -(-zeros * stored.bits_read // 8)
+
+
+def write(value: ir.Value, stored: StoredWeight, shared: fused.Shared, version: int) -> None:
     """Let the readers of a constant read integers instead, in a model of an opset."""
     if stored.form == "qdq":
-        _with_dequantize(value, stored, names, version)
+        _with_dequantize(value, stored, shared.names, version)
     else:
-        FUSED[stored.form](value, stored, names)
+        fused.write_fused(value, stored, shared)
 
 
 def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:
@@ -84,13 +122,13 @@ class _Dequantizer:
         shape = stored.scale.shape if stored.block_size else () if stored.axis is None else (-1,)
         scale = stored.scale if self._casts else stored.scale.astype(array.dtype)
         self._inputs = [
-            inserter.constant(f"{name}_quantized", stored.encode(array).astype(stored.dtype)),
+            inserter.constant(f"{name}_quantized", stored.encode(array).astype(stored.grid.dtype)),
             inserter.constant(f"{name}_scale", scale.reshape(shape)),
-            inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.dtype).reshape(shape)),
+            inserter.constant(f"{name}_zero_point", stored.zero_point.astype(stored.grid.dtype).reshape(shape)),
         ]
         self._whole: ir.Value | None = None
         # Rows of integers are looked up first and converted then.
-        self.rows_can_wait = BITS[stored.dtype] == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
+        self.rows_can_wait = stored.bits_read == 8 and (stored.axis is None or (stored.axis, array.ndim) == (1, 2))
 
     def whole(self) -> ir.Value:
         """Return the weight as it was, nearly."""
@@ -110,7 +148,7 @@ class _Dequantizer:
         result = self._dequantized(inserter, inputs, f"{name}_dequantized", last)
         spared = {rows_reader for rows_reader, _ in rows.uses() if rows_reader.op_type == "DequantizeLinear"}
         edit.replace_uses(rows, result, except_for=spared)
-        rows.type = ir.TensorType(ir.DataType[self._stored.dtype.upper()])  # last: an output hands its type on
+        rows.type = ir.TensorType(ir.DataType[self._stored.grid.dtype.upper()])  # last: an output hands its type on
 
     def _dequantized(
         self, inserter: edit.Inserter, inputs: list[ir.Value], name: str, after: ir.Node | None
@@ -123,70 +161,3 @@ class _Dequantizer:
         if not self._casts:
             return result
         return inserter.node("Cast", [result], f"{name}_cast", attributes={"to": int(self._dtype)}, after=node)
-
-
-def _with_n_bits(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make MatMulNBits of each MatMul: integers (N, blocks, bytes), each a weight less `-low`, packed."""
-    graph, array = edit.graph_of(value), edit.array(value)
-    bits, name, (k, n) = BITS[stored.dtype], str(value.name), array.shape
-    low, inserter = scales.GRIDS[stored.dtype].low, edit.Inserter(graph, names)
-    integers = (stored.encode(array) - low).astype(np.uint8)
-    blocks = -(-k // stored.block_size)
-    missing = blocks * stored.block_size - k
-    padded = np.pad(integers, ((0, missing), (0, 0))) if missing else integers
-    halves = padded if bits == 8 else padded[0::2] | (padded[1::2] << 4)  # rows are packed faster than columns
-    packed = halves.T.reshape(n, blocks, -1)
-    zero_point = (stored.zero_point - low).T
-    inputs = [
-        inserter.constant(f"{name}_quantized", packed),
-        inserter.constant(f"{name}_scale", stored.scale.T.astype(array.dtype)),
-    ]
-    if (zero_point != 1 << (bits - 1)).any():  # what it is without
-        inputs.append(inserter.constant(f"{name}_zero_point", _packed(zero_point, bits)))
-    for node, _ in list(value.uses()):
-        _turn(node, "MatMulNBits", [node.inputs[0], *inputs])
-        for key, number in {"K": k, "N": n, "bits": bits, "block_size": stored.block_size}.items():
-            edit.set_attribute(node, key, number)
-
-
-def _with_rows(value: ir.Value, stored: StoredWeight, names: edit.Names) -> None:
-    """Make GatherBlockQuantized of each Gather; of 8 bits it knows the unsigned ones only."""
-    graph, array = edit.graph_of(value), edit.array(value)
-    bits, name, inserter = BITS[stored.dtype], str(value.name), edit.Inserter(graph, names)
-    low, dtype = (scales.GRIDS[stored.dtype].low, "uint8") if bits == 8 else (0, stored.dtype)
-    integers, scale, zero_point = (
-        inserter.constant(f"{name}_quantized", (stored.encode(array) - low).astype(dtype)),
-        inserter.constant(f"{name}_scale", stored.scale.astype(array.dtype)),
-        inserter.constant(f"{name}_zero_point", (stored.zero_point - low).astype(dtype)),
-    )
-    for node, _ in list(value.uses()):
-        _turn(node, "GatherBlockQuantized", [integers, node.inputs[1], scale, zero_point])
-        numbers = {"bits": bits, "block_size": stored.block_size, "gather_axis": 0, "quantize_axis": 1}
-        for key, number in numbers.items():
-            edit.set_attribute(node, key, number)
-
-
-def _turn(node: ir.Node, op_type: str, inputs: list[ir.Value | None]) -> None:
-    """Make another operator of a node, whose outputs stay."""
-    node.op_type, node.domain = op_type, MICROSOFT
-    node.attributes.clear()
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def _packed(integers: Array, bits: int) -> npt.NDArray[np.uint8]:
-    """Return bytes; of 4 bits, the even ones along the last axis lie in the lower halves."""
-    if bits == 8:
-        return integers.astype(np.uint8)
-    odd = integers.shape[-1] % 2
-    even = integers.astype(np.uint8, copy=False)
-    if odd:
-        even = np.pad(even, [(0, 0)] * (even.ndim - 1) + [(0, odd)])
-    return np.asarray(even[..., 0::2] | (even[..., 1::2] << 4))
-
-
-FUSED: dict[str, Callable[[ir.Value, StoredWeight, edit.Names], None]] = {
-    "gatherblockquantized": _with_rows,
-    "matmulnbits": _with_n_bits,
-}

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
-from onnxcompress.graph import edit, operators
+from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
 from onnxcompress.scratch import temporary_folder
-from onnxcompress.statistics.gram import grams_of
 from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared.gptq import Factor, gptq
-from ..shared.rows import rows_for_rounding
+from ..shared.quantease import Rounded, quantease
+from .grams import SAMPLES, Grams, readers
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
-
-SAMPLES = 512
-"""How many samples are looked at."""
-
-MOST_COLUMNS = 8192
-"""A Gram matrix of more columns would take more than half a gigabyte."""
 
 
 def compensate(
@@ -39,6 +34,7 @@ def compensate(
     wanted: Collection[str],
     samples: Samples,
     *,
+    refined: Collection[str] = (),
     progress: Progress = silent,
 ) -> tuple[dict[str, StoredWeight], list[Refusal]]:
     """Round the weights of Conv, Gemm and MatMul so that each error is made up for (`rounding.gptq`).
@@ -53,6 +49,8 @@ def compensate(
         Those of them to round anew.
     samples : Samples
         The first 512 are used.
+    refined : collection of str
+        Those of them whose integers and scales are bettered then (`quantease`).
     progress : callable
 
     Returns
@@ -71,13 +69,12 @@ def compensate(
     copy, found = model.clone(), dict(weights)
     weights = {name: stored for name, stored in weights.items() if name in wanted}
     refused = []
-    jobs = _jobs(copy, weights)
-    samples = samples.head(SAMPLES)
+    jobs = readers(copy, weights, tables=False)
     with temporary_folder() as folder:
-        segmented = SegmentedRun(copy, samples, folder)
+        in_order = _InOrder(Grams(SegmentedRun(copy, samples.head(SAMPLES), folder)))
         for done, (name, node) in enumerate(jobs.items()):
             try:
-                found[name] = _rounded(segmented, node, found[name])
+                found[name] = in_order.round(node, found[name], refine=name in refined)
             except PassError as error:
                 refused.append(Refusal(name, f"rounded to nearest: {error}"))
             progress("gptq", done + 1, len(jobs))
@@ -87,18 +84,6 @@ def compensate(
         if value not in jobs
     ]
     return found, refused
-
-
-def _jobs(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Node]:
-    """Return the first operator that reads each weight directly, in the order of the graph."""
-    found: dict[str, ir.Node] = {}
-    for node in model.graph:
-        layer = Layer.of(node, among=operators.on_integers("layer"))
-        if layer is None or layer.value.name not in weights or edit.constant(layer.value) is None:
-            continue
-        if not layer.is_stack:
-            found.setdefault(str(layer.value.name), node)
-    return found
 
 
 def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, str]:
@@ -115,32 +100,72 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
     return found
 
 
-def _rounded(segmented: SegmentedRun, node: ir.Node, stored: StoredWeight) -> StoredWeight:
-    """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
-    layer = Layer(node)
-    value, read, array = layer.value, layer.data, layer.stored
-    matrices = layer.blocks(array)
-    if matrices.shape[-1] > MOST_COLUMNS:
-        raise PassError(f"it sums over {matrices.shape[-1]} products; a Gram matrix has {MOST_COLUMNS} columns at most")
-    segmented.advance(edit.output_name(node))
-    if not segmented.has(str(read.name)):
-        raise PassError("what it is multiplied by is constant")
-    rows = _rows(layer, segmented.fetch(str(read.name)), segmented.samples)
-    parts = ((r, r[..., :0], np.zeros(r.shape[-2], bool)) for r in rows)
-    grams = grams_of(parts, str(read.name))[0].own
-    step, zero = (
-        layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
-        for a in (stored.scale, stored.zero_point)
-    )
-    back = layer.whole(gptq(matrices, step, stored.grid, Factor(grams), zero_point=zero))
-    result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
-    edit.set_constant(value, result.decode(back).astype(array.dtype))
-    return result
+class _InOrder:
+    """Rounds one weight after the other, and gives the rounded one to its operator, for what those behind it read."""
+
+    def __init__(self, grams: Grams) -> None:
+        self._grams = grams
+        self._factor: tuple[Array, Factor] | None = None
+        self._given: tuple[ir.Value, ir.TensorProtocol] | None = None
+
+    def round(self, node: ir.Node, stored: StoredWeight, *, refine: bool) -> StoredWeight:
+        """Return a weight with its integers, and scales that go with them."""
+        gram = self._grams.of(node)
+        self._restore()
+        layer = Layer(node)
+        value, array = layer.value, layer.stored
+        with threadpool_limits(
+            1, "blas"
+        ):  # on two cores, threads of LAPACK wait for each other as long as they compute
+            if self._factor is None or self._factor[0] is not gram:
+                self._factor = None  # the memory, before the next one is made
+                self._factor = gram, Factor(gram)
+            steps = _steps(layer, stored, array.shape)
+            back = gptq(layer.blocks(array), factor=self._factor[1], grid=stored.grid, **steps)
+            if refine:
+                back, stored = _refined(layer, stored, back, gram)
+        integers = np.ascontiguousarray(layer.whole(back), stored.held)
+        tensor = edit.constant(value)
+        self._given = (value, tensor) if tensor is not None and value.is_initializer() else None
+        edit.set_constant(value, stored.decode(integers).astype(array.dtype))
+        return dataclasses.replace(stored, integers=integers)
+
+    def _restore(self) -> None:
+        """Forget the rounded weight before, once nothing reads it any more."""
+        if self._given is not None and len(self._given[0].uses()) == 1:
+            edit.store_elsewhere(*self._given)
+            edit.release_pages(self._given[1])
+        self._given = None
 
 
-def _rows(layer: Layer, arrays: Iterator[Array], samples: int) -> Iterator[Array]:
-    """Yield what the operator multiplies by, as (groups, rows, products)."""
-    first, drawn = 0, rows_for_rounding(layer, samples)
-    for array in arrays:
-        yield drawn.inputs(array, first)
-        first += len(array)
+def _steps(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return scales and zero points for `gptq`; those of blocks of a matrix as they are."""
+    pair: dict[str, Array] = {"scale": stored.scale, "zero_point": stored.zero_point}
+    if stored.block_size and not layer.is_convolution:
+        return {name: layer.blocks(values) for name, values in pair.items()} | {"width": stored.block_size}
+    return {name: layer.blocks(np.broadcast_to(stored.spread(v, shape), shape)) for name, v in pair.items()}
+
+
+def _refined(layer: Layer, stored: StoredWeight, integers: Array, gram: Array) -> tuple[Array, StoredWeight]:
+    """Return better integers, as `Layer.blocks` cuts them, and the scales that go with them."""
+    array = layer.stored
+    places, part = _places(layer, stored, array.shape)
+    scale, zero_point = stored.scale.ravel()[places], stored.zero_point.ravel()[places]
+    one = stored.scale.size == 1 < places.shape[1]  # of all rows, so that none has a best one of its own
+    found = quantease(
+        layer.blocks(array), Rounded(integers, scale), stored.grid, gram, zero_point=zero_point, part=part,
+        fit=None if one else lambda new, old: stored.storable(new, old, array.dtype),
+    )  # fmt: skip
+    scales = stored.scale.copy()
+    scales.ravel()[places] = found.scale
+    return found.integers, dataclasses.replace(stored, scale=scales)
+
+
+def _places(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the numbers of the scales of each row (groups, rows, parts), and the part of each column."""
+    numbers = np.arange(stored.scale.size, dtype=np.int32).reshape(stored.scale.shape)
+    if stored.block_size and not layer.is_convolution:
+        return layer.blocks(numbers), np.arange(layer.columns) // stored.block_size
+    spread = layer.blocks(np.broadcast_to(stored.spread(numbers, shape), shape))
+    _, first, part = np.unique(spread[0, 0], return_index=True, return_inverse=True)
+    return spread[..., first], part

@@ -56,7 +56,11 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("options", [{"dtype": "int4"}, {"dtype": "uint4", "calibration": "mse"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"dtype": "int4", "granularity": "channel"}, {"dtype": "uint4", "calibration": "mse", "granularity": "channel"}],
+    ids=str,
+)
 def test_outputs_are_nearer_than_with_nearest_rounding(case: str, options: dict[str, Any]) -> None:
     body, shape, weights = CASES[case]
     sizes = ",".join(["N", *map(str, shape[1:])])
@@ -73,13 +77,34 @@ def test_outputs_are_nearer_than_with_nearest_rounding(case: str, options: dict[
     assert errors[1] < 0.9 * errors[0]
 
 
+REFINED: list[dict[str, Any]] = [
+    {"dtype": "int4", "granularity": "channel"},
+    {"dtype": "uint4", "block_size": 16, "format": "qdq"},
+    {"dtype": "int2", "block_size": 16, "format": "matmulnbits", "accuracy_level": 1},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("options", REFINED, ids=str)
+def test_refined_integers_and_scales_are_nearer_yet(case: str, options: dict[str, Any]) -> None:
+    body, shape, weights = CASES[case]
+    sizes, rank = ",".join(["N", *map(str, shape[1:])]), ",".join("ABCD"[: len(shape)])
+    subject = model(f"g (float[{sizes}] x) => (float[{rank}] y) {{ {body} }}", weights)
+    feeds, errors = {"x": correlated(*shape, seed=0)}, []
+    for rounding in ("gptq", "quantease"):
+        result, _ = stored(subject, feeds, rounding=rounding, calibration="mse", **options)
+        a, b = plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]
+        errors.append(np.square(a - b).mean())
+    assert errors[1] < 0.99 * errors[0]
+
+
 @pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
 def test_both_formats_hold_the_same_integers(form: str, literally: Callable[[ir.Model, Feeds], Feeds]) -> None:
     """Left to itself, onnxruntime rounds activations to 8 bits where it makes MatMulNBits of DequantizeLinear."""
     subject = model("g (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": (64, 8)})
     feeds = {"x": correlated(300, 64)}
-    result, _ = stored(subject, feeds, dtype="int4", block_size=16, rounding="gptq", format=form)
-    other, _ = stored(subject, feeds, dtype="int4", block_size=16, rounding="gptq")
+    result, _ = stored(subject, feeds, dtype="uint4", block_size=16, rounding="gptq", format=form, accuracy_level=1)
+    other, _ = stored(subject, feeds, dtype="uint4", block_size=16, rounding="gptq", format="qdq")
     a, b = (literally(m, feeds)["y"] for m in (result, other))
     assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 
@@ -135,7 +160,7 @@ def test_a_real_network_of_4_bits_is_nearer_on_images_that_it_has_not_seen(kit: 
     )
     exact, errors = plain_run(subject, fresh), []
     for rounding in ("nearest", "gptq"):
-        result, changes = stored(subject, seen, dtype="int4", rounding=rounding)
+        result, changes = stored(subject, seen, dtype="int4", granularity="channel", rounding=rounding)
         assert not changes.refused
         found = plain_run(result, fresh)
         errors.append(sum(np.square(a - found[name]).sum() for name, a in exact.items()))

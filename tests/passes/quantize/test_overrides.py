@@ -46,7 +46,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"granularity": "channel"}),
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"block_size": 4}),
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"format": "matmulnbits"}),
-    ("QuantizeWeights", {**SMALL, "dtype": "uint4"}, {"calibration": "mse"}),
+    ("QuantizeWeights", {**SMALL, "dtype": "uint4", "granularity": "channel"}, {"calibration": "mse"}),
     ("QuantizeWeights", {**SMALL, "dtype": "uint4"}, {"dtype": "uint8", "granularity": "tensor"}),
     ("QuantizeWeights", SMALL, {"minimum_size": 2000}),
     ("QuantizeDynamic", {}, {"granularity": "tensor"}),

@@ -99,26 +99,42 @@ def squared(matrix: np.ndarray, scale: np.ndarray, zero: np.ndarray, grid: scale
 
 
 @pytest.mark.parametrize("grid", INTEGERS, ids=lambda g: f"{g.dtype}{g.low}")
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("symmetric", "signed"), [(True, False), (False, False), (True, True)])
 def test_a_clipped_scale_is_the_best_of_many_and_never_worse_than_the_widest(
-    grid: scales.Grid, symmetric: bool
+    grid: scales.Grid, symmetric: bool, signed: bool
 ) -> None:
     random = np.random.default_rng(0)
     matrix = random.standard_t(3, (12, 200)).astype(np.float32)
     matrix[0] = 0
-    scale, zero = scales.clipped(matrix, 0, grid, symmetric=symmetric)
+    scale, zero = scales.clipped(matrix, 0, grid, symmetric=symmetric, signed=signed)
     assert scale.dtype == np.float32
     assert ((zero >= grid.low) & (zero <= grid.high)).all()
     errors = squared(matrix, scale, zero, grid)
     assert errors[0] == 0
-    widest = scales.spanning(matrix, grid, symmetric=symmetric)
+    widest = scales.spanning(matrix, grid, symmetric=symmetric, signed=signed)
     assert (errors <= squared(matrix, *widest, grid) * 1.0001).all()
-    if symmetric and grid.high - grid.low < 256:
-        for factor in np.linspace(0.2, 1.2, 400):
+    if symmetric and 7 <= grid.high - grid.low < 256:
+        for factor in np.linspace(-1.2 if signed and grid.is_coarse else 0.2, 1.2, 400):
+            if abs(factor) < 0.2:
+                continue
             tried = (factor * widest[0]).astype(np.float32)
             assert (errors <= squared(matrix, tried, zero, grid) * 1.15 + 1e-12).all()
     if grid.high - grid.low == 15:
         assert errors.sum() < 0.95 * squared(matrix, *widest, grid).sum()
+
+
+@pytest.mark.parametrize("grid", [scales.INT4, scales.INT3, scales.INT2], ids=lambda g: f"{g.low}")
+def test_a_signed_scale_puts_the_larger_extreme_on_the_lowest_integer(grid: scales.Grid) -> None:
+    matrix = np.random.default_rng(0).normal(size=(400, 32)).astype(np.float32)
+    scale, zero = scales.spanning(matrix, grid, signed=True)
+    extreme = matrix[np.arange(400), np.abs(matrix).argmax(1)]
+    np.testing.assert_allclose(scale, extreme / grid.low, rtol=1e-6)
+    # One integer more for the side that needs it: the error of max|W| / 7 is 1.06 dB larger.
+    plain = (np.abs(matrix).max(1) / grid.high).astype(np.float32)
+    gain = squared(matrix, plain, zero, grid).sum() / squared(matrix, scale, zero, grid).sum()
+    assert gain > 10**0.1
+    positive, _ = scales.spanning(matrix, grid)
+    np.testing.assert_allclose(positive, np.maximum(matrix.min(1) / grid.low, matrix.max(1) / grid.high), rtol=1e-6)
 
 
 def test_a_tensor_has_one_clipped_scale_or_one_for_each_index() -> None:

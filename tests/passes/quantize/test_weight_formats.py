@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from corpus.oracle import plain_run
 from corpus.text import model
@@ -17,16 +19,23 @@ from onnxcompress.contract import Changes, Context, Needs
 from onnxcompress.errors import OptionError
 from onnxcompress.passes import QuantizeWeights
 from onnxcompress.passes.quantize.quantize_weights import WeightPlan
+from onnxcompress.passes.quantize.weight_only import formats
+from onnxcompress.passes.quantize.weight_only.storage import StoredWeight
 from onnxcompress.samples.samples import load_samples
 
 Feeds = dict[str, np.ndarray]
 
-BITS = {"int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255)}
+BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int3": 3, "uint3": 3, "int2": 2, "uint2": 2}
+
+HELD = BITS | {"int3": 4, "uint3": 4}
+"""In how many bits they lie, if they are not compact."""
+
+PLAIN: dict[str, Any] = {"compact": False, "accuracy_level": 1}
 
 
 def stored(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> tuple[ir.Model, Changes]:
     """Plan, send the plan through JSON, apply, check."""
-    step = QuantizeWeights(minimum_size=16, **options)
+    step = QuantizeWeights(minimum_size=16, **{"format": "qdq"} | options)
     context = Context(subject, samples=None if feeds is None else load_samples(feeds, subject))
     plan, result = step.plan(subject, context), subject.clone()
     changes = step.apply(result, WeightPlan.from_json(plan.to_json()))
@@ -50,15 +59,18 @@ def operators(result: ir.Model) -> list[str]:
 @pytest.mark.parametrize("length", [64, 70])
 @pytest.mark.parametrize("calibration", ["minmax", "mse"])
 def test_blocks_of_a_matrix(dtype: str, length: int, calibration: str) -> None:
-    weight = np.random.default_rng(0).normal(size=(length, 6)).astype(np.float32)
-    subject = model(f"g (float[N,{length}] x) => (float[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
+    weight = np.random.default_rng(0).normal(size=(length, 8)).astype(np.float32)
+    subject = model(f"g (float[N,{length}] x) => (float[N,8] y) {{ y = MatMul(x, w) }}", {"w": weight})
     result, changes = stored(subject, dtype=dtype, block_size=32, calibration=calibration)
-    assert result.opset_imports[""] == 21
-    assert changes.done[0].what == "opset raised to 21"
+    opset = 25 if "2" in dtype else 21
+    assert result.opset_imports[""] == opset
+    assert changes.done[0].what == f"opset raised to {opset}"
     found = tensors(result)
     integers, scale, zero = (found[f"w_{part}"] for part in ("quantized", "scale", "zero_point"))
-    assert integers.dtype.name == zero.dtype.name == dtype
-    assert scale.shape == zero.shape == (-(-length // 32), 6)
+    assert integers.dtype.name == zero.dtype.name == dtype.replace("3", "4")
+    assert np.ptp(integers.astype(int)) < 1 << BITS[dtype]
+    assert scale.shape == zero.shape == (-(-length // 32), 8)
+    assert (scale > 0).all()
     assert (zero.astype(int) == 0).all() == (not dtype.startswith("u"))
     step = in_blocks(scale, 32, 0, length)
     meant = step * (integers.astype(np.float64) - in_blocks(zero, 32, 0, length))
@@ -107,11 +119,19 @@ def test_blocks_lie_along_what_an_operator_sums_over(case: str, dtype: str) -> N
     assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 
 
+def test_2_bits_of_rows_that_fill_no_bytes_are_stored_in_4() -> None:
+    subject = model("g (float[N,64] x) => (float[N,6] y) { y = MatMul(x, w) }", {"w": (64, 6)})
+    result, changes = stored(subject, dtype="int2", block_size=32)
+    assert [(r.subject, "whole bytes" in r.reason) for r in changes.refused] == [("w", True)]
+    assert tensors(result)["w_quantized"].dtype.name == "int4"
+    x = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
+    a, b = plain_run(subject, {"x": x})["y"], plain_run(result, {"x": x})["y"]
+    assert np.square(a - b).mean() < 0.02 * np.square(a).mean()
+
+
 def unpacked(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    if bits == 8:
-        return packed[..., :count].astype(int)
-    both = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
-    return both[..., :count].astype(int)
+    each = np.unpackbits(packed[..., None], axis=-1, bitorder="little").reshape(*packed.shape[:-1], -1, bits)
+    return (each.astype(int) << np.arange(bits)).sum(-1)[..., :count]
 
 
 @pytest.mark.parametrize("dtype", BITS)
@@ -122,11 +142,11 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
     weight = np.random.default_rng(0).normal(size=(length, 6)).astype(kind)
     name = "float16" if half else "float"
     subject = model(f"g ({name}[N,{length}] x) => ({name}[N,6] y) {{ y = MatMul(x, w) }}", {"w": weight})
-    result, changes = stored(subject, dtype=dtype, block_size=32, format="matmulnbits")
+    result, changes = stored(subject, dtype=dtype, block_size=32, format="matmulnbits", **PLAIN)
     assert "MatMulNBits" in changes.done[0].what
     assert operators(result) == ["MatMulNBits"]
     assert result.opset_imports[""] == 18
-    found, bits, blocks = tensors(result), 4 if "4" in dtype else 8, -(-length // 32)
+    found, bits, blocks = tensors(result), HELD[dtype], -(-length // 32)
     assert found["w_scale"].dtype == kind
     assert ("w_zero_point" in found) == dtype.startswith("u")
     zero = unpacked(found["w_zero_point"], bits, blocks) if "w_zero_point" in found else 1 << (bits - 1)
@@ -134,9 +154,68 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
     meant = (integers - np.broadcast_to(zero, (6, blocks))[..., None]) * found["w_scale"].astype(np.float64)[..., None]
     meant = meant.reshape(6, -1)[:, :length].T
     steps = in_blocks(found["w_scale"], 32, 1, length).T
-    assert (np.abs(weight - meant) <= steps * (0.6 if half else 0.5001)).all()
+    assert (np.abs(weight - meant) <= np.abs(steps) * ((0.6 if half else 0.5001) if steps.min() > 0 else 1.001)).all()
+    assert (steps.min() < 0) == (dtype in ("int4", "int3", "int2"))
+    held = sum(found[f"w_{part}"].nbytes for part in ("quantized", "scale", "zero_point") if f"w_{part}" in found)
+    plan = QuantizeWeights(dtype=dtype, minimum_size=16, block_size=32, format="matmulnbits", compact=False).plan(  # type: ignore[arg-type]
+        subject, Context(subject)
+    )
+    assert formats.stored_bytes(weight.shape, plan.weights["w"], scale_bytes=weight.itemsize) == held
     y = plain_run(result, {"x": np.eye(length, dtype=kind)})["y"]
     np.testing.assert_allclose(y, meant, atol=3e-3 if half else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in BITS if "8" not in dtype])
+@pytest.mark.parametrize(("length", "half"), [(256, False), (310, False), (256, True)])
+def test_compact_constants_are_unpacked_when_the_model_is_loaded(
+    dtype: str, length: int, half: bool, tmp_path: Path
+) -> None:
+    kind, name, random = np.float16 if half else np.float32, "float16" if half else "float", np.random.default_rng(0)
+    weights = {"w": random.normal(size=(length, 40)).astype(kind), "t": random.normal(size=(80, 64)).astype(kind)}
+    subject = model(
+        f"""g ({name}[N,{length}] x, int64[M] i) => ({name}[N,40] y, {name}[M,64] z) {{
+            y = MatMul(x, w) z = Gather(t, i) }}""",
+        weights,
+    )
+    step = QuantizeWeights(dtype=dtype, minimum_size=16, accuracy_level=1)  # type: ignore[arg-type]
+    plan, result = step.plan(subject, Context(subject)), subject.clone()
+    step.apply(result, plan)
+    feeds = {"x": np.eye(length, dtype=kind), "i": np.arange(80)}
+    found = dict(zip(("w", "t"), plain_run(result, feeds).values(), strict=True))
+    for key, array in weights.items():
+        stored = plan.weights[key]
+        np.testing.assert_allclose(found[key], stored.decode(stored.encode(array)), atol=3e-3 if half else 1e-5)
+        parts = ("quantized", "low", "high", "scale", "zero_point")
+        held = sum(tensors(result)[f"{key}_{part}"].nbytes for part in parts if f"{key}_{part}" in tensors(result))
+        assert held == formats.stored_bytes(array.shape, stored, array.itemsize)
+        values, blocks = -(-array.size // 2560) * 2560 if key == "w" else array.size, stored.scale.size
+        zeros = 0 if dtype[0] == "i" else blocks * (max(BITS[dtype], 4) if "3" in dtype else BITS[dtype]) / 8
+        assert values * BITS[dtype] / 8 + blocks + zeros <= held <= values * BITS[dtype] / 8 + blocks + zeros + 80
+    session = ort.SessionOptions()
+    session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    session.log_severity_level = 3  # that what is written is for this machine
+    ort.InferenceSession(ir.to_proto(result).SerializeToString(), session, providers=["CPUExecutionProvider"])
+    loaded = {node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node}
+    assert loaded <= {"MatMulNBits", "GatherBlockQuantized", "Cast"}
+
+
+def test_few_bits_are_stored_as_the_target_reads_them() -> None:
+    subject = model("g (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": (64, 8)})
+
+    def made(**options: Any) -> StoredWeight:
+        return QuantizeWeights(minimum_size=16, **options).plan(subject, Context(subject)).weights["w"]
+
+    few = made(dtype="int4")
+    assert (few.form, few.block_size, few.accuracy_level) == ("matmulnbits", 32, 4)
+    assert made(dtype="int4", accuracy_level=0).accuracy_level == 0
+    assert made(dtype="int4", block_size=24).form == "qdq"
+    assert made(dtype="int4", granularity="channel").form == "qdq"
+    assert made(dtype="int4", target="tensorrt").form == "qdq"
+    assert made(dtype="int8", block_size=32).form == "qdq"
+    assert made().form == "qdq"
+    eight = made(dtype="int8", block_size=32, format="matmulnbits")
+    assert (eight.form, eight.accuracy_level) == ("matmulnbits", 4)
 
 
 @pytest.mark.parametrize("dtype", BITS)
@@ -144,14 +223,18 @@ def test_matmulnbits(dtype: str, length: int, half: bool) -> None:
 def test_rows_of_a_table_in_blocks(dtype: str, form: str) -> None:
     table = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
     subject = model("g (int64[N,3] i) => (float[N,3,64] y) { y = Gather(t, i) }", {"t": table})
-    result, changes = stored(subject, dtype=dtype, block_size=32, format=form)
-    wide = form == "qdq" and "4" in dtype
-    assert [(r.subject, "8 bits" in r.reason) for r in changes.refused] == [("t", True)] * wide
-    found, narrow = tensors(result), "4" in dtype and not wide
-    step = in_blocks(found["t_scale"], 32, 1, 64)
-    meant = step * (found["t_quantized"].astype(np.float64) - in_blocks(found["t_zero_point"], 32, 1, 64))
-    assert (np.abs(table - meant) <= step * 0.5001).all()
-    assert np.ptp(found["t_quantized"].astype(int)) < (16 if narrow else 256)
+    result, changes = stored(subject, dtype=dtype, block_size=32, format=form, **PLAIN)
+    fused, bits = form == "matmulnbits", HELD[dtype]
+    assert [(r.subject, "8 bits" in r.reason) for r in changes.refused] == [("t", True)] * (not fused and bits < 8)
+    found = tensors(result)
+    step, zero = found["t_scale"], np.full((40, 2), 1 << (bits - 1))
+    zero = unpacked(found["t_zero_point"], bits, 2) if fused and "t_zero_point" in found else zero
+    zero = zero if fused else found["t_zero_point"].astype(int)
+    integers = unpacked(found["t_quantized"], bits, 64) if fused else found["t_quantized"].astype(int)
+    step = in_blocks(step, 32, 1, 64)
+    meant = step * (integers - in_blocks(zero, 32, 1, 64))
+    assert (np.abs(table - meant) <= np.abs(step) * (0.5001 if step.min() > 0 else 1.001)).all()
+    assert np.ptp(integers) < (1 << BITS[dtype] if fused else 256)
     indices = np.array([[0, 39, -1], [5, 5, 2]])
     np.testing.assert_allclose(plain_run(result, {"i": indices})["y"], meant[indices], atol=1e-6)
     wanted = {"matmulnbits": ["GatherBlockQuantized"], "qdq": ["Gather"] * 3 + ["DequantizeLinear"]}
@@ -211,12 +294,14 @@ def test_a_float16_matrix_is_read_in_float16() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"dtype": "int3"}, "dtype"),
+    ({"dtype": "int5"}, "dtype"),
     ({"block_size": 1}, "block_size"),
     ({"block_size": 32, "granularity": "tensor"}, "block_size = 32: each block.*'tensor'"),
     ({"block_size": 32, "granularity": "channel"}, "block_size = 32: each block.*'channel'"),
     ({"granularity": "block"}, "granularity = 'block': block_size is missing"),
     ({"format": "matmulnbits"}, "block_size = None: expected 16, 32"),
+    ({"accuracy_level": 5}, "accuracy_level"),
+    ({"target": "onnxruntime-cpus"}, "onnxruntime-cpus"),
     ({"format": "matmulnbits", "block_size": 24}, "block_size = 24: expected 16, 32"),
     ({"format": "matmulnbits", "block_size": 8}, "block_size = 8: expected 16, 32"),
     ({"calibration": "best"}, "calibration"),

@@ -49,7 +49,7 @@ def test_it_goes_on_bit_for_bit(what: str, tmp_path: Path, monkeypatch: pytest.M
     inputs, labels, _ = samples()
     start = mlp()
     if "integers" in what:
-        start, _ = apply(start, [QuantizeWeights(dtype="int4", minimum_size=1)])
+        start, _ = apply(start, [QuantizeWeights(dtype="int4", granularity="channel", minimum_size=1)])
     masters = find_masters(start)[0]
     model = with_floats(start, masters)
     step = KeepingPass(prune=PRUNE if "prun" in what else {})
