@@ -88,7 +88,7 @@ def _seen(call: Call, past: Dims | None, tokens: Dim) -> Dim:
     try:
         needed = int(call.values(6).item())
     except (LookupError, ValueError):
-        return None
+        return total(before, tokens)
     return max(before, needed) if isinstance(before, int) else None
 
 
