@@ -13,7 +13,7 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights
+from .quantize import ConvertFloat, Quantize, QuantizeCache, QuantizeDynamic, QuantizeWeights
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "PruneNOfM",
     "PruneSlices",
     "Quantize",
+    "QuantizeCache",
     "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",

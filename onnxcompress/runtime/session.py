@@ -20,6 +20,7 @@ from ..errors import ModelError, NoRuntimeError, OptionError
 from ..graph import edit
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
+from . import coded
 from .installed import import_onnxruntime
 from .provider import NEEDS_CUDA, PLUGINS, PROVIDERS, Provider, load_cuda, running
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
@@ -76,13 +77,20 @@ class Session:
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
     """
 
-    def __init__(self, inner: onnxruntime.InferenceSession, label: str, weights: Sequence[Any] = ()) -> None:
-        self._inner = inner
+    def __init__(
+        self,
+        inner: onnxruntime.InferenceSession,
+        label: str,
+        weights: Sequence[Any] = (),
+        scales: Mapping[str, Array] | None = None,
+    ) -> None:
+        self._inner, self._scales = inner, scales or {}
         self._weights = weights  # what onnxruntime reads and does not own
         self._label = label
-        self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
-        self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
+        self.inputs = {arg.name: self._port(arg) for arg in inner.get_inputs()}
+        self.outputs = {arg.name: self._port(arg) for arg in inner.get_outputs()}
         self.types = {arg.name: str(arg.type) for arg in (*inner.get_inputs(), *inner.get_outputs())}
+        self.types |= dict.fromkeys(self._scales, "tensor(float)")
 
     def run(self, feeds: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Any]:
         """Run once.
@@ -91,7 +99,8 @@ class Session:
         ----------
         feeds : mapping of str to ndarray
             Exactly the dtypes and ranks of `inputs`; but float32, float16 and bfloat16 are made of each other, so
-            that models that differ in this alone can be compared.
+            that models that differ in this alone can be compared. Caches that the model keeps as integers are floats
+            here, too.
         outputs : list of str, optional
             Which outputs to compute; all by default.
 
@@ -114,14 +123,21 @@ class Session:
         with _as_model_error(self._label):
             if narrow or any(_is_narrow(array.dtype) for array in feeds.values() if isinstance(array, np.ndarray)):
                 return self._run_narrow(feeds, names, quiet)
-            return dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+            found = dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+        return found | {name: coded.decode(found[name], self._scales[name]) for name in self._scales.keys() & found}
 
     def _rounded(self, name: str, array: Array) -> Array:
         if not isinstance(array, np.ndarray):
             return array  # a sequence
+        if name in self._scales and array.dtype.name in COMPARABLE:
+            return coded.encode(array, self._scales[name])
         dtype = self.inputs[name].dtype if name in self.inputs else None
         floats = dtype is not None and {dtype.name, array.dtype.name} <= COMPARABLE
         return array.astype(dtype) if floats else array
+
+    def _port(self, arg: Any) -> Port:
+        port = _port(arg)
+        return Port(np.dtype(np.float32), port.shape) if arg.name in self._scales else port
 
     def taken(self, provider: Provider) -> tuple[int, int] | None:
         """Tell how many nodes a provider runs, and of how many; None where onnxruntime does not say (before 1.24)."""
@@ -262,7 +278,7 @@ def _open(
         places = _places(provider, options)
         inner = onnxruntime.InferenceSession(source, options, providers=places, disabled_optimizers=broken)
     _check_started(inner, provider)
-    return Session(inner, label, shared or ())
+    return Session(inner, label, shared or (), coded.scales_of(model) if isinstance(model, ir.Model) else None)
 
 
 def _places(provider: Provider, options: Any) -> list[Any] | None:
