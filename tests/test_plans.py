@@ -95,7 +95,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-dynamic", {}),
     ("quantize-weights", {"rounding": "gptq"}),
     ("quantize-weights", {"dtype": "int4", "block_size": 32, "format": "matmulnbits"}),
-    ("quantize-weights", {"dtype": "uint4"}),
+    ("quantize-weights", {"dtype": "uint4", "equalise": True}),
     ("random-prune", {}),
     ("remove-dead", {}),
     ("rotate", {"seed": 1}),
