@@ -281,10 +281,13 @@ class Layer:
         """Return an array of the weight's shape as (groups, outputs of each, weights of an output).
 
         The weights of an output are in the order of its inputs, for each the positions of the kernel. Of a recurrent
-        operator each direction is a block.
+        operator each direction is a block, and of a stack each matrix.
         """
         if self.known.family == "recurrent":
             return array
+        if self.is_stack and array.ndim > 2:
+            matrices: Values = array if self.axes.output == array.ndim - 2 else array.swapaxes(-1, -2)
+            return matrices.reshape(-1, *matrices.shape[-2:])
         if not self.is_convolution:
             return (array if self.axes.output == 0 else array.T)[None]
         if self.axes.output == 0:
@@ -297,6 +300,9 @@ class Layer:
         """Undo `blocks`."""
         if self.known.family == "recurrent":
             return blocks
+        if self.is_stack and len(self.shape) > 2:
+            matrices: Values = blocks.reshape(*self.shape[:-2], *blocks.shape[-2:])
+            return matrices if self.axes.output == len(self.shape) - 2 else matrices.swapaxes(-1, -2)
         if not self.is_convolution:
             matrix: Values = blocks[0]
             return matrix if self.axes.output == 0 else matrix.T
