@@ -95,8 +95,8 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
             inner = any(node.graph is not model.graph for node, _ in value.uses())
             where = " in an inner graph" if inner else ""
             found[str(value.name)] = f"it is an operand of {', '.join(readers)}{where}; " + (
-                "errors are made up for in the second operand, a matrix or a stack of them, of Conv, Gemm and MatMul of "
-                "the outer graph"
+                "errors are made up for in the second operand, a matrix or a stack of them, of Conv, Gemm and MatMul "
+                "of the outer graph"
             )
     return found
 
