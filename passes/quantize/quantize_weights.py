@@ -345,7 +345,7 @@ class QuantizeWeights(OverridablePass):
         level = self._takes.accuracy_level if self.accuracy_level is None else self.accuracy_level
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
-        form = formats.fused_form(value) if self._format == "matmulnbits" else None
+        form = formats.fused_form(value, self._block or 0) if self._format == "matmulnbits" else None
         found = storage.store(array, form or "qdq", output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
