@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 ENTRIES = catalogue()
 WORDS = {"optimizer", "quantize"}
 """Names that ONNX and the trainers' APIs have given; all else is British."""
-REPLACED = re.compile(r"compensating|lossless|\bwide\b|ranges|scales|per_channel|block_ops|bits|method")
+REPLACED = re.compile(r"compensating|lossless|\bwide\b|ranges|scales|per_channel|block_ops|method")
 
 
 def power_of_ten(number: float) -> str:
@@ -95,7 +95,7 @@ def test_one_word_for_one_thing() -> None:
     allowed: dict[str, set[str]] = {}
     for _, option in options:
         allowed.setdefault(option.name, set()).update(option.allowed.split(", "))
-    assert allowed["rounding"] == {"nearest", "gptq"}
+    assert allowed["rounding"] == {"nearest", "gptq", "quantease"}
     assert allowed["granularity"] == {"tensor", "channel", "block"}
     assert allowed["calibration"] == {"minmax", "moving_average", "percentile", "entropy", "mse"}
 

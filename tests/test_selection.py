@@ -54,8 +54,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "quantize-dynamic": {"conv": True},
 }
 NAMES = list(registry.names())
-UNNAMED = ("distill", "freeze-inputs", "quantize-cache")
-"""What they change is no operator: training as a whole, inputs, and caches, which the net has none of."""
+UNNAMED = ("distill", "freeze-inputs", "quantize-cache", "rotate")
+"""What they change is no operator, or what the net has none of: caches, and streams that can be rotated."""
 
 
 def net(text: str = TEXT) -> ir.Model:
@@ -135,7 +135,7 @@ def test_an_override_that_matches_nothing_is_an_error(name: str) -> None:
         make(name, overrides={"fc1": {"nope": 1}})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("distill", "quantize-cache")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("distill", "quantize-cache", "rotate")])
 def test_what_is_included_alone_changes(name: str) -> None:
     term, label = ONE.get(name, ("conv2", "w2"))
     everything, _ = run(make(name))

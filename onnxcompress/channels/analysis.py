@@ -6,6 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.caches import find_caches
+from ..graph.interface import Interface
+from ..graph.shapes import FLOATS
 from ..graph.sizes import BROADCASTING, READS
 from .engine import Engine
 from .labels import Rows
@@ -14,12 +17,19 @@ from .rules import no_rule, rule_of
 from .shift import note_shift
 
 
-def analyse(model: ir.Model) -> Engine:
-    """Label every axis of the main graph; inner graphs freeze what they read."""
-    engine = Engine(model)
+def analyse(model: ir.Model, interface: Interface = "stays") -> Engine:
+    """Label every axis of the main graph; inner graphs freeze what they read.
+
+    Where the interface "may change", inputs that are a cache, and the outputs in which it comes back, do not freeze
+    what they hold.
+    """
+    engine = Engine(model, interface)
+    caches = find_caches(model.graph) if interface == "may change" else []
     for value in model.graph.inputs:
         if edit.constant(value) is None:
             engine.fixed[value] = f"it meets graph input '{value.name}'"
+    for cache in caches:
+        _label_cache(engine, cache.past)
     computed: set[ir.Value] = set()
     for node in model.graph:
         engine.labels.addition = FOLD if _is_constant(node, computed) else ""
@@ -27,10 +37,20 @@ def analyse(model: ir.Model) -> Engine:
     engine.labels.addition = ""
     for value, node in _captured(model.graph).items():
         engine.freeze_all(value, f"{edit.label(node)}: its inner graph reads '{value.name}'")
+    returned = {cache.present for cache in caches}
     for value in model.graph.outputs:
-        engine.freeze_all(value, f"it reaches graph output '{value.name}'")
+        if value not in returned:
+            engine.freeze_all(value, f"it reaches graph output '{value.name}'")
     _freeze_whole_axes(engine)
     return engine
+
+
+def _label_cache(engine: Engine, value: ir.Value) -> None:
+    """Give the axes of an input labels, where the model fixes their extents and they are no samples."""
+    shape, dims = engine.shape(value), value.shape or ()
+    if len(shape) == len(dims) and value.dtype in FLOATS:
+        fixed = [isinstance(dim, int) and dim > 1 and axis > 0 for axis, dim in enumerate(dims)]
+        engine.set(value, [engine.labels.fresh(n) if f else None for n, f in zip(shape, fixed, strict=True)])
 
 
 FOLD = " (this is computed from constants alone: FoldConstants first)"

@@ -69,6 +69,7 @@ FORMS = {
     "quantize-cache": Form(opset=PER_CHANNEL),
     "quantize-dynamic": Form(opset=PER_CHANNEL),
     "quantize-weights": Form(),
+    "rotate": Form(folds=("fold-constants",)),
 }
 """What each pass asks for."""
 

@@ -77,6 +77,43 @@ def test_outputs_are_nearer_than_with_nearest_rounding(case: str, options: dict[
     assert errors[1] < 0.9 * errors[0]
 
 
+REFINED: list[dict[str, Any]] = [
+    {"dtype": "int4", "granularity": "channel"},
+    {"dtype": "uint4", "block_size": 16, "format": "qdq"},
+    {"dtype": "int2", "block_size": 16, "format": "matmulnbits", "accuracy_level": 1},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("options", REFINED, ids=str)
+def test_refined_integers_and_scales_are_nearer_yet(case: str, options: dict[str, Any]) -> None:
+    body, shape, weights = CASES[case]
+    sizes, rank = ",".join(["N", *map(str, shape[1:])]), ",".join("ABCD"[: len(shape)])
+    subject = model(f"g (float[{sizes}] x) => (float[{rank}] y) {{ {body} }}", weights)
+    feeds, errors = {"x": correlated(*shape, seed=0)}, []
+    for rounding in ("gptq", "quantease"):
+        result, _ = stored(subject, feeds, rounding=rounding, calibration="mse", **options)
+        a, b = plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]
+        errors.append(np.square(a - b).mean())
+    assert errors[1] < 0.99 * errors[0]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["rows of its own", "the same rows"])
+@pytest.mark.parametrize("rounding", ["gptq", "quantease"])
+def test_each_expert_makes_up_for_its_own_errors(own: bool, rounding: str) -> None:
+    data = np.stack([correlated(200, 32, seed=seed) for seed in range(3 if own else 1)])[None]
+    subject = model(
+        f"g (float[N,{len(data[0])},200,32] x) => (float[N,3,200,16] y) {{ y = MatMul(x, w) }}", {"w": (3, 32, 16)}
+    )
+    errors = []
+    for way in ("nearest", rounding):
+        result, changes = stored(subject, {"x": data}, rounding=way, dtype="int4", block_size=16, format="qdq")
+        assert not changes.refused
+        a, b = plain_run(subject, {"x": data})["y"], plain_run(result, {"x": data})["y"]
+        errors.append(np.square(a - b).mean((0, 2, 3)))
+    assert (errors[1] < 0.7 * errors[0]).all()
+
+
 @pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
 def test_both_formats_hold_the_same_integers(form: str, literally: Callable[[ir.Model, Feeds], Feeds]) -> None:
     """Left to itself, onnxruntime rounds activations to 8 bits where it makes MatMulNBits of DequantizeLinear."""
