@@ -15,7 +15,7 @@ from onnxcompress.channels.groups import find_groups
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Context
 from onnxcompress.kinds import working_copy
-from onnxcompress.passes import Shrink
+from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.passes.prune.masks.masks import ChannelPlan, apply_channels
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>\n'
@@ -186,3 +186,25 @@ def test_any_heads_may_go(heads: tuple[int, int], size: int, values: int, gone: 
     zeroed = masked(subject, chosen)
     remove(subject, groups, chosen)
     assert_same(plain_run(zeroed, X), plain_run(subject, X), 1e-5)
+
+
+def test_what_no_expert_makes_can_go() -> None:
+    text = "a = MatMul(x, w0) e = Unsqueeze(a, one) m = MatMul(e, experts) s = ReduceSum<keepdims=0>(m, one) "
+    shapes = {"w0": (16, 8), "experts": (4, 8, 6), "wo": (6, 12), "one": np.array([1])}
+    subject = model(text + "n = RMSNormalization(s, g) y = MatMul(n, wo)", {**shapes, "g": (6,)})
+    group = next(each for each in find_groups(subject).prunable if each.size == 6)
+    zeroed = masked(subject, {group.name: [1, 4]})
+    step, small = Shrink(exact=True), zeroed.clone()
+    step.apply(small, step.plan(zeroed, Context(zeroed)))
+    assert small.graph.initializers["experts"].const_value.shape.numpy() == (4, 8, 4)
+    assert_same(plain_run(zeroed, X), plain_run(small, X), 1e-5)
+
+
+def test_layers_in_branches_are_named() -> None:
+    branch = "inner () => (float[2,5,12] z) { z = MatMul(x, wo) }"
+    subject = model(
+        f"c = Constant<value=bool {{1}}>() y = If<then_branch = {branch}, else_branch = {branch}>(c)", {"wo": (16, 12)}
+    )
+    refused = PruneChannels().plan(subject, Context(subject)).refused
+    assert "y (If)" in {refusal.subject for refusal in refused}
+    assert any("inner graphs hold 2 layers" in refusal.reason for refusal in refused)
