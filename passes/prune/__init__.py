@@ -4,6 +4,7 @@ from .activation_prune import ActivationPrune
 from .apply_mask import ApplyMask
 from .cluster import Cluster
 from .drop_blocks import DropBlocks
+from .factorise import Factorise
 from .magnitude_prune import MagnitudePrune
 from .prune_blocks import PruneBlocks
 from .prune_channels import PruneChannels
@@ -16,6 +17,7 @@ __all__ = [
     "ApplyMask",
     "Cluster",
     "DropBlocks",
+    "Factorise",
     "MagnitudePrune",
     "PruneBlocks",
     "PruneChannels",
