@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from .errors import ModelError
 from .graph import edit, shapes
-from .graph.load import from_proto, load
+from .graph.load import PATH, from_proto, load
 from .graph.shared_vectors import joined, separate
+from .package import genai
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -28,7 +29,10 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     A path comes back as an `onnx_ir.Model`.
     """
     if isinstance(model, (str, Path)):
-        return load(model), joined
+        loaded = load(model)
+        if (config := genai.config_of(Path(loaded.meta[PATH]))) is not None:
+            genai.check(loaded, config)
+        return loaded, joined
     if isinstance(model, ir.Model):
         return model, joined
     if isinstance(model, onnx.ModelProto):

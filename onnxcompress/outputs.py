@@ -10,6 +10,7 @@ from typing import Any
 from .contract import Pass
 from .errors import OutputError
 from .files import check_apart, check_folder, check_suffix, check_target
+from .package.folder import check_output
 from .plans import NAME, file_names
 from .report import FORMS
 from .samples.data import as_data
@@ -60,7 +61,7 @@ def check_outputs(
         check_target(report, overwrite=overwrite)
         check_suffix(report, forms)
     if output is not None:
-        check_target(output, overwrite=overwrite, suffix=".onnx")
+        check_output(model, output, overwrite=overwrite)
     existing = {name: path for name, path in written.items() if path is not None and path.exists()}
     if existing:
         check_apart(existing, _data_files(model))

@@ -17,15 +17,15 @@ from .cautions import Ran
 from .contract import Context, Pass, Plan
 from .errors import DataError, OptionError, PlanError, VerifyError
 from .evidence import Stage, Step, Verdict
-from .files import check_target
 from .graph import cost, edit
 from .graph.fingerprint import Fingerprints
-from .graph.save import save, weights
+from .graph.save import weights
 from .inspection import saved_bytes
 from .kinds import to_ir, working_copy
 from .layer_times.layer_times import LayerTimes
 from .machines.workers import Here
 from .origin import command_of, find_origin
+from .package import folder
 from .plans import PlannedStep, read_plans
 from .progress import Progress, silent
 from .report import Report
@@ -102,7 +102,8 @@ def apply(
     max_drop : float, optional
         How much of the metric may be lost (0.01 of top1 is a point): `Report.verdict` says whether that holds.
     output : str or Path, optional
-        Where to save the result.
+        Where to save the result: a file, or where `model` is a folder (or the model of one that has a
+        ``genai_config.json``) also a folder, which gets all that lies beside the model.
     overwrite : bool
         Replace `output` if it exists.
     seed : int
@@ -136,9 +137,11 @@ def apply(
         See `onnxcompress.errors`; nothing is written then.
     """
     if output is not None:
-        check_target(output, overwrite=overwrite, suffix=".onnx")
+        folder.check_output(model, output, overwrite=overwrite)
     steps = _steps(passes, plans)
     original, back = to_ir(model)
+    if output is not None:
+        folder.check_config(original, model, output)
     fits = any(step.needs.fits if planned is None else planned.fitted_to for step, planned in steps)
     samples = split(original, data, evaluate_on, fits=fits, seed=seed)
     _check_needs([step for step, planned in steps if planned is None], samples.fit)
@@ -168,7 +171,7 @@ def apply(
     report = run.finish()
     report.notes += workers.notes
     if output is not None:
-        report.stays = save(run.model, output, overwrite=overwrite)
+        report.stays = folder.save_model(run.model, model, output, overwrite=overwrite)
     return back(run.model), report
 
 
@@ -414,6 +417,8 @@ class Run:
         """Say which steps made the model slower; what is made for another target is not timed here."""
         from .evaluation.step_times import slower_steps
 
+        if self._large and timings[-1].speed.state == "unclear":
+            return  # to time them again takes as long as a pass
         names = [stage.name for stage in self.report.stages]
         targets = [None, *(step.options.get("target") for step in self.report.steps)]
         here = next((count for count, target in enumerate(targets) if elsewhere([target])), len(targets))
@@ -428,6 +433,8 @@ class Run:
 
         if not running().is_cpu or self._meant_for() or self.model is self._models[0]:
             return  # other providers have no kernels that could be told apart, and other targets other ones
+        if self._large and not self._details:
+            return  # it takes longer than all that went before
         quantized = slowness.is_quantized(self.model) and not slowness.is_quantized(self.original)
         if not slowness.is_slow(timings[-1], quantized=quantized):
             return
@@ -453,12 +460,16 @@ class Run:
         if len(parts) == len(taken):
             self.report.notes.append(f"{where.name} runs {parts[0]} of the original and {parts[1]} of the result")
 
+    @property
+    def _large(self) -> bool:
+        return self.report.stages[0].bytes > TIMED_BYTES
+
     def _forget(self) -> None:
         """Free large models that are done with, and the pages of mapped weights.
 
         Nodes and values refer to each other, and so keep the weights of their models until they are collected.
         """
-        if self.report.stages[0].bytes > TIMED_BYTES:
+        if self._large:
             gc.collect()
             for tensor in weights(self.original):
                 edit.release_pages(tensor)
@@ -478,7 +489,7 @@ class Run:
                 if item.resized
             ]
         self.report.stages.append(stage)
-        if self.report.stages[0].bytes > TIMED_BYTES:
+        if self._large:
             del self._models[1:]
         self._models.append(self.model)
 

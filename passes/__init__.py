@@ -14,7 +14,7 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights
+from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "QuantizeWeights",
     "RandomPrune",
     "RemoveDead",
+    "Rotate",
     "ShortenNames",
     "Shrink",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import call
+from corpus.decoders import genai_folder, grouped
 from corpus.topologies import mlp
 
 from onnxcompress import apply
@@ -30,9 +31,10 @@ def python_blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
 def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that holds what a clone holds, one after another."""
+    """In a folder that holds what a clone holds, and a language model, one after another."""
     for name in ("models", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    genai_folder(tmp_path / "llama_genai", grouped())
     monkeypatch.chdir(tmp_path)
     for command in commands(page):
         program, *arguments = shlex.split(command, comments=True)

@@ -61,6 +61,12 @@ SHAPES: dict[str, Any] = {
     "three": np.full(1, 0.3, np.float32),
 }
 
+STREAM = """g (float[N,3,8,8] x) => (float[N,3] y) {
+    a = MatMul(x, u) b = MatMul(x, v) s = Add(a, b) n = LayerNormalization(s, g) z = MatMul(n, h)
+    p = GlobalAveragePool(z) y = Flatten(p)
+}"""
+"""What has a residual stream."""
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("activation-prune", {}),
     ("apply-mask", {"masks": "masks.npz"}),
@@ -92,6 +98,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-weights", {"dtype": "uint4"}),
     ("random-prune", {}),
     ("remove-dead", {}),
+    ("rotate", {"seed": 1}),
     ("shorten-names", {}),
     ("shrink", {}),
 ]
@@ -133,6 +140,8 @@ def test_a_replayed_plan_gives_the_same_bytes(folder: Path, name: str, options: 
         subject = ir.load("m.onnx")
         subject.graph.inputs.append(subject.graph.initializers["b4"])
         save(subject, "m.onnx", overwrite=True)
+    if name == "rotate":
+        save(model(STREAM, {"u": (8, 8), "v": (8, 8), "g": (8,), "h": (8, 8)}), "m.onnx", overwrite=True)
     _, report = apply("m.onnx", [step], data="d.npz", output="a.onnx", seed=3)
     assert report.steps[0].done, "this case should do something"
     write_plans("plans", report.plans)

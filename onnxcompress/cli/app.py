@@ -135,8 +135,20 @@ def find_model(path: Any) -> Any:
     return [model_file(each) for each in path] if isinstance(path, (list, tuple)) else model_file(path)
 
 
+def find_folder(path: Path) -> Path:
+    """Return a file, or a folder with models in it, as it is given; callback of arguments that are written whole."""
+    from ..graph.exports import model_file
+    from ..package.folder import models_in
+
+    return path if path.is_dir() and models_in(path) else model_file(path)
+
+
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", callback=find_model, help="An .onnx file, or a folder with one.")
+]
+ModelOrFolder = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", callback=find_folder, help="An .onnx file, or a folder with models; see -o."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DataOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from .app import (
     JudgeOption,
     MaxDrop,
     MetricOption,
-    ModelPath,
+    ModelOrFolder,
     Overwrite,
     SchedulerOption,
     Seed,
@@ -29,7 +30,9 @@ from .provider import on_provider
 if TYPE_CHECKING:
     from ..report import Report
 
-OutOption = Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")]
+OutOption = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT", help="What to write: a file, or a folder for one.")
+]
 RecipeOption = Annotated[
     list[str] | None, typer.Option("-r", "--recipe", metavar="FILE.toml", help="A file of passes.")
 ]
@@ -61,7 +64,7 @@ class InOrder(TyperCommand):
 @on_provider
 def apply(
     ctx: typer.Context,
-    model: ModelPath,
+    model: ModelOrFolder,
     out: OutOption = None,
     recipe: RecipeOption = None,
     step: StepOption = None,
@@ -90,7 +93,7 @@ def apply(
             "--dry-run writes nothing, so it takes no --plans": dry_run and plans is not None,
         },
     )
-    from .. import pipeline
+    from .. import folders
     from ..display import console
     from ..machines.dask_workers import workers_at
     from ..outputs import check_outputs, named_by
@@ -104,30 +107,33 @@ def apply(
     read |= {} if table is None else {"--table": str(table)}
     read |= {f"--replay {each.where}": each.where for each in planned or ()}
     check_outputs(model, output=target, report=report, plans=plans, read=read, passes=passes, overwrite=overwrite)
+    given: dict[str, Any] = {"data": data, "evaluate_on": evaluate_on, "metric": metric, "max_drop": max_drop}
+    given |= {"seed": seed, "rehearsal": dry_run, "details": report is not None, "table": table}
     with workers_at(scheduler) as workers, console.progress_bar() as progress:
-        _, found = pipeline.apply(
-            model,
-            () if planned is not None else passes,
-            plans=planned,
-            data=data,
-            evaluate_on=evaluate_on,
-            metric=metric,
-            max_drop=max_drop,
-            output=target,
-            overwrite=overwrite,
-            seed=seed,
-            progress=progress,
-            rehearsal=dry_run,
-            workers=workers,
-            details=report is not None,
-            table=table,
-        )
-    found.origin = replace(found.origin, command=ctx.meta["command"])
-    if target is not None:
-        ctx.meta["written"] = f"{located(target)}"
-        write(found, report, plans, overwrite=overwrite)
-    _show(found, target, as_json=as_json)
-    return _verdict(found, dry_run=dry_run)
+        given |= {"workers": workers, "progress": progress, "output": target, "overwrite": overwrite}
+        found = folders.apply_all(model, () if planned is not None else passes, plans=planned, **given)
+    status = 0
+    for name, each in found.items():
+        each.origin = replace(each.origin, command=ctx.meta["command"])
+        if len(found) > 1 and not as_json:
+            console.show(name)
+        if target is not None:
+            ctx.meta["written"] = f"{located(target)}"
+            write(each, beside(report, name, found), within(plans, name, found), overwrite=overwrite)
+        _show(each, target, as_json=as_json)
+        status = max(status, _verdict(each, dry_run=dry_run))
+    return status
+
+
+def beside(path: Path | None, name: str, found: Sized) -> Path | None:
+    """Return where the report of one model of several goes."""
+    several = path is not None and len(found) > 1
+    return path.with_name(f"{path.stem}-{Path(name).stem}{path.suffix}") if several and path is not None else path
+
+
+def within(path: Path | None, name: str, found: Sized) -> Path | None:
+    """Return where the plans of one model of several go."""
+    return path / Path(name).stem if path is not None and len(found) > 1 else path
 
 
 def write(found: Report, report: Path | None, plans: Path | None, *, overwrite: bool) -> None:

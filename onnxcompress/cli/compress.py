@@ -14,7 +14,7 @@ from .app import (
     DataOption,
     JudgeOption,
     MetricOption,
-    ModelPath,
+    ModelOrFolder,
     Overwrite,
     SchedulerOption,
     Seed,
@@ -34,8 +34,10 @@ RECIPE = "recipe.toml"
 @on_provider
 def compress(
     ctx: typer.Context,
-    model: ModelPath,
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")],
+    model: ModelOrFolder,
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="What to write: a file, or a folder for one.")
+    ],
     data: DataOption = None,
     evaluate_on: JudgeOption = None,
     metric: MetricOption = None,

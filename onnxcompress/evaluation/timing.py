@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..graph.load import load
 from ..graph.save import weights
 from ..runtime.session import SHARED_BYTES, Array, Session, open_session
-from ..samples.inputs import example_feed
+from ..samples.random_values import example_feed
 from ..speed import Speed
 
 __all__ = ["Timing", "example_feed", "time_models"]
@@ -25,6 +25,12 @@ Clock = Callable[[], int]
 MIN_RUNS = 5
 MAX_RUNS = 1000
 WARM_UP = 3
+WARM_SECONDS = 0.2
+"""A model that runs so long is warm."""
+
+BESIDE = 1.5
+"""Large models are held side by side if all together take no more than so many times what the largest takes."""
+
 RESAMPLES = 1000
 
 
@@ -101,17 +107,22 @@ def time_models(
         feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
     clock = time.thread_time_ns if computing else time.perf_counter_ns
     threads = 1 if computing else threads
-    if any(isinstance(m, ir.Model) and sum(t.nbytes for t in weights(m)) > SHARED_BYTES for m in models):
+    sizes = [sum(t.nbytes for t in weights(m)) for m in models if isinstance(m, ir.Model)]
+    heavy = max(sizes, default=0) > SHARED_BYTES
+    if heavy and sum(sizes) > BESIDE * max(sizes):
         return summarise(_measure_in_turn(models, feeds, seconds, threads, clock))
-    sessions = [open_session(model, threads=threads) for model in models]
+    sessions = [open_session(model, threads=threads, prepack=heavy or None) for model in models]
     for session in sessions:
         _warm_up(session, feeds)
     return summarise(_measure(sessions, feeds, seconds, clock))
 
 
 def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
+    end = time.perf_counter() + WARM_SECONDS
     for _ in range(WARM_UP):
         session.run(feeds)
+        if time.perf_counter() > end:
+            break
     return session
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from . import edit, operators
+from .caches import MASK, PAST, Derived, derived_sizes, evaluate, extent_name, find_caches
 from .inference import Dim, Skeleton, Types, dims_of
 from .layer import Layer, axes_of
 
@@ -35,11 +37,17 @@ class Sizes:
         Name of an extent → what a weight that reads it asks for.
     broadcast : dict
         The same where 1 would do as well.
+    derived : dict
+        Name of an extent → what it follows from.
+    flat : set
+        Inputs that are no images, of however many axes: caches and masks.
     image, length, batch : int
         What the extents are that nothing fixes: height and width, any other, axis 0.
     """
 
     dims: dict[str, Named]
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    flat: frozenset[str] = frozenset()
     asked: dict[str, int] = field(default_factory=dict)
     broadcast: dict[str, int] = field(default_factory=dict)
     image: int = IMAGES[0]
@@ -48,28 +56,28 @@ class Sizes:
 
     def shapes(self, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
         """Return the shape of each input; `given` ones are taken where they have the right rank."""
-        known = self.broadcast | self.asked
-        found = {}
+        known = {name: size for name, size in (self.broadcast | self.asked).items() if name not in self.derived}
+        taken = {n: s for n, s in (given or {}).items() if len(self.dims.get(n, ())) == len(s)}
         for name, dims in self.dims.items():
-            if given is not None and len(given.get(name, ())) == len(dims) and name in given:
-                found[name] = tuple(given[name])
-                continue
-            sizes = []
             for axis, dim in enumerate(dims):
-                size = dim if isinstance(dim, int) else known.setdefault(dim, self._default(axis, len(dims)))
-                sizes.append(size)
-            found[name] = tuple(sizes)
-        return found
+                if not isinstance(dim, int) and dim not in self.derived:
+                    known.setdefault(dim, taken[name][axis] if name in taken else self._default(name, axis))
+        for dim, derived in self.derived.items():
+            known[dim] = evaluate(derived, known, self.length)
+        return {
+            name: taken.get(name, tuple(dim if isinstance(dim, int) else known[dim] for dim in dims))
+            for name, dims in self.dims.items()
+        }
 
     def others(self) -> Iterator[Sizes]:
         """Yield other sizes to try, where these fit nothing that the model was made for."""
         left = {
-            (axis, len(dims))
-            for dims in self.dims.values()
+            name
+            for name, dims in self.dims.items()
             for axis, dim in enumerate(dims)
             if axis and not isinstance(dim, int) and dim not in self.asked and dim not in self.broadcast
         }
-        if any(rank >= IMAGE_RANK for _, rank in left):
+        if any(self._is_image(name) for name in left):
             yield from (replace(self, image=size) for size in IMAGES[1:])
         elif left:
             yield from (replace(self, length=size) for size in LENGTHS[1:])
@@ -83,16 +91,19 @@ class Sizes:
         larger = replace(more, image=2 * self.image, length=self.length * 3 // 2)
         yield larger
         for axis in (2, 3):
-            held = {dims[axis] for dims in self.dims.values() if len(dims) >= IMAGE_RANK}
+            held = {dims[axis] for name, dims in self.dims.items() if self._is_image(name)}
             kept = {dim: self.image for dim in held if isinstance(dim, str)}
             if kept:
                 yield replace(larger, asked=kept | self.asked)
         yield more
 
-    def _default(self, axis: int, rank: int) -> int:
+    def _default(self, name: str, axis: int) -> int:
         if axis == 0:
             return self.batch
-        return self.image if rank >= IMAGE_RANK else self.length
+        return self.image if self._is_image(name) else self.length
+
+    def _is_image(self, name: str) -> bool:
+        return len(self.dims[name]) >= IMAGE_RANK and name not in self.flat
 
 
 IMAGE_RANK = 4
@@ -104,8 +115,14 @@ def find_sizes(graph: ir.Graph, skeleton: Skeleton) -> Sizes:
     dims: dict[str, Named] = {}
     for value in graph.inputs:
         if value.shape is not None and value.name is not None and value.name not in graph.initializers:
-            dims[value.name] = tuple(_dim(dim, f"{value.name}.{axis}") for axis, dim in enumerate(value.shape))
-    sizes = Sizes(dims)
+            dims[value.name] = tuple(
+                _dim(dim, extent_name(value.name, axis, dim)) for axis, dim in enumerate(value.shape)
+            )
+    there = {dim for each in dims.values() for dim in each}
+    flat = {name for name in dims if re.fullmatch(f"{MASK}|{PAST}", name.lower())}
+    flat |= {str(cache.past.name) for cache in find_caches(graph)}
+    derived = {name: how for name, how in derived_sizes(graph).items() if name in there}
+    sizes = Sizes(dims, derived=derived, flat=frozenset(flat))
     if any(not isinstance(dim, int) for each in dims.values() for dim in each):
         (_, known), *_ = skeleton.infer(dims)
         for node in graph:
@@ -114,9 +131,7 @@ def find_sizes(graph: ir.Graph, skeleton: Skeleton) -> Sizes:
 
 
 def _dim(dim: int | ir.SymbolicDim, name: str) -> int | str:
-    if isinstance(dim, int):
-        return dim if dim > 0 else name
-    return dim.value if dim.value is not None and dim.value.isidentifier() else name
+    return dim if isinstance(dim, int) and dim > 0 else name
 
 
 def _ask(node: ir.Node, known: Types, sizes: Sizes) -> None:
@@ -124,7 +139,7 @@ def _ask(node: ir.Node, known: Types, sizes: Sizes) -> None:
     op = edit.op_of(node)
     shapes = [None if v is None else dims_of(known.get(v.name or "")) for v in node.inputs]
     rule = READS.get(op)
-    if rule is not None and all(shape is not None for shape in shapes[:2]):
+    if rule is not None and all(s is not None for s, v in zip(shapes[:2], node.inputs, strict=False) if v is not None):
         for one, other in rule(node, [() if shape is None else shape for shape in shapes]):
             for name, size in ((one, other), (other, one)):
                 if isinstance(name, str) and isinstance(size, int):
@@ -179,6 +194,20 @@ def _recurrent(node: ir.Node, shapes: list[Dims]) -> Pairs:
     return [(data[2], weight[2])] if len(data) == len(weight) == 3 else []
 
 
+def _grouped(node: ir.Node, shapes: list[Dims]) -> Pairs:
+    """Pair what a cache keeps of each token and head with the width of a head of the queries."""
+    heads, groups = edit.int_attribute(node, "num_heads", 0), edit.int_attribute(node, "kv_num_heads", 0)
+    packed = heads + (2 * groups if node.inputs[1] is None else 0)
+    width = shapes[0][-1] if shapes[0] else None
+    if not packed or not isinstance(width, int):
+        return []
+    pasts = [shape for shape in shapes[3:5] if len(shape) == CACHE_RANK]
+    return [pair for shape in pasts for pair in ((shape[1], groups), (shape[3], width // packed))]
+
+
+CACHE_RANK = 4
+
+
 FAMILIES: dict[operators.Family, Callable[[ir.Node, list[Dims]], Pairs]] = {
     "attention": _attention,
     "convolution": _conv,
@@ -191,6 +220,7 @@ READS: dict[str, Callable[[ir.Node, list[Dims]], Pairs]] = {
     "BatchNormalization": _per_channel,
     "InstanceNormalization": _per_channel,
     "LayerNormalization": _normalised,
+    "com.microsoft::GroupQueryAttention": _grouped,
     "RMSNormalization": _normalised,
 }
 """Which extents of its inputs an operator wants to be equal, by the shapes of all inputs."""

@@ -16,7 +16,7 @@ from ..errors import ModelError
 from ..graph import edit, shapes
 from ..progress import Progress, silent
 from ..runtime.session import open_session
-from ..samples.inputs import example_feed
+from ..samples.random_values import example_feed
 from .layer_times import SECONDS, LayerTimes
 from .micro import Case
 from .signature import Site, find_sites

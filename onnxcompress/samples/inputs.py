@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, did_you_mean
+from ..graph import caches
+from ..graph.shapes import fitting_inputs
+from ..graph.tables import Table, find_table
 from ..runtime.session import Array, Dims
 
 SMALL_DIM = 16
 """What a dimension without a fixed size becomes in random values (a number of tokens, of frames)."""
+SMALL_PAST = 8
+"""The same for the tokens that a cache holds, so that there are some before those that are given."""
 SMALL_IMAGE = 64
 """The same for the height and width of images, which pooling divides by 32 and more."""
 FINITE_SLICE = 1 << 24
@@ -35,12 +41,18 @@ class Input:
         None for a rank that the model does not say.
     batch_axis : int or None
         The axis that counts the samples; None for an input that all samples share (a sampling rate, say).
+    grows : int or None
+        For a cache, the axis that counts the tokens in it.
+    table : Table or None
+        From which its values pick rows.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: Dims | None
     batch_axis: int | None
+    grows: int | None = None
+    table: Table | None = None
 
     def take(self, array: Array, start: int, stop: int) -> Array:
         """Return samples `start` to `stop` of `array` as a view; all of it if it is shared."""
@@ -57,10 +69,19 @@ class Input:
 
 @dataclass(frozen=True)
 class Layout:
-    """The inputs of a model, and how many samples it takes at a time (None: any number)."""
+    """The inputs of a model, and how many samples it takes at a time (None: any number).
+
+    Attributes
+    ----------
+    inputs : tuple of Input
+    fixed_batch : int or None
+    derived : dict
+        Names of extents that follow from others; see `onnxcompress.graph.caches.derived_sizes`.
+    """
 
     inputs: tuple[Input, ...]
     fixed_batch: int | None
+    derived: Mapping[str, caches.Derived] = field(default_factory=dict)
 
     @property
     def batched(self) -> bool:
@@ -97,8 +118,37 @@ def find_layout(values: Sequence[ir.Value]) -> Layout:
     else:
         fixed = first[0] if first else None
         axes = {name: 0 if dims and dims[0] == fixed else None for name, dims in shapes.items()}
-    inputs = tuple(Input(_name(v), _dtype(v), shapes[_name(v)], axes[_name(v)]) for v in values)
-    return Layout(inputs, fixed if isinstance(fixed, int) else None)
+    graph = next((value.graph for value in values if value.graph is not None), None)
+    grows = {} if graph is None else {c.past: c.grows for c in caches.find_caches(graph) if not c.steady}
+    inputs = tuple(
+        Input(_name(v), _dtype(v), shapes[_name(v)], axes[_name(v)], grows.get(v), find_table(v)) for v in values
+    )
+    derived = {} if graph is None else caches.derived_sizes(graph)
+    return Layout(inputs, fixed if isinstance(fixed, int) else None, derived)
+
+
+def model_layout(model: ir.Model) -> Layout:
+    """Find the layout of a model's inputs; what attention asks of its caches counts as fixed.
+
+    Raises
+    ------
+    DataError
+        See `find_layout`.
+    """
+    layout = find_layout(model_inputs(model))
+    loose = [item for item in layout.inputs if item.grows is not None and len(list(_open_extents(item))) > 1]
+    if not loose:
+        return layout
+    asked = fitting_inputs(model)
+    tight = {
+        item.name: tuple(
+            asked[item.name][axis] if axis in dict(_open_extents(item)) and axis != item.grows else dim
+            for axis, dim in enumerate(item.shape or ())
+        )
+        for item in loose
+    }
+    inputs = tuple(replace(item, shape=tight.get(item.name, item.shape)) for item in layout.inputs)
+    return replace(layout, inputs=inputs)
 
 
 def _dynamic_axis(dims: Dims | None, lead: int | str | None, later: set[str]) -> int | None:
@@ -252,36 +302,64 @@ def random_feeds(
     """Return `count` samples of random values: standard normal floats, integers in {0, 1}.
 
     Dimensions of the same name get the same size: `SMALL_IMAGE` for the height and width of an image (four axes and
-    more), 3 for its channels, `SMALL_DIM` for others, times `stretch` if there is no image. Sizes that are `given` for
-    an input are taken, but for the number of samples.
+    more), 3 for its channels, `SMALL_PAST` for what a cache holds, `SMALL_DIM` for others, times `stretch` if there is
+    no image. Those that follow from others do. Sizes that are `given` for an input are taken, but for the number of
+    samples.
     """
     random = np.random.default_rng(seed)
-    sizes: dict[str, int] = {}
     feeds = {}
-    for item in layout.inputs:
-        shape = []
-        for axis, dim in enumerate(item.shape if item.shape is not None else (None,)):
-            sizes_given = (given or {}).get(item.name, ())
-            if axis == item.batch_axis:
-                size = count
-            elif axis < len(sizes_given):
-                size = sizes_given[axis]
-            elif isinstance(dim, int):
-                size = dim
-            else:
-                size = _small(axis, len(item.shape or ()), stretch)
-                size = size if dim is None else sizes.setdefault(dim, size)
-            shape.append(size)
+    for item, shape in zip(layout.inputs, _random_shapes(layout, count, stretch, given or {}), strict=True):
         if math.prod(shape) * item.dtype.itemsize > MOST_RANDOM_BYTES:
             raise DataError(f"input '{item.name}' of {item.dtype} {shape}: one sample of it does not fit into memory")
         feeds[item.name] = _random_array(random, shape, item.dtype)
     return feeds
 
 
-def _small(axis: int, rank: int, stretch: int) -> int:
-    if rank < 4:
+def _random_shapes(
+    layout: Layout, count: int, stretch: int, given: Mapping[str, tuple[int, ...]]
+) -> Iterator[list[int]]:
+    """Yield the shape of each input; extents that follow from others come once those have a size."""
+    sizes: dict[str, int] = {}
+    for item in layout.inputs:
+        there = given.get(item.name, ())
+        for axis, name in _open_extents(item):
+            if name not in layout.derived:
+                sizes.setdefault(name, there[axis] if axis < len(there) else _small(item, axis, stretch))
+    for item in layout.inputs:
+        names, there = dict(_open_extents(item)), given.get(item.name, ())
+        shape: list[int] = []
+        for axis, dim in enumerate(item.shape if item.shape is not None else (None,)):
+            if axis == item.batch_axis:
+                shape.append(count)
+            elif axis < len(there):
+                shape.append(there[axis])
+            elif isinstance(dim, int):
+                shape.append(dim)
+            elif names[axis] in layout.derived:
+                shape.append(caches.evaluate(layout.derived[names[axis]], sizes, SMALL_DIM * stretch))
+            else:
+                shape.append(sizes[names[axis]])
+        yield shape
+
+
+def _open_extents(item: Input) -> Iterator[tuple[int, str]]:
+    """Yield the axes of an input that have no fixed size, but for that of the samples, and what they are called."""
+    for axis, dim in enumerate(item.shape if item.shape is not None else (None,)):
+        if axis != item.batch_axis and not isinstance(dim, int):
+            yield axis, caches.extent_name(item.name, axis, dim)
+
+
+def _small(item: Input, axis: int, stretch: int) -> int:
+    if item.grows is not None or NO_IMAGE.fullmatch(item.name.lower()):
+        return (SMALL_PAST if axis == item.grows else SMALL_DIM) * stretch
+    if len(item.shape or ()) < IMAGE_RANK:
         return SMALL_DIM * stretch
     return 3 if axis == 1 else SMALL_IMAGE
+
+
+IMAGE_RANK = 4
+NO_IMAGE = re.compile(f"{caches.MASK}|{caches.PAST}")
+"""Names of inputs that are none, of however many axes."""
 
 
 def _random_array(random: np.random.Generator, shape: list[int], dtype: np.dtype[Any]) -> Array:
@@ -291,9 +369,3 @@ def _random_array(random: np.random.Generator, shape: list[int], dtype: np.dtype
     wide: Array = random.standard_normal(shape) if "float" in dtype.name else random.integers(0, 2, shape)
     values: Array = wide.astype(dtype)
     return values
-
-
-def example_feed(model: ir.Model, seed: int = 0, stretch: int = 1) -> dict[str, Array]:
-    """Return one feed of random values that fits `model`: one sample, or as many as its fixed batch."""
-    layout = find_layout(model_inputs(model))
-    return random_feeds(layout, layout.fixed_batch or 1, seed, stretch)

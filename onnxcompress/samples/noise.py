@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .inputs import find_layout, model_inputs, random_feeds
+from .inputs import model_layout, random_feeds
+from .random_values import plausible
+from .roles import role
 from .samples import Samples, load_samples
 
 Array = npt.NDArray[Any]
@@ -26,9 +28,11 @@ def noise_samples(model: ir.Model, count: int, seed: int) -> Samples:
     -----
     Field, "Relations between the statistics of natural images and the response properties of cortical cells" (1987).
     """
-    layout = find_layout(model_inputs(model))
-    feeds = random_feeds(layout, max(count, layout.fixed_batch or 1), seed)
-    natural = {n: pink(a) if a.ndim >= IMAGE_RANK and a.dtype.kind == "f" else a for n, a in feeds.items()}
+    layout = model_layout(model)
+    feeds = plausible(layout, random_feeds(layout, max(count, layout.fixed_batch or 1), seed), seed)
+    natural = {
+        n: pink(a) if a.ndim >= IMAGE_RANK and a.dtype.kind == "f" and role(n) is None else a for n, a in feeds.items()
+    }
     return load_samples(natural, model)
 
 

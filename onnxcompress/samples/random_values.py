@@ -8,8 +8,8 @@ import onnx_ir as ir
 from ..errors import DataError, ModelError
 from ..graph.shapes import fitting_inputs
 from ..runtime.session import Array, Session, open_session
-from .inputs import Layout, example_feed, find_layout, model_inputs, random_feeds
-from .roles import role, vocabulary
+from .inputs import Layout, model_layout, random_feeds
+from .roles import past_length, positions, role
 from .sources import Request, Source
 
 COUNT = 16
@@ -22,64 +22,69 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def random_source(request: Request, seed: int) -> Source:
-    """Return seeded random values that fit the model."""
+    """Return seeded random values that fit the model, with full caches where it takes that many samples so.
+
+    Where a switch chooses between a model with a cache and one without, half of the samples have none.
+    """
     layout = request.layout
     count = max(COUNT, layout.fixed_batch or 1) if layout.batched else 1
     count -= count % (layout.fixed_batch or 1)
-    shapes = None if request.model is None else _runnable(request.model, layout)
-    tables = {} if request.model is None else _vocabularies(request.model)
+    switched = any(role(item.name) == "cache switch" for item in layout.inputs) and layout.fixed_batch is None
+    sizes = [count // 2, count - count // 2] if switched and layout.batched else [count]
+    kinds = [_runnable(request.model, layout, size, empty=number > 0) for number, size in enumerate(sizes)]
 
     def pieces() -> list[tuple[str, dict[str, Array]]]:
-        feeds = random_feeds(layout, count, seed, given=shapes)
-        return [("random", plausible(layout, feeds, tables, seed))]
+        made = (random_feeds(layout, size, seed, given=shapes) for size, shapes in zip(sizes, kinds, strict=True))
+        return [("random", plausible(layout, feeds, seed)) for feeds in made]
 
     return Source(lambda: iter(pieces()), "random", random=True)
 
 
-def _vocabularies(model: ir.Model) -> dict[str, int]:
-    found = {value.name or "": vocabulary(value) for value in model.graph.inputs}
-    return {name: size for name, size in found.items() if size}
-
-
-def plausible(layout: Layout, feeds: dict[str, Array], tables: dict[str, int], seed: int) -> dict[str, Array]:
+def plausible(layout: Layout, feeds: dict[str, Array], seed: int) -> dict[str, Array]:
     """Return feeds whose tokens, masks, positions and switches are such as a model meets."""
     random = np.random.default_rng(seed + 1)
     found = dict(feeds)
+    before = past_length(layout.inputs, feeds)
     for item in layout.inputs:
         array, kind = feeds[item.name], role(item.name)
         if kind == "mask" and array.dtype.kind in "iubf":
             found[item.name] = np.ones_like(array)
-        elif kind in ("cache switch", "types"):
+        elif kind == "cache switch":
+            found[item.name] = np.full_like(array, before > 0)
+        elif kind == "types":
             found[item.name] = np.zeros_like(array)
         elif kind == "positions" and array.ndim:
-            found[item.name] = np.array(np.broadcast_to(np.arange(array.shape[-1]), array.shape), array.dtype)
-        elif item.name in tables and array.dtype.kind in "iu":
-            highest = min(tables[item.name], np.iinfo(array.dtype).max)
+            found[item.name] = positions(array.shape, before, array.dtype)
+        elif item.table is not None and array.dtype.kind in "iu":
+            highest = min(item.table.rows, np.iinfo(array.dtype).max)
             found[item.name] = random.integers(0, highest, array.shape).astype(array.dtype)
     return found
 
 
-def _runnable(model: ir.Model, layout: Layout) -> Shapes | None:
-    """Return shapes, of one sample, at which the model runs; None where all are fixed or none was found."""
-    if not any(axis != item.batch_axis and not isinstance(dim, int) for item in layout.inputs
-               for axis, dim in enumerate(item.shape or (None,))):  # fmt: skip
+def _runnable(model: ir.Model | None, layout: Layout, count: int, *, empty: bool) -> Shapes | None:
+    """Return shapes at which the model runs on so many samples; None where all are fixed or none was found."""
+    if model is None or not any(axis != item.batch_axis and not isinstance(dim, int) for item in layout.inputs
+                                for axis, dim in enumerate(item.shape or (None,))):  # fmt: skip
         return None
     try:
-        feed = _plausible_feed(model, layout, open_session(model))
+        session = open_session(model)
     except ModelError:
         return None
+    feed = _plausible_feed(model, layout, session, count, empty=empty)
+    feed = feed or _plausible_feed(model, layout, session, layout.fixed_batch or 1, empty=empty)
     return None if feed is None else {name: array.shape for name, array in feed.items()}
 
 
-def _plausible_feed(model: ir.Model, layout: Layout, session: Session) -> dict[str, Array] | None:
+def _plausible_feed(
+    model: ir.Model, layout: Layout, session: Session, count: int, *, empty: bool = False
+) -> dict[str, Array] | None:
     """Return the first plausible feed that runs: small, as the weights ask for, longer; caches full, then empty."""
-    tables, fitting = _vocabularies(model), fitting_inputs(model)
+    fitting = fitting_inputs(model)
     tried = [(STRETCHES[0], {}), (STRETCHES[0], fitting), *((stretch, {}) for stretch in STRETCHES[1:])]
-    for empty in ({}, _empty(layout)):
+    for caches in (_empty(layout),) if empty else ({}, _empty(layout)):
         for stretch, shapes in tried:
             try:
-                feed = random_feeds(layout, layout.fixed_batch or 1, 0, stretch, shapes | empty)
-                feed = plausible(layout, feed, tables, 0)
+                feed = plausible(layout, random_feeds(layout, count, 0, stretch, shapes | caches), 0)
                 session.run(feed)
             except (ModelError, DataError):
                 continue
@@ -88,17 +93,20 @@ def _plausible_feed(model: ir.Model, layout: Layout, session: Session) -> dict[s
 
 
 def _empty(layout: Layout) -> Shapes:
-    """Return the shapes of caches that hold nothing yet, and of masks that are as long as the tokens then."""
-    found: Shapes = {}
-    for item in layout.inputs:
-        if role(item.name) == "past" and item.shape is not None:
-            open_axes = [
-                axis for axis, dim in enumerate(item.shape) if not isinstance(dim, int) and axis != item.batch_axis
-            ]
-            named = [axis for axis in open_axes if "past" in str(item.shape[axis])] or open_axes[:1]
-            sizes = [dim if isinstance(dim, int) else None for dim in item.shape]
-            found[item.name] = tuple(0 if axis in named else size or 1 for axis, size in enumerate(sizes))
-    return found
+    """Return the shapes of caches that hold nothing yet; masks are as long as the tokens then."""
+    return {
+        item.name: tuple(
+            0 if axis == item.grows else dim if isinstance(dim, int) else 1 for axis, dim in enumerate(item.shape)
+        )
+        for item in layout.inputs
+        if item.grows is not None and item.shape is not None
+    }
+
+
+def example_feed(model: ir.Model, seed: int = 0, stretch: int = 1) -> dict[str, Array]:
+    """Return one feed of random values that fits `model`: one sample, or as many as its fixed batch."""
+    layout = model_layout(model)
+    return plausible(layout, random_feeds(layout, layout.fixed_batch or 1, seed, stretch), seed)
 
 
 def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
@@ -118,7 +126,8 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
             first = first or error
         else:
             return feed
-    likely = _plausible_feed(model, find_layout(model_inputs(model)), session)
+    layout = model_layout(model)
+    likely = _plausible_feed(model, layout, session, layout.fixed_batch or 1)
     if likely is None:
         raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)") from None
     return likely
@@ -133,12 +142,12 @@ def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
         As `runnable_feed` does.
     """
     feeds = [runnable_feed(model, session)]
-    layout = find_layout(model_inputs(model))
+    layout = model_layout(model)
     same = {name: array.shape for name, array in feeds[0].items()}
     count = layout.fixed_batch or OTHER_BATCH
-    for stretch, given in ((2, None), (1, None), (1, same)):
+    for stretch, given in ((2, None), (1, None), (1, same), (2, _empty(layout))):
         other = random_feeds(layout, count, 1, stretch, given)
-        for feed in (other, plausible(layout, other, _vocabularies(model), 1)):
+        for feed in (other, plausible(layout, other, 1)):
             try:
                 session.run(feed)
             except ModelError:

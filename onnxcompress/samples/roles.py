@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from ..graph import operators
-from ..graph.nodes import int_attribute
+from ..graph import caches
 from ..runtime.session import Array
 from .inputs import Input
 
 ROLES = {
     "cache switch": r"use_cache(_branch)?",
     "positions": r"(.*_)?position(_id)?s(_ids)?|pos_ids|cache_position",
-    "past": r"(past|pkv|cache|mems)(_.*|\..*|\d.*)?|.*(past_(key|value|kv)|(key|value|k|v)_cache).*",
+    "past": caches.PAST,
     "types": r"(.*_)?(token_type|segment|sentence_type)_?ids?",
-    "mask": r"(.*[_.])?(attention_)?mask(_.*)?",
-    "ids": r"(.*[_.])?(input_|decoder_input_|token_)?(ids|tokens)(_.*)?|token_ids",
+    "mask": caches.MASK,
+    "ids": caches.IDS,
     "rate": r"sr|sample_rate|sampling_rate",
     "state": r"(?!.*encoder)(.*[_.])?(state|states|hidden|h_?0|c_?0|h_?n|c_?n|h|c)(_?in|_?\d+)?",
 }
 """Role → names of inputs that have it; the first that fits counts."""
-
-KEEPS = operators.KEEP_ELEMENTS | {"Cast"}
-"""Operators behind which an index still names the row that it did."""
 
 LATER = {"past", "cache switch", "state", "types", "positions"}
 """Roles that have a neutral value: nothing remembered yet, no second sentence, one position after the other."""
@@ -84,18 +80,12 @@ def filled(inputs: tuple[Input, ...], arrays: Mapping[str, Array], notes: dict[s
     return found
 
 
-def vocabulary(value: ir.Value) -> int | None:
-    """Return how many rows the smallest constant table has from which an input picks; None where it picks from none."""
-    sizes: list[int] = []
-    waiting, seen = [value], {value}
-    while waiting:
-        for node, index in waiting.pop().uses():
-            if node.op_type == "Gather" and index == 1:
-                table = node.inputs[0]
-                axis = int_attribute(node, "axis", 0)
-                if table is not None and table.const_value is not None:
-                    sizes.append(int(table.const_value.shape.numpy()[axis]))
-            elif node.op_type in KEEPS and index == 0:
-                waiting += [out for out in node.outputs if out not in seen]
-                seen.update(node.outputs)
-    return min(sizes, default=None)
+def past_length(inputs: Sequence[Input], feeds: Mapping[str, Array]) -> int:
+    """Return how many tokens the caches in these feeds hold; those that an encoder fills do not count."""
+    lengths = (feeds[item.name].shape[item.grows] for item in inputs if item.grows is not None and item.name in feeds)
+    return next(lengths, 0)
+
+
+def positions(shape: tuple[int, ...], before: int, dtype: np.dtype[Any]) -> Array:
+    """Return the positions of tokens behind those that a cache holds."""
+    return np.array(np.broadcast_to(np.arange(before, before + shape[-1]), shape), dtype)

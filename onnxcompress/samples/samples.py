@@ -19,7 +19,7 @@ from .data import as_data, located
 from .explain import takes
 from .find import find_source
 from .fitting import LABELS, fit
-from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_inputs, release_pages
+from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_layout, release_pages
 from .parts import FIT, JUDGE, ROW, Part, three_parts, two_parts
 from .sources import Piece, Request, Source
 
@@ -436,7 +436,7 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     if isinstance(data, Samples):
         return data
     whole = model if isinstance(model, ir.Model) else None
-    layout = find_layout(model_inputs(model) if isinstance(model, ir.Model) else model)
+    layout = model_layout(model) if isinstance(model, ir.Model) else find_layout(model)
     given = data if whole is None else located(data, whole)
     source = find_source(Request(as_data(given).here(), layout, whole), seed)
     samples = Samples(source, layout)

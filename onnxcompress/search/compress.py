@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from ..errors import OnnxCompressError, OptionError
-from ..files import check_target
 from ..graph import cost
 from ..graph.fingerprint import Fingerprints
-from ..graph.save import save
 from ..inspection import saved_bytes
 from ..kinds import to_ir
 from ..machines.workers import Here
 from ..origin import find_origin
+from ..package.folder import check_output, save_model
 from ..pipeline import check_budget
 from ..progress import Progress, silent
 from ..runtime.provider import Provider, runs_on_provider
@@ -155,7 +154,7 @@ def compress(
         train=train,
     )
     check_budget(asked.max_drop, metric)
-    names = _names(output, keep, overwrite=overwrite)
+    names = _names(model, output, keep, overwrite=overwrite)
     if target is not None:
         load_target(target)
     original, back = to_ir(model)
@@ -186,8 +185,8 @@ def compress(
     if names and winner is None:
         untouched(model, original, names[0], overwrite=overwrite)
     elif names and winner is not None:
-        report.stays = save(made, names[0], overwrite=overwrite)
-        report.notes += _save_others(search, winner, names[1:], overwrite=overwrite)
+        report.stays = save_model(made, model, names[0], overwrite=overwrite)
+        report.notes += _save_others(search, winner, model, names[1:], overwrite=overwrite)
     report.notes += [] if workers is None else workers.notes
     return back(made), report
 
@@ -196,7 +195,7 @@ def _silent(line: str) -> None:
     """Say nothing."""
 
 
-def _names(output: str | Path | None, keep: int, *, overwrite: bool) -> list[Path]:
+def _names(model: AnyModel, output: str | Path | None, keep: int, *, overwrite: bool) -> list[Path]:
     """Return the files of the best model, and of the others that are kept."""
     if keep < 1:
         raise OptionError(f"keep = {keep}: expected 1 or more")
@@ -205,7 +204,7 @@ def _names(output: str | Path | None, keep: int, *, overwrite: bool) -> list[Pat
     path = Path(output)
     names = [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, keep + 1))]
     for name in names:
-        check_target(name, overwrite=overwrite, suffix=".onnx")
+        check_output(model, name, overwrite=overwrite)
     return names
 
 
@@ -269,12 +268,12 @@ def _told(search: Rounds, report: Report, winner: Outcome | None) -> Report:
     return report
 
 
-def _save_others(search: Rounds, winner: Outcome, names: list[Path], *, overwrite: bool) -> list[str]:
+def _save_others(search: Rounds, winner: Outcome, model: AnyModel, names: list[Path], *, overwrite: bool) -> list[str]:
     """Write what else is on the front, the nearest to the winner first; returns a line for each."""
     on_front = front(search.outcomes, search.base, search.budget)
     said = []
     for name, other in zip(names, neighbours(winner, on_front, len(names)), strict=False):
         stage = search.stage_of(other)
-        save(stage.model, name, overwrite=overwrite)
+        save_model(stage.model, model, name, overwrite=overwrite)
         said.append(f"{name.name}: {search.words_of(other)}, drop {other.drop:.4f} on the samples of the search")
     return said

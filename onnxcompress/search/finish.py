@@ -14,6 +14,7 @@ from ..display import units
 from ..evidence import Trial, Verdict
 from ..graph.exports import model_file
 from ..graph.save import save, weights
+from ..package.folder import is_file_name, save_model
 from ..pipeline import Run
 from .budget import Budget
 from .decide import cost_of, front, gains, loss_of, usable
@@ -63,7 +64,9 @@ def made_again(
 def untouched(model: AnyModel, original: ir.Model, output: str | Path, *, overwrite: bool) -> None:
     """Write the original as it came."""
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in weights(original))
-    if isinstance(model, (str, Path)) and not external:
+    if not is_file_name(output):
+        save_model(original, model, output, overwrite=overwrite)
+    elif isinstance(model, (str, Path)) and not external:
         files.write_bytes(output, model_file(model).read_bytes(), overwrite=overwrite)
     else:
         save(original, output, overwrite=overwrite)

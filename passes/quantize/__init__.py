@@ -1,8 +1,12 @@
-"""`Quantize` and `QuantizeDynamic` compute on integers, `QuantizeWeights` stores them, `ConvertFloat` halves floats."""
+"""`Quantize` and `QuantizeDynamic` compute on integers, `QuantizeWeights` stores them, `ConvertFloat` halves floats.
+
+`Rotate` makes weights easier to store in few bits.
+"""
 
 from .convert_float import ConvertFloat
 from .quantize import Quantize
 from .quantize_dynamic import QuantizeDynamic
 from .quantize_weights import QuantizeWeights
+from .rotate import Rotate
 
-__all__ = ["ConvertFloat", "Quantize", "QuantizeDynamic", "QuantizeWeights"]
+__all__ = ["ConvertFloat", "Quantize", "QuantizeDynamic", "QuantizeWeights", "Rotate"]

@@ -228,6 +228,7 @@ class QuantizeWeights(OverridablePass):
             if value is None or tensor is None:
                 raise PassError(f"the plan names the weight '{name}', which the model does not have")
             formats.write(value, stored, shared, model.opset_imports[""])
+            edit.release_pages(tensor)
             done.append(Change(name, _described(tensor, stored)))
         if any(stored.form != "qdq" for stored in plan.weights.values()):
             model.opset_imports.setdefault(fused.MICROSOFT, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from onnxcompress import scratch
 from onnxcompress.evaluation.profile import Kernel, kernels, profile_models
-from onnxcompress.samples.inputs import example_feed
+from onnxcompress.samples.random_values import example_feed
 
 
 def event(name, start, took, operator=None, dtype="float"):

@@ -21,7 +21,7 @@ def test_models_are_timed_in_turning_order(parse, monkeypatch):
         def run(self, _feeds):
             calls.append(self.name)
 
-    monkeypatch.setattr(timing, "open_session", lambda model, threads: Recorder(model))
+    monkeypatch.setattr(timing, "open_session", lambda model, **_: Recorder(model))
     found = time_models(["a", "b"], {}, seconds=0)
     assert "".join(calls) == "aaabbb" + "abbaabbaab"
     assert [item.runs for item in found] == [5, 5]

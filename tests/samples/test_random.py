@@ -8,8 +8,9 @@ import onnx.helper as make
 import onnx_ir as ir
 import pytest
 
+from onnxcompress.graph.tables import Table, find_table
 from onnxcompress.runtime.session import open_session
-from onnxcompress.samples.roles import role, vocabulary
+from onnxcompress.samples.roles import role
 from onnxcompress.samples.samples import load_samples
 
 FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
@@ -25,7 +26,7 @@ def built(nodes, inputs, outputs, constants) -> ir.Model:
 
 
 def decoder() -> ir.Model:
-    """What a decoder does with a cache: 9 positions, 11 words, a mask over cache and tokens."""
+    """What a decoder does with a cache: 29 positions, 11 words, a mask over cache and tokens."""
     nodes = [
         make.make_node("Gather", ["words", "input_ids"], ["word"]),
         make.make_node("Gather", ["places", "position_ids"], ["place"]),
@@ -43,22 +44,22 @@ def decoder() -> ir.Model:
     ]
     last = onnx.numpy_helper.from_array(np.array([2]), "last")
     output = make.make_tensor_value_info("y", FLOAT, ["N", "all", 4])
-    return built(nodes, inputs, [output], [constant("words", (11, 4)), constant("places", (19, 4)), last])
+    return built(nodes, inputs, [output], [constant("words", (11, 4)), constant("places", (29, 4)), last])
 
 
-def test_a_decoder_gets_tokens_that_it_knows_and_an_empty_cache() -> None:
+def test_a_decoder_gets_tokens_that_it_knows_behind_those_in_its_cache() -> None:
     model = decoder()
     feeds = load_samples("random", model).arrays()
     assert {name: array.shape for name, array in feeds.items()} == {
         "input_ids": (16, 16),
-        "attention_mask": (16, 16),
+        "attention_mask": (16, 24),
         "position_ids": (16, 16),
-        "past_key_values.0.key": (16, 0, 4),
+        "past_key_values.0.key": (16, 8, 4),
     }
     assert np.unique(feeds["input_ids"]).tolist() == list(range(11))
     assert (feeds["attention_mask"] == 1).all()
-    assert feeds["position_ids"][0].tolist() == list(range(16))
-    assert open_session(model).run(feeds)["y"].shape == (16, 16, 4)
+    assert feeds["position_ids"][0].tolist() == list(range(8, 24))
+    assert open_session(model).run(feeds)["y"].shape == (16, 24, 4)
     again = load_samples("random", model).arrays()
     assert all((again[name] == array).all() for name, array in feeds.items())
     other = load_samples("random", model, seed=1).arrays()
@@ -90,7 +91,7 @@ def test_the_smallest_table_counts_behind_what_keeps_the_row() -> None:
     inputs = [make.make_tensor_value_info("ids", INT, ["N"])]
     output = make.make_tensor_value_info("y", FLOAT, ["N", 2])
     model = built(nodes, inputs, [output], [constant("small", (3, 2)), constant("large", (7, 2))])
-    assert vocabulary(model.graph.inputs[0]) == 3
+    assert find_table(model.graph.inputs[0]) == Table("small", 3)
     assert set(load_samples("random", model).arrays()["ids"].tolist()) == {0, 1, 2}
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from onnxcompress.errors import DataError, OptionError
 from onnxcompress.runtime.session import open_session
 from onnxcompress.runtime.user_code import load_function
-from onnxcompress.samples.inputs import example_feed, find_layout, model_inputs
+from onnxcompress.samples.inputs import find_layout, model_inputs
+from onnxcompress.samples.random_values import example_feed
 from onnxcompress.samples.samples import load_samples
 
 DYNAMIC = "g (float[N,3] image) => (float[N,3] y) { y = Relu(image) }"

@@ -68,6 +68,7 @@ FORMS = {
     "quantize": Form(opset=PER_CHANNEL, folds=tuple(FOLDS), float32=True),
     "quantize-dynamic": Form(opset=PER_CHANNEL),
     "quantize-weights": Form(),
+    "rotate": Form(folds=("fold-constants",)),
 }
 """What each pass asks for."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
+
+from onnxcompress.runtime.session import usable_cores
 
 from .scales import Grid
 
@@ -64,7 +69,7 @@ class Factor:
     def _permuted(self, gram: Floats, added: Floats) -> Floats:
         if len(gram) == 1:
             order = self.order[0]
-            found = gram[0][np.ix_(order, order)][None]
+            found = gram[0].take(order, 0).take(order, 1)[None]  # whole rows first
         else:
             found = gram[np.arange(len(gram))[:, None, None], self.order[:, :, None], self.order[:, None, :]]
         np.einsum("gkk->gk", found)[...] += np.take_along_axis(added, self.order, 1)
@@ -112,9 +117,10 @@ def gptq(
     factor: Factor,
     *,
     zero_point: npt.ArrayLike = 0,
-    block: int = 64,
+    width: int | None = None,
+    block: int = 128,
     keep_zeros: bool = True,
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int32]:
     """Round matrices so that their products with the data, not their entries, are near to what they were.
 
     The columns are rounded one after the other. What rounding one of them does to ``W X`` is made up for, as far as
@@ -130,6 +136,8 @@ def gptq(
     factor : Factor
         Of ``Σ x xᵀ`` over the samples, for each group. A column whose diagonal is 0 is rounded to nearest.
     zero_point : int, or array of a shape that `scale` may have
+    width : int, optional
+        How many columns a part has, the last one perhaps fewer; by default parts are of equal size.
     block : int
         Columns that are finished before the next ones hear of those before; changes the speed only.
     keep_zeros : bool
@@ -137,7 +145,7 @@ def gptq(
 
     Returns
     -------
-    (groups, rows, columns) int64 array
+    (groups, rows, columns) int32 array
         ``W ≈ scale · (result − zero_point)``.
 
     Raises
@@ -156,13 +164,32 @@ def gptq(
         raise ValueError(f"the Gram matrix has shape {factor.upper.shape[1:]}; expected ({columns}, {columns})")
     # From here on everything stands with its columns as rows: a column is touched as a whole.
     exact = factor.ordered(weight)
-    step, offset = (_spread(values, factor, rows, columns) for values in (scale, zero_point))
-    found = _round_columns(exact, step, offset, factor.upper, grid, block, keep_zeros=keep_zeros)
-    return np.ascontiguousarray(factor.restored(found), np.int64)
+    step, offset = (_Spread(values, factor, rows, width) for values in (scale, zero_point))
+    found = np.empty_like(exact)
+
+    def round_rows(first: int) -> None:
+        part = slice(first, first + TOGETHER)
+        of = step.rows(part), offset.rows(part)
+        found[..., part] = _round_columns(exact[..., part], *of, factor.upper, grid, block, keep_zeros=keep_zeros)
+
+    if rows <= TOGETHER:
+        round_rows(0)
+    else:  # rows know nothing of each other: a core for each part beats all cores for each of the many small products
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as pool:
+            list(pool.map(round_rows, range(0, rows, TOGETHER)))
+    return np.ascontiguousarray(factor.restored(found), np.int32)
+
+
+TOGETHER = 1024
+"""So many rows are rounded together, whatever the number of cores, so that sums come out the same."""
+
+
+NEAREST = 16
+"""So many columns hear of each other one at a time: what they read stays in a core's cache."""
 
 
 def _round_columns(
-    exact: Floats, step: Floats, offset: Floats, upper: Floats, grid: Grid, block: int, *, keep_zeros: bool
+    exact: Floats, step: _Spread, offset: _Spread, upper: Floats, grid: Grid, block: int, *, keep_zeros: bool
 ) -> Floats:
     """Round weights (groups, columns, rows) column after column, the last one first."""
     columns = exact.shape[1]
@@ -174,29 +201,48 @@ def _round_columns(
         inside = np.arange(start, stop)
         share = upper[:, start:stop, start:] / upper[:, inside, inside, None]
         wanted = exact[:, start:stop] + share[:, :, stop - start :] @ errors[:, stop:]
-        for i in inside[::-1]:
-            here = i - start
-            best = wanted[:, here]
-            if i + 1 < stop:
-                best += (share[:, here, None, here + 1 : stop - start] @ errors[:, i + 1 : stop])[:, 0]
-            best /= step[:, i]
-            integers = np.rint(best, out=found[:, i])
-            integers += offset[:, i]
-            np.clip(integers, grid.low, grid.high, out=integers)
-            if masked[i]:
-                np.copyto(integers, offset[:, i], where=zero[:, i])
-            np.subtract(exact[:, i], step[:, i] * (integers - offset[:, i]), out=errors[:, i])
+        for until in range(stop, start, -NEAREST):
+            first = max(until - NEAREST, start)
+            if until < stop:
+                near = slice(first - start, until - start)
+                wanted[:, near] += share[:, near, until - start : stop - start] @ errors[:, until:stop]
+            for i in range(until - 1, first - 1, -1):
+                best, scale, middle = wanted[:, i - start], step.of(i), offset.of(i)
+                if i + 1 < until:
+                    best += (share[:, i - start, None, i + 1 - start : until - start] @ errors[:, i + 1 : until])[:, 0]
+                best /= scale
+                integers = np.rint(best, out=found[:, i])
+                integers += middle
+                np.clip(integers, grid.low, grid.high, out=integers)
+                if masked[i]:
+                    np.copyto(integers, middle, where=zero[:, i])
+                np.subtract(integers, middle, out=best)
+                best *= scale
+                np.subtract(exact[:, i], best, out=errors[:, i])
     return found
 
 
-def _spread(values: npt.ArrayLike, factor: Factor, rows: int, columns: int) -> Floats:
-    """Return one value for each weight, (groups, columns in their order, rows)."""
-    groups, dtype = len(factor.order), factor.upper.dtype
-    array = np.asarray(values, dtype)
-    if array.ndim < 3:
-        array = np.broadcast_to(array, (groups, rows) if array.ndim else (groups, 1))[..., None]
-    if array.shape[1] not in (1, rows) or columns % array.shape[2]:
-        raise ValueError(f"values of shape {array.shape[1:]} for {rows} rows and {columns} columns")
-    if array.shape[2] == 1:
-        return np.broadcast_to(array.swapaxes(1, 2), (groups, columns, rows))
-    return factor.ordered(np.repeat(array, columns // array.shape[2], axis=2))
+class _Spread:
+    """Scales or zero points, one for each weight of a column when it is asked for."""
+
+    def __init__(self, values: npt.ArrayLike, factor: Factor, rows: int, width: int | None) -> None:
+        groups, columns = factor.order.shape
+        array = np.asarray(values, factor.upper.dtype)
+        if array.ndim < 3:
+            array = np.broadcast_to(array, (groups, rows) if array.ndim else (groups, 1))[..., None]
+        parts = array.shape[2]
+        width = width if width is not None and parts > 1 else columns // parts
+        if array.shape[1] not in (1, rows) or not width or -(-columns // width) != parts:
+            raise ValueError(f"values of shape {array.shape[1:]} for {rows} rows and {columns} columns")
+        self._array = np.ascontiguousarray(np.broadcast_to(array, (groups, rows, parts)).swapaxes(1, 2))
+        self._part, self._each = factor.order // width, np.arange(groups)
+
+    def rows(self, part: slice) -> _Spread:
+        """Return those of some rows."""
+        found = copy(self)
+        found._array = self._array[..., part]
+        return found
+
+    def of(self, column: int) -> Floats:
+        """Return those of a column, by its place in the order, (groups, rows)."""
+        return np.asarray(self._array[self._each, self._part[:, column]])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from onnxcompress.contract import Refusal
 from onnxcompress.errors import PassError
@@ -20,6 +23,8 @@ from onnxcompress.statistics.segments import SegmentedRun
 from ..shared.gptq import Factor, gptq
 from .grams import SAMPLES, Grams, readers
 from .storage import StoredWeight
+
+Array = npt.NDArray[Any]
 
 
 def compensate(
@@ -62,10 +67,10 @@ def compensate(
     refused = []
     jobs = readers(copy, weights, tables=False)
     with temporary_folder() as folder:
-        grams = Grams(SegmentedRun(copy, samples.head(SAMPLES), folder))
+        in_order = _InOrder(Grams(SegmentedRun(copy, samples.head(SAMPLES), folder)))
         for done, (name, node) in enumerate(jobs.items()):
             try:
-                found[name] = _rounded(grams, node, found[name])
+                found[name] = in_order.round(node, found[name])
             except PassError as error:
                 refused.append(Refusal(name, f"rounded to nearest: {error}"))
             progress("gptq", done + 1, len(jobs))
@@ -91,16 +96,45 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
     return found
 
 
-def _rounded(grams: Grams, node: ir.Node, stored: StoredWeight) -> StoredWeight:
-    """Round one weight, and give the rounded one to the operator, for the inputs of those behind it."""
-    factor = Factor(grams.of(node))
-    layer = Layer(node)
-    value, array = layer.value, layer.stored
-    step, zero = (
-        layer.blocks(np.broadcast_to(stored.spread(a, array.shape), array.shape))
-        for a in (stored.scale, stored.zero_point)
-    )
-    back = layer.whole(gptq(layer.blocks(array), step, stored.grid, factor, zero_point=zero))
-    result = dataclasses.replace(stored, integers=np.ascontiguousarray(back, np.int16))
-    edit.set_constant(value, result.decode(back).astype(array.dtype))
-    return result
+class _InOrder:
+    """Rounds one weight after the other, and gives the rounded one to its operator, for what those behind it read."""
+
+    def __init__(self, grams: Grams) -> None:
+        self._grams = grams
+        self._factor: tuple[Array, Factor] | None = None
+        self._given: tuple[ir.Value, ir.TensorProtocol] | None = None
+
+    def round(self, node: ir.Node, stored: StoredWeight) -> StoredWeight:
+        """Return a weight with its integers."""
+        gram = self._grams.of(node)
+        self._restore()
+        layer = Layer(node)
+        value, array = layer.value, layer.stored
+        with threadpool_limits(
+            1, "blas"
+        ):  # on two cores, threads of LAPACK wait for each other as long as they compute
+            if self._factor is None or self._factor[0] is not gram:
+                self._factor = None  # the memory, before the next one is made
+                self._factor = gram, Factor(gram)
+            steps = _steps(layer, stored, array.shape)
+            back = gptq(layer.blocks(array), factor=self._factor[1], grid=stored.grid, **steps)
+        integers = np.ascontiguousarray(layer.whole(back), stored.held)
+        tensor = edit.constant(value)
+        self._given = (value, tensor) if tensor is not None and value.is_initializer() else None
+        edit.set_constant(value, stored.decode(integers).astype(array.dtype))
+        return dataclasses.replace(stored, integers=integers)
+
+    def _restore(self) -> None:
+        """Forget the rounded weight before, once nothing reads it any more."""
+        if self._given is not None and len(self._given[0].uses()) == 1:
+            edit.store_elsewhere(*self._given)
+            edit.release_pages(self._given[1])
+        self._given = None
+
+
+def _steps(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return scales and zero points for `gptq`; those of blocks of a matrix as they are."""
+    pair: dict[str, Array] = {"scale": stored.scale, "zero_point": stored.zero_point}
+    if stored.block_size and not layer.is_convolution:
+        return {name: layer.blocks(values) for name, values in pair.items()} | {"width": stored.block_size}
+    return {name: layer.blocks(np.broadcast_to(stored.spread(v, shape), shape)) for name, v in pair.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -49,8 +50,8 @@ class StoredWeight:
     scale : ndarray of float32
         (channels,), (1,), or with blocks the weight's shape with fewer indices along `axis`. For a weight of float16
         or bfloat16 its values are of that type.
-    zero_point : ndarray of int64, same shape
-    integers : ndarray of int16, optional
+    zero_point : ndarray of int16, same shape
+    integers : ndarray of int8 or uint8, optional
         The weight's shape; None where each is the nearest.
     scale_step : float
         Scales are multiples of it, by -127 to 127, and stored as such; 0: as floats.
@@ -66,8 +67,8 @@ class StoredWeight:
     axis: int | None
     block_size: int
     scale: npt.NDArray[np.float32]
-    zero_point: Integers
-    integers: npt.NDArray[np.int16] | None = None
+    zero_point: npt.NDArray[np.int16]
+    integers: npt.NDArray[Any] | None = None
     scale_step: float = 0.0
     compact: bool = False
     accuracy_level: int = 0
@@ -104,18 +105,40 @@ class StoredWeight:
     def encode(self, array: Array) -> npt.NDArray[np.int16]:
         """Return the integers of a weight, int16: a few rows after the other, which stay in a core's cache."""
         if self.integers is not None:
-            return self.integers
+            return self.integers.astype(np.int16)
         found = np.empty(array.shape, np.int16)
-        axis = self.axis if self.axis is not None and self.block_size else 0
-        whole, into = np.moveaxis(array, axis, 0), np.moveaxis(found, axis, 0)
-        scale, zero_point = (np.moveaxis(values, axis, 0) for values in self._one_for_block(array.ndim))
-        step = self.block_size or max(scales.CHUNK * len(whole) // max(array.size, 1), 1)
-        for start in range(0, len(whole), step):
+        whole, into = self._rows(array), self._rows(found)
+        for part, scale, zero_point in self._parts(array.shape):
+            into[part] = self._nearest(whole[part], scale, zero_point)
+        return found
+
+    def decode(self, integers: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Return ``scale · (q − zero_point)``, rounded once, as what reads it does."""
+        found = np.empty(integers.shape, np.float32)
+        whole, into = self._rows(integers), self._rows(found)
+        for part, scale, zero_point in self._parts(integers.shape):
+            np.subtract(whole[part], zero_point, out=into[part], casting="unsafe", dtype=np.float32)
+            into[part] *= scale
+        return found
+
+    @property
+    def held(self) -> np.dtype[Any]:
+        """The type of `integers`."""
+        return np.dtype(np.int8 if self.low < 0 else np.uint8)
+
+    def _rows(self, array: Array) -> Array:
+        return np.moveaxis(array, self.axis, 0) if self.axis is not None and self.block_size else array
+
+    def _parts(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array, Array]]:
+        """Yield a few rows at a time with their scales and zero points."""
+        scale, zero_point = map(self._rows, self._one_for_block(len(shape)))
+        count = shape[self.axis] if self.axis is not None and self.block_size else shape[0] if shape else 1
+        step = self.block_size or max(scales.CHUNK * count // max(math.prod(shape), 1), 1)
+        for start in range(0, count, step):
             part = slice(start, start + step)
             of = part if not self.block_size else slice(start // step, start // step + 1)
             of = of if len(scale) > 1 else slice(None)
-            into[part] = self._nearest(whole[part], scale[of], zero_point[of])
-        return found
+            yield part, scale[of], zero_point[of]
 
     def _one_for_block(self, rank: int) -> tuple[Array, Array]:
         """Return scales and zero points that broadcast to the weight's shape, along blocks to their number."""
@@ -130,12 +153,6 @@ class StoredWeight:
         np.rint(steps, out=steps)
         steps += zero_point
         return np.asarray(np.clip(steps, self.grid.low, self.grid.high, out=steps))
-
-    def decode(self, integers: Integers) -> npt.NDArray[np.float64]:
-        """Return ``scale · (q − zero_point)``."""
-        shape = integers.shape
-        steps = (integers - self.spread(self.zero_point, shape)) * self.spread(self.scale, shape).astype(np.float64)
-        return np.asarray(steps, np.float64)
 
     @property
     def grid(self) -> Grid:
@@ -203,7 +220,7 @@ class Storage:
             scale, step = short_scales(scale, array.dtype, up=self.calibration == "minmax")
         whole = form == "matmulnbits" or array.shape[-1] % PLANES == 0
         return StoredWeight(
-            form, self.dtype, grid.low, axis, block, scale, zero_point, scale_step=step,
+            form, self.dtype, grid.low, axis, block, scale, zero_point.astype(np.int16), scale_step=step,
             compact=fused and self.compact and whole, accuracy_level=self.accuracy_level if fused else 0,
         )  # fmt: skip
 
@@ -214,9 +231,15 @@ def _in_rows(array: Array, axis: int | None) -> Array:
 
 def _extremes(array: Array, axis: int, block: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the lowest and the highest value of each block along an axis, 0 included, without moving anything."""
-    floats, starts = array.astype(np.float32, copy=False), np.arange(0, array.shape[axis], block)
-    low, high = (np.asarray(f.reduceat(floats, starts, axis), np.float64) for f in (np.minimum, np.maximum))
-    return np.minimum(low, 0), np.maximum(high, 0)
+    moved = np.moveaxis(array, axis, 0)
+    starts = range(0, len(moved), block)
+    low = np.zeros((len(starts), *moved.shape[1:]))
+    high = low.copy()
+    for index, start in enumerate(starts):
+        part = moved[start : start + block].astype(np.float32, copy=False)
+        np.minimum(part.min(0), 0, out=low[index])
+        np.maximum(part.max(0), 0, out=high[index])
+    return np.moveaxis(low, 0, axis), np.moveaxis(high, 0, axis)
 
 
 def _in_blocks(array: Array, axis: int, block: int) -> tuple[Array, tuple[int, ...]]:
