@@ -12,6 +12,7 @@ from .prune import (
     PruneChannels,
     PruneNOfM,
     PruneSlices,
+    PruneVocabulary,
     RandomPrune,
 )
 from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
@@ -34,6 +35,7 @@ __all__ = [
     "PruneChannels",
     "PruneNOfM",
     "PruneSlices",
+    "PruneVocabulary",
     "Quantize",
     "QuantizeDynamic",
     "QuantizeWeights",

@@ -10,6 +10,7 @@ from .prune_blocks import PruneBlocks
 from .prune_channels import PruneChannels
 from .prune_n_of_m import PruneNOfM
 from .prune_slices import PruneSlices
+from .prune_vocabulary import PruneVocabulary
 from .random_prune import RandomPrune
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "PruneChannels",
     "PruneNOfM",
     "PruneSlices",
+    "PruneVocabulary",
     "RandomPrune",
 ]
