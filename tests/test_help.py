@@ -95,7 +95,7 @@ def test_one_word_for_one_thing() -> None:
     allowed: dict[str, set[str]] = {}
     for _, option in options:
         allowed.setdefault(option.name, set()).update(option.allowed.split(", "))
-    assert allowed["rounding"] == {"nearest", "gptq"}
+    assert allowed["rounding"] == {"nearest", "gptq", "quantease"}
     assert allowed["granularity"] == {"tensor", "channel", "block"}
     assert allowed["calibration"] == {"minmax", "moving_average", "percentile", "entropy", "mse"}
 

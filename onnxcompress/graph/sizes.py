@@ -139,7 +139,8 @@ def _ask(node: ir.Node, known: Types, sizes: Sizes) -> None:
     op = edit.op_of(node)
     shapes = [None if v is None else dims_of(known.get(v.name or "")) for v in node.inputs]
     rule = READS.get(op)
-    if rule is not None and all(s is not None for s, v in zip(shapes[:2], node.inputs, strict=False) if v is not None):
+    known_first = all(s is not None for s, v in zip(shapes[:2], node.inputs, strict=False) if v is not None)
+    if rule is not None and (known_first or rule is _grouped):
         for one, other in rule(node, [() if shape is None else shape for shape in shapes]):
             for name, size in ((one, other), (other, one)):
                 if isinstance(name, str) and isinstance(size, int):
@@ -195,15 +196,38 @@ def _recurrent(node: ir.Node, shapes: list[Dims]) -> Pairs:
 
 
 def _grouped(node: ir.Node, shapes: list[Dims]) -> Pairs:
-    """Pair what a cache keeps of each token and head with the width of a head of the queries."""
-    heads, groups = edit.int_attribute(node, "num_heads", 0), edit.int_attribute(node, "kv_num_heads", 0)
-    packed = heads + (2 * groups if node.inputs[1] is None else 0)
-    width = shapes[0][-1] if shapes[0] else None
-    if not packed or not isinstance(width, int):
-        return []
+    """Pair the extents of a cache with the heads that attention makes of its queries."""
+    wanted = heads_of(node)
     pasts = [shape for shape in shapes[3:5] if len(shape) == CACHE_RANK]
-    return [pair for shape in pasts for pair in ((shape[1], groups), (shape[3], width // packed))]
+    return [pair for shape in pasts for pair in zip((shape[1], shape[3]), wanted, strict=True) if pair[1] is not None]
 
+
+def heads_of(node: ir.Node) -> tuple[int, int | None]:
+    """Return how many heads the cache of a GroupQueryAttention has, and how wide each is where that is known."""
+    heads, groups = edit.int_attribute(node, "num_heads", 0), edit.int_attribute(node, "kv_num_heads", 0)
+    width = _width(node.inputs[0])
+    packed = heads + (2 * groups if node.inputs[1] is None else 0)
+    return groups, width // packed if width is not None and packed else None
+
+
+def _width(value: ir.Value | None) -> int | None:
+    """Return the last extent of a value, which what computes it tells even where nobody has inferred it."""
+    if value is None:
+        return None
+    last = value.shape[-1] if value.shape is not None and len(value.shape) else None
+    node = value.producer()
+    if isinstance(last, int) or node is None:
+        return last if isinstance(last, int) else None
+    if edit.op_of(node) == "com.microsoft::MatMulNBits":
+        return edit.int_attribute(node, "N", 0) or None
+    if node.op_type in WIDE:
+        found = [width for other in node.inputs if (width := _width(other)) is not None]
+        return max(found, default=None)
+    return _width(node.inputs[1] if node.op_type == "MatMul" else None)
+
+
+WIDE = {"Add", "Cast", "Mul", "RotaryEmbedding"}
+"""Operators whose result is as wide as the widest of what they read."""
 
 CACHE_RANK = 4
 

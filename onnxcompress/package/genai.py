@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ..errors import ModelError
 from ..graph import edit, shapes
 from ..graph.caches import Cache, find_caches
+from ..graph.sizes import heads_of
 from ..graph.tables import find_table
 
 CONFIG = "genai_config.json"
@@ -112,8 +113,11 @@ def facts(model: ir.Model) -> dict[str, int]:
     caches = _by_layer(model)
     sizes = shapes.concrete(model).shapes
     found: dict[str, int | None] = {"num_hidden_layers": len(caches) or None}
-    if caches and (shape := sizes.get(caches[0][0].past)) is not None and len(shape) == CACHE_RANK:
-        found |= {"num_key_value_heads": shape[1], "head_size": shape[3]}
+    said = caches[0][0].past.shape if caches else None
+    if said is not None and len(said) == CACHE_RANK:
+        heads, size = (dim if isinstance(dim, int) else None for dim in (said[1], said[3]))
+        grouped = next((heads_of(node) for node in model.graph if edit.op_of(node) == GROUPED), (None, None))
+        found |= {"num_key_value_heads": heads or grouped[0], "head_size": size or grouped[1]}
     attention = next((node for node in model.graph if HEADS.get(edit.op_of(node), "") in node.attributes), None)
     if attention is not None:
         found["num_attention_heads"] = edit.int_attribute(attention, HEADS[edit.op_of(attention)], 0) or None

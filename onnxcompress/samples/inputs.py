@@ -223,6 +223,7 @@ def check_feeds(layout: Layout, arrays: Mapping[str, Any], where: str, offset: i
             raise DataError(f"{where}: input '{item.name}' has {found} samples, '{longest}' has {count}")
     for item in layout.inputs:
         _check_finite(item, feeds[item.name], where, offset)
+        _check_rows(item, feeds[item.name], where, offset)
     return feeds, count
 
 
@@ -279,6 +280,21 @@ def _check_finite(item: Input, array: Array, where: str, offset: int) -> None:
         if not finite.all():
             first = offset + start + int(np.argmin(finite))
             raise DataError(f"{where}: input '{item.name}' holds NaN or infinity, first in sample {first}")
+
+
+def _check_rows(item: Input, array: Array, where: str, offset: int) -> None:
+    """Raise `DataError` for numbers of rows that a table does not have; ONNX counts negative ones from its end."""
+    if item.table is None or array.dtype.kind not in "iu" or not array.size:
+        return
+    rows = item.table.rows
+    if array.max() < rows and array.min() >= -rows:
+        return
+    place = np.unravel_index(int(np.argmax((array >= rows) | (array < -rows))), array.shape)
+    sample = "" if item.batch_axis is None else f" in sample {offset + int(place[item.batch_axis])}"
+    raise DataError(
+        f"{where}: input '{item.name}' holds {array[place]}{sample}, and '{item.table.name}', from which it picks, has "
+        f"{rows:,} rows (0 to {rows - 1})"
+    )
 
 
 def release_pages(array: Array) -> None:

@@ -28,6 +28,11 @@ LATER = {"past", "cache switch", "state", "types", "positions"}
 """Roles that have a neutral value: nothing remembered yet, no second sentence, one position after the other."""
 
 
+LIKE_TOKENS = {"positions": 0, "types": 0, "mask": 1}
+"""Roles whose neutral value is as long as the tokens, and what it is; positions go on
+from it."""
+
+
 def role(name: str) -> str | None:
     """Return what an input of that name is for; None where nothing is known.
 
@@ -48,12 +53,12 @@ def fill(item: Input, count: int, like: Array | None) -> Array | None:
         The tokens, whose shape positions and types take.
     """
     kind = role(item.name)
-    if kind not in LATER or item.shape is None:
+    if kind not in {"mask", *LATER} or item.shape is None:
         return None
-    if kind in ("positions", "types"):
-        if like is None or len(item.shape) != like.ndim:
+    if kind in LIKE_TOKENS:
+        if like is None or len(item.shape) != like.ndim or "encoder" in item.name.replace("decoder", ""):
             return None
-        values = np.arange(like.shape[-1]) if kind == "positions" else 0
+        values = np.arange(like.shape[-1]) if kind == "positions" else LIKE_TOKENS[kind]
         return np.array(np.broadcast_to(values, like.shape), item.dtype)
     open_axes = [axis for axis, dim in enumerate(item.shape) if not isinstance(dim, int) and axis != item.batch_axis]
     if kind == "state" and open_axes:

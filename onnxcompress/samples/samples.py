@@ -22,6 +22,7 @@ from .fitting import LABELS, fit
 from .inputs import Input, Layout, MisfitError, check_feeds, find_layout, model_layout, release_pages
 from .parts import FIT, JUDGE, ROW, Part, three_parts, two_parts
 from .sources import Piece, Request, Source
+from .steps import Steps, find_steps
 
 DEFAULT_BATCH = 32
 """Samples at a time for a model that takes any number."""
@@ -62,6 +63,8 @@ class Samples:
         *,
         gathers: bool = False,
         part: Part | None = None,
+        steps: Steps | None = None,
+        stepwise: bool = False,
     ) -> None:
         self._source = source
         self._layout = layout
@@ -69,6 +72,7 @@ class Samples:
         self._skip = skip
         self._gathers = gathers
         self._only = part
+        self._steps, self._stepwise = steps, stepwise
         self._scanned: tuple[int, Array | None] | None = None
         self.description = source.description if part is None else f"{part.name} of {source.description}"
         self.random = source.random
@@ -76,7 +80,8 @@ class Samples:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Take the arrays along: another process may not have the file or the function that they came from."""
-        pieces = [batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in self._checked()]
+        given = self.labelled() if self._stepwise else self._checked()
+        pieces = [batch.feeds | ({} if batch.labels is None else {LABELS: batch.labels}) for batch in given]
         return _arrived, (pieces, self.description, self.random, self._layout, self._gathers)
 
     @property
@@ -128,7 +133,10 @@ class Samples:
         """
         fixed = self._layout.fixed_batch
         given = dropped = 0
-        for batch in self._joined(fixed or size or DEFAULT_BATCH):
+        batches = self._joined(fixed or size or DEFAULT_BATCH)
+        if self._stepwise and self._steps is not None:
+            batches = self._steps.of_batches(batches)
+        for batch in batches:
             if fixed is not None and batch.count < fixed:
                 dropped += batch.count
                 continue
@@ -213,7 +221,9 @@ class Samples:
         feeds = [next(iter(self.head(8).batches()))]
         shapes = [shapes_of(feeds[0])]
         for number, feed in enumerate(self.head(24).batches(3)):
-            if len(feeds) < FEW and (shapes_of(feed) not in shapes or (number and len(feeds) == 1)):
+            if len(feeds) == FEW:
+                break
+            if shapes_of(feed) not in shapes or (number and len(feeds) == 1):
                 feeds.append(feed)
                 shapes.append(shapes_of(feed))
         return feeds
@@ -236,6 +246,14 @@ class Samples:
         Up to a batch of each shape is held in memory, so it is for a small number of samples.
         """
         return self._like(self._limit, self._skip, gathers=True)
+
+    def stepwise(self) -> Samples:
+        """Return the same samples, in batches that take a decoder's tokens in steps, as it meets them when it is used.
+
+        What it reads first comes with empty caches, what follows with what the model has left in them. The number of
+        samples is that of the texts. Models without caches take theirs as before.
+        """
+        return self._like(self._limit, self._skip, gathers=self._gathers, stepwise=self._steps is not None)
 
     def halves(self) -> tuple[Samples, Samples]:
         """Return what may be fitted to, and what judges; all of them twice where there is only one."""
@@ -292,7 +310,8 @@ class Samples:
 
     def _dealt(self, parts: Sequence[Part]) -> list[Samples]:
         source = self._as_source()
-        return [Samples(source, self._layout, part=part) for part in parts]
+        steps, stepwise = self._steps, self._stepwise
+        return [Samples(source, self._layout, part=part, steps=steps, stepwise=stepwise) for part in parts]
 
     def _as_source(self) -> Source:
         """Return what gives these samples and no others."""
@@ -305,8 +324,17 @@ class Samples:
 
         return dataclasses.replace(self._source, pieces=pieces, description=self.description, picked=None, size=None)
 
-    def _like(self, limit: int | None, skip: int, *, gathers: bool = False) -> Samples:
-        return Samples(self._source, self._layout, limit, skip, gathers=gathers, part=self._only)
+    def _like(self, limit: int | None, skip: int, *, gathers: bool = False, stepwise: bool | None = None) -> Samples:
+        return Samples(
+            self._source,
+            self._layout,
+            limit,
+            skip,
+            gathers=gathers,
+            part=self._only,
+            steps=self._steps,
+            stepwise=self._stepwise if stepwise is None else stepwise,
+        )
 
     def _scan(self) -> tuple[int, Array | None]:
         """Go through everything once: check it, count it, keep the labels."""
@@ -439,7 +467,7 @@ def load_samples(data: Any, model: ir.Model | Sequence[ir.Value], seed: int = 0)
     layout = model_layout(model) if isinstance(model, ir.Model) else find_layout(model)
     given = data if whole is None else located(data, whole)
     source = find_source(Request(as_data(given).here(), layout, whole), seed)
-    samples = Samples(source, layout)
+    samples = Samples(source, layout, steps=None if whole is None else find_steps(whole, layout))
     if source.streamed:
         for _ in islice(samples._checked(), 1):
             pass

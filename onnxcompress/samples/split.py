@@ -20,6 +20,7 @@ class Split:
     Attributes
     ----------
     fit, judge : Samples or None
+        What passes see takes a decoder's tokens in steps; it is judged by whole texts.
     apart : bool
         No sample that passes see judges.
     """
@@ -46,9 +47,16 @@ def split(model: ir.Model, data: Any, evaluate_on: Any = None, *, fits: bool, se
     """
     given = None if data is None else load_samples(data, model, seed)
     if evaluate_on is not None:
-        return Split(given, load_samples(evaluate_on, model, seed), apart=not _is_same(data, evaluate_on))
+        judge = load_samples(evaluate_on, model, seed)
+        return Split(_in_steps(given), judge, apart=not _is_same(data, evaluate_on))
     parts = given.split() if given is not None and fits else None
-    return Split(given, given, apart=False) if parts is None else Split(*parts, apart=True)
+    if parts is None:
+        return Split(_in_steps(given), given, apart=False)
+    return Split(parts[0].stepwise(), parts[1], apart=True)
+
+
+def _in_steps(samples: Samples | None) -> Samples | None:
+    return None if samples is None else samples.stepwise()
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,12 @@ def three_parts(model: ir.Model, data: Any, evaluate_on: Any = None, *, seed: in
     given = load_samples(data, model, seed)
     if evaluate_on is None:
         parts = given.parts()
-        return Parts(given, *(parts or (given, given, given)), apart=parts is not None)
+        fit, search, unseen = parts or (given, given, given)
+        return Parts(given, fit.stepwise(), search, unseen, apart=parts is not None)
     unseen = load_samples(evaluate_on, model, seed)
     two = given.fit_and_search()
-    return Parts(given, *(two or (given, given)), unseen, apart=not _is_same(data, evaluate_on))
+    fit, search = two or (given, given)
+    return Parts(given, fit.stepwise(), search, unseen, apart=not _is_same(data, evaluate_on))
 
 
 def basis(count: int, data: str, fitted: Sequence[str], fitted_to: str, unseen: bool | None) -> str:

@@ -80,10 +80,12 @@ class QuantizeWeights(OverridablePass):
     calibration : {"minmax", "mse"}
         How the scale is found: by the largest weight, or where ``Σ (W − scale · (q − zero_point))²`` is least and
         few weights saturate.
-    rounding : {"nearest", "gptq"}
+    rounding : {"nearest", "gptq", "quantease"}
         "gptq" rounds the weights of Conv, Gemm and MatMul so that each makes up for the errors of those before it, on
-        the samples' inputs (Frantar et al. 2022, arXiv:2210.17323). Zeros stay zeros; equal weights no longer stay
-        equal, as clusters would have to. Needs samples.
+        the samples' inputs (Frantar et al. 2022, arXiv:2210.17323). "quantease" goes on from there: each integer is
+        set to what is best beside all others, and scales to what is best for the integers, in turn (Behdin et al. 2023,
+        arXiv:2309.01885); some 5 times the time of "gptq", for another .4 dB of 4 bits and 1.3 dB of 2. Zeros stay
+        zeros; equal weights no longer stay equal, as clusters would have to. Both need samples.
     minimum_size : int
         Tensors with fewer elements stay as they are.
 
@@ -104,7 +106,7 @@ class QuantizeWeights(OverridablePass):
     accuracy_level: Annotated[int, msgspec.Meta(ge=0, le=4)] | None = None
     compact: bool = True
     calibration: Literal["minmax", "mse"] = "minmax"
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["nearest", "gptq", "quantease"] = "nearest"
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
 
     overridable = (
@@ -129,8 +131,8 @@ class QuantizeWeights(OverridablePass):
                 f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
                 f"as format = 'matmulnbits' reads blocks of such sizes only"
             )
-        wanted = {self.rounding, *(own.get("rounding") for own in self.overrides.values())}
-        object.__setattr__(self, "needs", Needs(samples="gptq" in wanted))
+        wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
+        object.__setattr__(self, "needs", Needs(samples=wanted != {"nearest"}))
 
     @property
     def _few(self) -> bool:
@@ -162,7 +164,7 @@ class QuantizeWeights(OverridablePass):
         given, model = model, prepared(model, context, FORMS["quantize-weights"]).model
         found, refused = _candidates(model)
         selected = self.select(given, value_subjects(found))
-        weights, by_gptq = {}, set()
+        weights, by_gptq, refined = {}, set(), set()
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
             name, tensor, own = str(value.name), edit.constant(value), selected.settings(value)
@@ -175,12 +177,15 @@ class QuantizeWeights(OverridablePass):
             weights[name] = stored = own._stored(value, tensor, axes)
             if stored.dtype != own.dtype:
                 refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
-            by_gptq |= {name} if own.rounding == "gptq" else set()
+            by_gptq |= {name} if own.rounding != "nearest" else set()
+            refined |= {name} if own.rounding == "quantease" else set()
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
         if not weights and not selected.why_not:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
         if by_gptq:
-            weights, nearest = compensate(model, weights, by_gptq, context.samples, progress=context.progress)
+            weights, nearest = compensate(
+                model, weights, by_gptq, context.samples, refined=refined, progress=context.progress
+            )
             refused += nearest
         if weights:
             prepared(given, context, self._form(weights))  # which is refused where that cannot be

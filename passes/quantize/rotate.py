@@ -92,8 +92,8 @@ class Rotate(SelectivePass):
     that (Ashkboos et al. 2024, arXiv:2401.15024, fold it into the weights instead). Hadamard matrices are Sylvester's
     and Paley's, for 2^k times 1, 12, 20, 28, 36, 44, 60, …; other widths get a random orthogonal matrix. The group
     engine tells which axes are the stream; a node that is neither linear in it nor a normalisation, a graph input or
-    output, or a table that is tied to the last weight keeps it as it is, and is refused by name. To exclude any part of a
-    stream is to exclude all of it.
+    output, or a table that is tied to the last weight keeps it as it is, and is refused by name. To exclude any part
+    of a stream is to exclude all of it.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -107,6 +107,12 @@ def _tokens(inputs: Sequence[Input], request: Request) -> _Tokens:
         raise DataError(f"text cannot be fed: {what}; {takes(request.layout)}")
     fixed = (ids[0].shape or (None,))[-1]
     tokenizer, place = _load(request)
+    table, tokens = ids[0].table, tokenizer.get_vocab_size()
+    if table is not None and tokens > table.rows:
+        raise DataError(
+            f"tokenizer '{place}': has {tokens:,} tokens, and the embedding '{table.name}' has {table.rows:,} rows; "
+            "give the tokenizer that belongs to the model"
+        )
     length = request.data.length if not isinstance(fixed, int) else fixed
     longest = length or _longest(tokenizer, place) or MOST_TOKENS
     tokenizer.enable_truncation(longest)

@@ -12,10 +12,9 @@ import onnx_ir as ir
 from onnxcompress.channels.analysis import analyse
 from onnxcompress.channels.groups import Groups
 from onnxcompress.channels.movement import MOVES
+from onnxcompress.channels.norms import NORMS
 from onnxcompress.graph import edit, operators
 from onnxcompress.graph.layer import Layer
-
-from .normalisations import NORMALISATIONS
 
 Vector = npt.NDArray[np.float64]
 Place = tuple[ir.Node, int]
@@ -212,7 +211,7 @@ def find_streams(model: ir.Model) -> tuple[list[Stream], list[StaysError]]:
 def _residual(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
     """Return the labels of the last axis of a sum of tensors that are computed."""
     op = edit.op_of(node)
-    read = node.inputs[:2] if op in NORMALISATIONS and len(NORMALISATIONS[op].data) > 1 else node.inputs
+    read = node.inputs[:2] if op in NORMS and len(NORMS[op].data) > 1 else node.inputs
     if op not in SUMS and read is node.inputs:
         return None
     lines = [groups.axes.get(v, [None])[-1:] for v in read if v is not None and edit.constant(v) is None]
@@ -227,7 +226,7 @@ def _normalised(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
     op, read = edit.op_of(node), groups.axes.get(node.inputs[0], [None]) if node.inputs and node.inputs[0] else [None]
     made = groups.axes.get(node.outputs[0], [None]) if node.outputs else [None]
     pools = op in (*POOLS, "ReduceL2", "ReduceSumSquare") and not any(line is read[-1] for line in made)
-    return read[-1] if read and (op in NORMALISATIONS or pools) else None
+    return read[-1] if read and (op in NORMS or pools) else None
 
 
 def _touching(model: ir.Model, places: dict[ir.Value, list[int]]) -> list[ir.Node]:
@@ -346,7 +345,7 @@ def _norm_of(stream: Stream, node: ir.Node) -> None:
 
 def _normalisation(stream: Stream, node: ir.Node) -> None:
     """What is divided by the length of a row stays rotated; the factors behind that are folded."""
-    known = NORMALISATIONS[edit.op_of(node)]
+    known = NORMS[edit.op_of(node)]
     data, out = edit.required(node, 0), node.outputs[0]
     last = stream.rank(data) - 1
     alone = edit.int_attribute(node, "axis", -1) % max(last + 1, 1) == last == stream.places.get(data)
@@ -358,12 +357,12 @@ def _normalisation(stream: Stream, node: ir.Node) -> None:
             stream.turn(node, index, stream.places[value])
     stream.keeps_mean |= known.centred
     shift = known.shift if known.shift is not None and known.shift < len(node.inputs) else None
-    stream.fold(node, known.factors, out, shift if shift is not None and node.inputs[shift] is not None else None)
+    stream.fold(node, known.scale, out, shift if shift is not None and node.inputs[shift] is not None else None)
 
 
 RULES: dict[str, Callable[[Stream, ir.Node], None]] = {
     **dict.fromkeys(operators.on_integers("layer"), _layer),
-    **dict.fromkeys(NORMALISATIONS, _normalisation),
+    **dict.fromkeys(NORMS, _normalisation),
     **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys(POOLS, _pool),
     "Div": _product,

@@ -21,6 +21,7 @@ from onnxcompress.scratch import temporary_folder
 from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared.gptq import Factor, gptq
+from ..shared.quantease import Rounded, quantease
 from .grams import SAMPLES, Grams, readers
 from .storage import StoredWeight
 
@@ -33,6 +34,7 @@ def compensate(
     wanted: Collection[str],
     samples: Samples,
     *,
+    refined: Collection[str] = (),
     progress: Progress = silent,
 ) -> tuple[dict[str, StoredWeight], list[Refusal]]:
     """Round the weights of Conv, Gemm and MatMul so that each error is made up for (`rounding.gptq`).
@@ -47,6 +49,8 @@ def compensate(
         Those of them to round anew.
     samples : Samples
         The first 512 are used.
+    refined : collection of str
+        Those of them whose integers and scales are bettered then (`quantease`).
     progress : callable
 
     Returns
@@ -70,7 +74,7 @@ def compensate(
         in_order = _InOrder(Grams(SegmentedRun(copy, samples.head(SAMPLES), folder)))
         for done, (name, node) in enumerate(jobs.items()):
             try:
-                found[name] = in_order.round(node, found[name])
+                found[name] = in_order.round(node, found[name], refine=name in refined)
             except PassError as error:
                 refused.append(Refusal(name, f"rounded to nearest: {error}"))
             progress("gptq", done + 1, len(jobs))
@@ -104,8 +108,8 @@ class _InOrder:
         self._factor: tuple[Array, Factor] | None = None
         self._given: tuple[ir.Value, ir.TensorProtocol] | None = None
 
-    def round(self, node: ir.Node, stored: StoredWeight) -> StoredWeight:
-        """Return a weight with its integers."""
+    def round(self, node: ir.Node, stored: StoredWeight, *, refine: bool) -> StoredWeight:
+        """Return a weight with its integers, and scales that go with them."""
         gram = self._grams.of(node)
         self._restore()
         layer = Layer(node)
@@ -118,6 +122,8 @@ class _InOrder:
                 self._factor = gram, Factor(gram)
             steps = _steps(layer, stored, array.shape)
             back = gptq(layer.blocks(array), factor=self._factor[1], grid=stored.grid, **steps)
+            if refine:
+                back, stored = _refined(layer, stored, back, gram)
         integers = np.ascontiguousarray(layer.whole(back), stored.held)
         tensor = edit.constant(value)
         self._given = (value, tensor) if tensor is not None and value.is_initializer() else None
@@ -138,3 +144,28 @@ def _steps(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> dict[s
     if stored.block_size and not layer.is_convolution:
         return {name: layer.blocks(values) for name, values in pair.items()} | {"width": stored.block_size}
     return {name: layer.blocks(np.broadcast_to(stored.spread(v, shape), shape)) for name, v in pair.items()}
+
+
+def _refined(layer: Layer, stored: StoredWeight, integers: Array, gram: Array) -> tuple[Array, StoredWeight]:
+    """Return better integers, as `Layer.blocks` cuts them, and the scales that go with them."""
+    array = layer.stored
+    places, part = _places(layer, stored, array.shape)
+    scale, zero_point = stored.scale.ravel()[places], stored.zero_point.ravel()[places]
+    one = stored.scale.size == 1 < places.shape[1]  # of all rows, so that none has a best one of its own
+    found = quantease(
+        layer.blocks(array), Rounded(integers, scale), stored.grid, gram, zero_point=zero_point, part=part,
+        fit=None if one else lambda new, old: stored.storable(new, old, array.dtype),
+    )  # fmt: skip
+    scales = stored.scale.copy()
+    scales.ravel()[places] = found.scale
+    return found.integers, dataclasses.replace(stored, scale=scales)
+
+
+def _places(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the numbers of the scales of each row (groups, rows, parts), and the part of each column."""
+    numbers = np.arange(stored.scale.size, dtype=np.int32).reshape(stored.scale.shape)
+    if stored.block_size and not layer.is_convolution:
+        return layer.blocks(numbers), np.arange(layer.columns) // stored.block_size
+    spread = layer.blocks(np.broadcast_to(stored.spread(numbers, shape), shape))
+    _, first, part = np.unique(spread[0, 0], return_index=True, return_inverse=True)
+    return spread[..., first], part

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..shared import scales
 from ..shared.scales import Grid
-from .packing import PLANES, short_scales
+from .packing import LARGEST, PLANES, short_scales
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -126,6 +126,15 @@ class StoredWeight:
         """The type of `integers`."""
         return np.dtype(np.int8 if self.low < 0 else np.uint8)
 
+    def storable(self, scale: Array, before: Array, dtype: np.dtype[Any]) -> npt.NDArray[np.float32]:
+        """Return scales as they can be stored for a weight of some type; those `before` where the sign is another."""
+        size = np.abs(np.where(np.isfinite(scale) & (scale * before > 0), scale, before))
+        if self.scale_step:
+            size = np.clip(np.rint(size / self.scale_step), 1, LARGEST) * self.scale_step
+        else:
+            size = np.maximum(size, _least(dtype)).astype(dtype)
+        return np.copysign(size.astype(np.float32), before)
+
     def _rows(self, array: Array) -> Array:
         return np.moveaxis(array, self.axis, 0) if self.axis is not None and self.block_size else array
 
@@ -212,8 +221,7 @@ class Storage:
         else:
             scale, zero_point = METHODS[self.calibration](_in_rows(array, axis), grid, **how)
         if array.dtype != np.float32:
-            least = SMALLEST_FLOAT16 if array.dtype == np.float16 else scales.SMALLEST
-            scale = np.copysign(np.maximum(np.abs(scale), np.float32(least)), scale)
+            scale = np.copysign(np.maximum(np.abs(scale), np.float32(_least(array.dtype))), scale)
             scale = scale.astype(array.dtype).astype(np.float32)
         fused, step = form != "qdq" and block > 0, 0.0
         if fused and self.compact and scale.size >= FEW and grid.is_coarse:
@@ -223,6 +231,10 @@ class Storage:
             form, self.dtype, grid.low, axis, block, scale, zero_point.astype(np.int16), scale_step=step,
             compact=fused and self.compact and whole, accuracy_level=self.accuracy_level if fused else 0,
         )  # fmt: skip
+
+
+def _least(dtype: np.dtype[Any]) -> float:
+    return SMALLEST_FLOAT16 if dtype == np.float16 else scales.SMALLEST
 
 
 def _in_rows(array: Array, axis: int | None) -> Array:

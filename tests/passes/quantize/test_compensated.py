@@ -77,6 +77,27 @@ def test_outputs_are_nearer_than_with_nearest_rounding(case: str, options: dict[
     assert errors[1] < 0.9 * errors[0]
 
 
+REFINED: list[dict[str, Any]] = [
+    {"dtype": "int4", "granularity": "channel"},
+    {"dtype": "uint4", "block_size": 16, "format": "qdq"},
+    {"dtype": "int2", "block_size": 16, "format": "matmulnbits", "accuracy_level": 1},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("options", REFINED, ids=str)
+def test_refined_integers_and_scales_are_nearer_yet(case: str, options: dict[str, Any]) -> None:
+    body, shape, weights = CASES[case]
+    sizes, rank = ",".join(["N", *map(str, shape[1:])]), ",".join("ABCD"[: len(shape)])
+    subject = model(f"g (float[{sizes}] x) => (float[{rank}] y) {{ {body} }}", weights)
+    feeds, errors = {"x": correlated(*shape, seed=0)}, []
+    for rounding in ("gptq", "quantease"):
+        result, _ = stored(subject, feeds, rounding=rounding, calibration="mse", **options)
+        a, b = plain_run(subject, feeds)["y"], plain_run(result, feeds)["y"]
+        errors.append(np.square(a - b).mean())
+    assert errors[1] < 0.99 * errors[0]
+
+
 @pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
 def test_both_formats_hold_the_same_integers(form: str, literally: Callable[[ir.Model, Feeds], Feeds]) -> None:
     """Left to itself, onnxruntime rounds activations to 8 bits where it makes MatMulNBits of DequantizeLinear."""

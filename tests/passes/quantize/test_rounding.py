@@ -9,6 +9,7 @@ import pytest
 
 from onnxcompress.passes.quantize.shared import gptq as algorithm
 from onnxcompress.passes.quantize.shared import scales
+from onnxcompress.passes.quantize.shared.quantease import Rounded, quantease
 
 GRIDS = [scales.SYMMETRIC, scales.INT4, scales.UINT4, scales.UINT8]
 
@@ -148,3 +149,40 @@ def test_what_is_left_of_something_constant_makes_up_for_nothing() -> None:
     steps = np.full(5, 0.02)
     found = gptq(weight, steps, scales.SYMMETRIC, gram)
     assert np.abs(found - weight / 0.02).max() <= 0.5
+
+
+@pytest.mark.parametrize("grid", [scales.INT4, scales.UINT4, scales.INT2], ids=lambda g: f"{g.low}-{g.high}")
+@pytest.mark.parametrize("fitted", [True, False])
+def test_no_single_integer_can_be_bettered_behind_descent(grid: scales.Grid, fitted: bool) -> None:
+    weight, data = correlated(0, 12, 32, 300)
+    weight[0, :5] = 0
+    gram = data.T @ data
+    scale, zero = scales.clipped(weight.reshape(-1, 16), 0, grid, symmetric=grid.low < 0)
+    scale, zero = scale.reshape(12, 2), zero.reshape(12, 2)
+    part = np.arange(32) // 16
+    factor = algorithm.Factor(gram[None])
+    first = algorithm.gptq(weight[None], scale[None], grid, factor, zero_point=zero[None])
+    found = quantease(
+        weight[None], Rounded(first, scale[None]), grid, gram[None], zero_point=zero[None], part=part,
+        fit=(lambda new, old: np.where(new > 0, new, old)) if fitted else None,
+    )  # fmt: skip
+    integers, steps = found.integers[0], found.scale[0][:, part].astype(np.float64)
+    assert (found.scale[0] == scale).all() != fitted
+    assert integers.min() >= grid.low
+    assert integers.max() <= grid.high
+    assert (integers[0, :5] == zero[:, part][0, :5]).all()
+    damped = gram + 0.01 * np.diag(gram).mean() * np.eye(32)
+
+    def error(q: np.ndarray, by: np.ndarray) -> np.ndarray:
+        lost = weight - by * (q - zero[:, part])
+        return np.asarray(np.einsum("rk,kl,rl->r", lost, damped, lost))
+
+    least = error(integers, steps)
+    assert least.sum() < error(first[0], scale[:, part].astype(np.float64)).sum()
+    worse = 0
+    for column in range(5, 32):
+        for change in (-1, 1):
+            moved = integers.copy()
+            moved[:, column] = np.clip(moved[:, column] + change, grid.low, grid.high)
+            worse += int((error(moved, steps) < least * 0.9999).sum())
+    assert worse <= 12  # a few columns of 12 rows: it ends after some rounds, not where all stands still
