@@ -32,7 +32,7 @@ class PruneVocabulary(Pass):
     """Keep the tokens of some texts: of the embedding their rows, of the output layer (tied or not) their scores.
 
     The model is asked and answers in the numbers that it did before, so that the tokenizer stays as it is: a small
-    table translates them. A token that is gone has a score of -10,000, and counts as `unknown` where it is given.
+    table translates them. A token that is gone has a score of -1,000, and counts as `unknown` where it is given.
 
     Parameters
     ----------

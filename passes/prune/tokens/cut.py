@@ -13,7 +13,7 @@ from .table import Vocabulary
 
 Indices = npt.NDArray[np.int64]
 
-NEVER = -1e4
+NEVER = -1e3
 """The score of a token that is gone; half precision holds it."""
 
 
