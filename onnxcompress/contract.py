@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from .channels.groups import Groups
+    from .graph.interface import Interface
     from .layer_times.layer_times import LayerTimes
     from .machines.workers import Workers
     from .samples.samples import Samples
@@ -127,11 +128,14 @@ class Promise:
         Inputs of the model that have a default may become constants.
     retypes : bool
         Floating-point inputs and outputs of the model have another such type.
+    narrows : bool
+        Inputs and outputs may lose positions, as the model's metadata say: heads of a cache.
     """
 
     tolerance: float | None = None
     freezes: bool = False
     retypes: bool = False
+    narrows: bool = False
 
 
 PlanT = TypeVar("PlanT", bound="Plan")
@@ -306,6 +310,7 @@ class Context:
         self._kept: dict[Hashable, Any] = {}
         self._fitted_to: set[str] = set()
         self._channel_means: dict[str, dict[tuple[str, int], ChannelMean]] = {}
+        self.interface: Interface = "stays"
 
     def on(self, model: ir.Model) -> Context:
         """Return the same for another model."""
@@ -320,10 +325,18 @@ class Context:
             workers=self.workers,
             layer_times=self._layer_times,
         )
-        other._fitted_to = self._fitted_to
+        other._fitted_to, other.interface = self._fitted_to, self.interface
         return other
 
-    def given(self, samples: Samples) -> Context:
+    def allowing(self, interface: Interface) -> Context:
+        """Return the same for a pass under which inputs and outputs may change, or may not."""
+        if interface == self.interface:
+            return self
+        other: Context = self.keep(interface, lambda: self.given(self._samples))
+        other.interface = interface
+        return other
+
+    def given(self, samples: Samples | None) -> Context:
         """Return the same with other samples."""
         other = self.on(self.model)
         other._samples, other._verifier = samples, self._verifier
@@ -374,7 +387,7 @@ class Context:
         """Which positions of which tensors must be pruned together."""
         from .channels.groups import find_groups
 
-        return find_groups(self.model)
+        return find_groups(self.model, self.interface)
 
     def keep(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return what `compute` returned the first time it was asked for under this key."""

@@ -319,7 +319,13 @@ class Run:
     def _check(self, step: Pass, copy: ir.Model) -> None:
         promised = step.promise
         try:
-            self._verifier.check(copy, tolerance=promised.tolerance, retyped=promised.retypes, freezes=promised.freezes)
+            self._verifier.check(
+                copy,
+                tolerance=promised.tolerance,
+                retyped=promised.retypes,
+                freezes=promised.freezes,
+                narrows=promised.narrows,
+            )
         except VerifyError as error:
             raise VerifyError(f"{step.name}: {error}; it was rolled back and nothing is written") from None
 

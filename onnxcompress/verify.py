@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from .errors import ModelError, VerifyError
-from .graph import edit, settled, shapes
+from .graph import edit, interface, settled, shapes
 from .graph.checker import check_model
 from .graph.weightless import weightless
 
@@ -83,13 +83,25 @@ class Verifier:
         self.__dict__.pop("_sized_by_data", None)
 
     def check(
-        self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False, freezes: bool = False
+        self,
+        model: ir.Model,
+        *,
+        tolerance: float | None = None,
+        retyped: bool = False,
+        freezes: bool = False,
+        narrows: bool = False,
     ) -> None:
         """Check `model`, and take it as the one that is known to be right; see `compare`."""
-        self._take(model, *self.compare(model, tolerance=tolerance, retyped=retyped, freezes=freezes))
+        self._take(model, *self.compare(model, tolerance=tolerance, retyped=retyped, freezes=freezes, narrows=narrows))
 
     def compare(
-        self, model: ir.Model, *, tolerance: float | None = None, retyped: bool = False, freezes: bool = False
+        self,
+        model: ir.Model,
+        *,
+        tolerance: float | None = None,
+        retyped: bool = False,
+        freezes: bool = False,
+        narrows: bool = False,
     ) -> tuple[Session, list[Outputs]]:
         """Check `model` against the one that is known to be right.
 
@@ -110,6 +122,8 @@ class Verifier:
             Inputs and outputs may have other floating-point types than before.
         freezes : bool
             Inputs with a default may be gone.
+        narrows : bool
+            Inputs and outputs may have lost positions, those that the model's metadata say and no others.
 
         Returns
         -------
@@ -129,15 +143,20 @@ class Verifier:
             outputs = [session.run(feed) for feed in self.feeds]
         except ModelError as error:
             raise VerifyError(f"ONNX Runtime refuses the result: {error}") from None
-        _same_ports("input", self._inputs_were, session.inputs, retyped=retyped)
-        _same_ports("output", self._outputs_were, session.outputs, retyped=retyped)
+        lost = self._lost(model) if narrows else {}
+        _same_ports("input", _narrowed(self._inputs_were, lost), session.inputs, retyped=retyped)
+        _same_ports("output", _narrowed(self._outputs_were, lost), session.outputs, retyped=retyped)
         if not freezes:
             _same_defaults(self._model, model, retyped=retyped)
         for feed, before, after in zip(self.feeds, self._outputs, outputs, strict=True):
-            self._check_outputs(self._model, model, feed, before, after, tolerance)
+            left = {name: interface.cut(lost, name, array) for name, array in before.items()}
+            self._check_outputs(self._model, model, feed, left, after, tolerance)
         if tolerance is not None:
             self._check_branches(model, tolerance)
         return session, outputs
+
+    def _lost(self, model: ir.Model) -> interface.Cuts:
+        return interface.since(interface.read(self._model.metadata_props), interface.read(model.metadata_props))
 
     def _check_branches(self, model: ir.Model, tolerance: float) -> None:
         """Compare with the branches of Ifs taken, all combinations of a few levels; one by one where that fails."""
@@ -285,6 +304,17 @@ def _same_ports(kind: str, before: dict[str, Port], after: dict[str, Port], *, r
             raise VerifyError(f"{kind} '{name}' changed its type from {port.dtype} to {other.dtype}")
         if not _compatible(port.shape, other.shape):
             raise VerifyError(f"{kind} '{name}' changed its shape from {port.shape} to {other.shape}")
+
+
+def _narrowed(ports: dict[str, Port], lost: interface.Cuts) -> dict[str, Port]:
+    """Return inputs or outputs without the positions that were lost."""
+    found = dict(ports)
+    for name, axes in lost.items():
+        if name in found and found[name].shape is not None:
+            left = {axis: len(places) for axis, (_, places) in axes.items()}
+            shape = tuple(left.get(axis, dim) for axis, dim in enumerate(found[name].shape or ()))
+            found[name] = found[name]._replace(shape=shape)
+    return found
 
 
 def _is_float(port: Port) -> bool:

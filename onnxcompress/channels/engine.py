@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import constants, edit, shapes
+from ..graph.interface import Interface
 from .head_labels import Heads
 from .labels import Labels, Rows
 from .trace import Trace
@@ -58,8 +59,8 @@ class Engine:
     some shape is not known, or does not fit, and nothing may be concluded. `heads` are those of attention operators.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
+    def __init__(self, model: ir.Model, interface: Interface = "stays") -> None:
+        self.model, self.interface = model, interface
         self.known, self.larger = shapes.concrete_twice(model)
         self.labels = Labels()
         self.sinks: list[Sink] = []

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import constants, edit, operators
+from ..graph.interface import Interface
 from ..graph.layer import Layer, axes_of
 from .analysis import analyse
 from .engine import Axes, Engine, Sink
@@ -189,19 +190,21 @@ class Groups:
         return gone
 
 
-def find_groups(model: ir.Model) -> Groups:
+def find_groups(model: ir.Model, interface: Interface = "stays") -> Groups:
     """Analyse a model; linear in the size of the graph.
 
     Parameters
     ----------
     model : onnx_ir.Model
         Not changed.
+    interface : str
+        Whether heads may go together with their inputs and outputs, a cache; see `analyse`.
 
     Returns
     -------
     Groups
     """
-    engine = analyse(model)
+    engine = analyse(model, interface)
     groups = Groups(engine)
     reasons = engine.labels.frozen()
     consumed = _labels_in([engine.labels.resolve(s.rows) for s in engine.sinks], engine.labels.count)

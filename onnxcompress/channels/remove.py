@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ..graph import edit, operators, shapes
+from ..graph import edit, interface, operators, shapes
 from ..graph.layer import Layer, axes_of
 from .groups import Groups
 from .heads import HEADS, with_heads
@@ -65,9 +65,22 @@ def remove(model: ir.Model, groups: Groups, channels: Mapping[str, list[int]]) -
                 array = np.compress(keep, array, axis)
             removed += tensor.size - array.size
             edit.set_constant(value, array)
+    _narrow(model, removal)
     shapes.forget(model)
     shapes.infer(model)
     return removed
+
+
+def _narrow(model: ir.Model, removal: Removal) -> None:
+    """Say of inputs and outputs what they have lost, in their shapes and in the model's metadata."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        for axis in range(len(value.shape or ())) if edit.constant(value) is None else ():
+            kept = removal.kept(value, axis)
+            if kept is not None and value.shape is not None:
+                dims = list(value.shape)
+                dims[axis] = int(kept.sum())
+                value.shape = ir.Shape(dims)
+                interface.note(model, str(value.name), axis, kept)
 
 
 def _conv(removal: Removal, node: ir.Node) -> None:

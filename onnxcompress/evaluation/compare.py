@@ -189,6 +189,7 @@ class Reference:
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = outputs_a if session is None else session.run(batch.feeds)
+            outputs_a = outputs_a if session is None else session.as_here(outputs_a)
             scored = batch if choice.labelled else replace(batch, labels=None)
             score_b.update(outputs_b, outputs_a, scored)
             if score_a is not None:

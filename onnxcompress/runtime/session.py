@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import ModelError, NoRuntimeError, OptionError
-from ..graph import edit
+from ..graph import edit, interface
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
 from .installed import import_onnxruntime
@@ -80,6 +80,7 @@ class Session:
         self._inner = inner
         self._weights = weights  # what onnxruntime reads and does not own
         self._label = label
+        self._cuts = interface.read(inner.get_modelmeta().custom_metadata_map)
         self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
         self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
         self.types = {arg.name: str(arg.type) for arg in (*inner.get_inputs(), *inner.get_outputs())}
@@ -91,7 +92,8 @@ class Session:
         ----------
         feeds : mapping of str to ndarray
             Exactly the dtypes and ranks of `inputs`; but float32, float16 and bfloat16 are made of each other, so
-            that models that differ in this alone can be compared.
+            that models that differ in this alone can be compared. Of what was made for the original, what its inputs
+            have lost is cut out.
         outputs : list of str, optional
             Which outputs to compute; all by default.
 
@@ -110,11 +112,15 @@ class Session:
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = _FATAL_ONLY
         narrow = any(_is_narrow(self.outputs[name].dtype) for name in names if name in self.outputs)
-        feeds = {name: self._rounded(name, array) for name, array in feeds.items()}
+        feeds = {name: interface.cut(self._cuts, name, self._rounded(name, array)) for name, array in feeds.items()}
         with _as_model_error(self._label):
             if narrow or any(_is_narrow(array.dtype) for array in feeds.values() if isinstance(array, np.ndarray)):
                 return self._run_narrow(feeds, names, quiet)
             return dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+
+    def as_here(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Cut outputs of the original down to what this model's inputs and outputs still have."""
+        return {name: interface.cut(self._cuts, name, array) for name, array in outputs.items()}
 
     def _rounded(self, name: str, array: Array) -> Array:
         if not isinstance(array, np.ndarray):

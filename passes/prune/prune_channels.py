@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxcompress.contract import Changes, Context, Needs, Refusal
 from onnxcompress.errors import OptionError
 from onnxcompress.evaluation.sensitivity import SHARES, Judge, measure
+from onnxcompress.graph.interface import Interface
 from onnxcompress.samples.noise import noise_samples
 from onnxcompress.samples.samples import Samples
 from onnxcompress.selection import OverridablePass
@@ -86,6 +87,9 @@ class PruneChannels(OverridablePass):
     compensate : bool
         Fit the weights that read the channels to those that stay, in closed form, on up to 512 samples without
         labels, or on noise; see docs/recovery.md. FoldConstants and FoldBatchNorm before it let it reach more.
+    interface : str
+        "stays", or "may change": heads may go together with their keys and values in a cache, inputs past_… and outputs
+        present_… of the model. The report says which inputs and outputs changed.
     rotate : bool
         With `compensate` and samples: turn residual streams that are only added up and RMS-normalised to their
         principal axes first, so that the channels that go have least in them; nothing is computed in addition.
@@ -135,6 +139,7 @@ class PruneChannels(OverridablePass):
     compensate: bool = False
     rotate: bool = True
     steps: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    interface: Interface = "stays"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,6 +158,7 @@ class PruneChannels(OverridablePass):
 
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
+        context = context.allowing(self.interface)
         rotations = self._rotations(model, context)
         if rotations:
             turned = model.clone()
@@ -241,7 +247,11 @@ class PruneChannels(OverridablePass):
             return Chosen(ranker.choose(sparsity), ranker.too_many(sparsity), said_of_widths(ranker, sparsity))
         if self.ranking == "auto":
             return choose_by_cost(ranker, self.budget, sparsity, context)
-        meter = Clock(context.model, context.feed) if self.budget == "latency" else Meter(ranker.groups, self.budget)
+        meter = (
+            Clock(context.model, context.feed, interface=self.interface)
+            if self.budget == "latency"
+            else Meter(ranker.groups, self.budget)
+        )
         channels, short = reach(ranker, meter, self.budget, sparsity)
         return Chosen(channels, [*ranker.too_many(0.0), *short], meter.notes(channels))
 
@@ -250,12 +260,17 @@ class PruneChannels(OverridablePass):
     ) -> ChannelPlan:
         """Add what makes up for the channels, fitted to all samples or to some."""
         if not (self.compensate and channels):
-            return ChannelPlan(channels=channels)
+            return ChannelPlan(channels=channels, interface=self.interface)
         made_up = () if context.has_samples else (MADE_UP,)
         given = samples or (noise_samples(model, NOISE, context.seed) if made_up else context.samples)
         fitted = compensate(model, context.groups, channels, given, progress=context.progress)
         return ChannelPlan(
-            channels=channels, weights=fitted.weights, biases=fitted.biases, refused=fitted.refused, notes=made_up
+            interface=self.interface,
+            channels=channels,
+            weights=fitted.weights,
+            biases=fitted.biases,
+            refused=fitted.refused,
+            notes=made_up,
         )
 
     def _allocated(self, ranker: Ranker, model: ir.Model, context: Context) -> tuple[ChannelPlan, list[Refusal]]:
@@ -267,7 +282,7 @@ class PruneChannels(OverridablePass):
         if not free:
             return self._completed(fixed, model, context), ranker.too_many(0.0)
         cuts = {share: {n: c for n in free if (c := ranker.only(n, share))} for share in SHARES}
-        plans = {share: ChannelPlan(channels=cut).parts() for share, cut in cuts.items()}
+        plans = {share: ChannelPlan(channels=cut, interface=self.interface).parts() for share, cut in cuts.items()}
         # What was fitted to must not judge.
         fitted, judges = self._halves(context.samples)
         judge = Judge(model, judges, context.metric, workers=context.workers)

@@ -18,6 +18,7 @@ from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.graph.bias import add_to_outputs
+from onnxcompress.graph.interface import Interface, said
 from onnxcompress.graph.layer import Layer
 from onnxcompress.selection import SelectivePass, group_subjects
 
@@ -55,6 +56,7 @@ class ShrinkPlan(Plan):
     """What goes, one round after the other: merged channels may make others equal."""
 
     rounds: tuple[Round, ...] = ()
+    interface: Interface = "stays"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,9 @@ class Shrink(SelectivePass):
     exact : bool
         Remove all of them. Else some dead channels stay where the model would run slower without: kernels compute
         several channels at once, and a convolution of 57 can take longer than one of 64.
+    interface : str
+        "stays", or "may change": heads may go together with their keys and values in a cache, inputs past_… and outputs
+        present_… of the model. The report says which inputs and outputs changed.
 
     Notes
     -----
@@ -80,11 +85,16 @@ class Shrink(SelectivePass):
 
     merge_equal: bool = False
     exact: bool = False
+    interface: Interface = "stays"
 
-    promise = Promise(tolerance=1e-5)
+    @property
+    def promise(self) -> Promise:
+        """The outputs stay the same, but for what a cache no longer holds."""
+        return Promise(tolerance=1e-5, narrows=self.interface == "may change")
 
     def plan(self, model: ir.Model, context: Context) -> ShrinkPlan:
         """Find what is dead, and what is equal."""
+        context = context.allowing(self.interface)
         selected = self.select(model, group_subjects(context.groups))
         groups = _without(context.groups, selected.why_not)
         first, reasons = _find(groups, merging=self.merge_equal)
@@ -98,19 +108,19 @@ class Shrink(SelectivePass):
         if first is None:
             if self.merge_equal:
                 refused.append(Refusal("model", "every channel counts, and no two are equal"))
-            return ShrinkPlan(refused=tuple(refused), notes=notes)
+            return ShrinkPlan(refused=tuple(refused), notes=notes, interface=self.interface)
         rounds, copy = [first], model.clone()
         while self.merge_equal:
             context.progress(self.name, len(rounds), len(rounds) + 1)
-            _play(copy, find_groups(copy), rounds[-1])
-            again = _without(find_groups(copy), selected.why_not)
+            _play(copy, find_groups(copy, self.interface), rounds[-1])
+            again = _without(find_groups(copy, self.interface), selected.why_not)
             more, _ = _find(again, merging=True)
             if more is None or not (more.merges or self.exact or not spared):
                 break
             if spared:
                 more = Round({}, {}, more.merges)
             rounds.append(more)
-        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused), notes=notes)
+        return ShrinkPlan(rounds=tuple(rounds), refused=tuple(refused), notes=notes, interface=self.interface)
 
     def _left(self, groups: Groups, why_not: Mapping[str, str]) -> list[Refusal]:
         """Say what would go, and is not selected."""
@@ -121,12 +131,13 @@ class Shrink(SelectivePass):
 
     def apply(self, model: ir.Model, plan: ShrinkPlan) -> Changes:
         """Remove it."""
-        done = []
+        done, earlier = [], model.clone()
         for step in plan.rounds:
-            groups = find_groups(model)
+            groups = find_groups(model, plan.interface)
             _play(model, groups, step)
             gone = step.gone()
             done += [_said(group, step) for group in groups.prunable if group.name in gone]
+        done += [Change(name, what) for name, what in said(model, earlier)]
         return Changes(tuple(done), plan.refused, plan.notes)
 
 

@@ -116,7 +116,7 @@ def compensate(
     gone = groups.table(labels_of(groups, channels))
     samples = samples.head(RECOVERY_SAMPLES)
     pruned = model.clone()
-    apply_channels(pruned, ChannelPlan(channels=dict(channels)))
+    apply_channels(pruned, ChannelPlan(channels=dict(channels), interface=groups.engine.interface))
     consumers, refused = _consumers(groups, gone)
     result = Compensation({}, {}, ())
     with temporary_folder() as folder:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups
 from onnxcompress.contract import Refusal
+from onnxcompress.graph import edit
 from onnxcompress.selection import PassT, Selected, group_subjects
 
 
@@ -49,6 +50,20 @@ def _frozen(groups: Groups) -> list[Refusal]:
     return refused
 
 
+def _in_order(groups: Groups) -> list[tuple[int, Group]]:
+    """Return the groups, numbered; where heads may go with their cache, heads come before what each of them has."""
+    numbered = list(enumerate(groups.prunable))
+    if groups.engine.interface == "stays":
+        return numbered
+    return sorted(numbered, key=lambda pair: -_weights(pair[1]))
+
+
+def _weights(group: Group) -> float:
+    """Return how many weights a channel has, on average."""
+    sizes = ((edit.tensor(m.value).size, m.places[0].size, m.line.rows.shape[1]) for m in group.constants())
+    return float(sum(size * places / extent for size, places, extent in sizes) / group.size)
+
+
 def _independent(groups: Groups, skip: Container[str] = ()) -> tuple[list[Group], list[Refusal]]:
     """Leave out groups that are factors of channels another group already thins out (a head against its dimensions).
 
@@ -66,7 +81,7 @@ def _independent(groups: Groups, skip: Container[str] = ()) -> tuple[list[Group]
                         partners.setdefault(number, set()).update(p for p in pair if p not in (number, -1))
     taken: set[int] = set()
     refused = []
-    for number, group in enumerate(groups.prunable):
+    for number, group in _in_order(groups):
         if group.name in skip:
             continue
         clash = sorted(partners.get(number, set()) & taken)

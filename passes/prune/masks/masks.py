@@ -17,6 +17,7 @@ from onnxcompress.contract import Change, Changes, Plan
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
 from onnxcompress.graph.bias import add_to_outputs
+from onnxcompress.graph.interface import Interface
 
 from .turning import turn
 
@@ -72,12 +73,15 @@ class ChannelPlan(Plan):
     weights, biases : dict
         What is written after that: a constant's name → its values; the name of a node's first output → what to add
         to each of its output channels.
+    interface : str
+        Whether the channels may be heads of a cache.
     """
 
     channels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     rotations: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
     weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
     biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    interface: Interface = "stays"
 
     def parts(self) -> dict[str, ChannelPlan]:
         """Return each group alone; none of them where weights were fitted to all that goes."""
@@ -85,7 +89,11 @@ class ChannelPlan(Plan):
             return {}
         turned = self.rotations
         return {
-            name: ChannelPlan(channels={name: gone}, rotations={n: turned[n] for n in (name,) if n in turned})
+            name: ChannelPlan(
+                channels={name: gone},
+                rotations={n: turned[n] for n in (name,) if n in turned},
+                interface=self.interface,
+            )
             for name, gone in self.channels.items()
         }
 
@@ -111,7 +119,7 @@ def apply_masks(model: ir.Model, plan: MaskPlan) -> Changes:
 def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     """Turn streams, and zero channels: the filters that make them, their biases, and the weights that read them."""
     turn(model, plan.rotations)
-    groups = find_groups(model)
+    groups = find_groups(model, plan.interface)
     gone = groups.table(labels_of(groups, plan.channels))
     for value, axes in groups.axes.items():
         tensor = edit.constant(value)

@@ -137,7 +137,13 @@ class ByCost:
         costs, times = self._parts.costs, self._parts.times
         wanted, whole = 1 - sparsity, costs.total(self._full)
         knapsack = Knapsack(self._choices, costs, self._full)
-        clock = Clock(self._context.model, self._context.feed, threads=times.table.threads) if times.is_here else None
+        clock = (
+            Clock(
+                self._context.model, self._context.feed, threads=times.table.threads, interface=self._context.interface
+            )
+            if times.is_here
+            else None
+        )
         aim, tried = wanted, list[tuple[float, list[int]]]()
         for _ in range(TRIES if clock else 1):
             kept = knapsack.solve(aim * whole)

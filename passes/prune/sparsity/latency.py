@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxcompress.channels.groups import find_groups
 from onnxcompress.channels.remove import remove
 from onnxcompress.evaluation.timing import Timing, time_models
+from onnxcompress.graph.interface import Interface
 
 Timer: TypeAlias = Callable[[ir.Model, ir.Model, float], Timing]
 """Times the second model beside the first, for so many seconds."""
@@ -47,9 +48,15 @@ class Clock:
     steps = 7
 
     def __init__(
-        self, model: ir.Model, feed: dict[str, Any] | None, timer: Timer | None = None, *, threads: int = 1
+        self,
+        model: ir.Model,
+        feed: dict[str, Any] | None,
+        timer: Timer | None = None,
+        *,
+        threads: int = 1,
+        interface: Interface = "stays",
     ) -> None:
-        self._model = model
+        self._model, self._interface = model, interface
 
         def onnxruntime(one: ir.Model, other: ir.Model, seconds: float) -> Timing:
             return time_models([one, other], feed, seconds=seconds, threads=threads, computing=threads == 1)[1]
@@ -63,7 +70,7 @@ class Clock:
         key = _key(channels)
         if key not in self._timings:
             copy = self._model.clone()
-            remove(copy, find_groups(copy), channels)
+            remove(copy, find_groups(copy, self._interface), channels)
             self._timings[key] = self._timed(copy)
         timing = self._timings[key]
         self.margin = min(_spread(timing), CERTAIN)
