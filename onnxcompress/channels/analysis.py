@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit
+from ..graph.caches import find_caches
 from ..graph.interface import Interface
 from ..graph.shapes import FLOATS
 from ..graph.sizes import BROADCASTING, READS
@@ -19,16 +20,16 @@ from .shift import note_shift
 def analyse(model: ir.Model, interface: Interface = "stays") -> Engine:
     """Label every axis of the main graph; inner graphs freeze what they read.
 
-    Where the interface "may change", what comes in and goes out again with the same labels, keys and values of a cache,
-    does not freeze them.
+    Where the interface "may change", inputs that are a cache, and the outputs in which it comes back, do not freeze
+    what they hold.
     """
     engine = Engine(model, interface)
-    caches = []
+    caches = find_caches(model.graph) if interface == "may change" else []
     for value in model.graph.inputs:
         if edit.constant(value) is None:
             engine.fixed[value] = f"it meets graph input '{value.name}'"
-            if interface == "may change" and _label_cache(engine, value):
-                caches.append(value)
+    for cache in caches:
+        _label_cache(engine, cache.past)
     computed: set[ir.Value] = set()
     for node in model.graph:
         engine.labels.addition = FOLD if _is_constant(node, computed) else ""
@@ -36,50 +37,20 @@ def analyse(model: ir.Model, interface: Interface = "stays") -> Engine:
     engine.labels.addition = ""
     for value, node in _captured(model.graph).items():
         engine.freeze_all(value, f"{edit.label(node)}: its inner graph reads '{value.name}'")
-    _freeze_ends(engine, caches)
+    returned = {cache.present for cache in caches}
+    for value in model.graph.outputs:
+        if value not in returned:
+            engine.freeze_all(value, f"it reaches graph output '{value.name}'")
     _freeze_whole_axes(engine)
     return engine
 
 
-def _label_cache(engine: Engine, value: ir.Value) -> bool:
-    """Give the axes of an input that may be a cache labels, where the model fixes their extents."""
+def _label_cache(engine: Engine, value: ir.Value) -> None:
+    """Give the axes of an input labels, where the model fixes their extents and they are no samples."""
     shape, dims = engine.shape(value), value.shape or ()
-    if len(shape) < CACHE_RANK or value.dtype not in FLOATS:
-        return False
-    fixed = [isinstance(dim, int) and n > 1 and axis > 0 for axis, (n, dim) in enumerate(zip(shape, dims, strict=True))]
-    engine.set(value, [engine.labels.fresh(n) if f else None for n, f in zip(shape, fixed, strict=True)])
-    return any(fixed)
-
-
-CACHE_RANK = 4
-"""Keys and values have a batch, heads, tokens, and the size of a head."""
-
-KEPT = "present"
-"""How the names of outputs begin that come in as a cache in the next run, of this model or of another."""
-
-
-def _freeze_ends(engine: Engine, caches: list[ir.Value]) -> None:
-    """Freeze what inputs and outputs have, but for caches: an output that holds what an input holds, in its rank."""
-    returned = [value for value in engine.model.graph.outputs if len(engine.shape(value)) >= CACHE_RANK]
-    read, given = (_labels_of(engine, values) for values in (caches, returned))
-    named = [value for value in returned if caches and str(value.name).startswith(KEPT)]
-    free = {*(read & given), *(_labels_of(engine, named) if named else ())}
-    for value in caches:
-        _freeze_but(engine, value, free, f"it meets graph input '{value.name}'")
-    for value in engine.model.graph.outputs:
-        _freeze_but(engine, value, free if value in returned else set(), f"it reaches graph output '{value.name}'")
-
-
-def _labels_of(engine: Engine, values: list[ir.Value]) -> set[int]:
-    rows = [engine.labels.resolve(rows) for value in values for rows in engine.axes(value) if rows is not None]
-    return {label for each in rows for label in np.unique(each).tolist() if label}
-
-
-def _freeze_but(engine: Engine, value: ir.Value, free: set[int], reason: str) -> None:
-    for rows in engine.axes(value):
-        if rows is not None:
-            labels = np.unique(engine.labels.resolve(rows))
-            engine.labels.freeze(labels[~np.isin(labels, list(free))][None], reason)
+    if len(shape) == len(dims) and value.dtype in FLOATS:
+        fixed = [isinstance(dim, int) and dim > 1 and axis > 0 for axis, dim in enumerate(dims)]
+        engine.set(value, [engine.labels.fresh(n) if f else None for n, f in zip(shape, fixed, strict=True)])
 
 
 FOLD = " (this is computed from constants alone: FoldConstants first)"

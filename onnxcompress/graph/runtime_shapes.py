@@ -87,6 +87,20 @@ TWICE = {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
 """Their last output, the sum that was normalised, has the shape of the first."""
 
 
+CACHES = {"GroupQueryAttention": (3, "kv_num_heads"), "MultiHeadAttention": (6, "num_heads")}
+"""Operator → its input with keys of the past, and what says how many heads these have; outputs 1 and 2 are longer."""
+
+
+def _kept(node: ir.Node, given: Given, made: Shape) -> dict[ir.Value, Shape]:
+    if node.op_type not in CACHES or len(node.outputs) < 3:
+        return {}
+    port, heads = CACHES[node.op_type]
+    past = given(port) if port < len(node.inputs) and node.inputs[port] is not None else (0, 0, 0, 0)
+    size = past[3] or made[-1] // edit.int_attribute(node, "num_heads", 1)
+    shape = (made[0], edit.int_attribute(node, heads, 1), past[2] + made[1], size)
+    return dict.fromkeys(node.outputs[1:3], shape)
+
+
 def runtime_shapes(node: ir.Node, given: Given) -> dict[ir.Value, Shape]:
     """Return the shapes of a node's outputs, as far as they are known."""
     rule = MICROSOFT.get(node.op_type) if node.domain == "com.microsoft" else None
@@ -98,4 +112,4 @@ def runtime_shapes(node: ir.Node, given: Given) -> dict[ir.Value, Shape]:
     if shape is None:
         return {}
     found = [node.outputs[0], *(node.outputs[3:4] if node.op_type in TWICE else ())]
-    return dict.fromkeys(found, shape)
+    return dict.fromkeys(found, shape) | _kept(node, given, shape)
