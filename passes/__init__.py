@@ -16,7 +16,7 @@ from .prune import (
     RandomPrune,
 )
 from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
-from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, ShortenNames, Shrink
+from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, MergeNodes, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
     "ActivationPrune",
@@ -31,6 +31,7 @@ __all__ = [
     "FoldConstants",
     "FreezeInputs",
     "MagnitudePrune",
+    "MergeNodes",
     "PruneBlocks",
     "PruneChannels",
     "PruneNOfM",

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from ..errors import PassError
 from . import edit, operators
 from .constants import Read, held
+from .dims import Dim, Dims, broadcast
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.NDArray[Any]
@@ -43,7 +44,7 @@ def axes_of(node: ir.Node, index: int, rank: int) -> WeightAxes:
     return WeightAxes(summed, output) if first != turned else WeightAxes(output, summed)
 
 
-def product_of(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+def product_of(node: ir.Node, a: Dims, b: Dims) -> tuple[Dims, Dim]:
     """Return the shape of a matrix product of such operands, and how many products are summed for each element.
 
     Operands of one axis are those of MatMul; attributes that transpose count where the node has them.
@@ -51,8 +52,11 @@ def product_of(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[t
     first, second = (a if len(a) > 1 else (1, *a)), (b if len(b) > 1 else (*b, 1))
     rows, summed = first[-2:] if not edit.int_attribute(node, "transA", 0) else first[:-3:-1]
     columns = second[-2 if edit.int_attribute(node, "transB", 0) else -1]
-    batch = (int(size) for size in np.broadcast_shapes(first[:-2], second[:-2]))
-    return (*batch, *([rows] if len(a) > 1 else []), *([columns] if len(b) > 1 else [])), summed
+    return (
+        *broadcast(first[:-2], second[:-2]),
+        *([rows] if len(a) > 1 else []),
+        *([columns] if len(b) > 1 else []),
+    ), summed
 
 
 @dataclass(frozen=True)
@@ -281,10 +285,13 @@ class Layer:
         """Return an array of the weight's shape as (groups, outputs of each, weights of an output).
 
         The weights of an output are in the order of its inputs, for each the positions of the kernel. Of a recurrent
-        operator each direction is a block.
+        operator each direction is a block, and of a stack each matrix.
         """
         if self.known.family == "recurrent":
             return array
+        if self.is_stack and array.ndim > 2:
+            matrices: Values = array if self.axes.output == array.ndim - 2 else array.swapaxes(-1, -2)
+            return matrices.reshape(-1, *matrices.shape[-2:])
         if not self.is_convolution:
             return (array if self.axes.output == 0 else array.T)[None]
         if self.axes.output == 0:
@@ -297,6 +304,9 @@ class Layer:
         """Undo `blocks`."""
         if self.known.family == "recurrent":
             return blocks
+        if self.is_stack and len(self.shape) > 2:
+            matrices: Values = blocks.reshape(*self.shape[:-2], *blocks.shape[-2:])
+            return matrices if self.axes.output == len(self.shape) - 2 else matrices.swapaxes(-1, -2)
         if not self.is_convolution:
             matrix: Values = blocks[0]
             return matrix if self.axes.output == 0 else matrix.T

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from functools import cached_property
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -14,7 +15,9 @@ import onnx_ir as ir
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
+from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
 from onnxcompress.targets import load_target, local_target
 from onnxcompress.targets.target import Blocks
@@ -22,8 +25,21 @@ from onnxcompress.targets.target import Blocks
 from .prepare.keep_moved import keep_moved
 from .prepare.prepare import FORMS, Form, prepare, prepared
 from .weight_only import formats, fused
+from .weight_only.allocate import (
+    SETTINGS,
+    Allocation,
+    Array,
+    Candidate,
+    Setting,
+    TooSmallError,
+    allocate,
+    weights_bytes,
+)
 from .weight_only.in_order import compensate
 from .weight_only.storage import Storage, StoredWeight
+
+CHOSEN = {"dtype": "int8", "block_size": None, "granularity": None}
+"""Options that a budget chooses for each weight, as they are when nobody gives them."""
 
 FEW_BITS, BLOCK = 4, 32
 """So few bits have a scale for every 32 weights, if nothing else is said."""
@@ -88,6 +104,13 @@ class QuantizeWeights(OverridablePass):
         zeros; equal weights no longer stay equal, as clusters would have to. Both need samples.
     minimum_size : int
         Tensors with fewer elements stay as they are.
+    bits : float, optional
+        How many bits a weight may take on average, scales and zero points included, such as 4.2. In how many each is
+        stored (2, 3, 4, 8), and in what blocks, is chosen so that the outputs lose least: by the error at the output of
+        its layer, times what an error there costs the outputs, on the samples; without them, by its relative error.
+        Takes the place of `dtype`, `block_size` and `granularity`, which `overrides` may give for some.
+    bytes : int or str, optional
+        The same by the size of the whole file: 1100000, or "1.1MB".
 
     Notes
     -----
@@ -108,6 +131,8 @@ class QuantizeWeights(OverridablePass):
     calibration: Literal["minmax", "mse"] = "minmax"
     rounding: Literal["nearest", "gptq", "quantease"] = "nearest"
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
+    bits: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bytes: int | str | None = None
 
     overridable = (
         "dtype", "symmetric", "granularity", "block_size", "format", "accuracy_level", "compact", "calibration",
@@ -126,13 +151,35 @@ class QuantizeWeights(OverridablePass):
             raise OptionError(f"{self.name}: granularity = 'block': block_size is missing, such as block_size = 32")
         if self.target is not None:
             load_target(self.target)
-        if self.format == "matmulnbits" and not (formats.is_power(self._block) or (self._block is None and self._few)):
+        if self.budgeted:
+            self._check_budget()
+        elif self.format == "matmulnbits" and not (
+            formats.is_power(self._block) or (self._block is None and self._few)
+        ):
             raise OptionError(
                 f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
                 f"as format = 'matmulnbits' reads blocks of such sizes only"
             )
         wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
-        object.__setattr__(self, "needs", Needs(samples=wanted != {"nearest"}))
+        object.__setattr__(self, "needs", Needs(samples=wanted != {"nearest"}, welcome=self.budgeted))
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether settings are chosen under a budget."""
+        return self.bits is not None or self.bytes is not None
+
+    def _check_budget(self) -> None:
+        if self.bits is not None and self.bytes is not None:
+            raise OptionError(f"{self.name}: bits = {self.bits:g} and bytes = {self.bytes}: leave one of the two out")
+        if self.bytes is not None:
+            read_bytes(f"{self.name}: bytes", self.bytes)
+        which = "bytes" if self.bits is None else "bits"
+        for name, usual in CHOSEN.items():
+            if getattr(self, name) != usual:
+                raise OptionError(
+                    f"{self.name}: {name} = {getattr(self, name)!r}: {which} chooses it for each weight; leave one of "
+                    f"the two out, or give {name} in overrides"
+                )
 
     @property
     def _few(self) -> bool:
@@ -157,6 +204,8 @@ class QuantizeWeights(OverridablePass):
         """Return the pass with other options; of granularity and block_size, one that is given sets the other aside."""
         if options.keys() & {"granularity", "block_size"} and options.get("granularity") != "block":
             options = {"granularity": None, "block_size": None} | options
+        if options.keys() & CHOSEN.keys():
+            options = {"bits": None, "bytes": None} | options
         return super().replaced(options)
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
@@ -164,7 +213,7 @@ class QuantizeWeights(OverridablePass):
         given, model = model, prepared(model, context, FORMS["quantize-weights"]).model
         found, refused = _candidates(model)
         selected = self.select(given, value_subjects(found))
-        weights, by_gptq, refined = {}, set(), set()
+        weights, by_gptq, refined, candidates, notes = {}, set(), set(), list[Candidate](), list[str]()
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
             name, tensor, own = str(value.name), edit.constant(value), selected.settings(value)
@@ -174,12 +223,18 @@ class QuantizeWeights(OverridablePass):
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            weights[name] = stored = own._stored(value, tensor, axes)
-            if stored.dtype != own.dtype:
-                refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
             by_gptq |= {name} if own.rounding != "nearest" else set()
             refined |= {name} if own.rounding == "quantease" else set()
+            if self.budgeted:
+                candidates.append(own._candidate(value, axes))
+                continue
+            weights[name] = stored = own._stored(value, tensor.numpy(), axes)
+            if stored.dtype != own.dtype:
+                refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
+        if candidates:
+            allocation = self._allocated(given, model, candidates, context)
+            weights, notes = allocation.weights, [allocation.sentence(candidates)]
         if not weights and not selected.why_not:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
         if by_gptq:
@@ -189,26 +244,73 @@ class QuantizeWeights(OverridablePass):
             refused += nearest
         if weights:
             prepared(given, context, self._form(weights))  # which is refused where that cannot be
-        return WeightPlan(weights=weights, refused=tuple(refused))
+        return WeightPlan(weights=weights, refused=tuple(refused), notes=tuple(notes))
+
+    def _candidate(self, value: ir.Value, axes: Axes) -> Candidate:
+        """Return a weight with what may be chosen for it."""
+        signs = {None: ("int", "uint"), True: ("int",), False: ("uint",)}[self.symmetric]
+        settings: list[Setting | None] = [None]
+        if self.budgeted:
+            settings = [each for each in SETTINGS if each.dtype.startswith(signs)]
+
+        def store(setting: Setting | None, array: Array) -> StoredWeight:
+            own = {} if setting is None else {**setting._asdict(), "format": self.format or self._takes.format}
+            return self.replaced(own)._stored(value, array, axes)
+
+        table = any(formats.reads_rows(*use) for use in value.uses())
+        return Candidate(
+            value, 0 if table and axes.output else axes.output, settings, store, self.rounding != "nearest"
+        )
+
+    def _allocated(
+        self, given: ir.Model, model: ir.Model, candidates: Sequence[Candidate], context: Context
+    ) -> Allocation:
+        """Choose settings within the budget."""
+        on = prepared(given, context, FORMS["quantize-weights"]).context
+        count = sum(each.array.size for each in candidates)
+        if self.bytes is not None:
+            budget, size_of = read_bytes("bytes", self.bytes), partial(self._file_bytes, given, candidates)
+        else:
+            budget, size_of = int((self.bits or 0) * count / 8), partial(weights_bytes, candidates)
+        try:
+            return allocate(model, candidates, on, size_of, budget)
+        except TooSmallError as error:
+            asked, least = f"bytes = {self.bytes}", f"{error.least:,} bytes"
+            if self.bits is not None:
+                asked, least = f"bits = {self.bits:g}", f"{math.ceil(800 * error.least / count) / 100:g} bits a weight"
+            raise PassError(
+                f"{self.name}: {asked} cannot be reached: the least is {least}; give that, or more"
+            ) from None
+
+    def _file_bytes(self, given: ir.Model, candidates: Sequence[Candidate], weights: dict[str, StoredWeight]) -> int:
+        """Return the bytes of the file if weights are stored so; what the integers are makes no difference."""
+        shapes = {each.name: each.array.shape for each in candidates}
+        zeros = {
+            name: dataclasses.replace(stored, integers=np.broadcast_to(np.int16(0), shapes[name]))
+            for name, stored in weights.items()
+        }
+        copy = given.clone()
+        self.apply(copy, WeightPlan(weights=zeros))
+        return model_bytes(copy)
 
     def _form(self, weights: Mapping[str, StoredWeight]) -> Form:
         """Return the form that a model needs so that weights can be stored so."""
         return FORMS["quantize-weights"].at(max(map(formats.needed_opset, weights.values())))
 
-    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes) -> StoredWeight:
+    def _stored(self, value: ir.Value, array: Array, axes: Axes) -> StoredWeight:
         """Choose how one tensor is stored."""
         symmetric = self.dtype.startswith("int") if self.symmetric is None else self.symmetric
         level = self._takes.accuracy_level if self.accuracy_level is None else self.accuracy_level
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
         form = formats.fused_form(value) if self._format == "matmulnbits" else None
-        found = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
+        found = storage.store(array, form or "qdq", output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
         dtype, _ = formats.wider(value, self.dtype)
         if (dtype, "qdq") == (found.dtype, found.form):
             return found
-        return dataclasses.replace(storage, dtype=dtype).store(tensor.numpy(), "qdq", output, axes.summed)
+        return dataclasses.replace(storage, dtype=dtype).store(array, "qdq", output, axes.summed)
 
     def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
         """Return why a tensor cannot be stored."""
@@ -239,7 +341,7 @@ class QuantizeWeights(OverridablePass):
             model.opset_imports.setdefault(fused.MICROSOFT, 1)
         edit.remove_dead(model)
         keep_moved(model)
-        return Changes(tuple(done), plan.refused)
+        return Changes(tuple(done), plan.refused, plan.notes)
 
 
 def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
-
-OF_THE_KERNEL = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+from onnxcompress.graph.windows import OF_THE_WINDOW
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def factorised(insert: edit.Inserter, layer: Layer, factors: Factors) -> tuple[i
     if layer.is_convolution:
         first = first.reshape(rank, layer.shape[1], *layer.kernel)
         second = factors.second.reshape(*factors.second.shape, *(1 for _ in layer.kernel))
-        attributes = {name: node.attributes[name].value for name in OF_THE_KERNEL if name in node.attributes}
+        attributes = {name: node.attributes[name].value for name in OF_THE_WINDOW if name in node.attributes}
     else:
         first, attributes = first.T, {}
         second = factors.second if layer.axes.output == 0 else factors.second.T

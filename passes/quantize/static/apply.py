@@ -44,12 +44,16 @@ class Application:
         self._points: dict[tuple[float, int, str], list[ir.Value]] = {}
         self._replaced: dict[ir.Value, None] = {}
         self._biases: dict[str, ir.Value] = {}
+        self._readers: dict[ir.Value | None, set[ir.Graph]] = {}
 
     def run(self) -> Changes:
         """Edit the model."""
         whats = dict.fromkeys(self.plan.nodes, "computes on integers")
         whats |= dict.fromkeys(self.plan.int16, f"computes on integers, activations of {self.plan.scheme.int16}")
         labels = {name: edit.label(self.node(name)) for name in self.plan.nodes}
+        for weight in self.plan.weights:
+            reader = self.node(weight.node)
+            self._readers.setdefault(reader.inputs[weight.input], set()).add(edit.graph_of(reader))
         for weight in self.plan.weights:
             whats[weight.node] += f", {self._add_weight(weight)}"
         for operand in self.plan.operands:
@@ -93,8 +97,10 @@ class Application:
         array = layer.single_weight
         source = node.inputs[plan.input]
         insert = self._inserter(node)
-        # onnxruntime (1.32) fails on a MatMul in an inner graph whose integers lie in another.
-        keeper = self._inside[insert.graph] if node.op_type == "MatMul" else insert
+        # onnxruntime (1.32) has failed on a MatMul in an inner graph whose integers lie in another; what two branches
+        # read must lie there all the same, or it would be stored twice.
+        several = len(self._readers[source]) > 1
+        keeper = self._inside[insert.graph] if node.op_type == "MatMul" and not several else insert
         key = (keeper.home, source, plan.axis, layer.alpha, plan.scale.tobytes())
         root = constants.root(source)
         if root is not None:

@@ -50,7 +50,8 @@ def layer_grams(model: ir.Model, names: Collection[str], context: Context) -> It
         In the order of the graph; only of what Conv, Gemm and MatMul of the outer graph multiply something by that
         varies and has 8,192 columns at most, and of tables.
     gram : ndarray of float32
-        (groups, columns, columns), for the weight as `Layer.blocks` cuts it; of a table that Gather looks up (rows,):
+        (groups, columns, columns), for the weight as `Layer.blocks` cuts it, or one for all groups if they read the
+        same; of a table that Gather looks up (rows,):
         how often each row was, which is the diagonal for the table's transpose.
 
     Raises
@@ -79,9 +80,14 @@ def readers(model: ir.Model, names: Collection[str], *, tables: bool = True) -> 
         read = node.inputs[0] if tables and reads_rows(node, 0) else None if layer is None else layer.value
         if read is None or read.name not in names or edit.constant(read) is None:
             continue
-        if layer is None or not layer.is_stack:
+        if layer is None or not layer.is_stack or is_experts(layer):
             found.setdefault(str(read.name), node)
     return found
+
+
+def is_experts(layer: Layer) -> bool:
+    """Tell whether a weight is a stack of matrices, which each multiply rows of their own or all the same."""
+    return len(layer.shape) == 3 and layer.index == 1 and not layer.is_convolution
 
 
 class Grams:
@@ -102,8 +108,11 @@ class Grams:
             What it reads holds NaN or infinity.
         """
         layer, run = Layer(node), self._segmented
-        if layer.columns > MOST_COLUMNS:
-            raise PassError(f"it sums over {layer.columns} products; a Gram matrix has {MOST_COLUMNS} columns at most")
+        columns = layer.shape[1] if is_experts(layer) else layer.columns
+        if columns > MOST_COLUMNS:
+            raise PassError(f"it sums over {columns} products; a Gram matrix has {MOST_COLUMNS} columns at most")
+        if is_experts(layer) and layer.shape[0] * columns**2 > MOST_COLUMNS**2:
+            raise PassError(f"its {layer.shape[0]} matrices of {columns} rows need Gram matrices of too many gigabytes")
         name = str(layer.data.name)
         run.advance(edit.output_name(node))
         if not run.has(name):
@@ -128,6 +137,11 @@ class Grams:
 
 def _rows(layer: Layer, arrays: Iterator[Array], samples: int) -> Iterator[Array]:
     """Yield what the operator multiplies by, as (groups, rows, products)."""
+    if is_experts(layer):
+        for array in arrays:  # (…, experts or 1, rows, columns)
+            stack = array if array.ndim > 2 else array[None]
+            yield np.moveaxis(stack, -3, 0).reshape(stack.shape[-3], -1, stack.shape[-1])
+        return
     first, drawn = 0, rows_for_rounding(layer, samples)
     for array in arrays:
         yield drawn.inputs(array, first)

@@ -22,7 +22,7 @@ from onnxcompress.statistics.segments import SegmentedRun
 
 from ..shared.gptq import Factor, gptq
 from ..shared.quantease import Rounded, quantease
-from .grams import SAMPLES, Grams, readers
+from .grams import SAMPLES, Grams, is_experts, readers
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
@@ -95,7 +95,8 @@ def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, s
             inner = any(node.graph is not model.graph for node, _ in value.uses())
             where = " in an inner graph" if inner else ""
             found[str(value.name)] = f"it is an operand of {', '.join(readers)}{where}; " + (
-                "errors are made up for in the second operand, a matrix, of Conv, Gemm and MatMul of the outer graph"
+                "errors are made up for in the second operand, a matrix or a stack of them, of Conv, Gemm and MatMul "
+                "of the outer graph"
             )
     return found
 
@@ -120,11 +121,12 @@ class _InOrder:
             if self._factor is None or self._factor[0] is not gram:
                 self._factor = None  # the memory, before the next one is made
                 self._factor = gram, Factor(gram)
-            steps = _steps(layer, stored, array.shape)
-            back = gptq(layer.blocks(array), factor=self._factor[1], grid=stored.grid, **steps)
+            cut = _Cut(layer, len(gram))
+            steps = _steps(cut, stored, array.shape)
+            back = gptq(cut.blocks(array), factor=self._factor[1], grid=stored.grid, **steps)
             if refine:
-                back, stored = _refined(layer, stored, back, gram)
-        integers = np.ascontiguousarray(layer.whole(back), stored.held)
+                back, stored = _refined(cut, stored, back, gram)
+        integers = np.ascontiguousarray(cut.whole(back), stored.held)
         tensor = edit.constant(value)
         self._given = (value, tensor) if tensor is not None and value.is_initializer() else None
         edit.set_constant(value, stored.decode(integers).astype(array.dtype))
@@ -138,22 +140,39 @@ class _InOrder:
         self._given = None
 
 
-def _steps(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> dict[str, Any]:
+class _Cut:
+    """Cuts a weight as `Layer` does, but into one matrix where all read the same."""
+
+    def __init__(self, layer: Layer, groups: int) -> None:
+        self.layer, self._groups = layer, groups
+
+    def blocks(self, array: Array) -> Array:
+        """Return (groups, rows, columns)."""
+        found = self.layer.blocks(array)
+        return found if len(found) == self._groups else found.reshape(1, -1, found.shape[-1])
+
+    def whole(self, blocks: Array) -> Array:
+        """Undo `blocks`."""
+        stack = self.layer.shape[0] if is_experts(self.layer) else len(blocks)
+        return self.layer.whole(blocks.reshape(stack, -1, blocks.shape[-1]))
+
+
+def _steps(cut: _Cut, stored: StoredWeight, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return scales and zero points for `gptq`; those of blocks of a matrix as they are."""
     pair: dict[str, Array] = {"scale": stored.scale, "zero_point": stored.zero_point}
-    if stored.block_size and not layer.is_convolution:
-        return {name: layer.blocks(values) for name, values in pair.items()} | {"width": stored.block_size}
-    return {name: layer.blocks(np.broadcast_to(stored.spread(v, shape), shape)) for name, v in pair.items()}
+    if stored.block_size and not cut.layer.is_convolution:
+        return {name: cut.blocks(values) for name, values in pair.items()} | {"width": stored.block_size}
+    return {name: cut.blocks(np.broadcast_to(stored.spread(v, shape), shape)) for name, v in pair.items()}
 
 
-def _refined(layer: Layer, stored: StoredWeight, integers: Array, gram: Array) -> tuple[Array, StoredWeight]:
-    """Return better integers, as `Layer.blocks` cuts them, and the scales that go with them."""
-    array = layer.stored
-    places, part = _places(layer, stored, array.shape)
+def _refined(cut: _Cut, stored: StoredWeight, integers: Array, gram: Array) -> tuple[Array, StoredWeight]:
+    """Return better integers, as they were cut, and the scales that go with them."""
+    array = cut.layer.stored
+    places, part = _places(cut, stored, array.shape)
     scale, zero_point = stored.scale.ravel()[places], stored.zero_point.ravel()[places]
     one = stored.scale.size == 1 < places.shape[1]  # of all rows, so that none has a best one of its own
     found = quantease(
-        layer.blocks(array), Rounded(integers, scale), stored.grid, gram, zero_point=zero_point, part=part,
+        cut.blocks(array), Rounded(integers, scale), stored.grid, gram, zero_point=zero_point, part=part,
         fit=None if one else lambda new, old: stored.storable(new, old, array.dtype),
     )  # fmt: skip
     scales = stored.scale.copy()
@@ -161,11 +180,11 @@ def _refined(layer: Layer, stored: StoredWeight, integers: Array, gram: Array) -
     return found.integers, dataclasses.replace(stored, scale=scales)
 
 
-def _places(layer: Layer, stored: StoredWeight, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def _places(cut: _Cut, stored: StoredWeight, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return the numbers of the scales of each row (groups, rows, parts), and the part of each column."""
     numbers = np.arange(stored.scale.size, dtype=np.int32).reshape(stored.scale.shape)
-    if stored.block_size and not layer.is_convolution:
-        return layer.blocks(numbers), np.arange(layer.columns) // stored.block_size
-    spread = layer.blocks(np.broadcast_to(stored.spread(numbers, shape), shape))
+    if stored.block_size and not cut.layer.is_convolution:
+        return cut.blocks(numbers), np.arange(shape[cut.layer.axes.summed]) // stored.block_size
+    spread = cut.blocks(np.broadcast_to(stored.spread(numbers, shape), shape))
     _, first, part = np.unique(spread[0, 0], return_index=True, return_inverse=True)
     return spread[..., first], part

@@ -98,6 +98,22 @@ def test_refined_integers_and_scales_are_nearer_yet(case: str, options: dict[str
     assert errors[1] < 0.99 * errors[0]
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["rows of its own", "the same rows"])
+@pytest.mark.parametrize("rounding", ["gptq", "quantease"])
+def test_each_expert_makes_up_for_its_own_errors(own: bool, rounding: str) -> None:
+    data = np.stack([correlated(200, 32, seed=seed) for seed in range(3 if own else 1)])[None]
+    subject = model(
+        f"g (float[N,{len(data[0])},200,32] x) => (float[N,3,200,16] y) {{ y = MatMul(x, w) }}", {"w": (3, 32, 16)}
+    )
+    errors = []
+    for way in ("nearest", rounding):
+        result, changes = stored(subject, {"x": data}, rounding=way, dtype="int4", block_size=16, format="qdq")
+        assert not changes.refused
+        a, b = plain_run(subject, {"x": data})["y"], plain_run(result, {"x": data})["y"]
+        errors.append(np.square(a - b).mean((0, 2, 3)))
+    assert (errors[1] < 0.7 * errors[0]).all()
+
+
 @pytest.mark.parametrize("form", ["qdq", "matmulnbits"])
 def test_both_formats_hold_the_same_integers(form: str, literally: Callable[[ir.Model, Feeds], Feeds]) -> None:
     """Left to itself, onnxruntime rounds activations to 8 bits where it makes MatMulNBits of DequantizeLinear."""
