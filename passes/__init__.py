@@ -15,7 +15,7 @@ from .prune import (
     PruneVocabulary,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
+from .quantize import ConvertFloat, Quantize, QuantizeCache, QuantizeDynamic, QuantizeWeights, Rotate
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, MergeNodes, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "PruneSlices",
     "PruneVocabulary",
     "Quantize",
+    "QuantizeCache",
     "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",
