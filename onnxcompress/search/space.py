@@ -187,10 +187,10 @@ LADDERS: Mapping[Objective, tuple[Params, ...]] = {
         {"prune": 0.4, "precision": "int8"},
     ),
     "size": (
-        {"precision": "bits by layer"},
         {"precision": "int8"},
         {"precision": "8-bit weights"},
         {"precision": "8-bit weights, unfitted"},
+        {"precision": "bits by layer"},
         {"precision": "4-bit weights"},
         {"precision": "bits by layer", "bits": 5.0},
         {"precision": "bits by layer", "bits": 3.4},
