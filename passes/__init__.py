@@ -13,8 +13,8 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
-from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, RemoveDead, ShortenNames, Shrink
+from .quantize import ConvertFloat, Quantize, QuantizeCache, QuantizeDynamic, QuantizeWeights, Rotate
+from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, MergeNodes, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
     "ActivationPrune",
@@ -28,11 +28,13 @@ __all__ = [
     "FoldConstants",
     "FreezeInputs",
     "MagnitudePrune",
+    "MergeNodes",
     "PruneBlocks",
     "PruneChannels",
     "PruneNOfM",
     "PruneSlices",
     "Quantize",
+    "QuantizeCache",
     "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 ENTRIES = catalogue()
 WORDS = {"optimizer", "quantize"}
 """Names that ONNX and the trainers' APIs have given; all else is British."""
-REPLACED = re.compile(r"compensating|lossless|\bwide\b|ranges|scales|per_channel|block_ops|bits|method")
+REPLACED = re.compile(r"compensating|lossless|\bwide\b|ranges|scales|per_channel|block_ops|method")
 
 
 def power_of_ten(number: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -12,12 +11,13 @@ from google.protobuf.message import Error as ProtobufError
 from onnx_ir import serde
 
 from . import edit
+from .contrib import register
+from .dims import Dim
+
+register()
 
 Types = dict[str, onnx.TypeProto]
 """Value name → type and shape."""
-
-Dim: TypeAlias = "int | str | None"
-"""An extent: a number, a name where only that is known, None where nothing is."""
 
 PARAMETER = 128
 """Elements up to which whole numbers are kept: target shapes, axes and pads decide about shapes."""
@@ -41,9 +41,6 @@ class Skeleton:
         self._model, self._annotated = model, annotated
         opsets = [onnx.OperatorSetIdProto(domain=d, version=v) for d, v in model.opset_imports.items()]
         functions = [serde.serialize_function(function) for function in model.functions.values()]
-        functions += _stand_ins(model)
-        domains = {opset.domain for opset in opsets}
-        opsets += [onnx.OperatorSetIdProto(domain=f.domain, version=1) for f in functions if f.domain not in domains]
         self._proto = onnx.ModelProto(ir_version=onnx.IR_VERSION, opset_import=opsets, functions=functions)
         self._renamed = _once(model.graph)
         self._fill(self._proto.graph, model.graph)
@@ -131,34 +128,6 @@ class Skeleton:
             proto.value_info[-1].name = self._name(value)
         elif value.type is not None and node.domain not in ("", "ai.onnx"):
             serde.serialize_type_into(proto.value_info.add(name=self._name(value)).type, value.type)
-
-
-SHAPED_LIKE_INPUT = frozenset(
-    {
-        "SimplifiedLayerNormalization",
-        "com.microsoft::FastGelu",
-        "com.microsoft::Gelu",
-        "com.microsoft::QuickGelu",
-        "com.microsoft::RotaryEmbedding",
-    }
-)
-"""Operators of onnxruntime whose result has the type and the shape of their first input; ONNX knows nothing of them."""
-
-
-def _stand_ins(model: ir.Model) -> list[onnx.FunctionProto]:
-    """Return functions that give what onnxruntime's own operators give, as far as types and shapes go."""
-    used = {edit.op_of(node): node for node in model.graph.all_nodes() if edit.op_of(node) in SHAPED_LIKE_INPUT}
-    return [
-        onnx.helper.make_function(
-            node.domain,
-            node.op_type,
-            ["x"],
-            ["y"],
-            [onnx.helper.make_node("Identity", ["x"], ["y"])],
-            [onnx.OperatorSetIdProto(domain="", version=model.opset_imports.get("", 17))],
-        )
-        for node in used.values()
-    ]
 
 
 def static(kind: onnx.TypeProto | None) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from ..errors import PassError
 from . import edit, operators
 from .constants import Read, held
+from .dims import Dim, Dims, broadcast
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.NDArray[Any]
@@ -43,7 +44,7 @@ def axes_of(node: ir.Node, index: int, rank: int) -> WeightAxes:
     return WeightAxes(summed, output) if first != turned else WeightAxes(output, summed)
 
 
-def product_of(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+def product_of(node: ir.Node, a: Dims, b: Dims) -> tuple[Dims, Dim]:
     """Return the shape of a matrix product of such operands, and how many products are summed for each element.
 
     Operands of one axis are those of MatMul; attributes that transpose count where the node has them.
@@ -51,8 +52,11 @@ def product_of(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[t
     first, second = (a if len(a) > 1 else (1, *a)), (b if len(b) > 1 else (*b, 1))
     rows, summed = first[-2:] if not edit.int_attribute(node, "transA", 0) else first[:-3:-1]
     columns = second[-2 if edit.int_attribute(node, "transB", 0) else -1]
-    batch = (int(size) for size in np.broadcast_shapes(first[:-2], second[:-2]))
-    return (*batch, *([rows] if len(a) > 1 else []), *([columns] if len(b) > 1 else [])), summed
+    return (
+        *broadcast(first[:-2], second[:-2]),
+        *([rows] if len(a) > 1 else []),
+        *([columns] if len(b) > 1 else []),
+    ), summed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ import onnx_ir as ir
 
 from . import edit, operators
 from .layer import axes_of, product_of
-from .runtime_shapes import Given, Shape
+
+Shape: TypeAlias = tuple[int, ...]
+Given: TypeAlias = Callable[[int], Shape]
+"""Returns the shape of an input; raises `LookupError` where it is not known or there is no such input."""
 
 Counter: TypeAlias = Callable[[ir.Node, Given, Callable[[], Shape]], int]
 """Takes the node, the shapes of its inputs and that of its first output."""
@@ -32,7 +35,7 @@ def _integer_conv(node: ir.Node, given: Given, out: Callable[[], Shape]) -> int:
 def _product(a: int = 0, b: int = 1) -> Counter:
     def count(node: ir.Node, given: Given, out: Callable[[], Shape]) -> int:
         shape, summed = product_of(node, given(a), given(b))
-        return prod(shape) * summed
+        return prod(int(dim or 0) for dim in (*shape, summed))
 
     return count
 

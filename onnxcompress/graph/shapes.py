@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from onnx_ir import serde
 
 from . import edit
 from .inference import Skeleton, Types, dims_of, shape_of, static, type_of
-from .runtime_shapes import runtime_shapes
 from .sizes import BROADCASTING, LENGTHS, READS, Sizes, find_sizes
 
 SMALL = 4096
@@ -205,8 +204,6 @@ def _visit(node: ir.Node, result: Concrete, known: Types, opset: int, extents: _
         shapes |= _infer_node(node, result, known)
     if edit.op_of(node) in UNCHANGED and node.inputs[0] is not None:
         shapes[node.outputs[0]] = result.shapes.get(node.inputs[0])
-    if None in shapes.values():
-        shapes |= runtime_shapes(node, lambda index: result.shapes[cast(ir.Value, node.inputs[index])])
     if None in shapes.values() and edit.op_of(node) in DATA_DEPENDENT:
         shapes |= _made_up(node, known, extents)
         result.depends_on_data = True
@@ -306,24 +303,30 @@ def run_node(node: ir.Node, inputs: list[npt.NDArray[Any] | None], opset: int) -
 
 def _infer_node(node: ir.Node, result: Concrete, known: Types) -> dict[ir.Value, tuple[int, ...] | None]:
     """Infer one node with the values that onnx's own data propagation did not carry."""
-    if node.domain not in ("", "ai.onnx") or edit.inner_graphs(node):
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if not onnx.defs.has(node.op_type, domain) or edit.inner_graphs(node):
         return {}
-    version = (node.graph.opset_imports if node.graph is not None else {}).get("", 1)
+    version = (node.graph.opset_imports if node.graph is not None else {}).get(domain, 1)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in node.inputs:
         if value is None or value.name is None:
             continue
         dtype = known[value.name].tensor_type.elem_type if value.name in known else int(value.dtype or 0)
-        if value not in result.shapes:
+        if not domain and value not in result.shapes:
             return {}
-        types[value.name] = onnx.helper.make_tensor_type_proto(dtype or onnx.TensorProto.FLOAT, result.shapes[value])
+        shape = result.shapes.get(value)
+        types[value.name] = onnx.helper.make_tensor_type_proto(dtype or onnx.TensorProto.FLOAT, shape)
         if value in result.values:
             data[value.name] = onnx.numpy_helper.from_array(result.values[value], value.name)
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, "")
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
         found = onnx.shape_inference.infer_node_outputs(
-            schema, serde.serialize_node(node), types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
+            schema,
+            serde.serialize_node(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid(domain, version)],
         )
     except (
         onnx.defs.SchemaError,

@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from . import edit, operators
 from .caches import MASK, PAST, Derived, derived_sizes, evaluate, extent_name, find_caches
-from .inference import Dim, Skeleton, Types, dims_of
+from .dims import Dim, Dims
+from .inference import Skeleton, Types, dims_of
 from .layer import Layer, axes_of
 
 Shape: TypeAlias = tuple[int, ...]
-Dims: TypeAlias = tuple[Dim, ...]
 Named: TypeAlias = tuple["int | str", ...]
 
 IMAGES = (64, 224, 32, 28, 96, 128, 160, 192, 256, 299, 320, 384, 416, 448, 512, 640)
@@ -223,7 +223,8 @@ def _width(value: ir.Value | None) -> int | None:
     if node.op_type in WIDE:
         found = [width for other in node.inputs if (width := _width(other)) is not None]
         return max(found, default=None)
-    return _width(node.inputs[1] if node.op_type == "MatMul" else None)
+    layer = Layer.of(node)
+    return _width(layer.value) if layer is not None and layer.op == "MatMul" else None
 
 
 WIDE = {"Add", "Cast", "Mul", "RotaryEmbedding"}

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from functools import cached_property
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import OptionError, PassError
 from onnxcompress.graph import edit
+from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
+from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
 from onnxcompress.targets import load_target, local_target
 from onnxcompress.targets.target import Blocks
 
+from .equalise.equalisation import Equalisation, apply_equalisation
+from .equalise.least_error import least_error
 from .prepare.keep_moved import keep_moved
-from .prepare.prepare import FORMS, Form, prepare, prepared
+from .prepare.prepare import FORMS, Form, guarded, prepare, prepared
 from .weight_only import formats, fused
+from .weight_only.allocate import (
+    SETTINGS,
+    Allocation,
+    Array,
+    Candidate,
+    Setting,
+    TooSmallError,
+    allocate,
+    weights_bytes,
+)
 from .weight_only.in_order import compensate
 from .weight_only.storage import Storage, StoredWeight
+
+CHOSEN = {"dtype": "int8", "block_size": None, "granularity": None}
+"""Options that a budget chooses for each weight, as they are when nobody gives them."""
 
 FEW_BITS, BLOCK = 4, 32
 """So few bits have a scale for every 32 weights, if nothing else is said."""
@@ -35,8 +54,9 @@ STORED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightPlan(Plan):
-    """Constant's name → how it is stored."""
+    """Constant's name → how it is stored, once channels are equalised."""
 
+    equalisation: Equalisation = dataclasses.field(default_factory=Equalisation)
     weights: dict[str, StoredWeight] = dataclasses.field(default_factory=dict)
 
 
@@ -86,8 +106,19 @@ class QuantizeWeights(OverridablePass):
         set to what is best beside all others, and scales to what is best for the integers, in turn (Behdin et al. 2023,
         arXiv:2309.01885); some 5 times the time of "gptq", for another .4 dB of 4 bits and 1.3 dB of 2. Zeros stay
         zeros; equal weights no longer stay equal, as clusters would have to. Both need samples.
+    equalise : bool
+        Multiply the channels that weights read by factors, and divide what makes them (a normalisation's factors,
+        the linear branch of a gated layer, a layer behind a Relu) by the same, where the error at the outputs gets
+        less (Lin et al. 2023, arXiv:2306.00978, AWQ). Needs samples, and scales for channels or blocks.
     minimum_size : int
         Tensors with fewer elements stay as they are.
+    bits : float, optional
+        How many bits a weight may take on average, scales and zero points included, such as 4.2. In how many each is
+        stored (2, 3, 4, 8), and in what blocks, is chosen so that the outputs lose least: by the error at the output of
+        its layer, times what an error there costs the outputs, on the samples; without them, by its relative error.
+        Takes the place of `dtype`, `block_size` and `granularity`, which `overrides` may give for some.
+    bytes : int or str, optional
+        The same by the size of the whole file: 1100000, or "1.1MB".
 
     Notes
     -----
@@ -107,7 +138,10 @@ class QuantizeWeights(OverridablePass):
     compact: bool = True
     calibration: Literal["minmax", "mse"] = "minmax"
     rounding: Literal["nearest", "gptq", "quantease"] = "nearest"
+    equalise: bool = False
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
+    bits: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bytes: int | str | None = None
 
     overridable = (
         "dtype", "symmetric", "granularity", "block_size", "format", "accuracy_level", "compact", "calibration",
@@ -124,15 +158,43 @@ class QuantizeWeights(OverridablePass):
             )
         if block is None and self.granularity == "block":
             raise OptionError(f"{self.name}: granularity = 'block': block_size is missing, such as block_size = 32")
+        if self.equalise and self.granularity == "tensor":
+            raise OptionError(
+                f"{self.name}: equalise = true: it makes output channels of a weight unlike, which have one scale with "
+                f"granularity = 'tensor'; expected 'channel' or 'block'"
+            )
         if self.target is not None:
             load_target(self.target)
-        if self.format == "matmulnbits" and not (formats.is_power(self._block) or (self._block is None and self._few)):
+        if self.budgeted:
+            self._check_budget()
+        elif self.format == "matmulnbits" and not (
+            formats.is_power(self._block) or (self._block is None and self._few)
+        ):
             raise OptionError(
                 f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
                 f"as format = 'matmulnbits' reads blocks of such sizes only"
             )
         wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
-        object.__setattr__(self, "needs", Needs(samples=wanted != {"nearest"}))
+        samples = self.equalise or wanted != {"nearest"}
+        object.__setattr__(self, "needs", Needs(samples=samples, welcome=self.budgeted))
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether settings are chosen under a budget."""
+        return self.bits is not None or self.bytes is not None
+
+    def _check_budget(self) -> None:
+        if self.bits is not None and self.bytes is not None:
+            raise OptionError(f"{self.name}: bits = {self.bits:g} and bytes = {self.bytes}: leave one of the two out")
+        if self.bytes is not None:
+            read_bytes(f"{self.name}: bytes", self.bytes)
+        which = "bytes" if self.bits is None else "bits"
+        for name, usual in CHOSEN.items():
+            if getattr(self, name) != usual:
+                raise OptionError(
+                    f"{self.name}: {name} = {getattr(self, name)!r}: {which} chooses it for each weight; leave one of "
+                    f"the two out, or give {name} in overrides"
+                )
 
     @property
     def _few(self) -> bool:
@@ -157,14 +219,20 @@ class QuantizeWeights(OverridablePass):
         """Return the pass with other options; of granularity and block_size, one that is given sets the other aside."""
         if options.keys() & {"granularity", "block_size"} and options.get("granularity") != "block":
             options = {"granularity": None, "block_size": None} | options
+        if options.keys() & CHOSEN.keys():
+            options = {"bits": None, "bytes": None} | options
         return super().replaced(options)
 
     def plan(self, model: ir.Model, context: Context) -> WeightPlan:
         """Choose the tensors, their scales and, with gptq, the integers."""
         given, model = model, prepared(model, context, FORMS["quantize-weights"]).model
+        equalisation = Equalisation()
+        if self.equalise:
+            equalisation, model = self._equalised(given, model, context)
         found, refused = _candidates(model)
+        refused += equalisation.refused
         selected = self.select(given, value_subjects(found))
-        weights, by_gptq, refined = {}, set(), set()
+        weights, by_gptq, refined, candidates, notes = {}, set(), set(), list[Candidate](), list[str]()
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
             name, tensor, own = str(value.name), edit.constant(value), selected.settings(value)
@@ -174,12 +242,18 @@ class QuantizeWeights(OverridablePass):
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            weights[name] = stored = own._stored(value, tensor, axes)
-            if stored.dtype != own.dtype:
-                refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
             by_gptq |= {name} if own.rounding != "nearest" else set()
             refined |= {name} if own.rounding == "quantease" else set()
+            if self.budgeted:
+                candidates.append(own._candidate(value, axes))
+                continue
+            weights[name] = stored = own._stored(value, tensor.numpy(), axes)
+            if stored.dtype != own.dtype:
+                refused.append(Refusal(name, formats.wider(value, own.dtype)[1]))
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
+        if candidates:
+            allocation = self._allocated(given, model, candidates, context)
+            weights, notes = allocation.weights, [allocation.sentence(candidates)]
         if not weights and not selected.why_not:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
         if by_gptq:
@@ -189,26 +263,96 @@ class QuantizeWeights(OverridablePass):
             refused += nearest
         if weights:
             prepared(given, context, self._form(weights))  # which is refused where that cannot be
-        return WeightPlan(weights=weights, refused=tuple(refused))
+        return WeightPlan(equalisation=equalisation, weights=weights, refused=tuple(refused), notes=tuple(notes))
+
+    def _equalised(self, given: ir.Model, model: ir.Model, context: Context) -> tuple[Equalisation, ir.Model]:
+        """Choose factors for the weights as they will be stored, and return the model with them, which is checked.
+
+        What a budget makes of a weight is not known yet: then it is as with 4 bits.
+        """
+        found, _ = _candidates(model)
+        selected = self.select(given, value_subjects(found))
+
+        def rounded(value: ir.Value, array: Array) -> npt.NDArray[np.float64] | None:
+            own = selected.settings(value)
+            if value not in found or selected.why_not.get(value) or array.size < own.minimum_size:
+                return None
+            if own.budgeted:
+                own = own.replaced({"dtype": "uint4", "block_size": BLOCK})
+            if own._obstacle(ir.tensor(array), found[value]):
+                return None
+            stored = own._stored(value, array, found[value])
+            return np.asarray(stored.decode(stored.encode(array).astype(np.int64)), np.float64)
+
+        equalisation = least_error(model, context.on(model), rounded)
+        return equalisation, guarded(model, context, lambda copy: apply_equalisation(copy, equalisation))
+
+    def _candidate(self, value: ir.Value, axes: Axes) -> Candidate:
+        """Return a weight with what may be chosen for it."""
+        signs = {None: ("int", "uint"), True: ("int",), False: ("uint",)}[self.symmetric]
+        settings: list[Setting | None] = [None]
+        if self.budgeted:
+            settings = [each for each in SETTINGS if each.dtype.startswith(signs)]
+
+        def store(setting: Setting | None, array: Array) -> StoredWeight:
+            own = {} if setting is None else {**setting._asdict(), "format": self.format or self._takes.format}
+            return self.replaced(own)._stored(value, array, axes)
+
+        table = any(formats.reads_rows(*use) for use in value.uses())
+        return Candidate(
+            value, 0 if table and axes.output else axes.output, settings, store, self.rounding != "nearest"
+        )
+
+    def _allocated(
+        self, given: ir.Model, model: ir.Model, candidates: Sequence[Candidate], context: Context
+    ) -> Allocation:
+        """Choose settings within the budget."""
+        same = prepared(given, context, FORMS["quantize-weights"])
+        on = same.context if model is same.model else context.on(model)
+        count = sum(each.array.size for each in candidates)
+        if self.bytes is not None:
+            budget, size_of = read_bytes("bytes", self.bytes), partial(self._file_bytes, given, candidates)
+        else:
+            budget, size_of = int((self.bits or 0) * count / 8), partial(weights_bytes, candidates)
+        try:
+            return allocate(model, candidates, on, size_of, budget)
+        except TooSmallError as error:
+            asked, least = f"bytes = {self.bytes}", f"{error.least:,} bytes"
+            if self.bits is not None:
+                asked, least = f"bits = {self.bits:g}", f"{math.ceil(800 * error.least / count) / 100:g} bits a weight"
+            raise PassError(
+                f"{self.name}: {asked} cannot be reached: the least is {least}; give that, or more"
+            ) from None
+
+    def _file_bytes(self, given: ir.Model, candidates: Sequence[Candidate], weights: dict[str, StoredWeight]) -> int:
+        """Return the bytes of the file if weights are stored so; what the integers are makes no difference."""
+        shapes = {each.name: each.array.shape for each in candidates}
+        zeros = {
+            name: dataclasses.replace(stored, integers=np.broadcast_to(np.int16(0), shapes[name]))
+            for name, stored in weights.items()
+        }
+        copy = given.clone()
+        self.apply(copy, WeightPlan(weights=zeros))
+        return model_bytes(copy)
 
     def _form(self, weights: Mapping[str, StoredWeight]) -> Form:
         """Return the form that a model needs so that weights can be stored so."""
         return FORMS["quantize-weights"].at(max(map(formats.needed_opset, weights.values())))
 
-    def _stored(self, value: ir.Value, tensor: ir.TensorProtocol, axes: Axes) -> StoredWeight:
+    def _stored(self, value: ir.Value, array: Array, axes: Axes) -> StoredWeight:
         """Choose how one tensor is stored."""
         symmetric = self.dtype.startswith("int") if self.symmetric is None else self.symmetric
         level = self._takes.accuracy_level if self.accuracy_level is None else self.accuracy_level
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
-        form = formats.fused_form(value) if self._format == "matmulnbits" else None
-        found = storage.store(tensor.numpy(), form or "qdq", output, axes.summed)
+        form = formats.fused_form(value, self._block or 0) if self._format == "matmulnbits" else None
+        found = storage.store(array, form or "qdq", output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
         dtype, _ = formats.wider(value, self.dtype)
         if (dtype, "qdq") == (found.dtype, found.form):
             return found
-        return dataclasses.replace(storage, dtype=dtype).store(tensor.numpy(), "qdq", output, axes.summed)
+        return dataclasses.replace(storage, dtype=dtype).store(array, "qdq", output, axes.summed)
 
     def _obstacle(self, tensor: ir.TensorProtocol, axes: Axes) -> str | None:
         """Return why a tensor cannot be stored."""
@@ -224,7 +368,7 @@ class QuantizeWeights(OverridablePass):
         """Replace the tensors of the plan."""
         if not plan.weights:
             return Changes(refused=plan.refused)
-        done = prepare(model, self._form(plan.weights))
+        done = [*prepare(model, self._form(plan.weights)), *apply_equalisation(model, plan.equalisation)]
         values = {value.name: value for value in edit.values(model.graph)}
         shared = fused.Shared(edit.Names(model.graph))
         for name, stored in plan.weights.items():
@@ -239,7 +383,7 @@ class QuantizeWeights(OverridablePass):
             model.opset_imports.setdefault(fused.MICROSOFT, 1)
         edit.remove_dead(model)
         keep_moved(model)
-        return Changes(tuple(done), plan.refused)
+        return Changes(tuple(done), plan.refused, plan.notes)
 
 
 def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
-from onnx_ir import serde
 
 from onnxcompress.contract import Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.graph import edit, operators
@@ -15,6 +14,7 @@ from onnxcompress.runtime.computed import compute_node
 from onnxcompress.selection import SelectivePass, node_subjects
 
 from .folding.never_larger import LARGER, never_larger
+from .folding.signature import signature
 
 KEPT = {"Constant", "DequantizeLinear", "QuantizeLinear"}
 """Constant is one already; quantized weights stay small."""
@@ -125,7 +125,7 @@ class _Folding:
         if edit.op_of(node) == "Identity":
             edit.replace_uses(node.outputs[0], edit.required(node, 0))
             return ""
-        key = _signature(node)
+        key = signature(node)
         if key not in self._known:
             reason = self._compute(node, key, room=room)
             if reason:
@@ -172,26 +172,3 @@ def _declared_bytes(value: ir.Value) -> int:
     if sizes is None or value.dtype is None or value.shape is None or len(sizes) < len(value.shape):
         return 0
     return math.ceil(math.prod(sizes) * value.dtype.itemsize)
-
-
-SMALL = 1024
-"""Bytes up to which constants are the same if they hold the same: axes and bounds of slices in each branch."""
-
-
-def _identity(value: ir.Value | None) -> str:
-    tensor = edit.constant(value)
-    if value is None or tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes > SMALL:
-        return str(id(value))
-    return f"{tensor.dtype} {tensor.shape} {tensor.numpy().tobytes().hex()}"
-
-
-def _signature(node: ir.Node) -> bytes:
-    """Return the same for nodes that compute the same of the same values."""
-    proto = serde.serialize_node(node)
-    proto.ClearField("name")
-    proto.ClearField("doc_string")
-    proto.ClearField("metadata_props")
-    proto.input[:] = map(_identity, node.inputs)
-    proto.output[:] = ["" if not name else str(place) for place, name in enumerate(proto.output)]
-    signature: bytes = proto.SerializeToString(deterministic=True)
-    return signature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -16,9 +17,10 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NamesPlan(Plan):
-    """Name of a value → its short one."""
+    """Name of a value → its short one, and whether nodes lose theirs."""
 
     names: dict[str, str] = dataclasses.field(default_factory=dict)
+    nodes: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,23 @@ class ShortenNames(SelectivePass):
     In a small quantized model the names of scales, zero points and what lies between take a tenth of the file. Nodes
     keep their names, and so do the tensors of the original model, inputs and outputs. Shapes that can be inferred are
     not stored any more. It is for the end of a recipe: behind it constants have other names than the user knows.
+
+    Parameters
+    ----------
+    names : {"added", "all"}
+        "all": what lies between nodes in the original model gets short names too, and nodes have none any more. Of the
+        graph of a language model this leaves a fifth; reports and debuggers then tell nodes apart by numbers.
     """
+
+    names: Literal["added", "all"] = "added"
 
     promise = Promise(tolerance=1e-5)
 
     def plan(self, model: ir.Model, context: Context) -> NamesPlan:
         """Choose the names."""
-        kept = {value.name for value in edit.values(context.original.graph) if edit.constant(value) is None}
+        every = self.names == "all"
+        original = () if every else edit.values(context.original.graph)
+        kept = {value.name for value in original if edit.constant(value) is None}
         fixed = {*model.graph.inputs, *model.graph.outputs}
         own = [value for value in _named(model.graph) if value.name not in kept and value not in fixed]
         selected = self.select(model, value_subjects(own))
@@ -46,17 +58,21 @@ class ShortenNames(SelectivePass):
         shorter = {old: new for old, new in names.items() if len(new) < len(old)}
         if set(shorter.values()) & (set(renamed) - shorter.keys()):
             shorter = {}  # what is short already has these names
-        return NamesPlan(names=shorter, refused=(*refused, *selected.idle))
+        named = every and any(node.name for node in model.graph) and not (self.include or self.exclude)
+        return NamesPlan(names=shorter, nodes=named, refused=(*refused, *selected.idle))
 
     def apply(self, model: ir.Model, plan: NamesPlan) -> Changes:
         """Rename."""
-        if not plan.names:
+        if not plan.names and not plan.nodes:
             return Changes(refused=plan.refused)
         named = {str(value.name): value for value in _named(model.graph)}
         edit.rename(model.graph, {named[old]: new for old, new in plan.names.items() if old in named})
         for value in _inner(model.graph):
             value.type = value.shape = None
+        for node in model.graph if plan.nodes else ():
+            node.name = ""
         done = [Change(old, f"is called {new}") for old, new in plan.names.items()]
+        done += [Change(MODEL, "nodes have no names any more")] if plan.nodes else []
         return Changes((*done, Change(MODEL, "shapes that can be inferred are not stored")), plan.refused)
 
 
