@@ -13,7 +13,7 @@ from .prune import (
     PruneSlices,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
+from .quantize import ConvertFloat, Quantize, QuantizeCache, QuantizeDynamic, QuantizeWeights, Rotate
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, MergeNodes, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "PruneNOfM",
     "PruneSlices",
     "Quantize",
+    "QuantizeCache",
     "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",
