@@ -418,3 +418,24 @@ def test_a_real_model_keeps_its_score(kit: Path, tmp_path: Path) -> None:
     for feed in module.feeds("resnet20_cifar10", "test")[:3]:
         before, after = plain_run(path, feed)["logits"], plain_run(tmp_path / "half.onnx", feed)["logits"]
         assert np.abs(before - after).max() < 0.01 * np.abs(before).max()
+
+
+def test_operators_of_onnxruntime_compute_in_float16() -> None:
+    subject = model(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[1, 3, 16] x, float[1, 3, 16] skip, int32[1] length) => (float[1, 3, 16] y)
+        <float[16] scale, float[32, 16] weight, int32 total = {3}> {
+            n = SimplifiedLayerNormalization <axis = -1> (x, scale)
+            s, , , sum = com.microsoft.SkipSimplifiedLayerNormalization (n, skip, scale)
+            qkv = com.microsoft.FusedMatMul <transB = 1> (s, weight)
+            a = com.microsoft.GroupQueryAttention <num_heads = 2, kv_num_heads = 1> (qkv, , , , , length, total)
+            y = com.microsoft.QuickGelu (a)
+        }"""
+    )
+    result, changes = converted(subject)
+    assert not changes.refused
+    assert set(types(result).values()) == {"FLOAT16"}
+    assert kinds(result)["Cast"] == 3
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.normal(size=(1, 3, 16)).astype(np.float32) for name in ("x", "skip")}
+    close(subject, result, feeds | {"length": np.array([2], np.int32)})
