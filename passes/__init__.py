@@ -6,14 +6,16 @@ from .prune import (
     ApplyMask,
     Cluster,
     DropBlocks,
+    Factorise,
     MagnitudePrune,
     PruneBlocks,
     PruneChannels,
     PruneNOfM,
     PruneSlices,
+    PruneVocabulary,
     RandomPrune,
 )
-from .quantize import ConvertFloat, Quantize, QuantizeDynamic, QuantizeWeights, Rotate
+from .quantize import ConvertFloat, Quantize, QuantizeCache, QuantizeDynamic, QuantizeWeights, Rotate
 from .tidy import FoldAffine, FoldBatchNorm, FoldConstants, FreezeInputs, MergeNodes, RemoveDead, ShortenNames, Shrink
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ConvertFloat",
     "Distill",
     "DropBlocks",
+    "Factorise",
     "FoldAffine",
     "FoldBatchNorm",
     "FoldConstants",
@@ -33,7 +36,9 @@ __all__ = [
     "PruneChannels",
     "PruneNOfM",
     "PruneSlices",
+    "PruneVocabulary",
     "Quantize",
+    "QuantizeCache",
     "QuantizeDynamic",
     "QuantizeWeights",
     "RandomPrune",

@@ -23,7 +23,7 @@ from onnxcompress.targets import target_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENTRIES = catalogue()
-WORDS = {"optimizer", "quantize"}
+WORDS = {"tokenizer", "optimizer", "quantize"}
 """Names that ONNX and the trainers' APIs have given; all else is British."""
 REPLACED = re.compile(r"compensating|lossless|\bwide\b|ranges|scales|per_channel|block_ops|method")
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import edit, operators
+from ..graph.layer import Layer
 from ..graph.norms import batch_norm
 from ..graph.shapes import run_node
 from ..graph.windows import differs_at_borders
@@ -108,6 +109,7 @@ def _weighted(constants: ConstantChannels, node: ir.Node) -> None:
     """An output of a layer is constant when all that it really reads is."""
     matrix = weight_matrix(constants.engine, node)
     if matrix is None:
+        _stacked(constants, node)
         return
     channel = constants.along(matrix.data, matrix.axis)
     if differs_at_borders(node):
@@ -117,6 +119,17 @@ def _weighted(constants: ConstantChannels, node: ir.Node) -> None:
     total = np.where(np.isnan(channel) | ~uses, 0, channel * matrix.sum).sum(1)
     result = np.where(known.all(1), total, np.nan)
     constants.set(node.outputs[0], matrix.out_axis, result if matrix.bias is None else result + matrix.bias)
+
+
+def _stacked(constants: ConstantChannels, node: ir.Node) -> None:
+    """A channel that no matrix of a stack (an expert) makes is zero."""
+    layer = Layer.of(node, constants.engine.array)
+    array = None if layer is None or layer.takes_bias else constants.engine.array(layer.value)
+    if layer is not None and array is not None and array.ndim > 2 and array.dtype.kind in "fV":
+        output = layer.axes.output
+        read = (array != 0).any(axis=tuple(axis for axis in range(array.ndim) if axis != output))
+        rank = len(constants.engine.shape(node.outputs[0]))
+        constants.set(node.outputs[0], layer.channel_axis(rank), np.where(read, np.nan, 0))
 
 
 def _batch_norm(constants: ConstantChannels, node: ir.Node) -> None:

@@ -256,6 +256,11 @@ def set_outputs(graph: ir.Graph, outputs: Iterable[ir.Value]) -> None:
     graph.outputs[:] = list(outputs)
 
 
+def forget_shape(value: ir.Value) -> None:
+    """Forget the extents of a tensor, which a change before it has made others; how many it has stays."""
+    value.shape = None if value.shape is None else ir.Shape([None] * len(value.shape))
+
+
 def rename(graph: ir.Graph, wanted: Mapping[ir.Value, str]) -> None:
     """Name values of a graph; what else has one of these names gets a free one."""
     taken = set(wanted.values())

@@ -15,6 +15,9 @@ from . import edit
 Matrix = npt.NDArray[np.float64]
 Extents = tuple[int, ...]
 
+OF_THE_WINDOW = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
+"""The attributes that say where a convolution looks."""
+
 
 def coverage(node: ir.Node, data: Extents, kernel: Extents, output: Extents) -> Matrix:
     """Return, for each position of the kernel, over what share of the output it meets data.

@@ -20,6 +20,7 @@ from ..errors import ModelError, NoRuntimeError, OptionError
 from ..graph import edit, interface
 from ..graph.save import weights, without_small_files
 from ..scratch import temporary_folder
+from . import coded
 from .installed import import_onnxruntime
 from .provider import NEEDS_CUDA, PLUGINS, PROVIDERS, Provider, load_cuda, running
 from .stored import LEAST_BYTES, TYPES, Store, can_be_stored, store
@@ -76,14 +77,21 @@ class Session:
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
     """
 
-    def __init__(self, inner: onnxruntime.InferenceSession, label: str, weights: Sequence[Any] = ()) -> None:
-        self._inner = inner
+    def __init__(
+        self,
+        inner: onnxruntime.InferenceSession,
+        label: str,
+        weights: Sequence[Any] = (),
+        scales: Mapping[str, Array] | None = None,
+    ) -> None:
+        self._inner, self._scales = inner, scales or {}
         self._weights = weights  # what onnxruntime reads and does not own
         self._label = label
         self._cuts = interface.read(inner.get_modelmeta().custom_metadata_map)
-        self.inputs = {arg.name: _port(arg) for arg in inner.get_inputs()}
-        self.outputs = {arg.name: _port(arg) for arg in inner.get_outputs()}
+        self.inputs = {arg.name: self._port(arg) for arg in inner.get_inputs()}
+        self.outputs = {arg.name: self._port(arg) for arg in inner.get_outputs()}
         self.types = {arg.name: str(arg.type) for arg in (*inner.get_inputs(), *inner.get_outputs())}
+        self.types |= dict.fromkeys(self._scales, "tensor(float)")
 
     def run(self, feeds: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Any]:
         """Run once.
@@ -92,8 +100,8 @@ class Session:
         ----------
         feeds : mapping of str to ndarray
             Exactly the dtypes and ranks of `inputs`; but float32, float16 and bfloat16 are made of each other, so
-            that models that differ in this alone can be compared. Of what was made for the original, what its inputs
-            have lost is cut out.
+            that models that differ in this alone can be compared. Caches that the model keeps as integers are floats
+            here, too. Of what was made for the original, what its inputs have lost is cut out.
         outputs : list of str, optional
             Which outputs to compute; all by default.
 
@@ -112,11 +120,12 @@ class Session:
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = _FATAL_ONLY
         narrow = any(_is_narrow(self.outputs[name].dtype) for name in names if name in self.outputs)
-        feeds = {name: interface.cut(self._cuts, name, self._rounded(name, array)) for name, array in feeds.items()}
+        feeds = {name: self._rounded(name, interface.cut(self._cuts, name, array)) for name, array in feeds.items()}
         with _as_model_error(self._label):
             if narrow or any(_is_narrow(array.dtype) for array in feeds.values() if isinstance(array, np.ndarray)):
                 return self._run_narrow(feeds, names, quiet)
-            return dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+            found = dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
+        return found | {name: coded.decode(found[name], self._scales[name]) for name in self._scales.keys() & found}
 
     def as_here(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Cut outputs of the original down to what this model's inputs and outputs still have."""
@@ -125,9 +134,15 @@ class Session:
     def _rounded(self, name: str, array: Array) -> Array:
         if not isinstance(array, np.ndarray):
             return array  # a sequence
+        if name in self._scales and array.dtype.name in COMPARABLE:
+            return coded.encode(array, self._scales[name])
         dtype = self.inputs[name].dtype if name in self.inputs else None
         floats = dtype is not None and {dtype.name, array.dtype.name} <= COMPARABLE
         return array.astype(dtype) if floats else array
+
+    def _port(self, arg: Any) -> Port:
+        port = _port(arg)
+        return Port(np.dtype(np.float32), port.shape) if arg.name in self._scales else port
 
     def taken(self, provider: Provider) -> tuple[int, int] | None:
         """Tell how many nodes a provider runs, and of how many; None where onnxruntime does not say (before 1.24)."""
@@ -268,7 +283,7 @@ def _open(
         places = _places(provider, options)
         inner = onnxruntime.InferenceSession(source, options, providers=places, disabled_optimizers=broken)
     _check_started(inner, provider)
-    return Session(inner, label, shared or ())
+    return Session(inner, label, shared or (), coded.scales_of(model) if isinstance(model, ir.Model) else None)
 
 
 def _places(provider: Provider, options: Any) -> list[Any] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy.typing as npt
 import onnx_ir as ir
 from msgspec import Meta
 
@@ -16,13 +17,17 @@ from onnxcompress.selection import SelectivePass
 from .blocks.bypass import Bypass, leave_out
 from .blocks.choose import evenly_spread, least_change
 from .blocks.found import FoundBlocks, find_blocks
+from .compensate.refit import refit
+from .masks.masks import write_fitted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlocksPlan(Plan):
-    """The blocks that are left out, in order."""
+    """The blocks that are left out, in order, and what makes up for them, as in `ChannelPlan`."""
 
     blocks: tuple[Bypass, ...] = ()
+    weights: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+    biases: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,9 @@ class DropBlocks(SelectivePass):
     choose : {"least-change", "alternate"}
         least-change: one after the other, each time the block without which the model's outputs change least, on up to
         64 samples; alternate: evenly spread, of one half every second one, as DistilBERT was made.
+    compensate : bool
+        Fit the weights of all layers behind to what they gave with the blocks, in closed form, on up to 512 samples;
+        those that add to the stream bring what is missing in it.
 
     Notes
     -----
@@ -50,11 +58,12 @@ class DropBlocks(SelectivePass):
 
     share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     choose: Literal["least-change", "alternate"] = "least-change"
+    compensate: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Only one of the ways looks at samples, so this instance's need hides the class's.
-        object.__setattr__(self, "needs", Needs(samples=self.choose == "least-change"))
+        object.__setattr__(self, "needs", Needs(samples=self.compensate or self.choose == "least-change"))
 
     def plan(self, model: ir.Model, context: Context) -> BlocksPlan:
         """Find the blocks and choose among them."""
@@ -79,7 +88,20 @@ class DropBlocks(SelectivePass):
         chosen, notes = self._chosen(flat, found, may_go, min(wanted, len(may_go)), context)
         for block, name in ((bypass.block, name) for bypass in chosen for name in found.kept[bypass.block]):
             refused.append(Refusal(name, f"it is an output of the model, so that what it needs of {block} stays"))
-        return BlocksPlan(blocks=tuple(chosen), refused=tuple(refused), notes=notes)
+        plan = BlocksPlan(blocks=tuple(chosen), refused=tuple(refused), notes=notes)
+        return self._fitted(flat, plan, context) if self.compensate and chosen else plan
+
+    def _fitted(self, model: ir.Model, plan: BlocksPlan, context: Context) -> BlocksPlan:
+        shorter = model.clone()
+        leave_out(shorter, plan.blocks)
+        found, layers = refit(model, shorter, context.samples, progress=context.progress)
+        return dataclasses.replace(
+            plan,
+            weights=found.weights,
+            biases=found.biases,
+            refused=(*plan.refused, *found.refused),
+            notes=(*plan.notes, f"{len(found.weights)} of {layers} layers behind them were fitted"),
+        )
 
     def _chosen(
         self, model: ir.Model, found: FoundBlocks, may_go: list[Bypass], gone: int, context: Context
@@ -101,4 +123,5 @@ class DropBlocks(SelectivePass):
         if plan.blocks:
             flatten(model)
         done, refused = leave_out(model, plan.blocks)
-        return Changes(tuple(done), (*plan.refused, *refused), plan.notes if done else ())
+        fitted = write_fitted(model, plan.weights, plan.biases, "the blocks") if done else []
+        return Changes((*done, *fitted), (*plan.refused, *refused), plan.notes if done else ())

@@ -15,7 +15,7 @@ from onnxcompress.channels.groups import find_groups
 from onnxcompress.channels.remove import remove
 from onnxcompress.contract import Context
 from onnxcompress.kinds import working_copy
-from onnxcompress.passes import Shrink
+from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.passes.prune.masks.masks import ChannelPlan, apply_channels
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>\n'
@@ -186,3 +186,59 @@ def test_any_heads_may_go(heads: tuple[int, int], size: int, values: int, gone: 
     zeroed = masked(subject, chosen)
     remove(subject, groups, chosen)
     assert_same(plain_run(zeroed, X), plain_run(subject, X), 1e-5)
+
+
+PICTURE = HEADER + "g (float[2,3,6,6] x) => (float[2,5] y) {{ {text} }}"
+PICTURES: dict[str, tuple[str, dict[str, tuple[int, ...]], list[int]]] = {
+    "a sum and an activation": (
+        f'a = Conv(x, w0) c = {MS}.FusedConv<activation="Relu">(a, w1, b1, a) p = GlobalAveragePool(c) f = Flatten(p) '
+        f'd = {MS}.FusedGemm<activation="Relu">(f, w2, b2) y = MatMul(d, w3)',
+        {"w0": (8, 3, 3, 3), "w1": (8, 8, 1, 1), "b1": (8,), "w2": (8, 6), "b2": (6,), "w3": (6, 5)},
+        [8, 6],
+    ),
+    "groups": (
+        f'a = Conv(x, w0) c = {MS}.FusedConv<activation="Relu", group=8>(a, w1, b1) p = GlobalAveragePool(c) '
+        "f = Flatten(p) y = MatMul(f, w3)",
+        {"w0": (8, 3, 3, 3), "w1": (8, 1, 1, 1), "b1": (8,), "w3": (8, 5)},
+        [8],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_fused_convolutions_lose_what_was_masked(case: str) -> None:
+    text, weights, sizes = PICTURES[case]
+    proto = onnx.parser.parse_model(PICTURE.format(text=text))
+    random = np.random.default_rng(0)
+    for name, shape in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(drawn(random, name, shape), name))
+    subject = working_copy(ir.from_proto(proto))
+    groups = find_groups(subject)
+    assert [group.size for group in groups.prunable] == sizes
+    gone = {group.name: [0, 2] for group in groups.prunable}
+    zeroed = masked(subject, gone)
+    image = {"x": random.standard_normal((2, 3, 6, 6)).astype(np.float32)}
+    remove(subject, groups, gone)
+    assert_same(plain_run(zeroed, image), plain_run(subject, image), 1e-5)
+
+
+def test_what_no_expert_makes_can_go() -> None:
+    text = "a = MatMul(x, w0) e = Unsqueeze(a, one) m = MatMul(e, experts) s = ReduceSum<keepdims=0>(m, one) "
+    shapes = {"w0": (16, 8), "experts": (4, 8, 6), "wo": (6, 12), "one": np.array([1])}
+    subject = model(text + "n = RMSNormalization(s, g) y = MatMul(n, wo)", {**shapes, "g": (6,)})
+    group = next(each for each in find_groups(subject).prunable if each.size == 6)
+    zeroed = masked(subject, {group.name: [1, 4]})
+    step, small = Shrink(exact=True), zeroed.clone()
+    step.apply(small, step.plan(zeroed, Context(zeroed)))
+    assert small.graph.initializers["experts"].const_value.shape.numpy() == (4, 8, 4)
+    assert_same(plain_run(zeroed, X), plain_run(small, X), 1e-5)
+
+
+def test_layers_in_branches_are_named() -> None:
+    branch = "inner () => (float[2,5,12] z) { z = MatMul(x, wo) }"
+    subject = model(
+        f"c = Constant<value=bool {{1}}>() y = If<then_branch = {branch}, else_branch = {branch}>(c)", {"wo": (16, 12)}
+    )
+    refused = PruneChannels().plan(subject, Context(subject)).refused
+    assert "y (If)" in {refusal.subject for refusal in refused}
+    assert any("inner graphs hold 2 layers" in refusal.reason for refusal in refused)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def compensate(
         before, after = SegmentedRun(model, samples, folder / "model"), SegmentedRun(pruned, samples, folder / "pruned")
         for done, consumer in enumerate(consumers):
             try:
-                _fit(consumer, before, after, result)
+                fit(consumer, before, after, result)
             except PassError as error:
                 refused.append(Refusal(edit.label(consumer.node), str(error)))
             progress("compensate", done + 1, len(consumers))
@@ -147,8 +147,13 @@ def _consumers(groups: Groups, gone: npt.NDArray[np.bool_]) -> tuple[list[Consum
     return found, refused
 
 
-def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: Compensation) -> None:
-    """Fit one operator, and change it in the pruned model, which the following ones are fitted to."""
+def fit(
+    consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: Compensation, *, total: str = ""
+) -> None:
+    """Fit one operator, and change it in the pruned model, which the following ones are fitted to.
+
+    With `total`, the sum that its output goes into, it is fitted to what is missing in the other term.
+    """
     name = edit.output_name(consumer.node)
     after.advance(name)
     node = next(n for n in after.model.graph if edit.output_name(n) == name)
@@ -156,10 +161,14 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     data, weight = layer.data, layer.value
     if not after.has(str(data.name)):
         raise PassError("not compensated: what it reads is constant")
-    before.advance(name, behind=consumer.fitted_whole)
-    target = name if consumer.fitted_whole else str(consumer.data.name)
+    if total and consumer.fitted_whole:
+        before.advance(total, behind=True)
+        targets = _missing(before, after, node, total)
+    else:
+        before.advance(name, behind=consumer.fitted_whole)
+        targets = before.fetch(name if consumer.fitted_whole else str(consumer.data.name))
     rows = _Rows(consumer, before.samples)
-    pairs = zip(before.fetch(target), after.fetch(str(data.name)), strict=True)
+    pairs = zip(targets, after.fetch(str(data.name)), strict=True)
     blocks, addition = _solved(consumer, *grams_of(map(rows.of, pairs), str(data.name)))
     dtype = consumer.layer.stored.dtype
     written = consumer.masked(blocks).astype(dtype if dtype.itemsize >= 4 else np.float32)
@@ -168,6 +177,14 @@ def _fit(consumer: Consumer, before: SegmentedRun, after: SegmentedRun, result: 
     if consumer.biased:
         result.biases[name] = np.where(consumer.silent, 0, addition)
         add_to_outputs(after.model.graph, {name: result.biases[name]})
+
+
+def _missing(before: SegmentedRun, after: SegmentedRun, node: ir.Node, total: str) -> Iterator[Array]:
+    """Yield what a node would have to give, so that the sum behind it were the original one."""
+    (add, _), *_ = node.outputs[0].uses()
+    stream = next(value for value in add.inputs if value is not None and value is not node.outputs[0])
+    for wanted, there in zip(before.fetch(total), after.fetch(str(stream.name)), strict=True):
+        yield wanted - there
 
 
 class _Rows:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, Groups
 from onnxcompress.contract import Refusal
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, operators
 from onnxcompress.selection import PassT, Selected, group_subjects
 
 
@@ -38,7 +38,18 @@ def choose_groups(step: PassT, model: ir.Model, groups: Groups) -> ChosenGroups[
     selected = step.select(model, group_subjects(groups))
     left = [Refusal(g.name, selected.why_not[g.name]) for g in groups.prunable if g.name in selected.why_not]
     kept, factors = _independent(groups, skip=selected.why_not)
-    return ChosenGroups(kept, selected, (*_frozen(groups), *factors, *left, *selected.idle))
+    return ChosenGroups(kept, selected, (*_frozen(groups), *_inside(model), *factors, *left, *selected.idle))
+
+
+def _inside(model: ir.Model) -> list[Refusal]:
+    """Say which nodes hold layers in inner graphs: their channels are not followed."""
+    refused = []
+    for node in model.graph:
+        inner = [each for graph in edit.inner_graphs(node) for each in (*graph, *graph.all_nodes())]
+        count = len({each for each in inner if edit.op_of(each) in operators.LAYERS})
+        if count:
+            refused.append(Refusal(edit.label(node), f"its inner graphs hold {count} layers, whose channels all stay"))
+    return refused
 
 
 def _frozen(groups: Groups) -> list[Refusal]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -134,13 +135,17 @@ def apply_channels(model: ir.Model, plan: ChannelPlan) -> Changes:
     sizes = {group.name: group.size for group in groups.prunable}
     turned = dict.fromkeys(plan.rotations, ", after turning them to their principal axes")
     done = [Change(n, f"{len(c)} of {sizes[n]} channels zeroed{turned.get(n, '')}") for n, c in plan.channels.items()]
-    return Changes((*done, *_write(model, plan)), plan.refused, plan.notes)
+    return Changes((*done, *write_fitted(model, plan.weights, plan.biases, "the channels")), plan.refused, plan.notes)
 
 
-def _write(model: ir.Model, plan: ChannelPlan) -> list[Change]:
-    """Write what makes up for the channels."""
+def write_fitted(
+    model: ir.Model, weights: Mapping[str, npt.NDArray[Any]], biases: Mapping[str, npt.NDArray[Any]], to: str
+) -> list[Change]:
+    """Write what makes up for the channels or blocks that are gone."""
     by_name = {value.name: value for value in edit.values(model.graph)}
-    for name, array in plan.weights.items():
+    for name, array in weights.items():
+        if edit.constant(by_name.get(name)) is None:
+            raise PassError(f"weight '{name}': the model has none of that name; was the plan made for it?")
         edit.set_constant(by_name[name], array.astype(edit.array(by_name[name]).dtype))
-    add_to_outputs(model.graph, plan.biases)
-    return [Change(name, "weights fitted to the channels that stay") for name in plan.weights]
+    add_to_outputs(model.graph, biases)
+    return [Change(name, f"weights fitted to {to} that stay") for name in weights]

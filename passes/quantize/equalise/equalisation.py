@@ -108,7 +108,7 @@ def equalise(model: ir.Model, context: Context, *, per_channel: bool = True, noi
     if scalable.size == 1:
         return Equalisation(shifts, (), refused)
     chosen = choose(scalable, _measure(scalable, context, taken), per_channel=per_channel, noise_share=noise_share)
-    return Equalisation(shifts, tuple(_factors(scalable, chosen)), refused)
+    return Equalisation(shifts, tuple(factors_of(scalable, chosen)), refused)
 
 
 def apply_equalisation(model: ir.Model, equalisation: Equalisation) -> list[Change]:
@@ -177,7 +177,8 @@ def _measure(scalable: Scalable, context: Context, taken: dict[str, Array]) -> d
     return found
 
 
-def _factors(scalable: Scalable, chosen: Array) -> list[Factor]:
+def factors_of(scalable: Scalable, chosen: Array) -> list[Factor]:
+    """Say which constants are multiplied by what, where the factors are `chosen`."""
     found = []
     for places, each in ((scalable.producers, chosen), (scalable.added, chosen), (scalable.consumers, 1 / chosen)):
         for place in places:
@@ -193,6 +194,9 @@ def _replace(insert: edit.Inserter, node: ir.Node, index: int, factors: list[Fac
     array = given.astype(np.float64)
     for factor in factors:
         array = _scaled(array, factor)
+    if len(old.uses()) == 1 and not old.is_graph_output():
+        edit.set_constant(old, array.astype(given.dtype))
+        return
     node.replace_input_with(index, insert.constant(f"{old.name}_equalised", array.astype(given.dtype)))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxcompress.channels.norms import NORMS
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
-from onnxcompress.graph.operators import facts
 
 
 def direct(value: ir.Value | None) -> bool:
@@ -29,19 +29,37 @@ def gamma(node: ir.Node) -> int | None:
     return None
 
 
-CHANNEL_AXES = {op: facts(op).channels for op in ("BatchNormalization", "LayerNormalization", "RMSNormalization")}
+CHANNEL_AXES = {"BatchNormalization": 1, **dict.fromkeys(NORMS, -1)}
 """Normalisations that end with a factor for each position of an axis: a weight that mixes nothing."""
+
+
+def scale_of(node: ir.Node) -> int:
+    """Return the input of a normalisation that holds its factors."""
+    known = NORMS.get(edit.op_of(node))
+    return 1 if known is None else known.scale
 
 
 def is_normalisation(node: ir.Node) -> bool:
     """Tell whether a node normalises and then multiplies each channel by a constant of its own."""
     if edit.op_of(node) not in CHANNEL_AXES or edit.int_attribute(node, "axis", -1) != -1:
         return False
-    data = node.inputs[0]
-    constant = all(edit.constant(v) is not None for v in node.inputs[1:] if v is not None)
-    alone = not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
-    known = data is not None and data.shape is not None
-    return known and constant and alone and not edit.int_attribute(node, "training_mode", 0)
+    known, data = NORMS.get(edit.op_of(node)), node.inputs[0]
+    constant = all(edit.constant(v) is not None for v in node.inputs[scale_of(node) :] if v is not None)
+    total = None if known is None else known.sum_of(node)
+    alone = not any(v is not total and (v.uses() or v.is_graph_output()) for v in node.outputs[1:])
+    typed = data is not None and data.shape is not None
+    return typed and constant and alone and not edit.int_attribute(node, "training_mode", 0)
+
+
+def gated(node: ir.Node) -> int | None:
+    """Return which of two computed operands of a product of one shape may be scaled: the one a weight gives, if any."""
+    if edit.op_of(node) != "Mul" or any(v is None or edit.constant(v) is not None for v in node.inputs):
+        return None
+    a, b = node.inputs
+    if a is b or a is None or b is None or a.shape is None or b.shape is None or list(a.shape) != list(b.shape):
+        return None
+    made = [index for index, v in enumerate((a, b)) if Layer.of(v.producer()) is not None and len(v.uses()) == 1]
+    return made[-1] if made else None
 
 
 def isolate(copy: ir.Model) -> None:
@@ -57,9 +75,25 @@ def isolate(copy: ir.Model) -> None:
             node.replace_input_with(layer.index, whole)
             layer.set_groups(1)
         elif is_normalisation(node):
-            _mix(insert, node, 0, 1)
+            known = NORMS.get(edit.op_of(node))
+            total = None if known is None else known.sum_of(node)
+            if known is not None and total is not None:
+                _sum(insert, node, known.summands(node), total)
+            _mix(insert, node, 0, scale_of(node))
+        elif (index := gated(node)) is not None:
+            edit.take_over(node, [insert.node("Identity", [node.inputs[index]], before=node)])
         elif (index := gamma(node)) is not None:
             _mix(insert, node, 1 - index, index)
+
+
+def _sum(insert: edit.Inserter, node: ir.Node, values: list[ir.Value], total: ir.Value) -> None:
+    """Add up in nodes of their own what a normalisation adds up and gives beside the rest."""
+    found, *others = values
+    for value in others:
+        found = insert.node("Add", [found, value], before=node, shape=total.shape or node.outputs[0].shape)
+    edit.replace_uses(total, found)
+    if not found.is_graph_output():
+        found.name, total.name = total.name, None
 
 
 def _mix(insert: edit.Inserter, node: ir.Node, data: int, scale: int) -> None:

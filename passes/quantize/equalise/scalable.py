@@ -10,12 +10,13 @@ import onnx_ir as ir
 
 from onnxcompress.channels.analysis import analyse
 from onnxcompress.channels.groups import Groups
+from onnxcompress.channels.norms import NORMS
 from onnxcompress.graph import edit
 from onnxcompress.graph.layer import Layer
 from onnxcompress.graph.operators import on_integers
 
 from .axes import Row, Scalable, ScaledAxis
-from .isolate import CHANNEL_AXES, direct, gamma, is_normalisation, isolate
+from .isolate import CHANNEL_AXES, direct, gamma, gated, is_normalisation, isolate, scale_of
 
 _HOMOGENEOUS = (
     "Abs AveragePool Concat DepthToSpace Dropout Expand Flatten Gather GlobalAveragePool GlobalMaxPool Identity "
@@ -97,6 +98,8 @@ class _Freezer:
         rule = RULES.get(op, _Freezer.unknown)
         if gamma(node) is not None:
             rule = _Freezer.gamma
+        elif gated(node) is not None:
+            rule = _Freezer.gated
         elif op in JOINTLY_HOMOGENEOUS:
             rule = _Freezer.jointly
         elif op in HOMOGENEOUS or op in REDUCTIONS:
@@ -110,6 +113,11 @@ class _Freezer:
     def weighted(self, node: ir.Node) -> None:
         """A weight undoes the factors of its input and makes those of its output."""
         layer, out = Layer(node), node.outputs[0]
+        if edit.op_of(node) == "MatMul" and edit.constant(layer.value) is None and edit.constant(layer.data) is None:
+            self.freeze(layer.data, f"{edit.label(node)} multiplies it by what is computed")
+            for value in (layer.value, out):
+                self.freeze(value, f"{edit.label(node)}: not its channel axis", range(self.rank(value) - 1))
+            return
         if not direct(layer.value) or layer.transposes_input or layer.is_stack:
             self.unknown(node)
             return
@@ -143,17 +151,19 @@ class _Freezer:
     def normalisation(self, node: ir.Node) -> None:
         """What is normalised keeps its scale; what comes out has that of the factors."""
         out = node.outputs[0]
-        axis = CHANNEL_AXES[node.op_type]
+        axis, scale = CHANNEL_AXES[edit.op_of(node)], scale_of(node)
         made = self.rows(out, axis)
         if not is_normalisation(node) or made is None:
             self.unknown(node)
             return
         reason = f"{edit.label(node)} normalises it"
-        self.freeze(node.inputs[0], reason)
+        for value in (*node.inputs[:scale], *node.outputs[1:]):
+            self.freeze(value, reason)
         self.freeze(out, reason, set(range(self.rank(out))) - {axis % self.rank(out)})
-        self._scalable.producers.append(ScaledAxis(node, 1, 0, made))
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            self._constant(node, 2, -1, made, reason)
+        self._scalable.producers.append(ScaledAxis(node, scale, 0, made))
+        shift = NORMS[edit.op_of(node)].shift if edit.op_of(node) in NORMS else scale + 1
+        if shift is not None and len(node.inputs) > shift and node.inputs[shift] is not None:
+            self._constant(node, shift, -1, made, reason)
 
     def gamma(self, node: ir.Node) -> None:
         """A constant for each position of the last axis makes a scale of its own."""
@@ -166,6 +176,10 @@ class _Freezer:
         self.freeze(node.inputs[1 - index], reason)
         self.freeze(out, reason, range(self.rank(out) - 1))
         self._scalable.producers.append(ScaledAxis(node, index, len(tensor.shape) - 1, made))
+
+    def gated(self, node: ir.Node) -> None:
+        """A product of two computed tensors is scaled like one of them, if the other stays."""
+        self.freeze(node.inputs[1 - (gated(node) or 0)], f"{edit.label(node)} multiplies it by what is computed")
 
     def homogeneous(self, node: ir.Node) -> None:
         op, data, out = edit.op_of(node), node.inputs[0], node.outputs[0]

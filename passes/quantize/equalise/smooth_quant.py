@@ -95,7 +95,7 @@ def choose(
     if not per_channel:
         return _classic(scalable, weights, low, high)
     result = np.ones(scalable.size)
-    for part in _components(scalable):
+    for part in components(scalable):
         inside = np.zeros(scalable.size, bool)
         inside[part] = True
         noise = _Noise(scalable, weights, measured, inside)
@@ -137,7 +137,7 @@ def _weights(scalable: Scalable) -> Iterator[Weight]:
         yield Weight(into, out, array.max(-1), power, array.shape[-1], (str(data.name), axis))
 
 
-def _components(scalable: Scalable) -> list[npt.NDArray[np.intp]]:
+def components(scalable: Scalable) -> list[npt.NDArray[np.intp]]:
     """Return the factors that meet in a tensor."""
     rows = [np.unique(r[r > 0]) for r in scalable.tensors.values()]
     pairs = [(r[:-1], r[1:]) for r in rows if len(r) > 1]

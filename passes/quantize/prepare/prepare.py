@@ -66,6 +66,7 @@ class Form:
 FORMS = {
     "convert-float": Form(types=True),
     "quantize": Form(opset=PER_CHANNEL, folds=tuple(FOLDS), float32=True),
+    "quantize-cache": Form(opset=PER_CHANNEL),
     "quantize-dynamic": Form(opset=PER_CHANNEL),
     "quantize-weights": Form(),
     "rotate": Form(folds=("fold-constants",)),

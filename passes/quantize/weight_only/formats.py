@@ -16,7 +16,7 @@ from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
 
-SHORTEST_BLOCK = 16
+SHORTEST_BLOCK, LONGEST_BLOCK = 16, 256
 """Blocks of onnxruntime's operators are a power of two, and not shorter."""
 
 COMPUTED = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
@@ -54,16 +54,22 @@ def needed_opset(stored: StoredWeight) -> int:
     return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
-def fused_form(value: ir.Value) -> str | None:
-    """Return the one operator of onnxruntime's own that can take over from all readers of a weight, if there is one."""
+def fused_form(value: ir.Value, block: int = 0) -> str | None:
+    """Return the operator of onnxruntime's own that can take over from all readers of a weight, if there is one.
+
+    A table that products read too, transposed, is stored once: MatMulNBits reads what GatherBlockQuantized reads, in
+    another shape, if its rows are cut into whole blocks.
+    """
     tensor = edit.constant(value)
     uses = list(value.uses())
     if tensor is None or len(tensor.shape) != 2 or tensor.dtype not in COMPUTED or value.is_graph_output():
         return None
     if all(edit.op_of(node) == "MatMul" and index == 1 for node, index in uses):
         return "matmulnbits"
-    whole = tensor.shape.numpy()[1] % 4 == 0  # no byte of few bits is part of two rows
-    return "gatherblockquantized" if whole and all(reads_rows(node, index) for node, index in uses) else None
+    tables = [reads_rows(node, index) for node, index in uses]
+    step = 4 if all(tables) else block or LONGEST_BLOCK  # so that no byte of few bits is part of two rows
+    known = all(table or fused.turned_products(node) for table, (node, _) in zip(tables, uses, strict=True))
+    return "gatherblockquantized" if any(tables) and known and tensor.shape.numpy()[1] % step == 0 else None
 
 
 def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int = 4) -> int:

@@ -6,7 +6,7 @@ optimisation but "off", and hands the operator what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,23 +46,37 @@ class Shared:
 
 def write_fused(value: ir.Value, stored: StoredWeight, shared: Shared) -> None:
     """Let one operator each take over from the readers of a matrix (K, N), or of a table (rows, columns)."""
-    array, products = edit.array(value), stored.form == "matmulnbits"
+    array, of_products = edit.array(value), stored.form == "matmulnbits"
     integers, scale, zero_point = stored.encode(array), stored.scale, stored.zero_point
-    if products:
+    if of_products:
         missing = -len(array) % stored.block_size
         filled = np.pad(integers, ((0, missing), (0, 0)), constant_values=stored.grid.middle) if missing else integers
         integers, scale, zero_point = np.ascontiguousarray(filled.T), scale.T, zero_point.T
     writer = _Constants(value, stored, shared)
     constants = [writer.integers(integers), writer.scales(scale), *writer.zero_points(zero_point)]
+    numbers = {"bits": stored.bits_read, "block_size": stored.block_size}
+    products = numbers | {"K": len(array), "N": array.shape[1]} | {"accuracy_level": stored.accuracy_level}
+    if not of_products:
+        products |= {"K": array.shape[1], "N": len(array)}
     for node, _ in list(value.uses()):
-        if products:
-            _turn(node, "MatMulNBits", [node.inputs[0], *constants])
-            numbers = {"K": array.shape[0], "N": array.shape[1], "accuracy_level": stored.accuracy_level}
+        if of_products:
+            _turn(node, "MatMulNBits", [node.inputs[0], *constants], products)
+        elif edit.op_of(node) == "Gather":
+            rows = numbers | {"gather_axis": 0, "quantize_axis": 1}
+            _turn(node, "GatherBlockQuantized", [constants[0], node.inputs[1], *constants[1:]], rows)
         else:
-            _turn(node, "GatherBlockQuantized", [constants[0], node.inputs[1], *constants[1:]])
-            numbers = {"gather_axis": 0, "quantize_axis": 1}
-        for key, number in (numbers | {"bits": stored.bits_read, "block_size": stored.block_size}).items():
-            edit.set_attribute(node, key, number)
+            cut = writer.in_blocks(constants[0], len(array))
+            for product in turned_products(node):
+                _turn(product, "MatMulNBits", [product.inputs[0], cut, *constants[1:]], products)
+
+
+def turned_products(node: ir.Node) -> list[ir.Node]:
+    """Return the MatMuls that alone read what a Transpose makes of a matrix; none if it is no such Transpose."""
+    if edit.op_of(node) != "Transpose" or list(node.attributes.get_ints("perm", (1, 0))) != [1, 0]:
+        return []
+    uses = list(node.outputs[0].uses())
+    known = not node.outputs[0].is_graph_output() and all(edit.op_of(n) == "MatMul" and i == 1 for n, i in uses)
+    return [user for user, _ in uses] if known else []
 
 
 class _Constants:
@@ -83,6 +97,11 @@ class _Constants:
         return self._inserter.constant(
             f"{self._name}_quantized", packing.packed(found, stored.bits_read).reshape(shape)
         )
+
+    def in_blocks(self, table: ir.Value, rows: int) -> ir.Value:
+        """Return what GatherBlockQuantized reads in the shape that MatMulNBits reads."""
+        size = self._stored.block_size * self._stored.bits_read // 8
+        return self._node("Reshape", [table, self._small(np.array([rows, -1, size], np.int64))])
 
     def _unpacked(self, low: Array, high: Array, shape: tuple[int, ...]) -> ir.Value:
         """Return the bytes of 4 bits that `packing.planes` were made of."""
@@ -128,10 +147,12 @@ class _Constants:
         return self._inserter.node(op_type, inputs, attributes=attributes, before=self._inserter.first)
 
 
-def _turn(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> None:
+def _turn(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, int]) -> None:
     """Make another operator of a node, whose outputs stay."""
     node.op_type, node.domain = op_type, MICROSOFT
     node.attributes.clear()
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):
         node.replace_input_with(index, value)
+    for key, number in attributes.items():
+        edit.set_attribute(node, key, number)

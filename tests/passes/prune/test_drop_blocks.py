@@ -356,3 +356,18 @@ def test_a_plan_is_carried_out_again_and_one_that_does_not_fit_is_refused(tmp_pa
 def test_changes_name_what_goes() -> None:
     _, changes = without(net(plain(PRE, PRE)))
     assert changes.done == (Change("s2", "left out: 3 nodes with 64 parameters"),)
+
+
+LINEAR = "[fc{2}] f{2} = MatMul({0}, w{2}) [sum{2}] {1} = Add({0}, f{2})"
+
+
+def test_what_a_layer_behind_can_make_up_for_is_made_up_for() -> None:
+    subject = net(plain(LINEAR, LINEAR))
+    options = {"exclude": "fc2", "choose": "alternate"}
+    fitted, report = apply(subject, [DropBlocks(compensate=True, **options)], data={"x": X})
+    bare, _ = apply(subject, [DropBlocks(**options)], data={"x": X})
+    wanted = ran(subject)["y"]
+    assert sum(node.op_type == "MatMul" for node in fitted.graph) == 1
+    np.testing.assert_allclose(ran(fitted)["y"], wanted, rtol=1e-3, atol=1e-3)
+    assert np.abs(ran(bare)["y"] - wanted).max() > 0.1
+    assert report.steps[0].notes[-1] == "1 of 1 layers behind them were fitted"

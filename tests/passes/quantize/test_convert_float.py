@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from corpus.oracle import drawn_feeds, plain_run
@@ -421,10 +422,10 @@ def test_a_real_model_keeps_its_score(kit: Path, tmp_path: Path) -> None:
 
 
 def test_operators_of_onnxruntime_compute_in_float16() -> None:
-    subject = model(
-        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
-        g (float[1, 3, 16] x, float[1, 3, 16] skip, int32[1] length) => (float[1, 3, 16] y)
-        <float[16] scale, float[32, 16] weight, int32 total = {3}> {
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
+        g (float[1, 3, 16] x, float[1, 3, 16] skip, int32[1] length) => (float[1, 3, 16] y) {
+            total = Constant <value = int32 {3}> ()
             n = SimplifiedLayerNormalization <axis = -1> (x, scale)
             s, , , sum = com.microsoft.SkipSimplifiedLayerNormalization (n, skip, scale)
             qkv = com.microsoft.FusedMatMul <transB = 1> (s, weight)
@@ -432,10 +433,14 @@ def test_operators_of_onnxruntime_compute_in_float16() -> None:
             y = com.microsoft.QuickGelu (a)
         }"""
     )
+    rng = np.random.default_rng(0)
+    for name, shape in {"scale": (16,), "weight": (32, 16)}.items():
+        drawn = rng.normal(size=shape).astype(np.float32) / 4
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(drawn, name))
+    subject = ir.from_proto(proto)
     result, changes = converted(subject)
     assert not changes.refused
-    assert set(types(result).values()) == {"FLOAT16"}
+    assert set(types(result).values()) == {"FLOAT16", "INT32"}
     assert kinds(result)["Cast"] == 3
-    rng = np.random.default_rng(0)
     feeds = {name: rng.normal(size=(1, 3, 16)).astype(np.float32) for name in ("x", "skip")}
     close(subject, result, feeds | {"length": np.array([2], np.int32)})

@@ -101,6 +101,10 @@ NETS: dict[str, tuple[str, str]] = {
     "no bias": (f"c = {CONV}(x, w1) y = {CONV}(c, w2)", "c"),
     "leaky": (f"c = {CONV}(x, w1, b1) r = LeakyRelu<alpha = 0.1>(c) y = {CONV}(r, w2, b2)", "r"),
     "prelu": (f"c = {CONV}(x, w1, b1) r = PRelu(c, slope) y = {CONV}(r, w2, b2)", "r"),
+    "gated": (
+        f"c = {CONV}(x, w1b) g = Sigmoid(c) d = {CONV}(x, w1, b1) r = Mul(g, d) y = {CONV}(r, w2, b2)",
+        "r",
+    ),
     "pool": (f"c = {CONV}(x, w1, b1) p = MaxPool<kernel_shape = [2, 2]>(c) y = {CONV}(p, w2, b2)", "p"),
     "residual": (
         f"c = {CONV}(x, w1, b1) r = Relu(c) d = {CONV}(r, w22, b2) s = Add(d, r) t = Relu(s) y = {CONV}(t, w33)",
@@ -124,6 +128,7 @@ NETS: dict[str, tuple[str, str]] = {
     "relu6": (f"c = {CONV}(x, w1, b1) r = Clip(c, zero, large) y = {CONV}(r, w2, b2)", "r"),
 }
 EXTRA = {
+    "w1b": drawn(8, 4, 3, 3, seed=9),
     "w22": uneven(W["w2"]),
     "w33": uneven(W["w3"], 1, inverse=True),
     "w3t": drawn(4, 4, 3, 3, seed=5),
@@ -259,7 +264,7 @@ def test_the_readers_of_a_normalisation_share_its_factors(normalisation: str) ->
 FROZEN = {
     "sigmoid": (f"c = {CONV}(x, w1, b1) r = Sigmoid(c) y = {CONV}(r, w2)", "Sigmoid"),
     "two tensors multiplied": (
-        f"c = {CONV}(x, w1, b1) d = {CONV}(x, w1b) r = Mul(c, d) y = {CONV}(r, w2)",
+        f"c = {CONV}(x, w1, b1) d = Sigmoid(c) r = Mul(c, d) y = {CONV}(r, w2)",
         "scaling its input does not scale its output",
     ),
     "softmax": (f"c = {CONV}(x, w1, b1) r = Softmax<axis = 1>(c) y = {CONV}(r, w2)", "Softmax"),

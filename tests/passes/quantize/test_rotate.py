@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from corpus.oracle import assert_same, plain_run
@@ -18,6 +19,7 @@ from onnxcompress.graph import edit
 from onnxcompress.passes import Rotate
 from onnxcompress.passes.quantize.rotations.matrices import hadamard_matrix, rotation
 
+HEADER = '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>'
 WIDTH = 12
 CONSTANTS = {
     "table": (20, WIDTH), "g1": (WIDTH,), "g2": (WIDTH,), "s1": (WIDTH,), "s2": (WIDTH,), "wide": (WIDTH, 24),
@@ -28,6 +30,9 @@ CONSTANTS = {
 NORMS = {
     "layer": "{o} = LayerNormalization({i}, g{k}, s{k})",
     "unshifted": "{o} = LayerNormalization({i}, g{k})",
+    "simplified": "{o} = SimplifiedLayerNormalization({i}, g{k})",
+    "skip": "{o}, b{k}, c{k}, d{k} = com.microsoft.SkipSimplifiedLayerNormalization({i}, {i}, g{k}, bias)",
+    "skip, centred": "{o} = com.microsoft.SkipLayerNormalization({i}, {i}, g{k}, s{k}, bias)",
     "rms": "{o} = RMSNormalization({i}, g{k})",
     "rms in full": (
         "p{k} = Pow({i}, two) m{k} = ReduceMean(p{k}, last) e{k} = Add(m{k}, tiny) q{k} = Sqrt(e{k}) "
@@ -38,6 +43,7 @@ NORMS = {
         "e{k} = Add(v{k}, tiny) q{k} = Sqrt(e{k}) n{k} = Div(c{k}, q{k}) f{k} = Mul(n{k}, g{k}) {o} = Add(f{k}, s{k})"
     ),
 }
+CENTRED = ("layer", "unshifted", "skip, centred", "layer in full")
 BODY = (
     "t = Gather(table, x) h = Mul(t, scale) a = Add(h, place) {first} w = MatMul(b, wide) r = Relu(w) "
     "u = MatMul(r, narrow) ub = Add(u, bias) j = Add(a, ub) {second} y = MatMul(k, head)"
@@ -53,7 +59,9 @@ def block(norm: str, body: str = BODY, out: str = "float[N,3,V] y", **changed: A
         for name, shape in (CONSTANTS | changed).items()
         if f"{name}" in text
     }
-    return model(f"g (int64[N,3] x) => ({out}) {{ {text} }}", drawn, opset=23)
+    proto = onnx.parser.parse_model(f"{HEADER} g (int64[N,3] x) => ({out}) {{ {text} }}")
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in drawn.items())
+    return ir.from_proto(proto)
 
 
 def rotated(subject: ir.Model, **options: Any) -> tuple[ir.Model, Changes]:
@@ -73,7 +81,7 @@ def test_a_rotation_cancels_whatever_normalises(norm: str) -> None:
     assert not changes.refused
     assert_same(plain_run(subject, FEEDS), plain_run(after, FEEDS), 1e-4)
     table = next(v for n, v in after.graph.initializers.items() if n.startswith("table"))
-    matrix = rotation(WIDTH, 3, keep_mean="layer" in norm or norm == "unshifted")
+    matrix = rotation(WIDTH, 3, keep_mean=norm in CENTRED)
     given_table = edit.array(subject.graph.initializers["table"]).astype(np.float64)
     assert np.allclose(edit.array(table), given_table @ matrix, atol=1e-5)
     assert [v.name for v in after.graph.outputs] == ["y"]

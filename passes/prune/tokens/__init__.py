@@ -1,0 +1,1 @@
+"""What `PruneVocabulary` does."""
