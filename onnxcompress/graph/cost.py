@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from . import edit, shapes
+from . import edit, operators, shapes
 from . import macs as counters
 from .shared_vectors import joined
 
@@ -65,13 +65,16 @@ def _field(length: int) -> int:
 
 
 def parameters(model: ir.Model) -> dict[str, int]:
-    """Return the elements of each weight tensor: floats of any width, and integers read by DequantizeLinear."""
+    """Return the elements of each weight tensor: floats of any width, and integers that stand for some.
+
+    Scales and zero points do not count; of weights that stand several to a byte each does.
+    """
     found: dict[str, int] = {}
     for graph in model.graphs():
         for value in edit.values(graph):
             tensor = _held(value)
-            if tensor is not None and value.name and _is_parameter(value, tensor):
-                found[value.name] = tensor.size
+            if tensor is not None and value.name and (count := _weights_in(value, tensor)):
+                found[value.name] = count
     return found
 
 
@@ -81,10 +84,33 @@ def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
     return edit.constant(value) if default is None else default
 
 
-def _is_parameter(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
-    dequantized = any(node.op_type == "DequantizeLinear" and index == 0 for node, index in value.uses())
-    quantizer = any(node.op_type in ("DequantizeLinear", "QuantizeLinear") and index for node, index in value.uses())
-    return dequantized or (tensor.dtype.is_floating_point() and tensor.size > 1 and not quantizer)
+def _weights_in(value: ir.Value, tensor: ir.TensorProtocol) -> int:
+    """Return how many weights a constant holds; 0 where it is none."""
+    uses = [(node, index, *_quantized(node)) for node, index in value.uses()]
+    if any(index in weights for _, index, weights, _ in uses):
+        return max(_unpacked(node, tensor) for node, index, weights, _ in uses if index in weights)
+    scales = any(index in scales for _, index, _, scales in uses)
+    return tensor.size if tensor.dtype.is_floating_point() and tensor.size > 1 and not scales else 0
+
+
+def _quantized(node: ir.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the inputs of a node that hold integers for weights, and those with their scales and zero points."""
+    op = edit.op_of(node)
+    if op in operators.PACKED:
+        return operators.PACKED[op]
+    if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        return (0,) if node.op_type == "DequantizeLinear" else (), (1, 2)
+    operands = operators.OPERANDS.get(op, ())
+    weights = tuple(data for role, data, _, _ in operands if role == "weight" and data is not None)
+    return weights, tuple(i for _, _, scale, zero in operands for i in (scale, zero) if i is not None)
+
+
+def _unpacked(node: ir.Node, tensor: ir.TensorProtocol) -> int:
+    """Return how many weights a tensor holds that an operator reads as such."""
+    if edit.op_of(node) not in operators.PACKED:
+        return tensor.size
+    columns = edit.int_attribute(node, "N", 0)
+    return columns * edit.int_attribute(node, "K", 0) or tensor.size * counters.in_a_byte(node, tensor.dtype)
 
 
 def layer_bytes(model: ir.Model) -> dict[str, int]:

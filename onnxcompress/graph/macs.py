@@ -44,6 +44,26 @@ def _packed(node: ir.Node, given: Given, out: Callable[[], Shape]) -> int:
     return prod(given(0)[:-1]) * edit.int_attribute(node, "K", 0) * edit.int_attribute(node, "N", 0)
 
 
+def in_a_byte(node: ir.Node, dtype: ir.DataType | None) -> int:
+    """Return how many weights a byte of such an operator's weights holds; 1 for types that say so themselves."""
+    bits = edit.int_attribute(node, "bits", edit.int_attribute(node, "expert_weight_bits", 4))
+    return 8 // bits if dtype == ir.DataType.UINT8 else 1
+
+
+def _experts(*weights: int) -> Counter:
+    """Return the count where each token goes through `k` of the experts, whose weights stand one behind the other."""
+
+    def count(node: ir.Node, given: Given, out: Callable[[], Shape]) -> int:
+        rows, chosen = prod(given(0)[:-1]), edit.int_attribute(node, "k", 1)
+        used = [index for index in weights if index < len(node.inputs) and node.inputs[index] is not None]
+        if len(used) < 2:  # into the experts, and out of them
+            raise LookupError
+        each = (prod(given(i)[1:]) * in_a_byte(node, edit.required(node, i).dtype) for i in used)
+        return rows * chosen * sum(each)
+
+    return count
+
+
 def _recurrent(node: ir.Node, given: Given, out: Callable[[], Shape]) -> int:
     return prod(given(0)[:2]) * (prod(given(1)) + prod(given(2)))
 
@@ -144,20 +164,20 @@ COUNTERS: dict[str, Counter] = {
     "com.microsoft::MatMulBnb4": _packed,
     "com.microsoft::MatMulIntegerToFloat": _product(),
     "com.microsoft::MatMulNBits": _packed,
+    "com.microsoft::MoE": _experts(2, 4, 6),
     "com.microsoft::MultiHeadAttention": _attention(6),
     "com.microsoft::NhwcFusedConv": _conv,
     "com.microsoft::QAttention": _projecting(8),
     "com.microsoft::QGemm": _product(0, 3),
+    "com.microsoft::QMoE": _experts(*operators.PACKED["com.microsoft::QMoE"][0]),
     "com.microsoft::QLinearConv": _integer_conv,
 }
 
 NOT_COUNTED = {
     "DeformConv",
     "com.microsoft::LinearAttention",
-    "com.microsoft::MoE",
     "com.microsoft::PackedAttention",
     "com.microsoft::PackedMultiHeadAttention",
-    "com.microsoft::QMoE",
     "com.microsoft::QOrderedMatMul",
     "com.microsoft::SparseAttention",
 }

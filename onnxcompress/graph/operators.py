@@ -206,6 +206,14 @@ OPERANDS: dict[str, Operands] = {
     "com.microsoft::QLinearSigmoid": _UNARY,
     "com.microsoft::QLinearSoftmax": _UNARY,
 }
+PACKED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "com.microsoft::GatherBlockQuantized": ((0,), (2, 3)),
+    "com.microsoft::MatMulBnb4": ((1,), (2,)),
+    "com.microsoft::MatMulNBits": ((1,), (2, 3)),
+    "com.microsoft::QMoE": ((2, 5, 8), (3, 6, 9, 11, 12, 13)),
+}
+"""Operators whose weights stand several to a byte: the inputs with those, and with their scales and zero points."""
+
 OTHERS = {
     "DynamicQuantizeLinear",
     "com.microsoft::DynamicQuantizeLSTM",

@@ -60,6 +60,9 @@ class Element:
 SHORT = Part("shorten-names")
 """Names take a tenth of a small quantized file."""
 
+UNNAMED = Part("shorten-names names=all")
+"""In a small language model they take as much as its weights in a few bits."""
+
 REST = Part("quantize-weights dtype=int8 calibration=mse")
 """What is still in float is stored in 8 bits: tables, and layers that were spared."""
 
@@ -137,6 +140,26 @@ PRECISIONS = (
         serves=SMALL,
     ),
     Element(
+        "4-bit weights",
+        "weights in 4 bits",
+        (Part("quantize-weights dtype=uint4 calibration=mse rounding=gptq{target}", "spare"),),
+        {"spare": SPARED},
+        needs=("samples", "products", "cpu"),
+        serves=("latency",),
+    ),
+    Element(
+        "bits by layer",
+        "weights in 2 to 8 bits, as each layer bears",
+        (
+            Part("merge-nodes"),
+            Part("quantize-weights bits={bits} calibration=mse rounding={rounding}{target}"),
+            UNNAMED,
+        ),
+        {"bits": (4.2, 8.2, 6.0, 5.0, 3.8, 3.4, 3.0, 2.7), "rounding": ("gptq", "quantease")},
+        needs=("samples", "products"),
+        serves=SMALL,
+    ),
+    Element(
         "float16",
         "float16",
         (Part("convert-float dtype=float16"), SHORT),
@@ -149,6 +172,7 @@ LADDERS: Mapping[Objective, tuple[Params, ...]] = {
     "latency": (
         {"precision": "int8"},
         {"precision": "dynamic int8"},
+        {"precision": "4-bit weights"},
         {"prune": 0.25},
         {"precision": "int8", "calibration": "percentile"},
         {"prune": 0.25, "precision": "int8"},
@@ -166,7 +190,10 @@ LADDERS: Mapping[Objective, tuple[Params, ...]] = {
         {"precision": "int8"},
         {"precision": "8-bit weights"},
         {"precision": "8-bit weights, unfitted"},
+        {"precision": "bits by layer"},
         {"precision": "4-bit weights"},
+        {"precision": "bits by layer", "bits": 5.0},
+        {"precision": "bits by layer", "bits": 3.4},
         {"precision": "float16"},
         {"precision": "int8", "calibration": "percentile"},
         {"precision": "dynamic int8"},
@@ -232,7 +259,7 @@ def recipe(params: Params, able: Collection[Element], objective: Objective, targ
     parts = _untrained(params, able, objective, target)
     if TRAIN not in params:
         return parts
-    end = parts.index(SHORT) if SHORT in parts else len(parts)
+    end = next((place for place, part in enumerate(parts) if part in (SHORT, UNNAMED)), len(parts))
     return (*parts[:end], Part(f"distill seconds={params[TRAIN]:g}"), *parts[end:])
 
 

@@ -99,7 +99,9 @@ class QuantizeDynamic(OverridablePass):
 
     Notes
     -----
-    A matrix of more than two axes has one scale. Local functions are inlined; inner graphs
+    Activations have one scale for a tensor. One for each token and block, a fifth of the error and as fast for one
+    token, is what `quantize-weights` gives with ``dtype="uint8"``, ``block_size=128``, ``format="matmulnbits"`` and
+    ``accuracy_level=4``. A matrix of more than two axes has one scale. Local functions are inlined; inner graphs
     (If, Loop, Scan) are quantized like the outer one. A model with an opset below 13 is raised to 13. Jacob et al.
     2018, arXiv:1712.05877, equation 4.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,8 +12,12 @@ from corpus.text import model
 
 from onnxcompress import apply, compare
 from onnxcompress.channels.groups import find_groups
+from onnxcompress.contract import Context
 from onnxcompress.errors import OnnxCompressError, VerifyError
 from onnxcompress.graph import interface
+from onnxcompress.graph.caches import find_caches
+from onnxcompress.graph.load import load
+from onnxcompress.kinds import working_copy
 from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.runtime.session import open_session
 from onnxcompress.verify import Verifier
@@ -145,3 +151,27 @@ def test_without_a_cache_nothing_may_change() -> None:
 def test_the_option_is_checked() -> None:
     with pytest.raises(OnnxCompressError, match="expected one of stays, may change"):
         Shrink(interface="changes")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["llm/llama_tiny.onnx", "llm/llama_tiny_genai/model.onnx", "structures/llama_opset23.onnx"]
+)
+def test_decoders_lose_heads_with_their_caches(kit: Path, name: str) -> None:
+    subject = working_copy(load(kit / name))
+    zeroed, small = subject.clone(), subject.clone()
+    step, shrink = STEPS
+    step.apply(zeroed, step.plan(subject, Context(subject)))
+    small = zeroed.clone()
+    shrink.apply(small, shrink.plan(zeroed, Context(zeroed)))
+    cuts = interface.read(small.metadata_props)
+    caches = find_caches(subject.graph)
+    assert set(cuts) == {value.name for cache in caches for value in (cache.past, cache.present) if value is not None}
+    assert all(len(left) == 1 for axes in cuts.values() for count, left in axes.values() if count == 2)
+    random = np.random.default_rng(0)
+    given = {"input_ids": random.integers(0, 2000, (1, 6)), "position_ids": np.arange(3, 9)[None]}
+    given |= {"attention_mask": np.ones((1, 9), np.int64)}
+    given |= {str(c.past.name): random.standard_normal((1, 2, 3, 32)).astype(np.float32) for c in caches}
+    one, other = open_session(zeroed), open_session(small)
+    given = {name: array for name, array in given.items() if name in one.inputs}
+    assert_same({"y": one.run(given)["logits"]}, {"y": other.run(given)["logits"]}, 1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as engine
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from onnxcompress.graph.checker import check_model
 from onnxcompress.graph.contrib.schemas import MICROSOFT, SIGNATURES
 from onnxcompress.graph.contrib.shapes import RULES
+from onnxcompress.graph.cost import cost
 
 HEADER = '<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1, "my.domain" : 1]>'
 
@@ -187,6 +189,43 @@ def test_what_does_not_fit_is_not_known() -> None:
     del model.graph.node[0]
     (output,) = onnx.shape_inference.infer_shapes(model).graph.output
     assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def _counted(inputs: str, body: str, shapes: dict[str, tuple[str, tuple[int, ...]]]) -> tuple[int, int]:
+    proto = _model(inputs, body)
+    for name, (dtype, shape) in shapes.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, dtype), name))
+    found = cost(ir.from_proto(proto))
+    return found.parameters, found.macs
+
+
+def test_weights_that_stand_several_to_a_byte_count_each() -> None:
+    body = (
+        "h = com.microsoft.GatherBlockQuantized<bits=4, block_size=32>(w, i, s) "
+        "y = com.microsoft.MatMulNBits<K=32, N=6, bits=4, block_size=32>(h, v, t)"
+    )
+    shapes = {"w": ("uint8", (9, 16)), "s": ("float32", (9, 1)), "v": ("uint8", (6, 1, 16)), "t": ("float32", (6, 1))}
+    assert _counted("int64[2,3] i", body, shapes) == (9 * 32 + 32 * 6, 2 * 3 * 32 * 6)
+
+
+def test_tokens_go_through_some_of_the_experts() -> None:
+    body = "y = com.microsoft.MoE<k=2>(a, r, w, , x)"
+    shapes = {"w": ("float32", (4, 16, 8)), "x": ("float32", (4, 8, 16))}
+    assert _counted("float[5,8] a, float[5,4] r", body, shapes) == (2 * 4 * 16 * 8, 5 * 2 * 2 * 16 * 8)
+    body = "y = com.microsoft.QMoE<k=2, expert_weight_bits=4>(a, r, w, s, , x, t)"
+    shapes = {
+        "w": ("uint8", (4, 16, 4)),
+        "s": ("float32", (4, 16)),
+        "x": ("uint8", (4, 8, 8)),
+        "t": ("float32", (4, 8)),
+    }
+    assert _counted("float[5,8] a, float[5,4] r", body, shapes) == (2 * 4 * 16 * 8, 5 * 2 * 2 * 16 * 8)
+
+
+def test_weights_of_integer_operators_count() -> None:
+    body = "y = QLinearConv(a, s, z, w, v, z, s, z)"
+    shapes = {"s": ("float32", ()), "z": ("uint8", ()), "w": ("uint8", (4, 3, 3, 3)), "v": ("float32", (4,))}
+    assert _counted("uint8[1,3,5,5] a", body, shapes) == (4 * 27, 9 * 4 * 27)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import sys
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -222,3 +224,14 @@ def test_saved_datasets(parse, place):
         samples = load_samples(place / name, model)
         np.testing.assert_array_equal(samples.arrays()["image"][:, 0, 0], [[255, 0, 0], [0, 0, 255]])
         assert samples.labels.tolist() == [3, 4]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(place):
+    (place / "lines.txt").write_text("a b\n")
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (int64[N, T] input_ids) => (float[N, T, 1] y) <float[7, 1] table = {0, 0, 0, 0, 0, 0, 0}> {
+        y = Gather(table, input_ids)
+    }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    with pytest.raises(DataError, match=r"has 8 tokens, and the embedding 'table' has 7 rows; give the tokenizer"):
+        load_samples(place / "lines.txt", model)

@@ -45,7 +45,7 @@ SETTINGS = tuple(
 PROBE = Setting("uint4", 32)
 """How a weight is stored when what its error does to the outputs is measured."""
 
-LOOKED_AT = 1 << 16
+LOOKED_AT = 1 << 15
 """Weights of a matrix that tell what error a setting makes: of the others, whole rows are left out."""
 
 LEAST_ROWS = 16

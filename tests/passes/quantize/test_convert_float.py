@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from corpus.oracle import drawn_feeds, plain_run
@@ -418,3 +419,28 @@ def test_a_real_model_keeps_its_score(kit: Path, tmp_path: Path) -> None:
     for feed in module.feeds("resnet20_cifar10", "test")[:3]:
         before, after = plain_run(path, feed)["logits"], plain_run(tmp_path / "half.onnx", feed)["logits"]
         assert np.abs(before - after).max() < 0.01 * np.abs(before).max()
+
+
+def test_operators_of_onnxruntime_compute_in_float16() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
+        g (float[1, 3, 16] x, float[1, 3, 16] skip, int32[1] length) => (float[1, 3, 16] y) {
+            total = Constant <value = int32 {3}> ()
+            n = SimplifiedLayerNormalization <axis = -1> (x, scale)
+            s, , , sum = com.microsoft.SkipSimplifiedLayerNormalization (n, skip, scale)
+            qkv = com.microsoft.FusedMatMul <transB = 1> (s, weight)
+            a = com.microsoft.GroupQueryAttention <num_heads = 2, kv_num_heads = 1> (qkv, , , , , length, total)
+            y = com.microsoft.QuickGelu (a)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"scale": (16,), "weight": (32, 16)}.items():
+        drawn = rng.normal(size=shape).astype(np.float32) / 4
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(drawn, name))
+    subject = ir.from_proto(proto)
+    result, changes = converted(subject)
+    assert not changes.refused
+    assert set(types(result).values()) == {"FLOAT16", "INT32"}
+    assert kinds(result)["Cast"] == 3
+    feeds = {name: rng.normal(size=(1, 3, 16)).astype(np.float32) for name in ("x", "skip")}
+    close(subject, result, feeds | {"length": np.array([2], np.int32)})
