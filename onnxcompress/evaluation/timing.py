@@ -111,7 +111,7 @@ def time_models(
     heavy = max(sizes, default=0) > SHARED_BYTES
     if heavy and sum(sizes) > BESIDE * max(sizes):
         return summarise(_measure_in_turn(models, feeds, seconds, threads, clock))
-    sessions = [open_session(model, threads=threads, prepack=heavy or None) for model in models]
+    sessions = [open_session(model, threads=threads, prepack=True) for model in models]
     for session in sessions:
         _warm_up(session, feeds)
     return summarise(_measure(sessions, feeds, seconds, clock))
