@@ -254,7 +254,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         setter("plan", "weights", 0, "scale", "shape", value=[-1]), f"{FILE}: plan.weights[0].scale: shape: [-1]: exp"
     ),
     "no base64": (setter("plan", "weights", 0, "scale", "base64", value="é"), f"{FILE}: plan.weights[0].scale: base64"),
-    "unknown node": (setter("plan", "weights", 0, "node", value="no"), f"{FILE}: plan: the plan names the node that gives 'no'"),
+    "unknown node": (
+        setter("plan", "weights", 0, "node", value="no"), f"{FILE}: plan: the plan names the node that gives 'no'"
+    ),
     "unknown tensor": (
         setter("plan", "activations", 0, "tensor", value="no"), f"{FILE}: plan: the plan names the tensor 'no', which"
     ),
