@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import MetricError, ModelError, did_you_mean
-from ..graph import shapes
+from ..graph import interface, shapes
+from ..graph.interface import cut_all
 from ..kinds import to_ir
 from ..purpose import Purpose, read_purpose
 from ..runtime.provider import Provider
@@ -142,6 +143,7 @@ class Reference:
         self._known: tuple[Subject, Purpose] | None = None
         self._session: Session | None = open_session(model, threads=threads)
         self._ports = Ports(self._session.inputs, self._session.outputs, self._session.types)
+        self._cuts = self._session.cuts
         self._cache: list[dict[str, Any]] = []
         self._room = limit_bytes
         self._values: dict[str, float] = {}
@@ -189,7 +191,8 @@ class Reference:
         count = 0
         for batch, outputs_a in chain([first], runs):
             outputs_b = outputs_a if session is None else session.run(batch.feeds)
-            outputs_a = outputs_a if session is None else session.as_here(outputs_a)
+            if session is not None:
+                outputs_a, outputs_b = cut_all(session.cuts, outputs_a), cut_all(self._cuts, outputs_b)
             scored = batch if choice.labelled else replace(batch, labels=None)
             score_b.update(outputs_b, outputs_a, scored)
             if score_a is not None:
@@ -364,4 +367,6 @@ def compare(
     if metric is not None:
         find_metric(metric)
     original, other = to_ir(a)[0], to_ir(b)[0]
-    return compare_models(original, other, load_samples(data, original, seed), metric)
+    given, made = (interface.read(model.metadata_props) for model in (original, other))
+    whole = other if interface.since(made, given) else original  # what samples are made for fits both
+    return compare_models(original, other, load_samples(data, whole, seed), metric)

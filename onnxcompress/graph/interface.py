@@ -49,6 +49,11 @@ def cut(cuts: Cuts, name: str, array: Any) -> Any:
     return array
 
 
+def cut_all(cuts: Cuts, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Cut inputs or outputs of the original down to what is left; see `cut`."""
+    return {name: cut(cuts, name, array) for name, array in arrays.items()}
+
+
 def since(before: Cuts, after: Cuts) -> Cuts:
     """Return what one model has lost since another, in positions of the other."""
     found: Cuts = {}

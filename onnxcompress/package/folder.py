@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,18 +15,17 @@ import onnx_ir as ir
 from ..errors import ModelError, OutputError
 from ..files import check_target, kind_of, staging_beside, write_bytes
 from ..graph.exports import FILES, model_file
+from ..graph.load import load
 from ..graph.save import save
 from ..graph.tensors import locations_in
 from ..scratch import BESIDE, owned_folder
 from ..urls import located
-from . import genai
+from . import genai, hub
 from .shared_weights import share
 
 STAGED = "folder"
 REPLACED = ".replaced"
 """What is put behind the name of a folder until the one that replaces it is in its place."""
-
-HUB_CONFIG = "config.json"
 
 
 def models_in(folder: Path) -> list[Path]:
@@ -151,11 +151,28 @@ def save_folder(
             place.parent.mkdir(parents=True, exist_ok=True)
             save(model, place)
         share([made / path.relative_to(source) for path in models])
-        left = _copy_companions(source, made, written)
+        said = _follow_hub(models, source, written)
+        left = _copy_companions(source, made, written) + said
         for name, content in written.items():
             write_bytes(made / name, content)
         _put_in_place(made, target)
     return left
+
+
+def _follow_hub(models: Mapping[Path, ir.Model], source: Path, written: dict[Path, bytes]) -> list[str]:
+    """Let the hub's configuration beside models follow all of them; return what it does not say rightly."""
+    said: list[str] = []
+    for folder in sorted({path.parent for path in models}):
+        config = hub.read(folder)
+        followed = dict(config or {})
+        for path, model in models.items():
+            if config is not None and path.parent == folder:
+                found, notes = hub.follow(config, load(path), model)
+                followed |= {entry: size for entry, size in found.items() if config.get(entry) != size}
+                said += [f"{path.name}: {note}" for note in notes]
+        if config is not None and config != followed:
+            written[(folder / hub.CONFIG).relative_to(source)] = (json.dumps(followed, indent=2) + "\n").encode()
+    return said
 
 
 def check_config(model: ir.Model, given: object, output: str | Path) -> None:
@@ -167,7 +184,7 @@ def check_config(model: ir.Model, given: object, output: str | Path) -> None:
 def config_for(model: ir.Model, path: Path) -> genai.Config | None:
     """Return the configuration that goes with a model; raise `ModelError` where it needs one and there is none."""
     config = genai.config_of(path)
-    if config is None and genai.needs_config(model) and not (path.parent / HUB_CONFIG).exists():
+    if config is None and genai.needs_config(model) and not (path.parent / hub.CONFIG).exists():
         raise ModelError(
             f"{path.parent}: {path.name} is a model for onnxruntime-genai, and there is no {genai.CONFIG} that names "
             "it; put the one that the model's builder wrote there, or give a file as output (-o FILE.onnx)"

@@ -110,7 +110,7 @@ def needs_config(model: ir.Model) -> bool:
 
 def facts(model: ir.Model) -> dict[str, int]:
     """Return what the graph says of the entries of a configuration, as far as it does."""
-    caches = _by_layer(model)
+    caches = by_layer(model)
     sizes = shapes.concrete(model).shapes
     found: dict[str, int | None] = {"num_hidden_layers": len(caches) or None}
     said = caches[0][0].past.shape if caches else None
@@ -131,7 +131,7 @@ def facts(model: ir.Model) -> dict[str, int]:
 CACHE_RANK = 4
 
 
-def _by_layer(model: ir.Model) -> list[list[Cache]]:
+def by_layer(model: ir.Model) -> list[list[Cache]]:
     """Return the caches of each layer, in the order of the numbers in their names."""
     found: dict[int, list[Cache]] = {}
     for cache in find_caches(model.graph):
@@ -139,6 +139,12 @@ def _by_layer(model: ir.Model) -> list[list[Cache]]:
         if number is not None:
             found.setdefault(int(number[0]), []).append(cache)
     return [found[number] for number in sorted(found)]
+
+
+def cache_heads(caches: list[Cache]) -> int | None:
+    """Return how many heads a layer's caches have; None where their shapes do not say it."""
+    shape = caches[0].past.shape
+    return int(shape[1]) if shape is not None and len(shape) == CACHE_RANK and isinstance(shape[1], int) else None
 
 
 def _picked(value: ir.Value) -> list[ir.Value]:
@@ -221,7 +227,7 @@ def follow(model: ir.Model, config: Config) -> tuple[ir.Model, Config]:
 def _numbered(model: ir.Model) -> dict[ir.Value, str]:
     """Return the caches whose number is not the one of their layer, with the name that has it."""
     wanted = {}
-    for number, layer in enumerate(_by_layer(model)):
+    for number, layer in enumerate(by_layer(model)):
         for value in (v for cache in layer for v in (cache.past, cache.present) if v is not None):
             name = re.sub(r"\d+", str(number), value.name or "", count=1)
             if name != value.name:

@@ -81,6 +81,8 @@ class Session:
         ``(dtype, shape)`` by name. Inputs that have a default (an initializer) are not among them.
     types : dict of str to str
         The type of each input and output as onnxruntime writes it, such as ``tensor(float)``.
+    cuts : dict
+        What they have lost since the model was exported; see `onnxcompress.graph.interface`.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Session:
         self._inner, self._scales = inner, scales or {}
         self._weights = weights  # what onnxruntime reads and does not own
         self._label = label
-        self._cuts = interface.read(inner.get_modelmeta().custom_metadata_map)
+        self.cuts = interface.read(inner.get_modelmeta().custom_metadata_map)
         self.inputs = {arg.name: self._port(arg) for arg in inner.get_inputs()}
         self.outputs = {arg.name: self._port(arg) for arg in inner.get_outputs()}
         self.types = {arg.name: str(arg.type) for arg in (*inner.get_inputs(), *inner.get_outputs())}
@@ -126,16 +128,12 @@ class Session:
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = _FATAL_ONLY
         narrow = any(_is_narrow(self.outputs[name].dtype) for name in names if name in self.outputs)
-        feeds = {name: self._rounded(name, interface.cut(self._cuts, name, array)) for name, array in feeds.items()}
+        feeds = {name: self._rounded(name, interface.cut(self.cuts, name, array)) for name, array in feeds.items()}
         with _as_model_error(self._label):
             if narrow or any(_is_narrow(array.dtype) for array in feeds.values() if isinstance(array, np.ndarray)):
                 return self._run_narrow(feeds, names, quiet)
             found = dict(zip(names, self._inner.run(names, dict(feeds), quiet), strict=True))
         return found | {name: coded.decode(found[name], self._scales[name]) for name in self._scales.keys() & found}
-
-    def as_here(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Cut outputs of the original down to what this model's inputs and outputs still have."""
-        return {name: interface.cut(self._cuts, name, array) for name, array in outputs.items()}
 
     def _rounded(self, name: str, array: Array) -> Array:
         if not isinstance(array, np.ndarray):

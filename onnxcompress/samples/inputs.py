@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import DataError, did_you_mean
-from ..graph import caches
+from ..graph import caches, interface
 from ..graph.shapes import fitting_inputs
 from ..graph.tables import Table, find_table
 from ..runtime.session import Array, Dims
@@ -77,11 +77,14 @@ class Layout:
     fixed_batch : int or None
     derived : dict
         Names of extents that follow from others; see `onnxcompress.graph.caches.derived_sizes`.
+    cuts : dict
+        What inputs have lost since the model was exported; it is cut out of what was made for the original.
     """
 
     inputs: tuple[Input, ...]
     fixed_batch: int | None
     derived: Mapping[str, caches.Derived] = field(default_factory=dict)
+    cuts: interface.Cuts = field(default_factory=dict)
 
     @property
     def batched(self) -> bool:
@@ -135,7 +138,7 @@ def model_layout(model: ir.Model) -> Layout:
     DataError
         See `find_layout`.
     """
-    layout = find_layout(model_inputs(model))
+    layout = replace(find_layout(model_inputs(model)), cuts=interface.read(model.metadata_props))
     loose = [item for item in layout.inputs if item.grows is not None and len(list(_open_extents(item))) > 1]
     if not loose:
         return layout
@@ -211,7 +214,8 @@ def check_feeds(layout: Layout, arrays: Mapping[str, Any], where: str, offset: i
         A name, dtype, rank, fixed dimension or number of samples does not fit, or a value is NaN or infinite.
     """
     _check_names(layout, arrays, where)
-    feeds = {item.name: _check_array(item, arrays[item.name], where) for item in layout.inputs}
+    here = {item.name: interface.cut(layout.cuts, item.name, arrays[item.name]) for item in layout.inputs}
+    feeds = {item.name: _check_array(item, here[item.name], where) for item in layout.inputs}
     counts = {i.name: feeds[i.name].shape[i.batch_axis] for i in layout.inputs if i.batch_axis is not None}
     count = max(counts.values(), default=1)
     longest = max(counts, key=lambda name: counts[name], default="")

@@ -141,6 +141,19 @@ def test_heads_that_a_reshape_fixes_stay() -> None:
     assert "f (Reshape): the shape of 'f' is not known" in refused
 
 
+def test_models_before_and_after_are_compared_in_either_order_on_samples_of_either() -> None:
+    subject = decoder()
+    small, _ = apply(subject, STEPS)
+    there, back = compare(subject, small, feeds(4)), compare(small, subject, feeds(4))
+    for found, other in zip(there.outputs, back.outputs, strict=True):
+        assert found.cosine == pytest.approx(other.cosine, abs=1e-6)
+    assert compare(small, small, feeds(4)).outputs[0].cosine == pytest.approx(1)
+    cut = {name: interface.cut(interface.read(small.metadata_props), name, a) for name, a in feeds(4).items()}
+    assert cut["past_key"].shape[1] == 1
+    assert compare(small, small.clone(), cut).outputs == compare(small, small.clone(), feeds(4)).outputs
+    apply(small, [PruneChannels(sparsity=0.0)], evaluate_on=feeds(4))
+
+
 def test_without_a_cache_nothing_may_change() -> None:
     subject = model("g (float[2,8] x) => (float[2,8] y) { y = MatMul(x, w) }", {"w": (8, 8)})
     small, _ = apply(subject, STEPS)
