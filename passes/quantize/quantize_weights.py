@@ -20,8 +20,8 @@ from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
-from onnxcompress.targets import load_target, local_target
-from onnxcompress.targets.target import Blocks
+from onnxcompress.targets import computes, load_target, local_target
+from onnxcompress.targets.target import Blocks, Target
 
 from .equalise.equalisation import Equalisation, apply_equalisation
 from .equalise.least_error import least_error
@@ -73,7 +73,8 @@ class QuantizeWeights(OverridablePass):
     ----------
     target : str, optional
         What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
-        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says.
+        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says. Of MatMulNBits and
+        GatherBlockQuantized, only what it has is written.
     dtype : {"int8", "uint8", "int4", "uint4", "int3", "uint3", "int2", "uint2"}
         What the integers are.
     symmetric : bool, optional
@@ -165,6 +166,11 @@ class QuantizeWeights(OverridablePass):
             )
         if self.target is not None:
             load_target(self.target)
+        if self.format == "matmulnbits" and not self._reads("matmulnbits"):
+            raise OptionError(
+                f"{self.name}: format = 'matmulnbits': {self._engine.title} has no {fused.READERS['matmulnbits']}; "
+                f"leave format out, or give format = 'qdq'"
+            )
         if self.budgeted:
             self._check_budget()
         elif self.format == "matmulnbits" and not (
@@ -201,9 +207,17 @@ class QuantizeWeights(OverridablePass):
         return int(self.dtype[-1]) <= FEW_BITS
 
     @cached_property
+    def _engine(self) -> Target:
+        return load_target(self.target or local_target())
+
+    @cached_property
     def _takes(self) -> Blocks:
         """What the target wants of weights in blocks."""
-        return load_target(self.target or local_target()).blocks or NO_BLOCKS
+        return self._engine.blocks or NO_BLOCKS
+
+    def _reads(self, form: str) -> bool:
+        """Tell whether the target has the operator that reads weights in a form."""
+        return form == "qdq" or computes(self._engine, fused.READERS[form])
 
     @property
     def _block(self) -> int | None:
@@ -346,7 +360,9 @@ class QuantizeWeights(OverridablePass):
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
         form = formats.fused_form(value, self._block or 0) if self._format == "matmulnbits" else None
-        found = storage.store(array, form or "qdq", output, axes.summed)
+        if form is None or not self._reads(form):
+            form = "qdq"
+        found = storage.store(array, form, output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
         dtype, _ = formats.wider(value, self.dtype)
