@@ -377,7 +377,7 @@ REFUSED = {
 """Line to what the reason says, behind the node's name."""
 
 
-ONLY_NEW: tuple[str, ...] = ()
+ONLY_NEW: tuple[str, ...] = ("GatherBlockQuantized",)
 """Operators that onnxruntime-training 1.19.2 has no kernel of, or a wrong one."""
 
 
