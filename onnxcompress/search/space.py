@@ -135,7 +135,7 @@ PRECISIONS = (
             REST,
             SHORT,
         ),
-        {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits"), "spare": SPARED},
+        {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits", "matmulinteger"), "spare": SPARED},
         needs=("samples", "layers"),
         serves=SMALL,
     ),
