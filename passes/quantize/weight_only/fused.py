@@ -51,7 +51,7 @@ def write_fused(value: ir.Value, stored: StoredWeight, shared: Shared) -> None:
     if of_products:
         missing = -len(array) % stored.block_size
         filled = np.pad(integers, ((0, missing), (0, 0)), constant_values=stored.grid.middle) if missing else integers
-        integers, scale, zero_point = np.ascontiguousarray(filled.T), scale.T, zero_point.T
+        integers, scale, zero_point = filled.T, scale.T, zero_point.T
     writer = _Constants(value, stored, shared)
     constants = [writer.integers(integers), writer.scales(scale), *writer.zero_points(zero_point)]
     numbers = {"bits": stored.bits_read, "block_size": stored.block_size}
@@ -91,12 +91,11 @@ class _Constants:
         stored, rows = self._stored, len(integers)
         size = stored.block_size * stored.bits_read // 8
         shape = (rows, -1, size) if stored.form == "matmulnbits" else (rows, -1)
-        found = (integers - stored.least).astype(np.uint8)
+        found = np.subtract(integers, np.int16(stored.least), dtype=np.uint8, casting="unsafe")
         if stored.bits_held == UNPACKED:
-            return self._unpacked(*packing.planes(found), shape)
-        return self._inserter.constant(
-            f"{self._name}_quantized", packing.packed(found, stored.bits_read).reshape(shape)
-        )
+            return self._unpacked(*packing.planes(np.ascontiguousarray(found)), shape)
+        in_order = np.ascontiguousarray(packing.packed(found, stored.bits_read))  # the last, as it has the fewest bytes
+        return self._inserter.constant(f"{self._name}_quantized", in_order.reshape(shape))
 
     def in_blocks(self, table: ir.Value, rows: int) -> ir.Value:
         """Return what GatherBlockQuantized reads in the shape that MatMulNBits reads."""
