@@ -20,8 +20,8 @@ from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
-from onnxcompress.targets import load_target, local_target
-from onnxcompress.targets.target import Blocks
+from onnxcompress.targets import computes, load_target, local_target
+from onnxcompress.targets.target import Blocks, Target
 
 from .equalise.equalisation import Equalisation, apply_equalisation
 from .equalise.least_error import least_error
@@ -73,7 +73,8 @@ class QuantizeWeights(OverridablePass):
     ----------
     target : str, optional
         What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
-        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says.
+        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says. Of MatMulNBits and
+        GatherBlockQuantized, only what it has is written.
     dtype : {"int8", "uint8", "int4", "uint4", "int3", "uint3", "int2", "uint2"}
         What the integers are.
     symmetric : bool, optional
@@ -169,9 +170,14 @@ class QuantizeWeights(OverridablePass):
             )
         if self.target is not None:
             load_target(self.target)
+        if self.format is not None and not self._reads(self.format):
+            raise OptionError(
+                f"{self.name}: format = '{self.format}': {self._engine.title} has no {fused.READERS[self.format]}; "
+                f"leave format out, or give format = 'qdq'"
+            )
         if self.budgeted:
             self._check_budget()
-        elif self.format in formats.READERS:
+        elif self.format in fused.READERS:
             self._check_format(self.format)
         wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
         samples = self.equalise or wanted != {"nearest"}
@@ -212,9 +218,17 @@ class QuantizeWeights(OverridablePass):
         return int(self.dtype[-1]) <= FEW_BITS
 
     @cached_property
+    def _engine(self) -> Target:
+        return load_target(self.target or local_target())
+
+    @cached_property
     def _takes(self) -> Blocks:
         """What the target wants of weights in blocks."""
-        return load_target(self.target or local_target()).blocks or NO_BLOCKS
+        return self._engine.blocks or NO_BLOCKS
+
+    def _reads(self, form: str) -> bool:
+        """Tell whether the target has the operator that reads weights in a form."""
+        return form == "qdq" or computes(self._engine, fused.READERS[form])
 
     @property
     def _block(self) -> int | None:
@@ -360,7 +374,9 @@ class QuantizeWeights(OverridablePass):
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
         form = None if self._format == "qdq" else formats.fused_form(value, self._format, self._block or 0)
-        found = storage.store(array, form or "qdq", output, axes.summed)
+        if form is None or not self._reads(form):
+            form = "qdq"
+        found = storage.store(array, form, output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
         dtype, _ = formats.wider(value, self.dtype)
@@ -404,8 +420,8 @@ def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:
     count = "one scale" if stored.axis is None else f"{stored.scale.size} scales"
     blocks = f", blocks of {stored.block_size}" if stored.block_size else ""
     rounded = ", errors made up for" if stored.integers is not None else ""
-    shape, reader = tensor.shape.numpy(), formats.READERS.get(stored.form, "")
-    reader = reader and f", {reader}"
+    shape = tensor.shape.numpy()
+    reader = "" if stored.form == "qdq" else f", {fused.READERS[stored.form].rpartition('::')[2]}"
     return f"{tensor.size} weights of shape {list(shape)} as {stored.dtype}, {count}{blocks}{reader}{rounded}"
 
 

@@ -58,14 +58,6 @@ def needed_opset(stored: StoredWeight) -> int:
     return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
-READERS = {
-    "matmulnbits": "MatMulNBits",
-    "matmulinteger": "MatMulInteger",
-    "gatherblockquantized": "GatherBlockQuantized",
-}
-"""Form → the operator that reads it."""
-
-
 def fused_form(value: ir.Value, wanted: str, block: int) -> str | None:
     """Return the form whose operator can take over from all readers of a weight, if there is one.
 
