@@ -51,10 +51,11 @@ class Distill(KeepingPass):
     Attributes
     ----------
     epochs : int or "auto"
-        Passes over the samples; auto: 10 to 60, fewer the more samples there are.
+        Passes over the samples; auto: 10 to 60, fewer the more samples there are, and of text with an answer for each
+        token.
     batch_size : int or "auto"
-        Samples per step; auto: 16, 32 or 64, more the more samples there are. A model that takes only a certain number
-        at a time is trained with that.
+        Samples per step; auto: 16, 32 or 64, more the more samples there are; of text with an answer for each token
+        about 1,024 tokens. A model that takes only a certain number at a time is trained with that.
     optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float or "auto"
@@ -81,7 +82,9 @@ class Distill(KeepingPass):
     patience : int
         Stop when so many epochs have brought nothing better; 0: never.
     seconds : float
-        Stop behind the epoch in which so many seconds are over, and let the rate fall to zero until then; 0: never.
+        Train for so many seconds at most: the rate falls to zero until then, what was learnt is judged within them, and
+        trials of learning rates take up to 15 % of them, in small batches; what the teacher takes is not counted. 0: as
+        long as it takes.
     keep_anyway : bool
         Take the weights even where training made the model worse.
     teacher : str
