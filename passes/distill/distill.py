@@ -15,6 +15,7 @@ from onnxcompress.contract import Changes, Context, Epoch, Needs, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.selection import Subject, value_subjects
 from onnxcompress.training import Settings, rehearse, sort_samples, train, trainable_weights
+from onnxcompress.training.composites.few_bits import COMPOSITES as FEW_BITS
 
 from . import outcome
 from .choose_loss import choose_loss
@@ -152,7 +153,7 @@ class Distill(KeepingPass):
             "frozen": tuple(stopped),
             "hooks": hooks.job | {"scales": factors},
         }
-        notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes)
+        notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes, *_packed(model))
         refused = (*(Refusal(name, reason) for name, reason in (stopped | hooks.refused).items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
@@ -179,6 +180,15 @@ class Distill(KeepingPass):
         done = [] if plan.student is None else [put_in_place(model, plan.student)]
         written, unfit = write_weights(model, plan.weights)
         return Changes((*done, *written), (*plan.refused, *unfit), plan.notes, plan.curve)
+
+
+def _packed(model: ir.Model) -> tuple[str, ...]:
+    """Say which weights stay because operators read their bits as they are packed."""
+    readers = [node.op_type for node in model.graph.all_nodes() if edit.op_of(node) in FEW_BITS]
+    if not readers:
+        return ()
+    what = f"{len(readers)} weights of packed bits ({', '.join(sorted({*readers}))}) stay, and what is float is trained"
+    return (f"{what}; to train all, put distill before quantize-weights, or store them with format=qdq",)
 
 
 def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]:
