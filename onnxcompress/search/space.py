@@ -97,7 +97,7 @@ PRECISIONS = (
     Element(
         "dynamic int8",
         "int8 arithmetic with scales of each run",
-        (Part("quantize-dynamic", "spare"),),
+        (Part("quantize-dynamic{target}", "spare"),),
         {"spare": SPARED},
         needs=("products", "cpu"),
         serves=("latency", "macs"),
@@ -105,7 +105,7 @@ PRECISIONS = (
     Element(
         "dynamic int8",
         "int8 arithmetic with scales of each run",
-        (Part("quantize-dynamic", "spare"), REST, SHORT),
+        (Part("quantize-dynamic{target}", "spare"), REST, SHORT),
         {"spare": SPARED},
         needs=("products", "cpu"),
         serves=SMALL,
@@ -135,7 +135,7 @@ PRECISIONS = (
             REST,
             SHORT,
         ),
-        {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits"), "spare": SPARED},
+        {"block": (32, 16, 64, 128), "format": ("qdq", "matmulnbits", "matmulinteger"), "spare": SPARED},
         needs=("samples", "layers"),
         serves=SMALL,
     ),
