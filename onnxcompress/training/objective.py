@@ -22,6 +22,7 @@ from . import extents
 from .batch import free_batch
 from .batch_norm import train_batch_norms
 from .composites import write_composites
+from .composites.few_bits import COMPOSITES as FEW_BITS
 from .differentiate import differentiate
 from .engines import DEFAULT, Engine
 from .forms import write_out
@@ -105,6 +106,8 @@ def build_objective(
         none = "no float32 constant is a weight of a node that leads to it"
         inside = next((node for node in graph if edit.inner_graphs(node)), None)
         none += f"; what {edit.label(inside)} runs is not trained: export the model without" if inside else ""
+        if any(edit.op_of(node) in FEW_BITS for node in model.graph.all_nodes()):
+            none += "; put distill before quantize-weights in the recipe, or store its weights with format=qdq"
         reason = next(iter(found.stopped.values()), none)
         towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
         raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")
@@ -146,7 +149,8 @@ def _written(model: ir.Model) -> onnx.ModelProto:
     for node in model.graph:
         # onnxruntime 1.19.2 names what it fuses after nodes, and trips over two without a name.
         node.name = node.name or names.node(f"{edit.output_name(node)}/{node.op_type}")
-    return ir.to_proto(model)
+    # What is not trained may still be in the model's data file.
+    return ir.to_proto(ir.external_data.load_to_model(model))
 
 
 def running_statistics(model: ir.Model) -> list[str]:

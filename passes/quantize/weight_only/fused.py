@@ -22,6 +22,12 @@ Array = npt.NDArray[Any]
 
 MICROSOFT = "com.microsoft"
 
+FORMS = {"matmulnbits": "MatMulNBits", "gatherblockquantized": "GatherBlockQuantized"}
+"""Form of a weight → the operator that reads it."""
+
+READERS = {form: f"{MICROSOFT}::{op}" for form, op in FORMS.items()} | {"matmulinteger": "MatMulInteger"}
+"""The same with the domain in front, and what no operator of onnxruntime's own reads."""
+
 FEW = 128
 """So many zero points, or scales, take less as they are than as what makes them with nodes."""
 
@@ -60,14 +66,14 @@ def write_fused(value: ir.Value, stored: StoredWeight, shared: Shared) -> None:
         products |= {"K": array.shape[1], "N": len(array)}
     for node, _ in list(value.uses()):
         if of_products:
-            _turn(node, "MatMulNBits", [node.inputs[0], *constants], products)
+            _turn(node, FORMS["matmulnbits"], [node.inputs[0], *constants], products)
         elif edit.op_of(node) == "Gather":
             rows = numbers | {"gather_axis": 0, "quantize_axis": 1}
-            _turn(node, "GatherBlockQuantized", [constants[0], node.inputs[1], *constants[1:]], rows)
+            _turn(node, FORMS["gatherblockquantized"], [constants[0], node.inputs[1], *constants[1:]], rows)
         else:
             cut = writer.in_blocks(constants[0], len(array))
             for product in turned_products(node):
-                _turn(product, "MatMulNBits", [product.inputs[0], cut, *constants[1:]], products)
+                _turn(product, FORMS["matmulnbits"], [product.inputs[0], cut, *constants[1:]], products)
 
 
 def turned_products(node: ir.Node) -> list[ir.Node]:
