@@ -118,7 +118,6 @@ class Rotate(SelectivePass):
         """Fold the rotations of the plan into the constants."""
         if not plan.rotations:
             return Changes(refused=plan.refused)
-        known = {value.name for value in edit.values(model.graph) if value.shape is not None or value.type is not None}
         done = prepare(model, FORMS["rotate"])
         nodes = {edit.output_name(node): node for node in model.graph}
         insert = edit.Inserter(model.graph)
@@ -130,8 +129,6 @@ class Rotate(SelectivePass):
                 _replace(insert, _node(nodes, name), index, np.ones_like)
             done.append(Change(MODEL, f"stream of width {found.width} rotated: {len(found.turns)} constants"))
         edit.remove_dead(model)
-        for value in (out for node in model.graph for out in node.outputs if out.name not in known):
-            value.type = value.shape = None  # inferred only: written down, they take room
         return Changes(tuple(done), plan.refused)
 
 
