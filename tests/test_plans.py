@@ -97,6 +97,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-dynamic", {}),
     ("quantize-weights", {"rounding": "gptq"}),
     ("quantize-weights", {"dtype": "int4", "block_size": 32, "format": "matmulnbits"}),
+    ("quantize-weights", {"dtype": "uint4", "block_size": 16, "format": "matmulinteger", "minimum_size": 1}),
     ("quantize-weights", {"dtype": "uint4", "equalise": True}),
     ("random-prune", {}),
     ("remove-dead", {}),

@@ -25,8 +25,8 @@ MICROSOFT = "com.microsoft"
 FORMS = {"matmulnbits": "MatMulNBits", "gatherblockquantized": "GatherBlockQuantized"}
 """Form of a weight → the operator that reads it."""
 
-READERS = {form: f"{MICROSOFT}::{op}" for form, op in FORMS.items()}
-"""The same with the domain in front."""
+READERS = {form: f"{MICROSOFT}::{op}" for form, op in FORMS.items()} | {"matmulinteger": "MatMulInteger"}
+"""The same with the domain in front, and what no operator of onnxruntime's own reads."""
 
 FEW = 128
 """So many zero points, or scales, take less as they are than as what makes them with nodes."""
