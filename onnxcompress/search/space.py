@@ -142,8 +142,8 @@ PRECISIONS = (
     Element(
         "4-bit weights",
         "weights in 4 bits",
-        (Part("quantize-weights dtype=uint4 calibration=mse rounding=gptq{target}", "spare"),),
-        {"spare": SPARED},
+        (Part("quantize-weights dtype=uint4 calibration=mse rounding=gptq format={format}{target}", "spare"),),
+        {"format": ("matmulinteger", "matmulnbits"), "spare": SPARED},
         needs=("samples", "products", "cpu"),
         serves=("latency",),
     ),

@@ -97,6 +97,8 @@ def test_what_cannot_be_written_is_refused_in_one_sentence() -> None:
     lacks = "format = 'matmulnbits': TensorRT 10.15, explicit quantization has no com.microsoft::MatMulNBits; leave"
     with pytest.raises(OptionError, match=lacks):
         QuantizeWeights(dtype="uint4", target="tensorrt", format="matmulnbits", block_size=64)
+    with pytest.raises(OptionError, match="format = 'matmulinteger': TensorRT .* has no MatMulInteger; leave"):
+        QuantizeWeights(dtype="uint4", target="tensorrt", format="matmulinteger")
     with pytest.raises(OptionError, match="target = 'tensorrt': TensorRT .* has no ConvInteger, .*; use quantize"):
         QuantizeDynamic(target="tensorrt")
     lstm = made(
