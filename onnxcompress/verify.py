@@ -67,15 +67,16 @@ class Verifier:
     """
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds] | None = None) -> None:
-        from .samples.random_values import runnable_feeds
+        from .samples.random_values import first_runs
 
         self._strict = _checker_message(model, full=True) is None
         # What the checker says of the model that is known to be right is no pass's fault.
         self._known = None if self._strict else _checker_message(model, full=False)
         self.random = [edit.label(node) for node in settled.random_nodes(model)]
         session = _open(settled.settled(model))
-        self.feeds: list[Feeds] = list(runnable_feeds(model, session) if feeds is None else feeds)
-        self._take(model, session, [session.run(feed) for feed in self.feeds])
+        runs = first_runs(model, session) if feeds is None else [(feed, session.run(feed)) for feed in feeds]
+        self.feeds: list[Feeds] = [feed for feed, _ in runs]
+        self._take(model, session, [outputs for _, outputs in runs])
 
     def _take(self, model: ir.Model, session: Session, outputs: list[Outputs]) -> None:
         self._model, self._outputs = model, outputs

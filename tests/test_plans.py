@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as arrays
 from onnxcompress import apply, plan_json, registry, save
 from onnxcompress.contract import Change, Changes, Context, Pass, Plan
 from onnxcompress.errors import OptionError, PlanError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, fingerprint
 from onnxcompress.graph.fingerprint import Fingerprints
 from onnxcompress.plans import plan_type, read_plans, write_plans
 from onnxcompress.surgery import SurgeonStep
@@ -78,6 +78,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("distill", {"epochs": 1, "keep_anyway": True}),
     ("distill", {"epochs": 1, "keep_anyway": True, "student": "m.onnx", "initialise": "he"}),
     ("drop-blocks", {"share": 1.0}),
+    ("factorise", {"share": 0.5}),
     ("fold-affine", {}),
     ("fold-batch-norm", {}),
     ("fold-constants", {}),
@@ -96,6 +97,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("quantize-dynamic", {}),
     ("quantize-weights", {"rounding": "gptq"}),
     ("quantize-weights", {"dtype": "int4", "block_size": 32, "format": "matmulnbits"}),
+    ("quantize-weights", {"dtype": "uint4", "block_size": 16, "format": "matmulinteger", "minimum_size": 1}),
     ("quantize-weights", {"dtype": "uint4", "equalise": True}),
     ("random-prune", {}),
     ("remove-dead", {}),
@@ -133,8 +135,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_pass_is_a_case() -> None:
-    caches = {"quantize-cache"}  # the net has none; see passes/quantize/test_quantize_cache.py
-    assert {name for name, _ in CASES} | caches == set(registry.names())
+    elsewhere = {"prune-vocabulary", "quantize-cache"}  # the net has no table and no caches; their own tests have
+    assert {name for name, _ in CASES} | elsewhere == set(registry.names())
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
@@ -254,7 +256,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         setter("plan", "weights", 0, "scale", "shape", value=[-1]), f"{FILE}: plan.weights[0].scale: shape: [-1]: exp"
     ),
     "no base64": (setter("plan", "weights", 0, "scale", "base64", value="é"), f"{FILE}: plan.weights[0].scale: base64"),
-    "unknown node": (setter("plan", "weights", 0, "node", value="no"), f"{FILE}: plan: it does not fit the model: Key"),
+    "unknown node": (
+        setter("plan", "weights", 0, "node", value="no"), f"{FILE}: plan: the plan names the node that gives 'no'"
+    ),
     "unknown tensor": (
         setter("plan", "activations", 0, "tensor", value="no"), f"{FILE}: plan: the plan names the tensor 'no', which"
     ),
@@ -432,3 +436,16 @@ def test_a_fingerprint_is_of_what_is_computed(folder: Path) -> None:
         change(copy)
         differ.add(Fingerprints().of(copy))
     assert len(differ) == 8
+
+
+def test_a_fingerprint_tells_large_weights_by_every_element_and_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "LARGE", 1)
+    array = np.arange(1, 22, dtype=np.float16).reshape(3, 7)  # 42 bytes: no whole number of words
+    swapped, negative, last = array[[1, 0, 2]], -array, array.copy()
+    last[-1, -1] += 1
+    found = set()
+    for each in (array, swapped, negative, last, array.reshape(7, 3), array.view(np.int16)):
+        copy = net()
+        copy.graph.initializers["b1"].const_value = ir.tensor(each)
+        found.add(Fingerprints().of(copy))
+    assert len(found) == 6

@@ -8,14 +8,32 @@ from typing import Any
 DATA = ["--data", "SAMPLES"]
 QUARTER = ["-p", "prune-channels sparsity=0.25 compensate=true", "-p", "shrink"]
 
+
+TIDY = ["-p", "merge-nodes", "-p", "shorten-names names=all"]
+DISTILL = ["-p", "distill"]
+
+
+def _weights(options: str, *before: str) -> list[str]:
+    return ["apply", *before, "-p", f"quantize-weights {options}", *DATA]
+
+
 OURS: dict[str, list[str]] = {
     "4 bits, no samples": ["apply", "-p", "quantize-weights dtype=uint4"],
-    "4 bits, gptq": ["apply", "-p", "quantize-weights dtype=uint4 rounding=gptq", *DATA],
+    "4 bits": _weights("dtype=uint4"),
+    "bytes=1.1MB": _weights("bytes=1.1MB", *TIDY),
+    "bytes=0.8MB": _weights("bytes=0.8MB", *TIDY),
+    "bytes=0.6MB": _weights("bytes=0.6MB", *TIDY),
+    "a quarter pruned": ["apply", *QUARTER, *DATA],
+    "a quarter pruned, 4 bits": _weights("dtype=uint4", *QUARTER),
+    "a quarter pruned, distilled": ["apply", *QUARTER, *DISTILL, *DATA],
+    "a quarter pruned, distilled, 4 bits": _weights("dtype=uint4", *QUARTER, *DISTILL),
 }
 """Row → a command without its model and output; SAMPLES stands for the windows."""
 
 GENAI: dict[str, list[str]] = {
-    "genai folder, 4 bits, gptq": ["apply", "-p", "quantize-weights dtype=uint4 rounding=gptq", *DATA],
+    "genai folder, 4 bits": _weights("dtype=uint4"),
+    "genai folder, bytes=1MB": _weights("bytes=1MB"),
+    "genai folder, float16": ["apply", "-p", "convert-float"],
 }
 """The same for a folder that onnxruntime-genai's builder wrote."""
 

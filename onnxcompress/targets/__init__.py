@@ -2,6 +2,7 @@
 
 from .finding import Finding
 from .here import elsewhere, local_target
+from .lacking import computes
 from .linter import LintReport, lint
 from .options import quantize_options, takes
 from .target import Target, load_target, target_names
@@ -10,6 +11,7 @@ __all__ = [
     "Finding",
     "LintReport",
     "Target",
+    "computes",
     "elsewhere",
     "lint",
     "load_target",

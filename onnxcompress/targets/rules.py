@@ -12,7 +12,7 @@ from ..graph.constants import find, is_constant
 from ..graph.layer import Layer
 from ..graph.operators import INTEGER_OPERATORS
 from ..graph.shapes import FLOATS
-from . import storage
+from . import lacking, storage
 from .finding import Finding
 from .quantized import (
     DEQUANTIZE,
@@ -37,16 +37,6 @@ def opset(model: Quantized, target: Target) -> Findings:
     if not target.opset.min <= version <= target.opset.max:
         reason = f"opset {version}; it takes {target.opset.min} to {target.opset.max}"
         yield Finding("opset", effect(target.opset), "model", reason)
-
-
-def operators(model: Quantized, target: Target) -> Findings:
-    """Find operators that the engine has no kernel for."""
-    for node in model.nodes:
-        op = edit.op_of(node)
-        if op in target.operators.rejected:
-            yield Finding("operator", "rejected", edit.label(node), f"it has no {op}")
-        elif op in INTEGER_OPERATORS and op not in target.operators.qoperators:
-            yield Finding("operator", effect(target.operators), edit.label(node), f"it takes no {op}")
 
 
 def bias_format(model: Quantized, target: Target) -> Findings:
@@ -231,7 +221,7 @@ def left_in_float(model: Quantized, target: Target) -> Findings:
 
 RULES: Mapping[str, Callable[[Quantized, Target], Findings]] = {
     "opset": opset,
-    "operator": operators,
+    "operator": lacking.operators,
     "type": storage.types,
     "pair": storage.pairs,
     "zero-point": storage.zero_points,

@@ -135,6 +135,11 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Operators on integers, such as QLinearConv, that are accepted as they are.
     rejected : list of str
         Have no kernel at all.
+    contrib : list of str
+        Operators of onnxruntime's own that it takes, without their domain.
+    beyond : {"taken", "cpu", "reject"}
+        What becomes of the others of onnxruntime's own: its CPU kernels are this engine; they are left to the CPU;
+        or the engine refuses them.
     coverage : {"layers", "all"}
         "all": floats are not computed, or by another processor, so that whatever can compute on integers should.
     """
@@ -146,6 +151,8 @@ class Operators(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     completes: list[str] = []
     qoperators: list[str] = []
     rejected: list[str] = []
+    contrib: list[str] = []
+    beyond: Literal["taken", "cpu", "reject"] = "taken"
     coverage: Literal["layers", "all"] = "layers"
 
 

@@ -32,6 +32,9 @@ from .store import Store, save_teacher
 
 Teacher = ir.Model | Arrays | None
 
+TOKEN_AXES = 2
+"""What has an answer for each token has so many axes beside that of the samples."""
+
 
 def train(
     model: ir.Model,
@@ -135,7 +138,10 @@ class _Job:
         self.objective: Objective = build_objective(model, loss, frozen=frozen, **how)
         self._evaluation = build_evaluation(model, loss, self.objective, **how) if self._judge.any() else None
         self._initial = initial_weights(model, self.objective)
-        self._settings = settings.resolved(int(self._train.sum()), self.objective.fixed_batch)
+        each = any(shape is not None and len(shape) == TOKEN_AXES for shape in self.objective.shapes.values())
+        self._settings = settings.resolved(
+            int(self._train.sum()), self.objective.fixed_batch, self._found.tokens if each else 0
+        )
         check_augment(settings.augment)
 
     def write(

@@ -22,6 +22,7 @@ from . import extents
 from .batch import free_batch
 from .batch_norm import train_batch_norms
 from .composites import write_composites
+from .composites.few_bits import COMPOSITES as FEW_BITS
 from .differentiate import differentiate
 from .engines import DEFAULT, Engine
 from .forms import write_out
@@ -105,6 +106,8 @@ def build_objective(
         none = "no float32 constant is a weight of a node that leads to it"
         inside = next((node for node in graph if edit.inner_graphs(node)), None)
         none += f"; what {edit.label(inside)} runs is not trained: export the model without" if inside else ""
+        if any(edit.op_of(node) in FEW_BITS for node in model.graph.all_nodes()):
+            none += "; put distill before quantize-weights in the recipe, or store its weights with format=qdq"
         reason = next(iter(found.stopped.values()), none)
         towards = " and ".join(f"'{value.name}'" for value in graph.outputs)
         raise TrainingError(f"nothing in this model can be trained towards {towards}: {reason}")

@@ -18,6 +18,8 @@ FEW, MANY = 512, 8192
 """Fewer samples come in small batches, more in large ones."""
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 2500, 10, 60
 """How many steps are aimed at, within these bounds."""
+ANSWERS, STEPS_OF_TEXT = 1024, 400
+"""Where each token has an answer, a batch needs no more of them, and so many steps are aimed at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Settings:
     ----------
     epochs, batch_size : int or "auto"
         Passes over the samples, and samples per step (an epoch is split into nearly equal batches of at most that).
-        "auto": batches of 16, 32 or 64, and 10 to 60 epochs, by the number of samples.
+        "auto": batches of 16, 32 or 64, of text with an answer for each token about 1,024 tokens, and 10 to 60 epochs,
+        by the number of samples.
     optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate, schedule : float or "auto", {"constant", "linear", "cosine"}
@@ -69,20 +72,25 @@ class Settings:
     engine: EngineName | Auto = "auto"
     seed: int = 0
 
-    def resolved(self, samples: int, fixed: int | None) -> Settings:
+    def resolved(self, samples: int, fixed: int | None, tokens: int = 0) -> Settings:
         """Return the same with numbers for what the number of samples that train decides.
 
-        Where the model takes a `fixed` number of samples at a time, a batch is some times as many.
+        Where the model takes a `fixed` number of samples at a time, a batch is some times as many. `tokens` is how many
+        of a sample have an answer of their own; 0 where the sample has one as a whole.
         """
-        size = self.batch_size
-        if size == "auto":
-            size = 16 if samples < FEW else 32 if samples < MANY else 64
+        size = _batch(samples, tokens) if self.batch_size == "auto" else self.batch_size
         if fixed:
             size = max(size // fixed, 1) * fixed
         epochs = self.epochs
         if epochs == "auto":
-            epochs = min(max(round(STEPS / math.ceil(samples / size)), LEAST_EPOCHS), MOST_EPOCHS)
+            aim = STEPS_OF_TEXT if tokens else STEPS
+            epochs = min(max(round(aim / math.ceil(samples / size)), LEAST_EPOCHS), MOST_EPOCHS)
         return dataclasses.replace(self, batch_size=size, epochs=epochs)
+
+
+def _batch(samples: int, tokens: int) -> int:
+    size = 16 if samples < FEW else 32 if samples < MANY else 64
+    return min(size, max(ANSWERS // tokens, 1)) if tokens else size
 
 
 @dataclass(frozen=True)

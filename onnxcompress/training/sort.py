@@ -59,6 +59,13 @@ class Sorted:
                 found[item.name] = np.broadcast_to(np.zeros((), item.dtype), (1, *shapes.pop()))
         return found
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens the longest sample of text has; 0 where no input is a list of integers."""
+        shapes = [sort.shapes[item.name] for sort in self.sorts.values() for item in self.samples.inputs
+                  if item.batch_axis is not None and item.dtype.kind == "i"]  # fmt: skip
+        return max((shape[0] for shape in shapes if len(shape) == 1), default=0)
+
     def key(self, batch: Batch) -> Key:
         """Return which bucket the samples of a piece belong to."""
         return _key(self.samples.inputs, batch, self.padded)

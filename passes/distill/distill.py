@@ -15,6 +15,7 @@ from onnxcompress.contract import Changes, Context, Epoch, Needs, Plan, Refusal
 from onnxcompress.graph import edit
 from onnxcompress.selection import Subject, value_subjects
 from onnxcompress.training import Settings, rehearse, sort_samples, train, trainable_weights
+from onnxcompress.training.composites.few_bits import COMPOSITES as FEW_BITS
 
 from . import outcome
 from .choose_loss import choose_loss
@@ -51,10 +52,11 @@ class Distill(KeepingPass):
     Attributes
     ----------
     epochs : int or "auto"
-        Passes over the samples; auto: 10 to 60, fewer the more samples there are.
+        Passes over the samples; auto: 10 to 60, fewer the more samples there are, and of text with an answer for each
+        token.
     batch_size : int or "auto"
-        Samples per step; auto: 16, 32 or 64, more the more samples there are. A model that takes only a certain number
-        at a time is trained with that.
+        Samples per step; auto: 16, 32 or 64, more the more samples there are; of text with an answer for each token
+        about 1,024 tokens. A model that takes only a certain number at a time is trained with that.
     optimizer : {"adamw", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float or "auto"
@@ -81,7 +83,9 @@ class Distill(KeepingPass):
     patience : int
         Stop when so many epochs have brought nothing better; 0: never.
     seconds : float
-        Stop behind the epoch in which so many seconds are over, and let the rate fall to zero until then; 0: never.
+        Train for so many seconds at most: the rate falls to zero until then, what was learnt is judged within them, and
+        trials of learning rates take up to 15 % of them, in small batches; what the teacher takes is not counted. 0: as
+        long as it takes.
     keep_anyway : bool
         Take the weights even where training made the model worse.
     teacher : str
@@ -149,7 +153,7 @@ class Distill(KeepingPass):
             "frozen": tuple(stopped),
             "hooks": hooks.job | {"scales": factors},
         }
-        notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes)
+        notes = (*(() if student is None else student.notes), *compared, *notes, *hooks.notes, *_packed(model))
         refused = (*(Refusal(name, reason) for name, reason in (stopped | hooks.refused).items()), *selected.idle)
         if context.rehearsal:
             told = outcome.rehearsed(rehearse(drawn, given, loss, **how))
@@ -176,6 +180,15 @@ class Distill(KeepingPass):
         done = [] if plan.student is None else [put_in_place(model, plan.student)]
         written, unfit = write_weights(model, plan.weights)
         return Changes((*done, *written), (*plan.refused, *unfit), plan.notes, plan.curve)
+
+
+def _packed(model: ir.Model) -> tuple[str, ...]:
+    """Say which weights stay because operators read their bits as they are packed."""
+    readers = [node.op_type for node in model.graph.all_nodes() if edit.op_of(node) in FEW_BITS]
+    if not readers:
+        return ()
+    what = f"{len(readers)} weights of packed bits ({', '.join(sorted({*readers}))}) stay, and what is float is trained"
+    return (f"{what}; to train all, put distill before quantize-weights, or store them with format=qdq",)
 
 
 def _subjects(model: ir.Model, free: Collection[str]) -> dict[ir.Value, Subject]:

@@ -77,7 +77,8 @@ def _steps(trained: Trained) -> str:
     rate = f"learning rate {settings.learning_rate:g}"
     if trained.tried:
         rates = ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in trained.tried)
-        rate += f", the best of a few tried for some steps (loss {rates})"
+        few = "the only one that there was time to try" if len(trained.tried) == 1 else "the best of a few tried"
+        rate += f", {few} for some steps (loss {rates})"
     return f"{_epochs(settings)} in batches of {settings.batch_size}, {rate}"
 
 

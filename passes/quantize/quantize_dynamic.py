@@ -10,10 +10,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.contract import Changes, Context, Plan, Refusal
+from onnxcompress.errors import OptionError
 from onnxcompress.graph import constants, edit, operators
 from onnxcompress.graph.layer import Layer
 from onnxcompress.runtime.saturation import products_saturate
 from onnxcompress.selection import OverridablePass, node_subjects
+from onnxcompress.targets import computes, load_target, quantize_options
 
 from .dynamic.apply import ATTENTION, ATTENTION_INPUTS, DynamicApplication, matrix_of
 from .prepare.prepare import FORMS, prepare, prepared
@@ -42,6 +44,15 @@ SLOW_CONV = (
     "onnxruntime computes ConvInteger several times slower than Conv in float; quantize (with samples) is for "
     "convolutions, conv=true computes it on integers all the same"
 )
+
+
+def _written(op: str) -> str:
+    name = operators.facts(op).dynamic
+    return name if name in operators.INTEGER_OPERATORS else f"com.microsoft::{name}"
+
+
+WRITTEN = {op: _written(op) for op in operators.DYNAMIC}
+"""Operator → what takes its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +97,9 @@ class QuantizeDynamic(OverridablePass):
 
     Parameters
     ----------
+    target : str, optional
+        What engine it is for, as in `quantize`; what it has no integer operator for stays in float. None: onnxruntime
+        on a CPU.
     weights : {"int8", "uint8"}
         int8 with zero point 0, or uint8 with zero point 128: the same steps.
     granularity : {"tensor", "channel"}
@@ -93,7 +107,7 @@ class QuantizeDynamic(OverridablePass):
     reduce_range : bool, optional
         Weights in [-64, 64]. On x86 without VNNI onnxruntime adds pairs of products uint8 · int8 in 16 bits, which
         saturate; 7 bits cannot. ``weights="uint8"`` does not saturate either, is as fine as int8, and slower there.
-        None: where int8 would saturate on this machine.
+        None: where int8 would saturate on the target, or on this machine where there is none.
     conv : bool
         Conv becomes ConvInteger too, which is smaller but several times slower in onnxruntime.
 
@@ -106,12 +120,29 @@ class QuantizeDynamic(OverridablePass):
     2018, arXiv:1712.05877, equation 4.
     """
 
+    target: str | None = None
     weights: Literal["int8", "uint8"] = "int8"
     granularity: Literal["tensor", "channel"] = "channel"
     reduce_range: bool | None = None
     conv: bool = False
 
     overridable = ("weights", "granularity", "reduce_range", "conv")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is not None and all(self._lacks(op) for op in WRITTEN):
+            raise OptionError(
+                f"{self.name}: target = '{self.target}': {load_target(self.target).title} has no "
+                f"{', '.join(sorted(set(WRITTEN.values())))}; use quantize, which needs samples"
+            )
+
+    def _lacks(self, op: str) -> bool:
+        """Tell whether the target lacks what takes the place of an operator."""
+        if self.target is None or op not in WRITTEN:
+            return False
+        engine = load_target(self.target)
+        scaled = "::" in WRITTEN[op] or computes(engine, "DynamicQuantizeLinear")
+        return not (scaled and computes(engine, WRITTEN[op]))
 
     def plan(self, model: ir.Model, context: Context) -> DynamicPlan:
         """Choose the nodes, and the scales of their weights."""
@@ -155,6 +186,8 @@ class QuantizeDynamic(OverridablePass):
             return left_alone
         if op == "Conv" and not self.conv:
             return SLOW_CONV
+        if self._lacks(op):
+            return f"the target, {self.target}, has no {WRITTEN[op]}"
         data = node.inputs[0]
         if data is None or data.dtype is None:
             return "the type of its input is not known"
@@ -163,10 +196,15 @@ class QuantizeDynamic(OverridablePass):
         own = {"LSTM": _lstm_obstacle, ATTENTION: _attention_obstacle}.get(op)
         return own(node) if own else OBSTACLES[op](node) or _matrix_obstacle(node)
 
+    def _saturates(self) -> bool:
+        return (
+            products_saturate() if self.target is None else quantize_options(load_target(self.target))["reduce_range"]
+        )
+
     def _weights(self, node: ir.Node) -> list[DynamicWeight]:
         name, per_channel, reduced = edit.output_name(node), self.granularity == "channel", self.reduce_range
         if reduced is None:
-            reduced = self.weights == "int8" and products_saturate()
+            reduced = self.weights == "int8" and self._saturates()
         largest = (scales.SEVEN_BITS if reduced else scales.SYMMETRIC).high
         if node.op_type == "LSTM":
             layers = Layer.each_of(node, constants.find)

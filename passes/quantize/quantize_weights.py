@@ -20,8 +20,8 @@ from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
-from onnxcompress.targets import load_target, local_target
-from onnxcompress.targets.target import Blocks
+from onnxcompress.targets import computes, load_target, local_target
+from onnxcompress.targets.target import Blocks, Target
 
 from .equalise.equalisation import Equalisation, apply_equalisation
 from .equalise.least_error import least_error
@@ -73,7 +73,8 @@ class QuantizeWeights(OverridablePass):
     ----------
     target : str, optional
         What engine it is for: the name of a target (``onnxcompress lint --help`` lists them) or the path of a TOML
-        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says.
+        file; None: onnxruntime on a CPU like this machine's, or what ``--provider`` says. Of MatMulNBits and
+        GatherBlockQuantized, only what it has is written.
     dtype : {"int8", "uint8", "int4", "uint4", "int3", "uint3", "int2", "uint2"}
         What the integers are.
     symmetric : bool, optional
@@ -86,10 +87,14 @@ class QuantizeWeights(OverridablePass):
         How many weights that are neighbours among those that an output sums over share a scale; the last block may be
         shorter. Tensors with a shorter sum have a scale for each channel, and so have no blocks. None: 32 with 4 bits
         and fewer, if no granularity is given.
-    format : {"qdq", "matmulnbits"}, optional
+    format : {"qdq", "matmulnbits", "matmulinteger"}, optional
         "matmulnbits": a MatMul with a constant matrix becomes onnxruntime's MatMulNBits, which reads the integers as
         they are, and a table's Gather becomes GatherBlockQuantized; needs blocks of 16, 32, 64, … . What neither can
-        read is stored as with "qdq". None: as the target wants of 4 bits and fewer in such blocks, else "qdq".
+        read is stored as with "qdq". "matmulinteger": 4 bits in the file, of which onnxruntime makes 8 when it loads
+        the model, and computes like `QuantizeDynamic`, with one scale for a tensor of activations in each run; the
+        scales of blocks are whole multiples of one for each output. The faster of the two for whole sequences, not for
+        one token after the other. What it cannot read is stored as with "matmulnbits". None: as the target wants of 4
+        bits and fewer in such blocks, else "qdq".
     accuracy_level : int, optional
         What MatMulNBits computes in: 0 as it comes, 1 float32, 2 float16, 3 bfloat16, 4 activations rounded to 8 bits;
         None: as the target wants.
@@ -133,7 +138,7 @@ class QuantizeWeights(OverridablePass):
     symmetric: bool | None = None
     granularity: Literal["tensor", "channel", "block"] | None = None
     block_size: Annotated[int, msgspec.Meta(ge=2)] | None = None
-    format: Literal["qdq", "matmulnbits"] | None = None
+    format: Literal["qdq", "matmulnbits", "matmulinteger"] | None = None
     accuracy_level: Annotated[int, msgspec.Meta(ge=0, le=4)] | None = None
     compact: bool = True
     calibration: Literal["minmax", "mse"] = "minmax"
@@ -165,15 +170,15 @@ class QuantizeWeights(OverridablePass):
             )
         if self.target is not None:
             load_target(self.target)
+        if self.format is not None and not self._reads(self.format):
+            raise OptionError(
+                f"{self.name}: format = '{self.format}': {self._engine.title} has no {fused.READERS[self.format]}; "
+                f"leave format out, or give format = 'qdq'"
+            )
         if self.budgeted:
             self._check_budget()
-        elif self.format == "matmulnbits" and not (
-            formats.is_power(self._block) or (self._block is None and self._few)
-        ):
-            raise OptionError(
-                f"{self.name}: block_size = {block}: expected 16, 32, 64 or another power of two, "
-                f"as format = 'matmulnbits' reads blocks of such sizes only"
-            )
+        elif self.format in fused.READERS:
+            self._check_format(self.format)
         wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
         samples = self.equalise or wanted != {"nearest"}
         object.__setattr__(self, "needs", Needs(samples=samples, welcome=self.budgeted))
@@ -182,6 +187,18 @@ class QuantizeWeights(OverridablePass):
     def budgeted(self) -> bool:
         """Whether settings are chosen under a budget."""
         return self.bits is not None or self.bytes is not None
+
+    def _check_format(self, form: str) -> None:
+        if form == "matmulinteger" and int(self.dtype[-1]) != FEW_BITS:
+            raise OptionError(
+                f"{self.name}: dtype = '{self.dtype}': format = 'matmulinteger' stores 'int4' or 'uint4'; what "
+                f"computes like that on weights of 8 bits is the pass quantize-dynamic"
+            )
+        if not (formats.is_power(self._block) or (self._block is None and self._few)):
+            raise OptionError(
+                f"{self.name}: block_size = {self.block_size}: expected 16, 32, 64 or another power of two, "
+                f"as format = '{form}' reads blocks of such sizes only"
+            )
 
     def _check_budget(self) -> None:
         if self.bits is not None and self.bytes is not None:
@@ -201,9 +218,17 @@ class QuantizeWeights(OverridablePass):
         return int(self.dtype[-1]) <= FEW_BITS
 
     @cached_property
+    def _engine(self) -> Target:
+        return load_target(self.target or local_target())
+
+    @cached_property
     def _takes(self) -> Blocks:
         """What the target wants of weights in blocks."""
-        return load_target(self.target or local_target()).blocks or NO_BLOCKS
+        return self._engine.blocks or NO_BLOCKS
+
+    def _reads(self, form: str) -> bool:
+        """Tell whether the target has the operator that reads weights in a form."""
+        return form == "qdq" or computes(self._engine, fused.READERS[form])
 
     @property
     def _block(self) -> int | None:
@@ -295,7 +320,10 @@ class QuantizeWeights(OverridablePass):
             settings = [each for each in SETTINGS if each.dtype.startswith(signs)]
 
         def store(setting: Setting | None, array: Array) -> StoredWeight:
-            own = {} if setting is None else {**setting._asdict(), "format": self.format or self._takes.format}
+            wanted = self.format or self._takes.format
+            if setting is not None and wanted == "matmulinteger" and int(setting.dtype[-1]) != FEW_BITS:
+                wanted = "matmulnbits"
+            own = {} if setting is None else {**setting._asdict(), "format": wanted}
             return self.replaced(own)._stored(value, array, axes)
 
         table = any(formats.reads_rows(*use) for use in value.uses())
@@ -345,8 +373,10 @@ class QuantizeWeights(OverridablePass):
         level = self._takes.accuracy_level if self.accuracy_level is None else self.accuracy_level
         storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
-        form = formats.fused_form(value, self._block or 0) if self._format == "matmulnbits" else None
-        found = storage.store(array, form or "qdq", output, axes.summed)
+        form = None if self._format == "qdq" else formats.fused_form(value, self._format, self._block or 0)
+        if form is None or not self._reads(form):
+            form = "qdq"
+        found = storage.store(array, form, output, axes.summed)
         if found.form != "qdq" and found.block_size:
             return found
         dtype, _ = formats.wider(value, self.dtype)
@@ -370,13 +400,13 @@ class QuantizeWeights(OverridablePass):
             return Changes(refused=plan.refused)
         done = [*prepare(model, self._form(plan.weights)), *apply_equalisation(model, plan.equalisation)]
         values = {value.name: value for value in edit.values(model.graph)}
-        shared = fused.Shared(edit.Names(model.graph))
+        writer = formats.Writer(model)
         for name, stored in plan.weights.items():
             value = values.get(name)
             tensor = edit.constant(value)
             if value is None or tensor is None:
                 raise PassError(f"the plan names the weight '{name}', which the model does not have")
-            formats.write(value, stored, shared, model.opset_imports[""])
+            writer.write(value, stored)
             edit.release_pages(tensor)
             done.append(Change(name, _described(tensor, stored)))
         if any(stored.form != "qdq" for stored in plan.weights.values()):
@@ -391,7 +421,7 @@ def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:
     blocks = f", blocks of {stored.block_size}" if stored.block_size else ""
     rounded = ", errors made up for" if stored.integers is not None else ""
     shape = tensor.shape.numpy()
-    reader = {"matmulnbits": ", MatMulNBits", "gatherblockquantized": ", GatherBlockQuantized"}.get(stored.form, "")
+    reader = "" if stored.form == "qdq" else f", {fused.READERS[stored.form].rpartition('::')[2]}"
     return f"{tensor.size} weights of shape {list(shape)} as {stored.dtype}, {count}{blocks}{reader}{rounded}"
 
 

@@ -42,7 +42,11 @@ class MergeNodes(SelectivePass):
         """Merge on a copy, node after node, and note which could be."""
         copy = model.clone()
         selected = self.select(model, node_subjects(copy.graph))
-        constants = {str(old.name): str(new.name) for old, new in _equal_constants(copy.graph).items()}
+        constants = {
+            str(old.name): str(new.name)
+            for old, new in _equal_constants(copy.graph).items()
+            if not any(reader in selected.why_not for reader, _ in old.uses())
+        }
         named = Counter(
             edit.output_name(node) for node in copy.graph.all_nodes() if node.outputs
         )  # branches reuse names

@@ -101,6 +101,45 @@ def test_what_was_made_for_the_original_runs() -> None:
     assert {item.name for item in found.outputs if item.sqnr is not None} >= {"y", "present_key"}
 
 
+STREAM = """g (float[B,S,10] e, float[B,2,P,4] past_key, float[B,2,P,4] past_value)
+    => (float[B,S,12] out, float[B,2,T,4] present_key, float[B,2,T,4] present_value) {
+    h = MatMul(e, we) x = RMSNormalization<axis=-1>(h, g1) BODY
+    h1 = Add(h, y) n = RMSNormalization<axis=-1>(h1, g2) out = MatMul(n, wl) }"""
+
+
+def stream_decoder() -> ir.Model:
+    """A decoder whose stream has 8 dimensions that no axis of it is in, and whose first cached head changes nothing."""
+    random = np.random.default_rng(0)
+    shapes = {**SIZES, "wo": (16, 16), "we": (10, 16), "wl": (16, 12)}
+    arrays = {name: random.standard_normal(shape).astype(np.float32) / 2 for name, shape in shapes.items()}
+    basis = np.linalg.qr(random.standard_normal((16, 8)))[0]
+    arrays["wo"][:8] *= 1e-6  # zeros would be a mask, and a masked stream is not turned
+    for name in ("we", "wo"):
+        arrays[name] = (arrays[name] @ basis @ basis.T).astype(np.float32)
+    norms = {name: random.uniform(0.5, 2, 16).astype(np.float32) for name in ("g1", "g2")}
+    text = STREAM.replace("BODY", BODY.replace("ATTENTION", WHOLE))
+    return model(text, arrays | norms | {n: a for n, a in NUMBERS.items() if n in text}, opset=23)
+
+
+def test_a_turned_stream_and_heads_of_a_cache_go_together() -> None:
+    subject, random = stream_decoder(), np.random.default_rng(7)
+    shapes = {"e": (4, 16, 10), "past_key": (4, 2, 3, 4), "past_value": (4, 2, 3, 4)}
+    given = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    options = {"sparsity": 0.5, "compensate": True, "round_to": 1, "ranking": "local", "interface": "may change"}
+    steps = [PruneChannels(**options), Shrink(exact=True, interface="may change")]
+    small, report = apply(subject, steps, data=given)
+    assert any("after turning them to their principal axes" in change.what for change in report.steps[0].done)
+    cuts = interface.read(small.metadata_props)
+    assert {name: axes[1] for name, axes in cuts.items()} == dict.fromkeys(
+        ("past_key", "past_value", "present_key", "present_value"), (2, (1,))
+    )
+    assert small.graph.initializers["wl"].const_value.shape == (8, 12)
+    expected = plain_run(subject, given)
+    found = plain_run(small, {name: interface.cut(cuts, name, array) for name, array in given.items()})
+    left = {name: interface.cut(cuts, name, array) for name, array in expected.items()}
+    assert_same(left, found, 1e-4)
+
+
 def test_the_verifier_accepts_what_is_declared_and_no_more() -> None:
     subject = decoder()
     small, _ = apply(subject, STEPS)

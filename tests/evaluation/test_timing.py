@@ -27,6 +27,37 @@ def test_models_are_timed_in_turning_order(parse, monkeypatch):
     assert [item.runs for item in found] == [5, 5]
 
 
+@pytest.mark.parametrize(("widths", "order"), [((9, 3), "bab"), ((3, 9), "aba"), ((9, 3, 5), "abca")])
+def test_large_models_take_turns_and_the_machine_favours_none(parse, monkeypatch, widths, order):
+    """One is open at a time; of two the smaller one is opened twice, whatever drifts is in both of its turns."""
+    opened = []
+    monkeypatch.setattr(timing, "SHARED_BYTES", 0)
+    text = "{0} (float[N] x) => (float[N] y) <float[{1}] w = {{{2}}}> {{ y = Relu(x) }}"
+    models = [parse(text.format(*each, ",".join("1" * each[1]))) for each in zip("abc", widths, strict=False)]
+
+    class Recorder:
+        def run(self, _feeds):
+            pass
+
+    def open_session(model, *, prepack, **_):
+        assert prepack
+        opened.append(model.graph.name)
+        return Recorder()
+
+    monkeypatch.setattr(timing, "open_session", open_session)
+    found = time_models(models, {}, seconds=0)
+    assert "".join(opened) == order
+    assert [item.runs for item in found] == [5] * len(models)
+
+
+def test_three_rounds_are_enough_where_one_takes_more_than_a_second(monkeypatch):
+    ticks = iter(range(0, 10**13, 600_000_000))
+    runs = []
+    session = type("Slow", (), {"run": lambda _, feeds: runs.append(feeds)})()
+    assert timing._measure([session, session], {}, 0, lambda: next(ticks)).tolist() == [[600, 600]] * 3
+    assert len(runs) == 6
+
+
 def test_real_models_and_paths(parse, tmp_path):
     ir.save(parse(RELU), tmp_path / "m.onnx")
     first, second = time_models([tmp_path / "m.onnx", parse(RELU)], seconds=0, threads=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from corpus.text import model
 
@@ -62,6 +63,31 @@ def test_sessions_that_share_their_weights_compute_the_same(tmp_path: Path, monk
         opened = [open_session(subject) for _ in range(2)]
         for each in opened:
             np.testing.assert_allclose(each.run(feeds)["y"], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "shared"), [(np.float32, True), (np.uint8, False)])
+def test_large_models_share_float_weights_and_pack_integers(
+    dtype: type, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that read few bits are far slower where they may not arrange them first."""
+    asked: list[str] = []
+    options = type("Options", (ort.SessionOptions,), {})
+    add = ort.SessionOptions.add_session_config_entry
+    monkeypatch.setattr(
+        options, "add_session_config_entry", lambda o, key, value: (asked.append(key), add(o, key, value))
+    )
+    monkeypatch.setattr(ort, "SessionOptions", options)
+    monkeypatch.setattr(session, "SHARED_BYTES", 0)
+    subject = wide()
+    if dtype is np.uint8:
+        scales = {"s1": np.ones(200, np.float32), "z1": np.zeros(200, np.uint8)}
+        text = "g (float[N,8] x) => (float[N,200] y) { w = DequantizeLinear<axis = 1>(q, s1, z1) y = MatMul(x, w) }"
+        subject = model(text, {"q": np.ones((8, 200), np.uint8), **scales})
+    open_session(subject)
+    assert ("session.disable_prepacking" in asked) is shared
+    asked.clear()
+    open_session(subject, prepack=True)
+    assert "session.disable_prepacking" not in asked
 
 
 def test_a_large_model_is_pruned_and_saved_with_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

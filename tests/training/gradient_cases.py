@@ -296,6 +296,20 @@ e, i, t = com.microsoft.EmbedLayerNormalization(words, segments, s66, m66, two_r
 e, i = com.microsoft.EmbedLayerNormalization(words, , s66, m66, , s6, h6, , swapped); g = Mul(e, e); {embedded}
 """
 
+FEW_BITS = """
+y = {product}<{of}, bits = 4>(q, bytes_4, block_scales)
+y = {product}<{of}, bits = 4>(q, bytes_4, block_scales, points_4, , b5)
+y = {product}<{of}, bits = 2>(q, bytes_2, block_scales, points_2)
+t = {table}<{blocks}, bits = 4>(table_4, rows_36, table_scales, table_points); y = MatMul(q, t)
+"""
+
+OPERATORS = {
+    "{product}": "com.microsoft.MatMulNBits",
+    "{of}": "K = 36, N = 5, block_size = 16",
+    "{table}": "com.microsoft.GatherBlockQuantized",
+    "{blocks}": "gather_axis = 0, quantize_axis = 1, block_size = 16",
+}
+
 EMBEDDED = "a = ReduceMean<axes = [1, 2]>(g); b = Reshape(a, rows_first); y = Mul(x, b)"
 
 SKIPS = """
@@ -373,6 +387,12 @@ ONLY_NEW: tuple[str, ...] = ()
 """Operators that onnxruntime-training 1.19.2 has no kernel of, or a wrong one."""
 
 
+def _named(line: str) -> str:
+    for short, written in OPERATORS.items():
+        line = line.replace(short, written)
+    return line
+
+
 def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line]
 
@@ -380,6 +400,7 @@ def lines(text: str) -> list[str]:
 RIGHT = [
     *lines(PRODUCTS + NORMS + ELEMENTS + SUMS + MOVES + CONSTANTS + EINSUMS + TRANSPOSED + ROTARY + COMPOSED),
     *(line.replace("{embedded}", EMBEDDED) for line in lines(FUSED)),
+    *(f"q = Reshape(x, line); {_named(line)}" for line in lines(FEW_BITS)),
     *(f"q = Reshape(x, line); r = Reshape(p, line); {line}" for line in lines(SKIPS)),
     *(f"q = Reshape(x, line); t = Transpose<perm = [1, 0, 2]>(q); {line}" for line in lines(RECURRENT)),
     *(line.format(op) for op in REDUCING for line in lines(REDUCTIONS)),
@@ -388,6 +409,10 @@ RIGHT = [
     "18: y = ReduceProd(x, axes_23)",
     "z = Where(mostly, x, zero); y = ReduceProd<axes = [1]>(z)",
 ]
+
+
+BYTES = {"bytes_4": (5, 3, 8), "bytes_2": (5, 3, 4), "points_4": (10,), "points_2": (5,)}
+BYTES |= {"table_4": (7, 16), "table_points": (7, 1)}
 
 
 def constants() -> dict[str, np.ndarray]:
@@ -446,6 +471,7 @@ def constants() -> dict[str, np.ndarray]:
     }
     integers |= {"small": [3, 4, 3, 4], "places": [[0, 2, 4, 1, 5, 3]] * 3}
     integers |= {"line": [0, 4, 36], "solid": [0, 4, 3, 3, 4]}
+    integers["rows_36"] = [0, 6, 2, 1] * 9
     elements = random.integers(-4, 4, (3, 4, 6, 6))
     permuted = random.permuted(np.tile(np.arange(4)[None, :, None, None], (3, 1, 6, 6)), axis=1)
     numbers = {"zero": 0, "one_f": 1, "five": 5, "scales_odd": [1, 1, 1.5, 0.7], "two_scales": [1.5, 2]}
@@ -471,4 +497,7 @@ def constants() -> dict[str, np.ndarray]:
         "permuted": permuted,
         "scales": np.array([1, 1, 2, 2], np.float32),
         "true": np.array(True),
+        "block_scales": random.uniform(-0.2, 0.2, (5, 3)).astype(np.float32),
+        "table_scales": random.uniform(-0.2, 0.2, (7, 2)).astype(np.float32),
+        **{name: random.integers(0, 256, shape, np.uint8) for name, shape in BYTES.items()},
     }

@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,8 +23,10 @@ from onnxcompress.errors import OptionError, TrainingError
 from onnxcompress.passes import Distill
 from onnxcompress.training import CrossEntropy, Settings, process, train
 from onnxcompress.training.held_out import hold_out
+from onnxcompress.training.loop import rate
+from onnxcompress.training.loop.data import Bucket
 from onnxcompress.training.loop.judge import is_best, is_better
-from onnxcompress.training.loop.rate import CANDIDATES, FIRST, climb
+from onnxcompress.training.loop.rate import CANDIDATES, FIRST, climb, find_rate
 from onnxcompress.training.loop.schedule import rate_factor
 from onnxcompress.training.objective import build_evaluation, build_objective
 
@@ -172,6 +176,41 @@ def test_rates_are_tried_until_they_get_worse(best: int) -> None:
     assert len(tried) == len(set(tried)) <= abs(best - FIRST) + 3
 
 
+@pytest.mark.parametrize(("a_step", "rates"), [(0.01, 3), (0.2, 3), (3.0, 1)])
+def test_trials_take_a_share_of_the_time(a_step: float, rates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a trial has no time for a few steps there is one; the more steps, the lower the loss of any rate."""
+    now, taken, sizes = [0.0], [0], set()
+    monkeypatch.setattr("onnxcompress.training.loop.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(rate.State, "start", lambda *_: None)
+    monkeypatch.setattr(rate, "make_hooks", lambda *_: [])
+    job = {"batch_size": 16, "fixed": None, "settings": {"seconds": 100.0, "epochs": 1000, "seed": 0}}
+
+    def step(_state: object, picked: Any, *_: object) -> float:
+        now[0], taken[0] = now[0] + a_step, taken[0] + 1
+        sizes.add(len(picked))
+        return 1.0
+
+    def measure(_state: object, most: float) -> tuple[float, float]:
+        assert most == 16
+        now[0] += 0.5
+        return 1 / taken[0], 0.0
+
+    given = SimpleNamespace(buckets=[Bucket({}, np.arange(64), np.arange(32))], changed=lambda _, picked, __: picked)
+    tried = find_rate(
+        job, Path(), given, SimpleNamespace(take=step), SimpleNamespace(samples=32, measure=measure), judging=1.0
+    )  # type: ignore[arg-type]
+    assert len(tried) == rates and sizes == {4}
+    assert now[0] <= (15 if rates > 1 else 15 / 3 + a_step + 0.5) + 3 * a_step
+
+
+def test_an_epoch_ends_when_the_time_is_over_and_is_judged() -> None:
+    inputs, labels = digits(200)
+    settings = Settings(epochs=100_000, batch_size=1, learning_rate="auto", holdout=0.2, seconds=0.5)
+    trained = train(cnn(), inputs, CrossEntropy(labels), settings=settings)
+    assert trained.stopped == f"in epoch {len(trained.losses)}: its time was over"
+    assert len(trained.curve) == len(trained.losses) + 1 and trained.best and len(trained.tried) <= 3
+
+
 def test_warm_up_rises_and_then_falls() -> None:
     factors = [rate_factor("linear", t, 0.2) for t in (0.1, 0.2, 0.6, 1.0)]
     assert factors == pytest.approx([0.5, 1, 0.5, 0])
@@ -181,6 +220,9 @@ def test_defaults_follow_the_number_of_samples() -> None:
     auto = Settings(epochs="auto", batch_size="auto")
     few, some, many = (auto.resolved(n, None) for n in (100, 1600, 100_000))
     assert [(s.batch_size, s.epochs) for s in (few, some, many)] == [(16, 60), (32, 50), (64, 10)]
+    text = [auto.resolved(n, None, 128) for n in (100, 400, 10_000)]
+    assert [(s.batch_size, s.epochs) for s in text] == [(8, 31), (8, 10), (8, 10)]
+    assert auto.resolved(100, None, 5000).batch_size == 1
     assert auto.resolved(100, 3).batch_size == 15 and auto.resolved(100, 40).batch_size == 40
 
 

@@ -45,14 +45,16 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((count, 4, 6, 6)).astype(np.float32)
 
 
-def test_statistics_that_several_share_stay_and_all_else_trains() -> None:
+def test_vectors_that_several_share_come_apart_and_all_trains() -> None:
     random = np.random.default_rng(2)
     per_channel = {"s": np.ones(4), "t": np.zeros(4), "m": np.zeros(4), "v": np.ones(4)}
     model = built(SHARED, fc=random.standard_normal((5, 4)), **per_channel)
     data = {"x": images(60), "labels": np.arange(60) % 5}
     _, report = apply(model, [Distill(epochs=1, learning_rate=1e-3, keep_anyway=True)], data=data)
     step = report.steps[0]
-    assert {change.subject for change in step.done} == {"w", "s", "t", "fc", "z"}
+    assert {change.subject for change in step.done} == {
+        "w", "fc", "z", *(f"{name}{twin}" for name in "stmv" for twin in ("", "_1"))
+    }  # fmt: skip
     assert step.curve[-1].trained is not None
 
 

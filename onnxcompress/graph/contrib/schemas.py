@@ -44,6 +44,8 @@ class Signature:
         Name, type and whether it must be set.
     types : dict
         Letter → the types that it stands for.
+    cpu : bool
+        Whether onnxruntime computes it on CPUs.
     """
 
     op: str
@@ -51,6 +53,7 @@ class Signature:
     outputs: tuple[Port, ...]
     attributes: tuple[tuple[str, str, bool], ...]
     types: dict[str, tuple[str, ...]]
+    cpu: bool
 
     @classmethod
     def of(cls, op: str, row: dict[str, Any]) -> Signature:
@@ -59,7 +62,8 @@ class Signature:
         attributes = tuple(
             (name, kind, bool(must)) for name, kind, must in ATTRIBUTE.findall(row.get("attributes", ""))
         )
-        return cls(op, inputs, outputs, attributes, {k: tuple(v.split()) for k, v in row.get("types", {}).items()})
+        types = {letter: tuple(names.split()) for letter, names in row.get("types", {}).items()}
+        return cls(op, inputs, outputs, attributes, types, row.get("cpu", True))
 
     @property
     def domain(self) -> str:

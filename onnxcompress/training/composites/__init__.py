@@ -10,11 +10,12 @@ import onnx_ir as ir
 from ...graph import edit
 from ..rules.step import Step
 from ..rules.tape import Tape
-from . import attention, fused, norms, picking, recurrent
+from . import attention, few_bits, fused, norms, picking, recurrent
 from .composite import Composite
 
 COMPOSITES: dict[str, Composite] = {
     **attention.COMPOSITES,
+    **few_bits.COMPOSITES,
     **fused.COMPOSITES,
     **norms.COMPOSITES,
     **picking.COMPOSITES,

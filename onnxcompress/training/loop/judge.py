@@ -28,8 +28,8 @@ class Judge:
         self._session = open_session(folder / "evaluation.onnx", job) if self.samples else None
         self._names = set() if self._session is None else {one.name for one in self._session.get_inputs()}
 
-    def measure(self, state: State) -> tuple[float, float]:
-        """Return the mean loss and the mean score."""
+    def measure(self, state: State, most: float = math.inf) -> tuple[float, float]:
+        """Return the mean loss and the mean score; over `most` samples or a few more, where there are as many."""
         assert self._session is not None
         size, fixed, given = self._job["batch_size"], self._job["fixed"], state.weights | state.running
         total = score = seen = 0.0
@@ -40,6 +40,8 @@ class Judge:
             total += float(results[0]) * len(picked)
             score += float(results[1]) * len(picked)
             seen += len(picked)
+            if seen >= most:
+                break
         return total / seen, score / seen
 
 

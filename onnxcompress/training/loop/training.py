@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .clock import Clock
 from .data import batches, step_count
 from .feeds import Feeds
 from .hooks import Hook, make_hooks
@@ -36,7 +37,7 @@ class Training:
         self.steps = step_count(self.feeds.buckets, job["batch_size"], job["fixed"])
         self.total = job["total"] = self.settings["epochs"] * self.steps
         self._taken, self._since = 0, time.monotonic()
-        self._begun = self._since
+        self._clock = Clock(self.settings["seconds"])
 
     def run(self) -> None:
         """Go through all epochs, or until nothing gets better any more."""
@@ -62,16 +63,18 @@ class Training:
         """Measure where the student starts, and find out which learning rate suits it."""
         state = self.state
         if self.judge.samples:
+            before = time.monotonic()
             state.curve = [list(self.judge.measure(state))]
+            self._clock.judging = time.monotonic() - before
         rate = self.settings["learning_rate"]
         if rate == "auto":
-            state.tried = find_rate(self.job, self.folder, self.feeds, self.stepper, self.judge)
+            state.tried = find_rate(self.job, self.folder, self.feeds, self.stepper, self.judge, self._clock.judging)
             rate = min(state.tried, key=lambda each: each[1])[0]
         state.rate = float(rate)
         state.save()
 
     def _epoch(self, hooks: list[Hook]) -> None:
-        """Go through all samples once."""
+        """Go through all samples once, or as far as time allows."""
         state, settings, reporter = self.state, self.settings, Reporter()
         assert state.rate is not None
         total, seen = 0.0, 0
@@ -90,6 +93,8 @@ class Training:
             self._taken += len(picked)
             if reporter.due():
                 self._report(state.epoch + 1, total / seen, done + 1)
+            if self._clock.gone >= 1 and _settled(hooks, done + 1):
+                break  # no step is worth more than that what was learnt is judged
         if not all(np.isfinite(array).all() for array in (state.flat, *state.running.values())):
             raise FloatingPointError(f"weights are not finite after epoch {state.epoch + 1}; try a lower learning rate")
         state.epoch += 1
@@ -98,12 +103,7 @@ class Training:
     def _progress(self, done: int) -> float:
         """Return how far it is, in steps or in its time; where the rate warms up, the first step is taken, too."""
         first = 1 if self.settings["warmup"] else 0
-        return min(max(float((done + first) / (self.total + first)), self._time_gone()), 1.0)
-
-    def _time_gone(self) -> float:
-        """Return which part of the time that it may take is over; 0 where it may take any."""
-        allowed = self.settings["seconds"]
-        return float((time.monotonic() - self._begun) / allowed) if allowed else 0.0
+        return min(max(float((done + first) / (self.total + first)), self._clock.gone), 1.0)
 
     def _judge(self, hooks: list[Hook]) -> None:
         """Measure the student, and keep its weights if they are the best; without samples held out, the last are.
@@ -113,14 +113,14 @@ class Training:
         state = self.state
         if self.judge.samples:
             state.curve.append(list(self.judge.measure(state)))
-        if not all(hook.settled(state.epoch * self.steps) for hook in hooks):
+        if not _settled(hooks, state.epoch * self.steps):
             state.settled = state.epoch
             return
         if not self.judge.samples or self._is_best():
             state.keep()
         patience = self.settings["patience"]
-        if self._time_gone() >= 1 and state.epoch < self.settings["epochs"]:
-            state.stopped = f"after epoch {state.epoch}: its time was over"
+        if self._clock.gone >= 1 and state.epoch < self.settings["epochs"]:
+            state.stopped = f"in epoch {state.epoch}: its time was over"
         elif patience and state.epoch - state.best >= patience and state.epoch < self.settings["epochs"]:
             state.stopped = f"after epoch {state.epoch}: none of the last {patience} was better than epoch {state.best}"
 
@@ -147,6 +147,10 @@ class Training:
             left = samples * (self.settings["epochs"] - done / self.steps) / per_second
             parts.append(f"{per_second:.3g} samples/s, {_duration(left)} left")
         tell(event="step", what=", ".join(parts), done=done, total=self.total)
+
+
+def _settled(hooks: list[Hook], done: int) -> bool:
+    return all(hook.settled(done) for hook in hooks)
 
 
 def _duration(seconds: float) -> str:

@@ -42,11 +42,13 @@ class DynamicApplication:
     ----------
     model : onnx_ir.Model
         Opset 13 or later.
+    names : edit.Names, optional
+        Of what else is added to the model.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, names: edit.Names | None = None) -> None:
         self.model = model
-        self.names = edit.Names(model.graph)
+        self.names = names or edit.Names(model.graph)
         self._grid = scales.SYMMETRIC  # of the node that is being replaced
         self._constants = edit.Inserter(model.graph, self.names)
         self._nodes = {edit.output_name(node): node for node in model.graph.all_nodes()}
@@ -92,11 +94,16 @@ class DynamicApplication:
         edit.remove_dead(self.model)
 
     def _linear(self, node: ir.Node, scale: npt.NDArray[np.float32]) -> None:
+        array, conv = matrix_of(node), layer_of(node).is_convolution
+        axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
+        self.product(node, self._weight(layer_of(node).value, array, scale, axis), scale)
+
+    def product(self, node: ir.Node, integers: ir.Value, scale: npt.NDArray[np.float32]) -> None:
+        """Replace a Conv, MatMul or Gemm, whose weight is ``scale · integers``."""
         layer, array = layer_of(node), matrix_of(node)
         source, conv = layer.value, layer.is_convolution
         quantized, step, zero = self._quantize(layer.data)
-        axis = None if not scale.ndim else (0 if conv else array.ndim - 1)
-        inputs = [quantized, self._weight(source, array, scale, axis), zero]
+        inputs = [quantized, integers, zero]
         if self._middle:
             inputs.append(self._zero_point(()))
         tail = (1,) * (array.ndim - 2) if conv else ()

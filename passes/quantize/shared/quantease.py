@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,13 @@ BLOCK = 64
 """Columns that are finished before the next ones hear of those before; changes the speed only."""
 
 
+class Fit(Protocol):
+    """Returns such scales (rows, parts) as can be stored."""
+
+    def __call__(self, scale: Floats, before: Floats, at: tuple[int, slice]) -> Floats:
+        """Take those that are best, those before, and which group and rows they belong to."""
+
+
 class Rounded(NamedTuple):
     """Integers (groups, rows, columns), and scales (groups, rows, parts)."""
 
@@ -41,7 +49,7 @@ def quantease(
     *,
     zero_point: Values,
     part: npt.NDArray[np.intp],
-    fit: Callable[[Floats, Floats], Floats] | None,
+    fit: Fit | None,
 ) -> Rounded:
     """Lessen the squared error of products with the data, from integers that are good already.
 
@@ -60,7 +68,8 @@ def quantease(
     part : (columns,) int array
         Which of a row's scales each column has.
     fit : callable, optional
-        Takes scales (rows, parts) and those before and returns such as can be stored; without it, they stay.
+        Takes scales (rows, parts), those before and which they are, and returns such as can be stored; without it, they
+        stay.
 
     Notes
     -----
@@ -76,7 +85,8 @@ def quantease(
         for first in range(0, len(matrix), TOGETHER):
             rows = slice(first, first + TOGETHER)
             descent = _Descent(matrix[rows][:, order], damped, grid, zero_point[group, rows], part[order], firsts)
-            found = descent.run(integers[group, rows], scale[group, rows], fit)
+            fitted = None if fit is None else partial(fit, at=(group, rows))
+            found = descent.run(integers[group, rows], scale[group, rows], fitted)
             integers[group, rows], scale[group, rows] = found
     back = np.empty_like(integers)
     back[..., order] = integers

@@ -215,13 +215,13 @@ def _clipped(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     low, high = _extremes(matrix)
     scale, zero_point = over(low, high, grid, symmetric=symmetric, signed=signed)
-    least = _errors(matrix, scale, zero_point, grid)
+    least = squared_errors(matrix, scale, zero_point, grid)
     # With the other sign it is the other extreme that has one integer more.
     signs = (1, -1) if signed and symmetric and grid.is_coarse else (1,)
     for factor in (sign * shrink for shrink in SHRINKS for sign in signs):
         tried = over(abs(factor) * low, abs(factor) * high, grid, symmetric=symmetric, signed=signed)
         tried = (np.sign(np.float32(factor)) * tried[0], tried[1])
-        errors = _errors(matrix, *tried, grid)
+        errors = squared_errors(matrix, *tried, grid)
         better = errors < least
         scale, zero_point = np.where(better, tried[0], scale), np.where(better, tried[1], zero_point)
         least = np.minimum(errors, least)
@@ -275,7 +275,7 @@ def over(
     return scale.astype(np.float32), np.full(scale.shape, grid.middle, np.int64)
 
 
-def _errors(
+def squared_errors(
     matrix: npt.NDArray[Any], scale: npt.NDArray[np.float32], zero_point: npt.NDArray[np.int64], grid: Grid
 ) -> npt.NDArray[np.float64]:
     """Return the squared error of each row."""

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxcompress.graph import edit, opset
 
+from ..dynamic.apply import DynamicApplication
 from ..shared.dequantize import dequantize
 from . import fused
+from .integer import write_integer
 from .storage import StoredWeight
 
 Array = npt.NDArray[Any]
@@ -48,14 +50,18 @@ def wider(value: ir.Value, dtype: str) -> tuple[str, str]:
 
 def needed_opset(stored: StoredWeight) -> int:
     """Return the opset that a weight needs."""
+    if stored.form == "matmulinteger":
+        return opset.BLOCKS
     if stored.form != "qdq":
         return opset.BITWISE if stored.bits_held == fused.UNPACKED else 1
     bits = stored.bits_read
     return opset.TWO_BITS if bits == 2 else opset.BLOCKS if stored.block_size or bits == 4 else opset.PER_CHANNEL
 
 
-def fused_form(value: ir.Value, block: int = 0) -> str | None:
-    """Return the operator of onnxruntime's own that can take over from all readers of a weight, if there is one.
+def fused_form(value: ir.Value, wanted: str, block: int) -> str | None:
+    """Return the form whose operator can take over from all readers of a weight, if there is one.
+
+    What MatMulInteger cannot read, in float16 or in blocks that are not whole, MatMulNBits does, and the other bits.
 
     A table that products read too, transposed, is stored once: MatMulNBits reads what GatherBlockQuantized reads, in
     another shape, if its rows are cut into whole blocks.
@@ -65,7 +71,8 @@ def fused_form(value: ir.Value, block: int = 0) -> str | None:
     if tensor is None or len(tensor.shape) != 2 or tensor.dtype not in COMPUTED or value.is_graph_output():
         return None
     if all(edit.op_of(node) == "MatMul" and index == 1 for node, index in uses):
-        return "matmulnbits"
+        whole = block > 0 and tensor.shape.numpy()[0] % block == 0 and tensor.dtype == ir.DataType.FLOAT
+        return "matmulinteger" if wanted == "matmulinteger" and whole else "matmulnbits"
     tables = [reads_rows(node, index) for node, index in uses]
     step = 4 if all(tables) else block or LONGEST_BLOCK  # so that no byte of few bits is part of two rows
     known = all(table or fused.turned_products(node) for table, (node, _) in zip(tables, uses, strict=True))
@@ -84,6 +91,11 @@ def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int 
         Of a scale that is a float: 2 where the weight is float16.
     """
     count, zeros, each = math.prod(shape), stored.scale.size, scale_bytes
+    if stored.form == "matmulinteger" and stored.whole is not None:
+        alike = (stored.zero_point == stored.zero_point.flat[0]).all()
+        zeros = 2 * bool(stored.zero_point.any()) if alike else zeros
+        steps = 1 if (stored.scale < 0).any() else 0.5
+        return math.ceil(count / 2) + math.ceil(steps * stored.scale.size) + zeros // 2 + stored.whole.unit.nbytes
     if stored.form != "qdq" and stored.axis is not None:
         length = shape[stored.axis]
         blocks = -(-length // stored.block_size)
@@ -95,12 +107,21 @@ def stored_bytes(shape: tuple[int, ...], stored: StoredWeight, scale_bytes: int 
     return -(-count * stored.bits_held // 8) + each * stored.scale.size + -(-zeros * stored.bits_read // 8)
 
 
-def write(value: ir.Value, stored: StoredWeight, shared: fused.Shared, version: int) -> None:
-    """Let the readers of a constant read integers instead, in a model of an opset."""
-    if stored.form == "qdq":
-        _with_dequantize(value, stored, shared.names, version)
-    else:
-        fused.write_fused(value, stored, shared)
+class Writer:
+    """Lets the readers of constants of one model read integers instead."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._version, names = model.opset_imports[""], edit.Names(model.graph)
+        self._shared, self._products = fused.Shared(names), DynamicApplication(model, names)
+
+    def write(self, value: ir.Value, stored: StoredWeight) -> None:
+        """Write one constant."""
+        if stored.form == "qdq":
+            _with_dequantize(value, stored, self._shared.names, self._version)
+        elif stored.form == "matmulinteger":
+            write_integer(value, stored, self._shared, self._products)
+        else:
+            fused.write_fused(value, stored, self._shared)
 
 
 def _with_dequantize(value: ir.Value, stored: StoredWeight, names: edit.Names, version: int) -> None:

@@ -22,6 +22,12 @@ Array = npt.NDArray[Any]
 
 MICROSOFT = "com.microsoft"
 
+FORMS = {"matmulnbits": "MatMulNBits", "gatherblockquantized": "GatherBlockQuantized"}
+"""Form of a weight → the operator that reads it."""
+
+READERS = {form: f"{MICROSOFT}::{op}" for form, op in FORMS.items()} | {"matmulinteger": "MatMulInteger"}
+"""The same with the domain in front, and what no operator of onnxruntime's own reads."""
+
 FEW = 128
 """So many zero points, or scales, take less as they are than as what makes them with nodes."""
 
@@ -51,7 +57,7 @@ def write_fused(value: ir.Value, stored: StoredWeight, shared: Shared) -> None:
     if of_products:
         missing = -len(array) % stored.block_size
         filled = np.pad(integers, ((0, missing), (0, 0)), constant_values=stored.grid.middle) if missing else integers
-        integers, scale, zero_point = np.ascontiguousarray(filled.T), scale.T, zero_point.T
+        integers, scale, zero_point = filled.T, scale.T, zero_point.T
     writer = _Constants(value, stored, shared)
     constants = [writer.integers(integers), writer.scales(scale), *writer.zero_points(zero_point)]
     numbers = {"bits": stored.bits_read, "block_size": stored.block_size}
@@ -60,14 +66,14 @@ def write_fused(value: ir.Value, stored: StoredWeight, shared: Shared) -> None:
         products |= {"K": array.shape[1], "N": len(array)}
     for node, _ in list(value.uses()):
         if of_products:
-            _turn(node, "MatMulNBits", [node.inputs[0], *constants], products)
+            _turn(node, FORMS["matmulnbits"], [node.inputs[0], *constants], products)
         elif edit.op_of(node) == "Gather":
             rows = numbers | {"gather_axis": 0, "quantize_axis": 1}
-            _turn(node, "GatherBlockQuantized", [constants[0], node.inputs[1], *constants[1:]], rows)
+            _turn(node, FORMS["gatherblockquantized"], [constants[0], node.inputs[1], *constants[1:]], rows)
         else:
             cut = writer.in_blocks(constants[0], len(array))
             for product in turned_products(node):
-                _turn(product, "MatMulNBits", [product.inputs[0], cut, *constants[1:]], products)
+                _turn(product, FORMS["matmulnbits"], [product.inputs[0], cut, *constants[1:]], products)
 
 
 def turned_products(node: ir.Node) -> list[ir.Node]:
@@ -91,12 +97,11 @@ class _Constants:
         stored, rows = self._stored, len(integers)
         size = stored.block_size * stored.bits_read // 8
         shape = (rows, -1, size) if stored.form == "matmulnbits" else (rows, -1)
-        found = (integers - stored.least).astype(np.uint8)
+        found = np.subtract(integers, np.int16(stored.least), dtype=np.uint8, casting="unsafe")
         if stored.bits_held == UNPACKED:
-            return self._unpacked(*packing.planes(found), shape)
-        return self._inserter.constant(
-            f"{self._name}_quantized", packing.packed(found, stored.bits_read).reshape(shape)
-        )
+            return self._unpacked(*packing.planes(np.ascontiguousarray(found)), shape)
+        in_order = np.ascontiguousarray(packing.packed(found, stored.bits_read))  # the last, as it has the fewest bytes
+        return self._inserter.constant(f"{self._name}_quantized", in_order.reshape(shape))
 
     def in_blocks(self, table: ir.Value, rows: int) -> ir.Value:
         """Return what GatherBlockQuantized reads in the shape that MatMulNBits reads."""

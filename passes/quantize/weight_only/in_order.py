@@ -173,7 +173,7 @@ def _refined(cut: _Cut, stored: StoredWeight, integers: Array, gram: Array) -> t
     one = stored.scale.size == 1 < places.shape[1]  # of all rows, so that none has a best one of its own
     found = quantease(
         cut.blocks(array), Rounded(integers, scale), stored.grid, gram, zero_point=zero_point, part=part,
-        fit=None if one else lambda new, old: stored.storable(new, old, array.dtype),
+        fit=None if one else lambda scale, before, at: stored.storable(scale, before, array.dtype, places[at]),
     )  # fmt: skip
     scales = stored.scale.copy()
     scales.ravel()[places] = found.scale

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxcompress.runtime.saturation import products_saturate
+
 from ..shared import scales
 from ..shared.scales import Grid
+from .multiples import most, multiples
 from .packing import LARGEST, PLANES, short_scales
 
 Array = npt.NDArray[Any]
@@ -29,6 +32,22 @@ FEW = 128
 
 SMALLEST_FLOAT16 = 2.0**-24
 """The smallest scale that float16 holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Scales that are whole multiples of one for each output.
+
+    Attributes
+    ----------
+    unit : ndarray of float32
+        (outputs,)
+    largest : int
+        No integer times its multiple is larger.
+    """
+
+    unit: npt.NDArray[np.float32]
+    largest: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +78,8 @@ class StoredWeight:
         Whether 3 bits take 3 bits of the file, and not 4.
     accuracy_level : int
         What MatMulNBits computes in; see `QuantizeWeights`.
+    whole : Whole, optional
+        What scales are whole multiples of.
     """
 
     form: str
@@ -72,6 +93,7 @@ class StoredWeight:
     scale_step: float = 0.0
     compact: bool = False
     accuracy_level: int = 0
+    whole: Whole | None = None
 
     @property
     def bits_read(self) -> int:
@@ -126,10 +148,17 @@ class StoredWeight:
         """The type of `integers`."""
         return np.dtype(np.int8 if self.low < 0 else np.uint8)
 
-    def storable(self, scale: Array, before: Array, dtype: np.dtype[Any]) -> npt.NDArray[np.float32]:
-        """Return scales as they can be stored for a weight of some type; those `before` where the sign is another."""
+    def storable(self, scale: Array, before: Array, dtype: np.dtype[Any], at: Array) -> npt.NDArray[np.float32]:
+        """Return scales as they can be stored for a weight of some type; those `before` where the sign is another.
+
+        `at` are their places among those of the weight.
+        """
         size = np.abs(np.where(np.isfinite(scale) & (scale * before > 0), scale, before))
-        if self.scale_step:
+        if self.whole is not None:
+            unit = np.broadcast_to(self.whole.unit, self.scale.shape).ravel()[at]
+            size = np.clip(np.rint(size / unit), 1, most(self.zero_point.ravel()[at], self.grid, self.whole.largest))
+            size = size * unit
+        elif self.scale_step:
             size = np.clip(np.rint(size / self.scale_step), 1, LARGEST) * self.scale_step
         else:
             size = np.maximum(size, _least(dtype)).astype(dtype)
@@ -223,14 +252,23 @@ class Storage:
         if array.dtype != np.float32:
             scale = np.copysign(np.maximum(np.abs(scale), np.float32(_least(array.dtype))), scale)
             scale = scale.astype(array.dtype).astype(np.float32)
-        fused, step = form != "qdq" and block > 0, 0.0
-        if fused and self.compact and scale.size >= FEW and grid.is_coarse:
+        fused, step, whole = form != "qdq" and block > 0, 0.0, None
+        if form == "matmulinteger" and block:
+            scale, whole = self._whole(array, scale, zero_point, grid)
+        elif fused and self.compact and scale.size >= FEW and grid.is_coarse:
             scale, step = short_scales(scale, array.dtype, up=self.calibration == "minmax")
-        whole = form == "matmulnbits" or array.shape[-1] % PLANES == 0
+        compact = self.compact and fused and (form == "matmulnbits" or array.shape[-1] % PLANES == 0)
         return StoredWeight(
             form, self.dtype, grid.low, axis, block, scale, zero_point.astype(np.int16), scale_step=step,
-            compact=fused and self.compact and whole, accuracy_level=self.accuracy_level if fused else 0,
+            compact=compact, accuracy_level=self.accuracy_level if fused else 0, whole=whole,
         )  # fmt: skip
+
+    def _whole(self, array: Array, scale: Array, zero_point: Array, grid: Grid) -> tuple[Array, Whole]:
+        """Return scales of a matrix (K, N) that are whole multiples."""
+        largest = (scales.SEVEN_BITS if products_saturate() else scales.SYMMETRIC).high
+        blocks = _in_blocks(array, 0, self.block_size)[0].reshape(array.shape[1], -1, self.block_size)
+        found, unit = multiples(blocks, scale.T, zero_point.T, grid, largest, up=self.calibration == "minmax")
+        return np.ascontiguousarray(found.T), Whole(unit, largest)
 
 
 def _least(dtype: np.dtype[Any]) -> float:

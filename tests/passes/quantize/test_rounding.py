@@ -164,7 +164,7 @@ def test_no_single_integer_can_be_bettered_behind_descent(grid: scales.Grid, fit
     first = algorithm.gptq(weight[None], scale[None], grid, factor, zero_point=zero[None])
     found = quantease(
         weight[None], Rounded(first, scale[None]), grid, gram[None], zero_point=zero[None], part=part,
-        fit=(lambda new, old: np.where(new > 0, new, old)) if fitted else None,
+        fit=(lambda scale, before, at: np.where(scale > 0, scale, before)) if fitted else None,
     )  # fmt: skip
     integers, steps = found.integers[0], found.scale[0][:, part].astype(np.float64)
     assert (found.scale[0] == scale).all() != fitted

@@ -11,6 +11,7 @@ from corpus.aware import CASES, EIGHT, FOUR, NET, divergence, images, integers, 
 
 from onnxcompress import apply
 from onnxcompress.contract import Context
+from onnxcompress.errors import TrainingError
 from onnxcompress.graph import edit
 from onnxcompress.passes import Distill, MagnitudePrune, Quantize, QuantizeWeights
 from onnxcompress.passes.distill import WeightsPlan
@@ -65,6 +66,43 @@ def test_batch_norm_between_integers_has_the_statistics_that_it_came_with() -> N
     end, _ = apply(start, [Distill(epochs=1, learning_rate=0.01, keep_anyway=True)], data=data)
     old, new = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (start, end))
     assert {name for name in ("scale", "shift", "mean", "var") if (old[name] != new[name]).any()} == {"scale", "shift"}
+
+
+FEW = """<ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
+agraph (float[N,32] x) => (float[N,8] logits)
+<float[32,16] w1, float[16,8] w2{bias}>
+{{ h = MatMul(x, w1)
+  {body}
+  logits = MatMul(r, w2) }}"""
+
+
+def few_bits(body: str, bias: str) -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(FEW.format(body=body, bias=bias))
+    random = np.random.default_rng(1)
+    shapes = {"w1": (32, 16), "w2": (16, 8)} | ({"b1": (16,)} if bias else {})
+    for name, shape in shapes.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    return proto
+
+
+def test_around_packed_bits_what_is_float_is_trained() -> None:
+    proto = few_bits("b = Add(h, b1)\n  r = Relu(b)", ", float[16] b1")
+    data = {"x": np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)}
+    four = QuantizeWeights(dtype="int4", block_size=16, format="matmulnbits", minimum_size=1)
+    packed, _ = apply(proto, [four], data=data)
+    assert sum(node.op_type == "MatMulNBits" for node in packed.graph.node) == 2
+    end, report = apply(packed, [Distill(epochs=1, learning_rate=0.01, keep_anyway=True)], data=data)
+    old, new = ({t.name: t.SerializeToString() for t in m.graph.initializer} for m in (packed, end))
+    assert {name for name in old if old[name] != new[name]} == {"b1"}
+    assert any("2 weights of packed bits (MatMulNBits) stay" in note for note in report.steps[-1].notes)
+
+
+def test_packed_bits_alone_cannot_be_trained() -> None:
+    data = {"x": np.random.default_rng(0).normal(size=(9, 32)).astype(np.float32)}
+    four = QuantizeWeights(dtype="int4", block_size=16, format="matmulnbits", minimum_size=1)
+    packed, _ = apply(few_bits("r = Relu(h)", ""), [four], data=data)
+    with pytest.raises(TrainingError, match="nothing in this model can be trained.*distill before quantize-weights"):
+        apply(packed, [Distill(epochs=1)], data=data)
 
 
 def test_a_plan_read_back_gives_the_same_integers() -> None:
