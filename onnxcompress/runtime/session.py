@@ -62,7 +62,7 @@ NO_KERNEL = ("Could not find an implementation", "Type 'tensor(bfloat16)'")
 NOT_REGISTERED = "is not a registered function/op"
 """What onnxruntime says of an operator that none of its libraries has."""
 
-CUSTOM_OPS = "give its library: --custom-ops LIBRARY, or custom_ops of a Provider"
+CUSTOM_OPS = "give its library: --custom-ops LIBRARY, or custom_ops of a Provider; without it, inspect and lint work"
 
 
 class Port(NamedTuple):

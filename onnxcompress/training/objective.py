@@ -149,7 +149,8 @@ def _written(model: ir.Model) -> onnx.ModelProto:
     for node in model.graph:
         # onnxruntime 1.19.2 names what it fuses after nodes, and trips over two without a name.
         node.name = node.name or names.node(f"{edit.output_name(node)}/{node.op_type}")
-    return ir.to_proto(model)
+    # What is not trained may still be in the model's data file.
+    return ir.to_proto(ir.external_data.load_to_model(model))
 
 
 def running_statistics(model: ir.Model) -> list[str]:

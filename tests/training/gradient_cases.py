@@ -325,7 +325,12 @@ y = com.microsoft.Attention<num_heads = 2, qkv_hidden_sizes = [8, 8, 20]>(q, joi
 y = com.microsoft.MultiHeadAttention<num_heads = 3>(q, r, q)
 y = com.microsoft.MultiHeadAttention<num_heads = 3>(q, q, q, b108, mask_2)
 y = com.microsoft.MultiHeadAttention<num_heads = 2, scale = 0.3>(q, q, q, , , bias_4)
+{grouped}<num_heads = 8, kv_num_heads = 8>(a, a, a, , , seen_3, total_4)
+{turned} , , , , seen_3, total_4, cos_4, sin_4)
 """
+
+GROUPED = "a = MatMul(q, to_64); y = com.microsoft.GroupQueryAttention"
+TURNED = f"{GROUPED}<num_heads = 2, kv_num_heads = 1, do_rotary = 1, scale = 0.3>(a,"
 
 COMPOSED = """
 18: y = GroupNormalization<num_groups = 2, epsilon = 0.1>(x, s2, h2)
@@ -401,7 +406,10 @@ RIGHT = [
     *lines(PRODUCTS + NORMS + ELEMENTS + SUMS + MOVES + CONSTANTS + EINSUMS + TRANSPOSED + ROTARY + COMPOSED),
     *(line.replace("{embedded}", EMBEDDED) for line in lines(FUSED)),
     *(f"q = Reshape(x, line); {_named(line)}" for line in lines(FEW_BITS)),
-    *(f"q = Reshape(x, line); r = Reshape(p, line); {line}" for line in lines(SKIPS)),
+    *(
+        f"q = Reshape(x, line); r = Reshape(p, line); {line}".replace("{turned}", TURNED).replace("{grouped}", GROUPED)
+        for line in lines(SKIPS)
+    ),
     *(f"q = Reshape(x, line); t = Transpose<perm = [1, 0, 2]>(q); {line}" for line in lines(RECURRENT)),
     *(line.format(op) for op in REDUCING for line in lines(REDUCTIONS)),
     *(line.replace("(x", "(p") for line in lines(REDUCTIONS.format(*["ReduceLogSum"] * REDUCTIONS.count("{}")))),
@@ -455,6 +463,7 @@ def constants() -> dict[str, np.ndarray]:
     addends |= {"cosine_18": (4, 18), "sine_18": (4, 18)}
     scales |= {"s2": (2,), "s36": (36,)}
     scales["s3466"] = (3, 4, 6, 6)
+    addends |= {"to_64": (36, 64), "cos_4": (8, 8), "sin_4": (8, 8)}
     integers = {"one": [1], "two_i": [2], "three_i": [3], "minus_1": [-1], "minus_2": [-2], "many": [99], "few": [-99]}
     integers |= {"minus_1_scalar": -1, "minus_2_scalar": -2, "axes_23": [2, 3], "empty": [], "picked": [0, 2, -1]}
     integers |= {"picked_2d": [[0, -1], [2, 2]], "positions": [[0, -1], [1, 2]], "positions_1": [[[1]], [[-1]], [[0]]]}
@@ -482,6 +491,8 @@ def constants() -> dict[str, np.ndarray]:
         **{name: real(*shape) + 2 for name, shape in scales.items()},
         **{name: np.array(value, np.int64) for name, value in integers.items()},
         **{name: np.array(value, np.float32) for name, value in numbers.items()},
+        "seen_3": np.full((3, 1), 3, np.int32),
+        "total_4": np.array([4], np.int32),
         "condition": random.random((3, 4, 6, 6)) > 0.5,
         "condition_3": np.array([True, False, True]),
         "seen": np.tril(np.ones((6, 6), bool), 2),

@@ -10,13 +10,14 @@ import onnx_ir as ir
 from ...graph import edit
 from ..rules.step import Step
 from ..rules.tape import Tape
-from . import attention, few_bits, fused, norms, picking, recurrent
+from . import attention, few_bits, fused, grouped, norms, picking, recurrent
 from .composite import Composite
 
 COMPOSITES: dict[str, Composite] = {
     **attention.COMPOSITES,
     **few_bits.COMPOSITES,
     **fused.COMPOSITES,
+    **grouped.COMPOSITES,
     **norms.COMPOSITES,
     **picking.COMPOSITES,
     **recurrent.COMPOSITES,

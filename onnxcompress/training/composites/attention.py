@@ -18,7 +18,7 @@ HIDDEN = -1e30
 """What is added where a query may not look: small enough that exp makes it zero, and no infinity."""
 
 
-def _attend(step: Step, query: Tensor, key: Tensor, value: Tensor, biases: list[Tensor], *, scale: float) -> Tensor:
+def attend(step: Step, query: Tensor, key: Tensor, value: Tensor, biases: list[Tensor], *, scale: float) -> Tensor:
     """Attend with operands [batch, heads, positions, size]."""
     tape = step.tape
     scores = tape.op("MatMul", query * scale, key.transpose(0, 1, 3, 2))
@@ -27,11 +27,13 @@ def _attend(step: Step, query: Tensor, key: Tensor, value: Tensor, biases: list[
     return tape.op("MatMul", tape.op("Softmax", scores, axis=-1), value)
 
 
-def _apart(tensor: Tensor, heads: int) -> Tensor:
+def apart(tensor: Tensor, heads: int) -> Tensor:
+    """Return heads [batch, heads, positions, size] of what holds them side by side."""
     return tensor.reshape([0, 0, heads, -1]).transpose(0, 2, 1, 3)
 
 
-def _together(tensor: Tensor) -> Tensor:
+def together(tensor: Tensor) -> Tensor:
+    """Put heads side by side."""
     return tensor.transpose(0, 2, 1, 3).reshape([0, 0, -1])
 
 
@@ -54,7 +56,8 @@ def _padding(step: Step, mask: Tensor, rank: int) -> Tensor:
     return hidden.unsqueeze(1, 2) if rank == 2 else hidden.unsqueeze(1)
 
 
-def _scale(step: Step, size: int) -> float:
+def scale_of(step: Step, size: int) -> float:
+    """Return what scores are multiplied by."""
     return step.number("scale", 0.0) or 1 / math.sqrt(size)
 
 
@@ -65,11 +68,11 @@ def _joint(step: Step) -> Results:
     made = step.tape.op("MatMul", step.x, step.input(1))
     made = made + step.input(2) if step.has(2) else made
     parts = step.tape.ops("Split", made, step.tape.ints(*sizes), axis=-1, outputs=3)
-    query, key, value = (_apart(part, heads) for part in parts)
+    query, key, value = (apart(part, heads) for part in parts)
     biases = [_padding(step, step.input(3), step.rank(3))] if step.has(3) else []
     biases += [step.input(5)] if step.has(5) else []
     biases += [_causal(query, key)] if step.integer("unidirectional", 0) else []
-    return [_together(_attend(step, query, key, value, biases, scale=_scale(step, sizes[0] // heads)))]
+    return [together(attend(step, query, key, value, biases, scale=scale_of(step, sizes[0] // heads)))]
 
 
 def _unfit_joint(node: ir.Node) -> str:
@@ -99,11 +102,11 @@ def _multi_head(step: Step) -> Results:
         operands = [
             a if step.rank(i) > 3 else a + part for i, (a, part) in enumerate(zip(operands, parts, strict=True))
         ]
-    query, key, value = (a if step.rank(i) > 3 else _apart(a, heads) for i, a in enumerate(operands))
+    query, key, value = (a if step.rank(i) > 3 else apart(a, heads) for i, a in enumerate(operands))
     biases = [_padding(step, step.input(4), step.rank(4))] if step.has(4) else []
     biases += [step.input(5)] if step.has(5) else []
     biases += [_causal(query, key)] if step.integer("unidirectional", 0) else []
-    return [_together(_attend(step, query, key, value, biases, scale=_scale(step, width // heads))), key, value]
+    return [together(attend(step, query, key, value, biases, scale=scale_of(step, width // heads))), key, value]
 
 
 def _unfit_multi_head(node: ir.Node) -> str:
@@ -125,7 +128,7 @@ def _own(step: Step) -> Results:
     flat = step.rank() == 3
     heads = [_heads(step.node, index) for index in range(3)]
     if flat:
-        operands = [_apart(a, count) for a, count in zip(operands, heads, strict=True)]
+        operands = [apart(a, count) for a, count in zip(operands, heads, strict=True)]
     query, *kept = operands
     past = step.tape.of(np.array(0, np.int64))
     if step.has(4):
@@ -134,13 +137,13 @@ def _own(step: Step) -> Results:
     key, value = kept
     group = heads[0] // heads[1]
     if group > 1:
-        key, value = (_repeated(a, group, heads[0]) for a in (key, value))
+        key, value = (repeated(a, group, heads[0]) for a in (key, value))
     last = int((step.dims(step.x) or ())[-1])  # type: ignore[arg-type]
-    scale = _scale(step, last // heads[0] if flat else last)
+    scale = scale_of(step, last // heads[0] if flat else last)
     biases = [_mask(step)] if step.has(3) else []
     biases += [_causal(query, key, past)] if step.integer("is_causal", 0) else []
-    made = _attend(step, query, key, value, biases, scale=scale)
-    return [_together(made) if flat else made, *(step.tape.op("Identity", tensor) for tensor in kept)]
+    made = attend(step, query, key, value, biases, scale=scale)
+    return [together(made) if flat else made, *(step.tape.op("Identity", tensor) for tensor in kept)]
 
 
 def _mask(step: Step) -> Tensor:
@@ -149,7 +152,7 @@ def _mask(step: Step) -> Tensor:
     return (1.0 - mask.number()) * HIDDEN if boolean else mask
 
 
-def _repeated(tensor: Tensor, group: int, heads: int) -> Tensor:
+def repeated(tensor: Tensor, group: int, heads: int) -> Tensor:
     """Let each head of keys or values serve a group of heads that ask."""
     tape = tensor.tape
     wide = tape.op("Expand", tensor.unsqueeze(2), tape.ints(1, 1, group, 1, 1))
