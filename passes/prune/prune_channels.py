@@ -159,20 +159,19 @@ class PruneChannels(OverridablePass):
     def plan(self, model: ir.Model, context: Context) -> ChannelPlan:
         """Rank the channels and choose the lowest."""
         context = context.allowing(self.interface)
-        rotations = self._rotations(model, context)
+        rotations, stay = self._rotations(model, context)
         if rotations:
             turned = model.clone()
             turn(turned, rotations)
             context = context.on(turned)
         plan = self._planned(context)
-        if not rotations or not plan.channels:
-            return plan
-        return dataclasses.replace(plan, rotations=rotations)
+        kept = rotations if plan.channels else {}
+        return dataclasses.replace(plan, rotations=kept, refused=(*plan.refused, *stay))
 
-    def _rotations(self, model: ir.Model, context: Context) -> Rotations:
+    def _rotations(self, model: ir.Model, context: Context) -> tuple[Rotations, list[Refusal]]:
         """Return how streams are turned before anything is ranked: where it can be made up for, by real samples."""
         if not (self.compensate and self.rotate and context.has_samples):
-            return {}
+            return {}, []
         names = [group.name for group in choose_groups(self, model, context.groups).groups]
         return principal_axes(model, names, context.samples, progress=context.progress, workers=context.workers)
 

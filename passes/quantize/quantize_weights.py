@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import OptionError, PassError
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, shapes
 from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
 from onnxcompress.search.budget import read_bytes
@@ -23,6 +23,7 @@ from onnxcompress.selection import OverridablePass, value_subjects
 from onnxcompress.targets import computes, load_target, local_target
 from onnxcompress.targets.target import Blocks, Target
 
+from ..tidy.shorten_names import ShortenNames
 from .equalise.equalisation import Equalisation, apply_equalisation
 from .equalise.least_error import least_error
 from .prepare.keep_moved import keep_moved
@@ -46,6 +47,9 @@ CHOSEN = {"dtype": "int8", "block_size": None, "granularity": None}
 
 FEW_BITS, BLOCK = 4, 32
 """So few bits have a scale for every 32 weights, if nothing else is said."""
+
+NAMES = 0.03
+"""The share of a file that names may take without a word on it."""
 
 NO_BLOCKS = Blocks(dtypes=[], min=0, max=0, operators=[], source="")
 
@@ -102,15 +106,16 @@ class QuantizeWeights(OverridablePass):
         With "matmulnbits", scales of 4 bits and fewer take a byte each, as multiples of one float (Dettmers et al.
         2023, arXiv:2305.14314, section 3), and 3 bits take 3: a few nodes over constants, which onnxruntime evaluates
         when it loads the model, make of them what the operators read. False: scales are floats, 3 bits take 4.
-    calibration : {"minmax", "mse"}
+    calibration : {"minmax", "mse"}, optional
         How the scale is found: by the largest weight, or where ``Σ (W − scale · (q − zero_point))²`` is least and
-        few weights saturate.
-    rounding : {"nearest", "gptq", "quantease"}
+        few weights saturate. None: "mse" with 4 bits and fewer, else "minmax".
+    rounding : {"nearest", "gptq", "quantease"}, optional
         "gptq" rounds the weights of Conv, Gemm and MatMul so that each makes up for the errors of those before it, on
         the samples' inputs (Frantar et al. 2022, arXiv:2210.17323). "quantease" goes on from there: each integer is
         set to what is best beside all others, and scales to what is best for the integers, in turn (Behdin et al. 2023,
         arXiv:2309.01885); some 5 times the time of "gptq", for another .4 dB of 4 bits and 1.3 dB of 2. Zeros stay
-        zeros; equal weights no longer stay equal, as clusters would have to. Both need samples.
+        zeros; equal weights no longer stay equal, as clusters would have to. Both need samples. None: "gptq" for 4 bits
+        and fewer where there are samples, under a budget "quantease" for 3 and 2 bits; else "nearest".
     equalise : bool
         Multiply the channels that weights read by factors, and divide what makes them (a normalisation's factors,
         the linear branch of a gated layer, a layer behind a Relu) by the same, where the error at the outputs gets
@@ -141,8 +146,8 @@ class QuantizeWeights(OverridablePass):
     format: Literal["qdq", "matmulnbits", "matmulinteger"] | None = None
     accuracy_level: Annotated[int, msgspec.Meta(ge=0, le=4)] | None = None
     compact: bool = True
-    calibration: Literal["minmax", "mse"] = "minmax"
-    rounding: Literal["nearest", "gptq", "quantease"] = "nearest"
+    calibration: Literal["minmax", "mse"] | None = None
+    rounding: Literal["nearest", "gptq", "quantease"] | None = None
     equalise: bool = False
     minimum_size: Annotated[int, msgspec.Meta(ge=1)] = 1024
     bits: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -179,9 +184,14 @@ class QuantizeWeights(OverridablePass):
             self._check_budget()
         elif self.format in fused.READERS:
             self._check_format(self.format)
-        wanted = {self.rounding, *(own.get("rounding", "nearest") for own in self.overrides.values())}
-        samples = self.equalise or wanted != {"nearest"}
-        object.__setattr__(self, "needs", Needs(samples=samples, welcome=self.budgeted))
+        every = [{}, *self.overrides.values()]
+        wanted = {own.get("rounding", self.rounding) for own in every}
+        few = any(
+            own.get("rounding", self.rounding) is None and _bits(own.get("dtype", self.dtype)) <= FEW_BITS
+            for own in every
+        )
+        needs = Needs(samples=self.equalise or not wanted <= {None, "nearest"}, welcome=self.budgeted or few)
+        object.__setattr__(self, "needs", needs)
 
     @property
     def budgeted(self) -> bool:
@@ -215,7 +225,13 @@ class QuantizeWeights(OverridablePass):
 
     @property
     def _few(self) -> bool:
-        return int(self.dtype[-1]) <= FEW_BITS
+        return _bits(self.dtype) <= FEW_BITS
+
+    def _rounding(self, dtype: str, context: Context) -> str:
+        """Return how a weight is rounded that is stored so."""
+        if self.rounding or not context.has_samples or _bits(dtype) > FEW_BITS:
+            return self.rounding or "nearest"
+        return "quantease" if self.budgeted and _bits(dtype) < FEW_BITS else "gptq"
 
     @cached_property
     def _engine(self) -> Target:
@@ -257,7 +273,7 @@ class QuantizeWeights(OverridablePass):
         found, refused = _candidates(model)
         refused += equalisation.refused
         selected = self.select(given, value_subjects(found))
-        weights, by_gptq, refined, candidates, notes = {}, set(), set(), list[Candidate](), list[str]()
+        weights, owners, candidates, notes = {}, dict[str, QuantizeWeights](), list[Candidate](), list[str]()
         for number, (value, axes) in enumerate(found.items()):
             context.progress("quantize-weights", number, len(found))
             name, tensor, own = str(value.name), edit.constant(value), selected.settings(value)
@@ -267,10 +283,9 @@ class QuantizeWeights(OverridablePass):
             if reason:
                 refused.append(Refusal(name, reason))
                 continue
-            by_gptq |= {name} if own.rounding != "nearest" else set()
-            refined |= {name} if own.rounding == "quantease" else set()
+            owners[name] = own
             if self.budgeted:
-                candidates.append(own._candidate(value, axes))
+                candidates.append(own._candidate(value, axes, context))
                 continue
             weights[name] = stored = own._stored(value, tensor.numpy(), axes)
             if stored.dtype != own.dtype:
@@ -278,10 +293,17 @@ class QuantizeWeights(OverridablePass):
         refused += [*selected.idle, *_unreached(model, found, self.minimum_size)]
         if candidates:
             allocation = self._allocated(given, model, candidates, context)
-            weights, notes = allocation.weights, [allocation.sentence(candidates)]
+            weights, notes = (
+                allocation.weights,
+                [allocation.sentence(candidates), *self._room(given, allocation.weights)],
+            )
         if not weights and not selected.why_not:
             refused.append(Refusal("model", f"no float weight has {self.minimum_size} elements or more"))
+        how = {name: owners[name]._rounding(stored.dtype, context) for name, stored in weights.items()}
+        notes += _taken({name: owners[name] for name in how}, how, weights)
+        by_gptq = {name for name, rounding in how.items() if rounding != "nearest"}
         if by_gptq:
+            refined = {name for name, rounding in how.items() if rounding == "quantease"}
             weights, nearest = compensate(
                 model, weights, by_gptq, context.samples, refined=refined, progress=context.progress
             )
@@ -312,7 +334,7 @@ class QuantizeWeights(OverridablePass):
         equalisation = least_error(model, context.on(model), rounded)
         return equalisation, guarded(model, context, lambda copy: apply_equalisation(copy, equalisation))
 
-    def _candidate(self, value: ir.Value, axes: Axes) -> Candidate:
+    def _candidate(self, value: ir.Value, axes: Axes, context: Context) -> Candidate:
         """Return a weight with what may be chosen for it."""
         signs = {None: ("int", "uint"), True: ("int",), False: ("uint",)}[self.symmetric]
         settings: list[Setting | None] = [None]
@@ -327,9 +349,8 @@ class QuantizeWeights(OverridablePass):
             return self.replaced(own)._stored(value, array, axes)
 
         table = any(formats.reads_rows(*use) for use in value.uses())
-        return Candidate(
-            value, 0 if table and axes.output else axes.output, settings, store, self.rounding != "nearest"
-        )
+        compensated = context.has_samples if self.rounding is None else self.rounding != "nearest"
+        return Candidate(value, 0 if table and axes.output else axes.output, settings, store, compensated)
 
     def _allocated(
         self, given: ir.Model, model: ir.Model, candidates: Sequence[Candidate], context: Context
@@ -354,14 +375,35 @@ class QuantizeWeights(OverridablePass):
 
     def _file_bytes(self, given: ir.Model, candidates: Sequence[Candidate], weights: dict[str, StoredWeight]) -> int:
         """Return the bytes of the file if weights are stored so; what the integers are makes no difference."""
-        shapes = {each.name: each.array.shape for each in candidates}
+        sizes = {each.name: each.array.shape for each in candidates}
         zeros = {
-            name: dataclasses.replace(stored, integers=np.broadcast_to(np.int16(0), shapes[name]))
+            name: dataclasses.replace(stored, integers=np.broadcast_to(np.int16(0), sizes[name]))
             for name, stored in weights.items()
         }
+        return model_bytes(self._stood_in(given, zeros))
+
+    def _stood_in(self, given: ir.Model, weights: dict[str, StoredWeight]) -> ir.Model:
+        """Return a copy of the model as it will be written."""
         copy = given.clone()
-        self.apply(copy, WeightPlan(weights=zeros))
-        return model_bytes(copy)
+        with shapes.unwritten(copy):
+            self.apply(copy, WeightPlan(weights=weights))
+        return copy
+
+    def _room(self, given: ir.Model, weights: dict[str, StoredWeight]) -> list[str]:
+        """Say what names take of the file, where it is much: under a budget of bytes weights lack it."""
+        if self.bytes is None:
+            return []
+        written = self._stood_in(given, weights)
+        before = model_bytes(written)
+        short = ShortenNames(names="all")
+        short.apply(written, short.plan(written, Context(written)))
+        saved = before - model_bytes(written)
+        if saved <= NAMES * before:
+            return []
+        return [
+            f"names take {saved:,} bytes of the file ({100 * saved / before:.0f} %), which weights could have: put "
+            f"'shorten-names names=all' before this pass, and again behind it"
+        ]
 
     def _form(self, weights: Mapping[str, StoredWeight]) -> Form:
         """Return the form that a model needs so that weights can be stored so."""
@@ -371,7 +413,8 @@ class QuantizeWeights(OverridablePass):
         """Choose how one tensor is stored."""
         symmetric = self.dtype.startswith("int") if self.symmetric is None else self.symmetric
         level = self._takes.accuracy_level if self.accuracy_level is None else self.accuracy_level
-        storage = Storage(self.dtype, symmetric, self.calibration, self._block or 0, self.compact, level)
+        calibration = self.calibration or ("mse" if self._few else "minmax")
+        storage = Storage(self.dtype, symmetric, calibration, self._block or 0, self.compact, level)
         output = None if self.granularity == "tensor" else axes.output
         form = None if self._format == "qdq" else formats.fused_form(value, self._format, self._block or 0)
         if form is None or not self._reads(form):
@@ -414,6 +457,23 @@ class QuantizeWeights(OverridablePass):
         edit.remove_dead(model)
         keep_moved(model)
         return Changes(tuple(done), plan.refused, plan.notes)
+
+
+def _bits(dtype: str) -> int:
+    return int(dtype[-1])
+
+
+def _taken(
+    owners: Mapping[str, QuantizeWeights], how: Mapping[str, str], weights: Mapping[str, StoredWeight]
+) -> list[str]:
+    """Say which rounding few bits got that nobody chose."""
+    few = {name for name, stored in weights.items() if _bits(stored.dtype) <= FEW_BITS}
+    taken = sorted({how[name] for name in few if owners[name].rounding is None})
+    if not taken:
+        return []
+    scales = "calibration = mse, " if any(owners[name].calibration is None for name in few) else ""
+    more = "; with samples it would be gptq, which loses less" if taken == ["nearest"] else ""
+    return [f"4 bits and fewer: {scales}rounding = {' and '.join(taken)}{more}"]
 
 
 def _described(tensor: ir.TensorProtocol, stored: StoredWeight) -> str:

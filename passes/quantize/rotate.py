@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxcompress.channels.groups import find_groups
+from onnxcompress.channels.rotation import rotate
+from onnxcompress.channels.streams import find_streams
 from onnxcompress.contract import MODEL, Change, Changes, Context, Plan, Promise, Refusal
 from onnxcompress.errors import PassError
 from onnxcompress.graph import edit
@@ -19,27 +18,6 @@ from onnxcompress.selection import SelectivePass, Subject, value_subjects
 
 from .prepare.prepare import FORMS, prepare, prepared
 from .rotations.matrices import rotation
-from .rotations.streams import Stream, find_streams
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """A constant that is multiplied by factors, and then by the rotation, along an axis.
-
-    Attributes
-    ----------
-    node : str
-        What reads it, by its first output.
-    input : int
-    axis : int
-    factors : ndarray of float64
-        One for each position; empty: there are none.
-    """
-
-    node: str
-    input: int
-    axis: int
-    factors: npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,27 +26,20 @@ class Rotation:
 
     Attributes
     ----------
-    width : int
     seed : int
     keep_mean : bool
         The rotation maps the vector of ones to itself.
-    turns : tuple of Turn
-    ones : tuple of (str, int)
-        Factors of normalisations that become 1: the node, by its first output, and the input.
     """
 
-    width: int
     seed: int
     keep_mean: bool
-    turns: tuple[Turn, ...]
-    ones: tuple[tuple[str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotationPlan(Plan):
-    """The streams to rotate."""
+    """The streams to rotate, by name."""
 
-    rotations: tuple[Rotation, ...] = ()
+    rotations: dict[str, Rotation] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +74,8 @@ class Rotate(SelectivePass):
     def plan(self, model: ir.Model, context: Context) -> RotationPlan:
         """Find the streams, and what a rotation of each is folded into."""
         work = prepared(model, context, FORMS["rotate"])
-        streams, stay = find_streams(work.model)
+        found, stay = find_streams(find_groups(work.model))
+        streams = [stream for stream in found if stream.residual]
         refused = [Refusal(error.subject, f"the residual stream is not rotated: {error}") for error in stay]
         subjects = {stream: Subject().joined(*value_subjects(stream.places).values()) for stream in streams}
         selected = self.select(model, subjects)
@@ -111,55 +83,20 @@ class Rotate(SelectivePass):
         if not streams and not stay:
             refused.append(Refusal(MODEL, "it has no residual stream: nothing normalises what is added up"))
         chosen = [stream for stream in streams if not selected.why_not.get(stream)]
-        rotations = tuple(_rotation(stream, self.seed + number) for number, stream in enumerate(chosen))
+        rotations = {s.name: Rotation(self.seed + at, s.mean is not None) for at, s in enumerate(chosen)}
         return RotationPlan(rotations=rotations, refused=(*work.refused, *refused, *selected.idle))
 
     def apply(self, model: ir.Model, plan: RotationPlan) -> Changes:
         """Fold the rotations of the plan into the constants."""
         if not plan.rotations:
             return Changes(refused=plan.refused)
-        known = {value.name for value in edit.values(model.graph) if value.shape is not None or value.type is not None}
         done = prepare(model, FORMS["rotate"])
-        nodes = {edit.output_name(node): node for node in model.graph}
-        insert = edit.Inserter(model.graph)
-        for found in plan.rotations:
-            matrix = rotation(found.width, found.seed, keep_mean=found.keep_mean)
-            for turn in found.turns:
-                _replace(insert, _node(nodes, turn.node), turn.input, partial(_turned, turn=turn, matrix=matrix))
-            for name, index in found.ones:
-                _replace(insert, _node(nodes, name), index, np.ones_like)
-            done.append(Change(MODEL, f"stream of width {found.width} rotated: {len(found.turns)} constants"))
+        streams = {stream.name: stream for stream in find_streams(find_groups(model))[0]}
+        for name, wanted in plan.rotations.items():
+            if name not in streams:
+                raise PassError(f"rotation of '{name}': the model has no such stream; was the plan made for it?")
+            stream = streams[name]
+            changed = rotate(stream, rotation(stream.width, wanted.seed, keep_mean=wanted.keep_mean))
+            done.append(Change(name, f"stream of width {stream.width} rotated: {len(changed)} constants"))
         edit.remove_dead(model)
-        for value in (out for node in model.graph for out in node.outputs if out.name not in known):
-            value.type = value.shape = None  # inferred only: written down, they take room
         return Changes(tuple(done), plan.refused)
-
-
-def _rotation(stream: Stream, seed: int) -> Rotation:
-    none = np.zeros(0)
-    turns = (
-        Turn(edit.output_name(node), index, axis, stream.factors.get((node, index), none))
-        for (node, index), axis in stream.turned.items()
-    )
-    ones = tuple((edit.output_name(node), index) for node, index in stream.ones)
-    return Rotation(stream.width, seed, stream.keeps_mean, tuple(turns), ones)
-
-
-def _node(nodes: dict[str, ir.Node], name: str) -> ir.Node:
-    if name not in nodes:
-        raise PassError(f"the plan names the node that gives '{name}', which the model does not have")
-    return nodes[name]
-
-
-def _replace(insert: edit.Inserter, node: ir.Node, index: int, change: Callable[[Any], Any]) -> None:
-    """Give a node a constant of its own in place of one; the old one goes if nothing else reads it."""
-    old = edit.required(node, index)
-    given = edit.array(old)
-    node.replace_input_with(index, insert.constant(f"{old.name}_rotated", change(given).astype(given.dtype)))
-    edit.remove_unread(old)
-
-
-def _turned(array: npt.NDArray[Any], *, turn: Turn, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    last = np.moveaxis(array.astype(np.float64), turn.axis, -1)
-    scaled = last * turn.factors if turn.factors.size else last
-    return np.asarray(np.moveaxis(scaled @ matrix, -1, turn.axis))

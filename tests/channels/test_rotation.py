@@ -11,8 +11,10 @@ from scipy.stats import ortho_group
 
 from onnxcompress import apply
 from onnxcompress.channels.groups import find_groups
-from onnxcompress.channels.rotation import find_streams, rotate
+from onnxcompress.channels.rotation import rotate
+from onnxcompress.channels.streams import find_streams
 from onnxcompress.errors import PassError
+from onnxcompress.graph import edit
 from onnxcompress.passes import PruneChannels, Shrink
 from onnxcompress.passes.prune.masks.masks import ChannelPlan, apply_channels
 
@@ -65,7 +67,7 @@ def run(subject: ir.Model) -> np.ndarray:
 def test_a_turned_stream_computes_the_same_and_its_scale_is_gone() -> None:
     subject = stream_model()
     before = run(subject)
-    (stream,) = find_streams(find_groups(subject)).values()
+    ((stream,), _) = find_streams(find_groups(subject))
     changed = set(rotate(stream, ortho_group.rvs(WIDTH, random_state=3)))
     assert changed == {"table", "first", "b", "scale", "up", "down", "head"}
     np.testing.assert_allclose(run(subject), before, rtol=2e-4, atol=2e-5)
@@ -82,7 +84,7 @@ def test_a_turned_stream_computes_the_same_and_its_scale_is_gone() -> None:
 )
 def test_what_treats_channels_one_by_one_is_not_turned(replaced: tuple[str, str]) -> None:
     text = TEXT.replace(*replaced)
-    assert not find_streams(find_groups(stream_model(text)))
+    assert not find_streams(find_groups(stream_model(text)))[0]
 
 
 def test_pruning_finds_the_directions_that_a_stream_does_not_use() -> None:
@@ -98,3 +100,21 @@ def test_pruning_finds_the_directions_that_a_stream_does_not_use() -> None:
 def test_a_plan_of_another_model_is_refused() -> None:
     with pytest.raises(PassError, match="'first': the model has no such stream"):
         apply_channels(stream_model(), ChannelPlan(rotations={"first": np.eye(3, dtype=np.float32)}))
+
+
+def test_a_weight_with_a_mask_is_named() -> None:
+    subject = stream_model()
+    up = subject.graph.initializers["up"]
+    edit.set_constant(up, np.where(np.arange(HIDDEN) % 2, edit.array(up), 0).astype(np.float32))
+    streams, stay = find_streams(find_groups(subject))
+    assert not [stream for stream in streams if stream.residual]
+    assert [str(error) for error in stay] == ["'up' has a mask of zeros, which a rotation would fill"]
+
+
+@pytest.mark.parametrize(("mean", "turned"), [("LayerNormalization", False), ("SimplifiedLayerNormalization", True)])
+def test_pruning_says_which_stream_is_not_turned(mean: str, turned: bool) -> None:
+    text = TEXT.replace(NORM, "").replace("s = Mul(SCALED)", f"s = {mean}(h, scale)")
+    options = {"sparsity": 3, "compensate": True, "round_to": 1, "include": ("first",), "ranking": "local"}
+    _, report = apply(stream_model(text), [PruneChannels(**options)], data=ids())
+    said = [refusal for stage in report.steps for refusal in stage.refused if "principal axes" in refusal.reason]
+    assert [refusal.subject for refusal in said] == ([] if turned else ["s (LayerNormalization)"])

@@ -9,7 +9,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import Group, find_groups
-from onnxcompress.channels.rotation import find_streams, rotate
+from onnxcompress.channels.rotation import rotate
+from onnxcompress.channels.streams import find_streams
+from onnxcompress.contract import Refusal
+from onnxcompress.graph import edit
 from onnxcompress.machines.workers import Workers
 from onnxcompress.progress import Progress, silent
 from onnxcompress.samples.samples import Samples
@@ -20,6 +23,8 @@ from .least_squares import RECOVERY_SAMPLES
 Matrix = npt.NDArray[np.float64]
 Rotations = dict[str, npt.NDArray[np.float32]]
 
+STAYS = "the residual stream is not turned to its principal axes"
+
 
 def principal_axes(
     model: ir.Model,
@@ -28,7 +33,7 @@ def principal_axes(
     *,
     progress: Progress = silent,
     workers: Workers | None = None,
-) -> Rotations:
+) -> tuple[Rotations, list[Refusal]]:
     """Return a rotation for each stream that can be turned: its channels then are its principal axes, largest first.
 
     What counts is what the readers read, each normalised tensor as much as every other.
@@ -50,6 +55,8 @@ def principal_axes(
     -------
     dict of str to (size, size) float32 array
         Group's name → orthogonal matrix, as `onnxcompress.channels.rotation.rotate` takes it.
+    list of Refusal
+        Residual streams that stay as they are: the node at fault, and why.
 
     Notes
     -----
@@ -57,16 +64,26 @@ def principal_axes(
     the way from block to block.
     """
     plain = model.clone()
-    streams = {name: s for name, s in find_streams(find_groups(plain)).items() if name in among}
-    for stream in streams.values():  # scales go into the readers: what they read then is the normalised stream
-        list(rotate(stream))
-    reads = [read for stream in streams.values() for read in stream.read.values()]
+    found = find_groups(plain)
+    groups = {group.name: group for group in found.prunable if group.name in among}
+    streams, stay = find_streams(found)
+    refused = [Refusal(error.subject, f"{STAYS}: {error}") for error in stay if error.stream in groups]
+    refused += [
+        Refusal(edit.label(stream.mean), f"{STAYS}: it needs the mean over the channels, which they do not keep")
+        for stream in streams
+        if stream.mean is not None and stream.residual and stream.name in groups
+    ]
+    streams = [stream for stream in streams if stream.mean is None and stream.read and stream.name in groups]
+    for stream in streams:  # factors go into the readers: what they read then is the normalised stream
+        rotate(stream)
+    reads = [read for stream in streams for read in stream.read.values()]
     few = samples.head(RECOVERY_SAMPLES)
-    grams = collect_grams(plain, few, reads, progress=progress, workers=workers)
-    return {
-        name: _axes(stream.group, {value: grams[read] for value, read in stream.read.items()})
-        for name, stream in streams.items()
+    grams = collect_grams(plain, few, reads, progress=progress, workers=workers) if reads else {}
+    axes = {
+        stream.name: _axes(groups[stream.name], {value: grams[read] for value, read in stream.read.items()})
+        for stream in streams
     }
+    return axes, refused
 
 
 def _axes(group: Group, grams: Mapping[ir.Value, Moments]) -> npt.NDArray[np.float32]:

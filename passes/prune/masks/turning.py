@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcompress.channels.groups import find_groups
-from onnxcompress.channels.rotation import find_streams, rotate
+from onnxcompress.channels.rotation import rotate
+from onnxcompress.channels.streams import find_streams
 from onnxcompress.errors import PassError
 
 
@@ -17,8 +18,8 @@ def turn(model: ir.Model, rotations: Mapping[str, npt.NDArray[np.float32]]) -> l
     """Turn streams in place; returns the names of the constants that were changed."""
     if not rotations:
         return []
-    streams = find_streams(find_groups(model))
+    streams = {stream.name: stream for stream in find_streams(find_groups(model))[0]}
     for name, matrix in rotations.items():
-        if name not in streams or matrix.shape != (streams[name].group.size,) * 2:
+        if name not in streams or matrix.shape != (streams[name].width,) * 2:
             raise PassError(f"rotation of '{name}': the model has no such stream; was the plan made for it?")
     return [n for name, matrix in rotations.items() for n in rotate(streams[name], matrix.astype(np.float64))]

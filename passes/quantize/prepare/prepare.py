@@ -21,6 +21,7 @@ from ...tidy.fold_batch_norm import FoldBatchNorm
 from ...tidy.fold_constants import FoldConstants
 from ...tidy.folding.never_larger import LARGER
 from .halves import widen_halves
+from .moved_weights import put_in_place
 from .types import infer_types
 
 TOLERANCE = 1e-3
@@ -51,12 +52,15 @@ class Form:
         16-bit floats compute in float32 where they do not on integers.
     types : bool
         The types of all tensors are written down, not only where a plan is made.
+    in_place : bool
+        Operators read weights themselves, and not what Identity or Transpose makes of them.
     """
 
     opset: int = 0
     folds: tuple[str, ...] = ()
     float32: bool = False
     types: bool = False
+    in_place: bool = False
 
     def at(self, opset: int) -> Form:
         """Return the same with this opset at least."""
@@ -68,7 +72,7 @@ FORMS = {
     "quantize": Form(opset=PER_CHANNEL, folds=tuple(FOLDS), float32=True),
     "quantize-cache": Form(opset=PER_CHANNEL),
     "quantize-dynamic": Form(opset=PER_CHANNEL),
-    "quantize-weights": Form(),
+    "quantize-weights": Form(in_place=True),
     "rotate": Form(folds=("fold-constants",)),
 }
 """What each pass asks for."""
@@ -115,6 +119,8 @@ def prepare(model: ir.Model, form: Form, left: dict[str, list[Refusal]] | None =
     dead = edit.remove_dead(model)
     done += [f"nodes that nothing reads removed: {dead}"] if dead else []
     done += [f"opset raised to {form.opset}"] if form.opset and raise_opset(model, form.opset) else []
+    moved = put_in_place(model) if form.in_place else 0
+    done += [f"Identity and Transpose of weights computed beforehand: {moved}"] if moved else []
     if form.folds:
         shapes.infer(model)
     counts = dict.fromkeys(form.folds, 0)

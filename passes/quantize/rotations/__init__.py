@@ -1,1 +1,1 @@
-"""Rotations of the residual stream: orthogonal matrices, where they cancel, and what they are folded into."""
+"""What the residual stream is rotated by."""

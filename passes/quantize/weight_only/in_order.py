@@ -89,14 +89,18 @@ def compensate(
 def _others(model: ir.Model, weights: Mapping[str, StoredWeight]) -> dict[str, str]:
     """Return the weights that operators other than Gather read, and why they cannot be compensated."""
     found = {}
+    runs = {node: top for top in model.graph for graph in edit.inner_graphs(top) for node in graph.all_nodes()}
     for value in edit.values(model.graph):
         readers = sorted({node.op_type for node, _ in value.uses() if edit.op_of(node) != "Gather"})
         if value.name in weights and readers:
-            inner = any(node.graph is not model.graph for node, _ in value.uses())
-            where = " in an inner graph" if inner else ""
-            found[str(value.name)] = f"it is an operand of {', '.join(readers)}{where}; " + (
-                "errors are made up for in the second operand, a matrix or a stack of them, of Conv, Gemm and MatMul "
-                "of the outer graph"
+            inside = next((node for node, _ in value.uses() if node in runs), None)
+            if inside is not None:
+                found[str(value.name)] = f"{edit.label(inside)} reads it inside {edit.label(runs[inside])}; " + (
+                    "what is computed there is not seen, so that errors cannot be made up for"
+                )
+                continue
+            found[str(value.name)] = f"it is an operand of {', '.join(readers)}; " + (
+                "errors are made up for in the second operand, a matrix or a stack of them, of Conv, Gemm and MatMul"
             )
     return found
 

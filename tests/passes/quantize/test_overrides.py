@@ -37,6 +37,7 @@ def of(found: dict[str, bytes], *names: str) -> dict[str, bytes]:
 
 PLAIN = {"rounding": "nearest", "correct": False}
 SMALL = {"minimum_size": 1}
+FEW = {**SMALL, "dtype": "uint4", "rounding": "nearest"}
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("QuantizeWeights", SMALL, {"dtype": "uint8"}),
     ("QuantizeWeights", SMALL, {"symmetric": False}),
@@ -46,8 +47,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"granularity": "channel"}),
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"block_size": 4}),
     ("QuantizeWeights", {**SMALL, "block_size": 16}, {"format": "matmulnbits"}),
-    ("QuantizeWeights", {**SMALL, "dtype": "uint4", "granularity": "channel"}, {"calibration": "mse"}),
-    ("QuantizeWeights", {**SMALL, "dtype": "uint4"}, {"dtype": "uint8", "granularity": "tensor"}),
+    (
+        "QuantizeWeights",
+        {**FEW, "granularity": "channel"},
+        {"calibration": "minmax"},
+    ),
+    (
+        "QuantizeWeights",
+        FEW,
+        {"dtype": "uint8", "granularity": "tensor"},
+    ),
     ("QuantizeWeights", SMALL, {"minimum_size": 2000}),
     ("QuantizeDynamic", {}, {"granularity": "tensor"}),
     ("QuantizeDynamic", {"reduce_range": False}, {"reduce_range": True}),

@@ -30,7 +30,7 @@ BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "int3": 3, "uint3": 3, "in
 HELD = BITS | {"int3": 4, "uint3": 4}
 """In how many bits they lie, if they are not compact."""
 
-PLAIN: dict[str, Any] = {"compact": False, "accuracy_level": 1}
+PLAIN: dict[str, Any] = {"calibration": "minmax", "compact": False, "accuracy_level": 1}
 
 
 def stored(subject: ir.Model, feeds: Feeds | None = None, **options: Any) -> tuple[ir.Model, Changes]:
@@ -342,6 +342,9 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
 
 def test_only_compensation_needs_samples() -> None:
     assert QuantizeWeights().needs == Needs()
+    assert QuantizeWeights(dtype="uint4").needs == Needs(welcome=True)
+    assert QuantizeWeights(overrides={"w": {"dtype": "int2"}}).needs == Needs(welcome=True)
+    assert QuantizeWeights(dtype="uint4", rounding="nearest").needs == Needs()
     assert QuantizeWeights(rounding="gptq").needs == Needs(samples=True)
 
 

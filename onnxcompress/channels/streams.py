@@ -1,4 +1,8 @@
-"""Where a rotation of the residual stream cancels: whatever touches it is linear in it, or sees lengths only."""
+"""Streams whose channels may be rotated: whatever touches them is linear in them, or sees lengths only.
+
+The weights that write such a stream can be multiplied by an orthogonal matrix and those that read it by its transpose,
+and the model computes what it did (Ashkboos et al., SliceGPT, arXiv:2401.15024, and QuaRot, arXiv:2404.00456).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcompress.channels.analysis import analyse
-from onnxcompress.channels.groups import Groups
-from onnxcompress.channels.movement import MOVES
-from onnxcompress.channels.norms import NORMS
-from onnxcompress.graph import edit, operators
-from onnxcompress.graph.layer import Layer
+from ..graph import edit, operators
+from ..graph.layer import Layer
+from .groups import Groups
+from .movement import MOVES
+from .norms import NORMS
 
 Vector = npt.NDArray[np.float64]
 Place = tuple[ir.Node, int]
@@ -22,7 +25,10 @@ Place = tuple[ir.Node, int]
 
 SUMS = ("Add", "Sub", "Sum")
 POOLS = ("ReduceMean", "ReduceSum")
+SCALINGS = ("Mul", "Div")
 BLIND = ("Shape", "Size")
+ZEROS = 0.01
+"""A weight with more zeros has a mask; the row of a padding token is none."""
 
 
 class StaysError(Exception):
@@ -31,6 +37,7 @@ class StaysError(Exception):
     def __init__(self, node: ir.Node, reason: str) -> None:
         super().__init__(reason)
         self.subject = edit.label(node)
+        self.stream = ""
 
 
 class Stream:
@@ -38,32 +45,41 @@ class Stream:
 
     Attributes
     ----------
+    name : str
+        That of its group, or of its first tensor.
     places : dict of onnx_ir.Value to int
         Each tensor with its axis.
-    width : int
-    keeps_mean : bool
-        Somewhere the mean over the axis is taken, or one number is added to all channels: the rotation must map the
-        vector of ones to itself.
-    turned : dict of Place to int
-        Constants to multiply by the rotation, along which axis.
+    labels : (width,) int array
+        The label of each channel.
+    residual : bool
+        Tensors that are computed are added up in it, and something is normalised over it.
+    mean : onnx_ir.Node, optional
+        What takes the mean over the channels, or adds one number to all: the rotation must map the vector of ones to
+        itself.
+    turned : dict of Place to tuple of int
+        Constants to multiply by the rotation, along which axes; that which reads the stream first.
     factors : dict of Place to ndarray
-        What they are multiplied by before that, along the same axis.
+        What they are multiplied by before that, along the first of these axes.
     ones : list of Place
         Factors of normalisations that become 1.
+    read : dict
+        Tensor that weights multiply → where one does: first output of a node, input, axis.
     """
 
-    def __init__(self, places: dict[ir.Value, int], groups: Groups, width: int) -> None:
-        self.places, self.width, self._groups = places, width, groups
-        self.keeps_mean = False
-        self.turned: dict[Place, int] = {}
+    def __init__(self, name: str, places: dict[ir.Value, int], groups: Groups, labels: npt.NDArray[np.int64]) -> None:
+        self.name, self.places, self.labels, self._groups = name, places, labels, groups
+        self.residual = False
+        self.mean: ir.Node | None = None
+        self.turned: dict[Place, tuple[int, ...]] = {}
         self.factors: dict[Place, Vector] = {}
         self.ones: list[Place] = []
+        self.read: dict[ir.Value, tuple[str, int, int]] = {}
         self._squares: set[ir.Value] = set()
 
     @property
-    def name(self) -> str:
-        """The first tensor."""
-        return str(next(iter(self.places)).name)
+    def width(self) -> int:
+        """How many channels it has."""
+        return len(self.labels)
 
     def prove(self, nodes: list[ir.Node]) -> None:
         """Visit every node that touches it.
@@ -74,8 +90,10 @@ class Stream:
             One of them is neither linear in the stream nor indifferent to a rotation.
         """
         for node in nodes:
-            if edit.op_of(node) in BLIND:
+            if edit.op_of(node) in BLIND or edit.constant(node.outputs[0]) is not None:
                 continue
+            if node.graph is not self._groups.engine.model.graph:
+                raise StaysError(node, "it stands in an inner graph")
             for value in node.inputs:
                 if value is not None and value in self.places and edit.constant(value) is None:
                     self._check(node, value)
@@ -83,6 +101,13 @@ class Stream:
             for value in node.outputs:
                 if value in self.places and value.is_graph_output():
                     raise StaysError(node, f"it gives the graph output '{value.name}'")
+        for node, index in self.turned:
+            value = edit.required(node, index)
+            kinds = {self.change(user, at) for user, at in value.uses()}
+            if len(kinds) > 1 and len(self._groups.engine.shape(value)) > 1:
+                others = [edit.label(user) for user in {user: None for user, _ in value.uses()} if user is not node]
+                who = ", ".join(others) or "it"
+                raise StaysError(node, f"its weight '{value.name}' is tied: {who} reads it too, and would need another")
 
     def _check(self, node: ir.Node, value: ir.Value) -> None:
         if value.producer() is None:
@@ -98,19 +123,26 @@ class Stream:
         """Return how many axes a tensor has."""
         return len(self._groups.engine.shape(value))
 
-    def turn(self, node: ir.Node, index: int, axis: int) -> None:
-        """Note a constant to rotate; one that is a matrix must not be read elsewhere too."""
+    def turn(self, node: ir.Node, index: int, *axes: int) -> None:
+        """Note a constant to rotate."""
         value = node.inputs[index]
         tensor = edit.constant(value)
         if value is None or tensor is None:
             raise StaysError(node, f"'{'' if value is None else value.name}' is computed")
         if not tensor.dtype.is_floating_point():
             raise StaysError(node, f"'{value.name}' is stored as {tensor.dtype.name.lower()}")
-        if len(value.uses()) > 1 and len(tensor.shape) > 1:
-            others = [edit.label(user) for user in {user: None for user, _ in value.uses()} if user is not node]
-            who = ", ".join(others) or "it"
-            raise StaysError(node, f"its weight '{value.name}' is tied: {who} reads it too, and would need another")
-        self.turned[node, index] = axis
+        if value.is_graph_output():
+            raise StaysError(node, f"'{value.name}' is a graph output")
+        if len(tensor.shape) > 1 and 0 < np.count_nonzero(tensor.numpy()) < (1 - ZEROS) * tensor.size:
+            raise StaysError(node, f"'{value.name}' has a mask of zeros, which a rotation would fill")
+        self.turned[node, index] = axes
+
+    def change(self, node: ir.Node, index: int) -> tuple[tuple[int, ...], bytes] | str:
+        """Return what is to be done to a constant, so that two of them can be compared."""
+        place = node, index
+        if place not in self.turned:
+            return "one" if place in self.ones else "none"
+        return self.turned[place], self.factors.get(place, np.zeros(0)).tobytes()
 
     def alike(self, node: ir.Node, value: ir.Value | None) -> bool:
         """Tell whether a value, outside of the stream, is the same for all channels of what a node gives."""
@@ -154,6 +186,11 @@ class Stream:
             raise StaysError(node, "it adds to channels whose factor is 0, so that the factors cannot be folded")
         self.factors[node, index] = 1 / np.where(factors == 0, 1, factors)
 
+    def _scales(self, node: ir.Node, index: int) -> bool:
+        """Tell whether a node multiplies what it reads there by what is the same for all channels."""
+        other = node.inputs[1 - index]
+        return not self.inside(other) and self.inside(node.outputs[0]) and self.alike(node, other)
+
     def _readers(self, norm: ir.Node, value: ir.Value) -> Iterator[tuple[Place, bool]]:
         """Yield the weights that read a value, and, marked, the constants that are added to it before."""
         for node, index in value.uses():
@@ -163,30 +200,31 @@ class Stream:
                 continue
             if layer is not None and index != layer.index and edit.constant(layer.value) is not None:
                 yield (node, layer.index), False
-            elif op in MOVES and op != "Concat" and index == 0:
+            elif (op in MOVES and op != "Concat" and index == 0) or (op in SCALINGS and self._scales(node, index)):
                 for out in node.outputs:
                     yield from self._readers(norm, out)
             elif op == "Add" and edit.constant(node.inputs[1 - index]) is not None:
                 yield (node, 1 - index), True
                 yield from self._readers(norm, node.outputs[0])
+            elif layer is not None and index != layer.index:
+                raise StaysError(node, f"its weight '{layer.value.name}' is computed; is it tied to a table?")
             else:
                 raise StaysError(norm, f"its factors cannot be folded into what reads it, as {edit.label(node)} does")
 
 
-def find_streams(model: ir.Model) -> tuple[list[Stream], list[StaysError]]:
-    """Return the residual streams that can be rotated, and why others cannot.
+def find_streams(groups: Groups) -> tuple[list[Stream], list[StaysError]]:
+    """Return the streams that can be rotated, and why other residual ones cannot.
 
     Parameters
     ----------
-    model : onnx_ir.Model
-        Constants folded. Not changed.
+    groups : Groups
+        Of a model with its constants folded.
 
     Notes
     -----
-    The tensors of a stream are those whose axis has the same labels in the group engine, position by position. That is
-    residual where two computed tensors are added up, and something is normalised over the axis.
+    The tensors of a stream are those whose axis has the same labels in the group engine, position by position.
     """
-    groups = Groups(analyse(model))
+    nodes = {node: number for number, node in enumerate(groups.engine.model.graph)}
     classes: dict[int, dict[ir.Value, list[int]]] = {}
     rows = {}
     for value, axes in groups.axes.items():
@@ -194,18 +232,31 @@ def find_streams(model: ir.Model) -> tuple[list[Stream], list[StaysError]]:
             if labels is not None:
                 classes.setdefault(id(labels), {}).setdefault(value, []).append(axis)
                 rows[id(labels)] = labels
-    residual = {id(r) for node in model.graph for r in [_residual(groups, node)] if r is not None}
-    residual &= {id(r) for node in model.graph for r in [_normalised(groups, node)] if r is not None}
+    residual = {id(r) for node in nodes for r in [_residual(groups, node)] if r is not None}
+    residual &= {id(r) for node in nodes for r in [_normalised(groups, node)] if r is not None}
+    names = {group.labels.tobytes(): group.name for group in groups.prunable}
     found, stay = [], []
-    for key in (key for key in classes if key in residual):
-        stream = Stream({value: axes[0] for value, axes in classes[key].items()}, groups, rows[key].shape[1])
+    for key, labels in rows.items():
+        name = names.get(np.sort(labels[0]).tobytes()) if _apart(labels) else None
+        if key not in residual and name is None:
+            continue
+        places = {value: axes[0] for value, axes in classes[key].items()}
+        stream = Stream(name or str(next(iter(places)).name), places, groups, labels[0])
+        stream.residual = key in residual
         try:
-            _prove_whole(model, groups, classes[key], rows[key])
-            stream.prove(_touching(model, classes[key]))
+            touching = _touching(nodes, places)
+            _prove_whole(groups, classes, key, labels, touching[0])
+            stream.prove(touching)
             found.append(stream)
         except StaysError as error:
-            stay.append(error)
+            error.stream = stream.name
+            stay += [error] if stream.residual else []
     return found, stay
+
+
+def _apart(labels: npt.NDArray[np.int64]) -> bool:
+    """Tell whether each position of an axis is a channel of its own, and there are several."""
+    return len(labels) == 1 and labels.size > 1 and bool(labels.all()) and len(np.unique(labels)) == labels.size
 
 
 def _residual(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
@@ -217,8 +268,8 @@ def _residual(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
     lines = [groups.axes.get(v, [None])[-1:] for v in read if v is not None and edit.constant(v) is None]
     first: list[Any] = [line[0] for line in lines if line]
     same = len(first) > 1 and first[0] is not None and all(line is first[0] for line in first)
-    apart = same and len(first[0]) == 1 and first[0].all() and len(np.unique(first[0])) == first[0].size
-    return first[0] if apart else None  # channels that are added to others of the same tensor, as by RoPE, are none
+    # channels that are added to others of the same tensor, as by RoPE, are no residual stream
+    return first[0] if same and _apart(first[0]) else None
 
 
 def _normalised(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
@@ -229,22 +280,30 @@ def _normalised(groups: Groups, node: ir.Node) -> npt.NDArray[np.int64] | None:
     return read[-1] if read and (op in NORMS or pools) else None
 
 
-def _touching(model: ir.Model, places: dict[ir.Value, list[int]]) -> list[ir.Node]:
-    return [node for node in model.graph if any(v in places for v in (*node.inputs, *node.outputs))]
+def _touching(nodes: dict[ir.Node, int], places: dict[ir.Value, int]) -> list[ir.Node]:
+    """Return the nodes that make or read tensors, in their order."""
+    met = {node: None for value in places for node in (value.producer(), *(user for user, _ in value.uses()))}
+    return sorted((node for node in met if node is not None), key=lambda node: nodes.get(node, len(nodes)))
 
 
 def _prove_whole(
-    model: ir.Model, groups: Groups, places: dict[ir.Value, list[int]], rows: npt.NDArray[np.int64]
+    groups: Groups,
+    classes: dict[int, dict[ir.Value, list[int]]],
+    key: int,
+    labels: npt.NDArray[np.int64],
+    first: ir.Node,
 ) -> None:
     """Prove that all channels of the stream stand in one order wherever they stand."""
-    first = next(node for node in _touching(model, places))
-    inside = groups.table(rows[0].tolist())
-    for value, axes in groups.axes.items():
-        makers = [value.producer(), *(user for user, _ in value.uses())]
-        node = next((maker for maker in makers if maker is not None), first)
-        if len(places.get(value, ())) > 1:
-            raise StaysError(node, f"two axes of '{value.name}' count the same channels")
-        if any(r is not None and r is not rows and inside[r].any() for r in axes):
+    inside = groups.table(labels[0].tolist())
+    for value, axes in classes[key].items():
+        makes = Layer.of(next((user for user, _ in value.uses()), first)) if edit.constant(value) is not None else None
+        if len(axes) > 1 and (makes is None or makes.value is not value):
+            raise StaysError(value.producer() or first, f"two axes of '{value.name}' count the same channels")
+    for other, places in classes.items():
+        value, axes = next(iter(places.items()))
+        row = groups.axes[value][axes[0]]
+        if other != key and row is not None and inside[row].any():
+            node = next((n for n in (value.producer(), *(user for user, _ in value.uses())) if n is not None), first)
             raise StaysError(node, f"channels of the stream stand in another order, or some of them, in '{value.name}'")
 
 
@@ -261,7 +320,8 @@ def _move(stream: Stream, node: ir.Node) -> None:
     moved = node.inputs if known.data is None else [node.inputs[known.data]]
     fill = node.inputs[2] if edit.op_of(node) == "Pad" and len(node.inputs) > 2 else None
     filled = fill is not None and (edit.constant(fill) is None or edit.array(fill).any())
-    whole = all(stream.inside(v) for v in (*moved, *node.outputs) if v is not None)
+    made = [v for v in node.outputs if v.uses() or v.is_graph_output()]
+    whole = all(stream.inside(v) for v in (*moved, *made) if v is not None)
     if not whole or filled:
         raise StaysError(node, "it does not move whole rows of channels")
     for index, value in enumerate(node.inputs):
@@ -282,10 +342,11 @@ def _layer(stream: Stream, node: ir.Node) -> None:
         raise StaysError(node, "it sums over another axis than that of the channels")
     if writes and stream.places[out] != layer.channel_axis(stream.rank(out)):
         raise StaysError(node, "its output channels stand on another axis")
-    if reads and writes:
-        raise StaysError(node, "it reads and writes the stream with one weight")
+    if reads:
+        at = list(node.inputs).index(layer.data)
+        stream.read.setdefault(layer.data, (edit.output_name(node), at, stream.places[layer.data]))
     axes = layer.axes
-    stream.turn(node, layer.index, axes.summed if reads else axes.output)
+    stream.turn(node, layer.index, *([axes.summed] if reads else []), *([axes.output] if writes else []))
     bias = layer.bias_value
     if writes and bias is not None and layer.known.bias is not None:
         if not stream.inside(bias):
@@ -301,7 +362,7 @@ def _sum(stream: Stream, node: ir.Node) -> None:
         if not stream.inside(value):
             if not stream.alike(node, value):
                 raise StaysError(node, f"'{value.name}' is not of the stream")
-            stream.keeps_mean = True
+            stream.mean = node
         elif edit.constant(value) is not None:
             stream.turn(node, index, stream.places[value])
 
@@ -334,7 +395,7 @@ def _pool(stream: Stream, node: ir.Node) -> None:
     squares, other_axes = stream.is_square(node.inputs[0]), stream.inside(node.outputs[0])
     if squares and other_axes:
         raise StaysError(node, "it sums squares of single channels")
-    stream.keeps_mean |= not squares and not other_axes
+    stream.mean = stream.mean if squares or other_axes else node
 
 
 def _norm_of(stream: Stream, node: ir.Node) -> None:
@@ -355,7 +416,7 @@ def _normalisation(stream: Stream, node: ir.Node) -> None:
         value = node.inputs[index] if index is not None and index < len(node.inputs) else None
         if value is not None and index is not None and edit.constant(value) is not None:
             stream.turn(node, index, stream.places[value])
-    stream.keeps_mean |= known.centred
+    stream.mean = node if known.centred else stream.mean
     shift = known.shift if known.shift is not None and known.shift < len(node.inputs) else None
     stream.fold(node, known.scale, out, shift if shift is not None and node.inputs[shift] is not None else None)
 
