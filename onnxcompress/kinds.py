@@ -10,9 +10,10 @@ import onnx
 import onnx_ir as ir
 
 from .errors import ModelError
-from .graph import edit, shapes
+from .graph import edit
 from .graph.load import PATH, from_proto, load
 from .graph.shared_vectors import joined, separate
+from .graph.written import infer, written
 from .package import genai
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def to_ir(model: AnyModel) -> tuple[ir.Model, Callable[[ir.Model], Any]]:
     if isinstance(model, ir.Model):
         return model, joined
     if isinstance(model, onnx.ModelProto):
-        return from_proto(model), lambda made: ir.to_proto(joined(made))
+        return from_proto(model), lambda made: ir.to_proto(written(made))
     import onnx_graphsurgeon as gs
 
     if isinstance(model, gs.Graph):
@@ -56,7 +57,7 @@ def working_copy(model: ir.Model) -> ir.Model:
     copy.meta.update(model.meta)
     edit.raise_ir_version(copy)
     separate(copy.graph)
-    shapes.infer(copy)
+    infer(copy)
     return copy
 
 

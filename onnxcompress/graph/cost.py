@@ -32,8 +32,9 @@ def cost(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) ->
 def model_bytes(model: ir.Model) -> int:
     """Return the bytes that the model takes when saved, external data included."""
     from .save import weights
+    from .written import written
 
-    model = joined(model)
+    model = written(model)
     external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
     copy, large = model.clone(), dict[str, ir.TensorProtocol]()
     for name, value in copy.graph.initializers.items():

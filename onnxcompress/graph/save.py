@@ -18,8 +18,8 @@ from ..scratch import temporary_folder
 from . import edit
 from .constants import is_mapped
 from .data_file import RECORD, DataFile, Replaced
-from .shared_vectors import joined
 from .tensors import tensors_in
+from .written import written
 
 PROTOBUF_LIMIT = 2**31 - 2**26
 """Bytes of weights above which a model cannot be one protobuf (2 GB) and gets an external data file."""
@@ -72,7 +72,7 @@ STAGED, STAGED_DATA = "model", "data"
 
 
 def _write(model: ir.Model, path: Path, staging: Path, *, overwrite: bool) -> list[str]:
-    model = joined(model)
+    model = written(model)
     staged, staged_data = staging / STAGED, staging / STAGED_DATA
     external = STAGED_DATA if needs_external_data(model) else None
     with _without_record(model):
