@@ -31,11 +31,15 @@ def cost(model: ir.Model, sizes: Mapping[str, tuple[int, ...]] | None = None) ->
 
 def model_bytes(model: ir.Model) -> int:
     """Return the bytes that the model takes when saved, external data included."""
-    from .save import weights
+    from .save import SMALL_BYTES, needs_external_data, weights
     from .written import written
 
     model = written(model)
     external = sum(tensor.nbytes for tensor in weights(model) if isinstance(tensor, ir.ExternalTensor))
+    if needs_external_data(model):  # those that are not in a data file yet will be
+        external += REFERENCE * sum(
+            t.nbytes > SMALL_BYTES and not isinstance(t, ir.ExternalTensor) for t in weights(model)
+        )
     copy, large = model.clone(), dict[str, ir.TensorProtocol]()
     for name, value in copy.graph.initializers.items():
         tensor = value.const_value
@@ -47,6 +51,9 @@ def model_bytes(model: ir.Model) -> int:
     size, graph = int(proto.ByteSize()), int(proto.graph.ByteSize())
     return size - _field(graph) + _field(graph + more) + external
 
+
+REFERENCE = 72
+"""Bytes that say where a weight lies in a data file: three entries, the file's name among them."""
 
 COPIED = 1 << 16
 """Bytes up to which a weight may be copied to see how long it is in a protobuf."""
