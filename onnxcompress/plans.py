@@ -16,7 +16,7 @@ import onnx_ir as ir
 from . import files, plan_json, recipe
 from .contract import Changes, Pass, Plan
 from .errors import OnnxCompressError, OptionError, PlanError
-from .graph import shapes
+from .graph.written import unwritten
 
 NAME = re.compile(r"\d+-[a-z0-9-]+\.json")
 """What plan files are called: by order and pass."""
@@ -57,10 +57,10 @@ class PlannedStep:
             It comes from a file, and does not fit the model or the pass.
         """
         if not self.where:
-            with shapes.unwritten(model):
+            with unwritten(model):
                 return self.step.apply(model, self.plan)
         try:
-            with shapes.unwritten(model):
+            with unwritten(model):
                 return self.step.apply(model, self.plan)
         except OnnxCompressError as error:
             raise PlanError(f"{self.where}: plan: {error}") from None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -52,20 +51,6 @@ def forget(model: ir.Model) -> None:
         for value in _own_values(graph):
             if value.producer() is not None and not value.is_graph_output() and value.const_value is None:
                 value.shape = None
-
-
-@contextmanager
-def unwritten(model: ir.Model) -> Iterator[None]:
-    """Let what is inferred of tensors meanwhile be forgotten: written down, it takes more room than the graph.
-
-    Types and shapes stay where there were some before, and behind operators that onnx does not know.
-    """
-    known = {value.name for value in edit.values(model.graph) if value.shape is not None or value.type is not None}
-    yield
-    for node in model.graph:
-        for value in node.outputs if onnx.defs.has(node.op_type, node.domain) else ():
-            if value.name not in known and not value.is_graph_output():
-                value.type = value.shape = None
 
 
 def _unknown(dim: int | ir.SymbolicDim) -> bool:

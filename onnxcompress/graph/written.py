@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import onnx
 import onnx_ir as ir
 
@@ -18,6 +21,16 @@ def infer(model: ir.Model) -> None:
     shapes.infer(model)
     for value in unknown:
         value.meta[INFERRED] = True
+
+
+@contextmanager
+def unwritten(model: ir.Model) -> Iterator[None]:
+    """Mark what gets a type meanwhile, as a pass is applied, likewise."""
+    typed = {value.name for value in _inner(model) if value.type is not None or value.shape is not None}
+    yield
+    for value in _inner(model):
+        if value.name not in typed:
+            value.meta[INFERRED] = True
 
 
 def written(model: ir.Model) -> ir.Model:

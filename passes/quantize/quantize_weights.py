@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from onnxcompress.contract import Change, Changes, Context, Needs, Plan, Refusal
 from onnxcompress.errors import OptionError, PassError
-from onnxcompress.graph import edit, shapes
+from onnxcompress.graph import edit
 from onnxcompress.graph.cost import model_bytes
 from onnxcompress.graph.weights import find_weights
+from onnxcompress.graph.written import unwritten
 from onnxcompress.search.budget import read_bytes
 from onnxcompress.selection import OverridablePass, value_subjects
 from onnxcompress.targets import computes, load_target, local_target
@@ -385,7 +386,7 @@ class QuantizeWeights(OverridablePass):
     def _stood_in(self, given: ir.Model, weights: dict[str, StoredWeight]) -> ir.Model:
         """Return a copy of the model as it will be written."""
         copy = given.clone()
-        with shapes.unwritten(copy):
+        with unwritten(copy):
             self.apply(copy, WeightPlan(weights=weights))
         return copy
 

@@ -1,4 +1,4 @@
-"""Folding that never makes a file larger than it was."""
+"""Folding that never makes a file larger than it was, but for a few names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from onnxcompress.graph import edit
 from onnxcompress.graph.cost import model_bytes
 
 LARGER = "the file would be larger than it is"
+
+NAMES = 24
+"""Bytes by which the names of what was folded may be longer."""
 
 Fold: TypeAlias = Callable[[ir.Model, Collection[str]], Mapping[str, Sequence[ir.Value]]]
 """Folds a model, but for the nodes of these names, and returns what was folded, with the constants that took its place.
@@ -39,7 +42,7 @@ def never_larger(model: ir.Model, fold: Fold) -> tuple[tuple[str, ...], dict[str
             return (), left
         edit.remove_dead(copy)
         surplus = model_bytes(copy) - limit
-        if surplus <= 0:
+        if surplus <= NAMES * len(made):
             return tuple(made), left
         left |= {name: labels.get(name, name) for name in _costliest(made, surplus)}
 

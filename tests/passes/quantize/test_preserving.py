@@ -21,7 +21,7 @@ QUANTIZERS: list[Pass] = [
     QuantizeWeights(minimum_size=1),
     QuantizeWeights(minimum_size=1, granularity="tensor"),
     QuantizeWeights(minimum_size=1, symmetric=False),
-    QuantizeWeights(minimum_size=1, dtype="uint4", granularity="tensor", calibration="mse"),
+    QuantizeWeights(minimum_size=1, dtype="uint4", granularity="tensor", rounding="nearest"),
     QuantizeWeights(minimum_size=1, dtype="int4", block_size=2),
     QuantizeWeights(minimum_size=1, dtype="uint8", block_size=3, calibration="mse"),
 ]

@@ -348,16 +348,6 @@ def test_only_compensation_needs_samples() -> None:
     assert QuantizeWeights(rounding="gptq").needs == Needs(samples=True)
 
 
-def test_a_moved_weight_has_no_blocks() -> None:
-    subject = model(
-        "g (float[N,32] x) => (float[N,6] y) { t = Transpose<perm = [1, 0]>(w) y = MatMul(x, t) }", {"w": (6, 32)}
-    )
-    result, changes = stored(subject, block_size=16)
-    assert [r.subject for r in changes.refused] == ["w", "model"]
-    assert "fold constants" in changes.refused[0].reason
-    assert "DequantizeLinear" not in operators(result)
-
-
 def test_weights_in_local_functions_are_reached() -> None:
     text = """<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
     g (float[N,32] x) => (float[N,32] y) <float[32,32] w> { a = local.f(x, w) y = local.f(a, w) }
