@@ -68,8 +68,6 @@ NORMS: dict[str, Norm] = {
     "com.microsoft::SkipSimplifiedLayerNormalization": Norm(False, bias=3, **SKIPPING),  # type: ignore[arg-type]
 }
 
-PADDED = tuple(op for op, known in NORMS.items() if known.centred)
-
 
 def width_normalization(engine: Engine, node: ir.Node, joined: Axes) -> None:
     """Label what a normalisation gives, `joined` being the axes of all that it reads; a zero channel can go.
